@@ -1,0 +1,130 @@
+"""One sample of either task, and the reading of files that both data sets share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+
+from reference_models.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", str, int)
+Split = Literal["train", "valid", "test"]
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I-MISC")
+
+
+def read_lines(path: Path) -> list[str]:
+    r"""The lines of a UTF-8 text file, without line ends.
+
+    Only "\n" and "\r\n" end a line: tweets hold other characters that `str.splitlines` would break at.
+
+    Raises:
+        UserError: the file cannot be read, holds nothing, or a line is not UTF-8.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    lines = []
+    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            lines.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not") from error
+    if not any(line.strip() for line in lines):
+        raise UserError(f"{path}: the file is empty")
+    return lines
+
+
+def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: int) -> dict[Key, tuple[str, ...]]:
+    """A crop dictionary: what identifies a sample or its image -> the file names of its first `max_crops` crops.
+
+    Args:
+        candidates: where the dictionary may lie; the first file that exists is read. If none does, a warning says that
+            the samples have no crops: crops come from other people's detectors and are optional.
+        key_type: `str` for image names, `int` for row indices.
+        max_crops: how many names to keep of each list.
+
+    Raises:
+        UserError: the file is no torch file, or holds anything but a dict of `key_type` to lists of strings. Nothing
+            in the file is executed.
+    """
+    if max_crops < 0:
+        raise UserError(f"max_crops must be 0 or more, got {max_crops}")
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        logger.warning("%s: no crop dictionary here, so no sample of this split has object crops", candidates[0])
+        return {}
+    expected = f"expected a torch file with a dict of {key_type.__name__} to lists of crop file names (strings)"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail with almost any exception
+        raise UserError(
+            f"{path}: {expected}; this one holds something other than strings, or is damaged, and was not executed"
+        ) from error
+    if type(content) is not dict:
+        raise UserError(f"{path}: {expected}, got {type(content).__name__}")
+    for key, names in content.items():
+        if type(key) is not key_type:
+            raise UserError(f"{path}: {expected}, got the key {key!r}")
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise UserError(f"{path}: {expected}, got something other than strings under the key {key!r}")
+    return {key: tuple(names[:max_crops]) for key, names in content.items()}
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """Twelve hex digits that name this version of the label files (`cat FILES | sha256sum` begins with the same)."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sentence with its picture, and its labels where they are known.
+
+    Attributes:
+        id: label file and 1-based line where the sample starts, as in "train.txt:12".
+        words: the sentence.
+        image: the whole picture; None where there is none, or where it is not to be used.
+        crops: its object crops, in the order of the crop dictionary.
+        tags: for NER, one of `TAGS` for each word.
+        head: for RE, the head entity as a span of words [start, end).
+        tail: for RE, the tail entity as a span of words [start, end).
+        relation: for RE, the relation from head to tail.
+
+    Raises:
+        UserError: no word, an empty word, tags that do not fit the words, or a span that is not inside the sentence.
+    """
+
+    id: str
+    words: tuple[str, ...]
+    image: Path | None = None
+    crops: tuple[Path, ...] = ()
+    tags: tuple[str, ...] | None = None
+    head: tuple[int, int] | None = None
+    tail: tuple[int, int] | None = None
+    relation: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.words or not all(self.words):
+            raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words)}")
+        if self.tags is not None:
+            if len(self.tags) != len(self.words):
+                raise UserError(f"{self.id}: got {len(self.tags)} tags for {len(self.words)} words, expected as many")
+            if unknown := [tag for tag in self.tags if tag not in TAGS]:
+                raise UserError(f"{self.id}: unknown tag {unknown[0]!r}, expected one of {', '.join(TAGS)}")
+        if (self.head is None) != (self.tail is None):
+            raise UserError(f"{self.id}: expected head and tail together, got head {self.head} and tail {self.tail}")
+        for name, span in (("head", self.head), ("tail", self.tail)):
+            if span is not None and not 0 <= span[0] < span[1] <= len(self.words):
+                raise UserError(
+                    f"{self.id}: the {name} entity's span {list(span)} is empty or not inside the sentence of "
+                    f"{len(self.words)} words (start counts from 0, end is not included)"
+                )

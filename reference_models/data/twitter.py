@@ -1,0 +1,76 @@
+"""The Twitter-2015 and Twitter-2017 files: sentences with BIO tags, each with a picture and its object crops."""
+
+import os
+from pathlib import Path
+
+from reference_models.data.samples import TAGS, Sample, Split, read_crop_names, read_lines
+from reference_models.errors import UserError
+
+
+def twitter_file(root: Path, split: Split) -> Path:
+    """The label file of a split."""
+    return root / f"{split}.txt"
+
+
+def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: int = 3) -> list[Sample]:
+    """Read one split of a data set in the layout that the field's code bases share.
+
+    With `root` = `.../twitter2017`: sentences are in `twitter2017/{train,valid,test}.txt`, pictures in
+    `twitter2017_images/`, crops in `twitter2017_aux_images/{train,val,test}/crops/`, and which crops belong to which
+    picture in `twitter2017/twitter2017_{train,val,test}_dict.pth` (keys without a sentence are normal). The type OTHER
+    is read as MISC; an I- tag that follows no B- stays as it is. Whether pictures and crops exist is not looked at.
+
+    Args:
+        root: the folder of the text files.
+        split: which part.
+        visual: False reads the text alone and touches neither pictures nor dictionary.
+        max_crops: how many crops a sample keeps at most, the first ones of the dictionary.
+
+    Raises:
+        UserError: naming file, line, what was expected and what came.
+    """
+    path = twitter_file(root, split)
+    sentences: list[tuple[int, str, list[str], list[str]]] = []  # line of the IMGID, image name, words, tags
+    inside = False
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path}:{number}"
+        if line.startswith("IMGID:"):
+            name = line.removeprefix("IMGID:").strip()
+            if not name or "\t" in name:
+                raise UserError(f"{where}: expected 'IMGID:' and the name of one image, got {line!r}")
+            sentences.append((number, name, [], []))
+            inside = True
+        elif not line.strip(" "):
+            inside = False
+        elif not inside:
+            raise UserError(f"{where}: expected an 'IMGID:' line before the words of a sample, got {line!r}")
+        else:
+            columns = line.split("\t")
+            if len(columns) != 2 or not columns[0]:
+                raise UserError(f"{where}: expected a word, a tab and a tag, got {line!r}")
+            tag = columns[1].replace("OTHER", "MISC")
+            if tag not in TAGS:
+                raise UserError(f"{where}: unknown tag {columns[1]!r}, expected one of {', '.join(TAGS)}")
+            sentences[-1][2].append(columns[0])
+            sentences[-1][3].append(tag)
+    for number, name, words, _ in sentences:
+        if not words:
+            raise UserError(f"{path}:{number}: expected words below 'IMGID:{name}', this sample has none")
+
+    folder = Path(os.path.abspath(root))  # so that "." has a name too
+    images = folder.with_name(f"{folder.name}_images")
+    crops = folder.with_name(f"{folder.name}_aux_images") / ("val" if split == "valid" else split) / "crops"
+    crop_names: dict[str, tuple[str, ...]] = {}
+    if visual:
+        labels = ("val", "valid") if split == "valid" else (split,)
+        crop_names = read_crop_names([root / f"{folder.name}_{label}_dict.pth" for label in labels], str, max_crops)
+    return [
+        Sample(
+            id=f"{path.name}:{number}",
+            words=tuple(words),
+            image=images / f"{name}.jpg" if visual else None,
+            crops=tuple(crops / crop for crop in crop_names.get(f"{name}.jpg", ())),
+            tags=tuple(tags),
+        )
+        for number, name, words, tags in sentences
+    ]

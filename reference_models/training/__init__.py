@@ -1,0 +1,1 @@
+"""Training and scoring: what happens around a model."""
