@@ -1,0 +1,176 @@
+"""Pictures: checked once before training, by a policy the user chooses, and loaded as tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+
+Policy = Literal["error", "blank", "drop"]
+
+# Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
+THREADS = 4
+
+
+def load_image(path: Path, size: int) -> torch.Tensor:
+    """A picture as uint8 (3, size, size), RGB.
+
+    The picture is squashed to a square (bilinear, antialiased), so that nothing at its edges is lost; the field's code
+    bases scale the short side to 256 and cut out the middle 224 instead. Colours are those of Pillow's
+    `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit grey is scaled down (Pillow would
+    clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
+
+    Raises:
+        UserError: the file is not a picture that can be read to its end.
+    """
+    try:
+        # Twice the size keeps the reduced decoding of a JPEG invisible after the resize.
+        image = _decode(path, 2 * size)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def check_images(samples: list[Sample], policy: Policy, *, progress: bool = True) -> tuple[list[Sample], BadImages]:
+    """Decode every picture and crop of the samples once, and do with the unreadable ones as the policy says.
+
+    Args:
+        samples: left as they are.
+        policy: "error" stops at the first unreadable picture; "blank" goes on without the picture or crop; "drop" goes
+            on without the whole sample.
+        progress: show a progress bar.
+
+    Returns:
+        The samples to go on with, and a report of every picture that could not be read.
+
+    Raises:
+        UserError: by policy, naming file, reason and sample; or if "drop" would leave no sample at all.
+    """
+    if policy not in get_args(Policy):
+        raise UserError(f"unknown policy for bad images {policy!r}, expected one of {', '.join(get_args(Policy))}")
+    paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.crops) if path))
+    with ThreadPoolExecutor(THREADS) as pool:
+        reasons = list(tqdm(pool.map(_reason, paths), total=len(paths), desc="checking images", disable=not progress))
+    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+
+    kept, found = [], []
+    for sample in samples:
+        broken = [path for path in (sample.image, *sample.crops) if path in bad]
+        for path in broken:
+            blanked = "image blanked" if path == sample.image else "crop left out"
+            action = {"error": "stopped", "blank": blanked, "drop": "sample dropped"}[policy]
+            found.append(BadImage(file=str(path), sample=sample.id, reason=bad[path], action=action))
+        if not broken:
+            kept.append(sample)
+        elif policy == "blank":
+            image = None if sample.image in bad else sample.image
+            kept.append(replace(sample, image=image, crops=tuple(crop for crop in sample.crops if crop not in bad)))
+
+    if found and (policy == "error" or not kept):
+        first = found[0]
+        more = f"; {len(bad) - 1} more of {len(paths)} images cannot be used" if len(bad) > 1 else ""
+        left = "" if policy == "error" else "no sample is left: "
+        raise UserError(
+            f"{left}{first.file}: {first.reason}; sample {first.sample} lists it{more} "
+            f"(data.bad_images is {policy!r}; 'blank' goes on without the image, 'drop' without the sample)"
+        )
+    return kept, BadImages(policy=policy, checked=len(paths), found=tuple(found))
+
+
+def _reason(path: Path) -> str | None:
+    """Why a picture cannot be used; None if it can."""
+    try:
+        # The smallest scale a JPEG offers is the fastest, and still reads the file to its end.
+        _decode(path, 1)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _decode(path: Path, least: int) -> Image.Image:
+    """A picture in RGB, a JPEG at its smallest scale with no side below `least`; what fails is raised as the reason."""
+    try:
+        if path.stat().st_size == 0:
+            raise UserError("the file is empty")
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+            image.draft(None, (least, least))  # does nothing for other formats
+            if image.mode.startswith("I"):
+                return Image.fromarray((np.array(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+            if image.mode == "P" and "transparency" in image.info:
+                return image.convert("RGBA").convert("RGB")
+            return image.convert("RGB")
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError("the file does not exist") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow's decoders fail on damaged files with almost any exception
+        raise UserError(f"cannot be read as an image ({getattr(error, 'strerror', None) or error})") from error
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """A picture that could not be read, in one sample that lists it.
+
+    Attributes:
+        file: its path.
+        sample: the sample's id.
+        reason: what is wrong with the file.
+        action: what was done about it.
+    """
+
+    file: str
+    sample: str
+    reason: str
+    action: str
+
+
+@dataclass(frozen=True)
+class BadImages:
+    """What `check_images` found and did.
+
+    Attributes:
+        policy: the policy it followed.
+        checked: how many different files were decoded.
+        found: one entry for each unreadable file and sample that lists it, in the order of the samples.
+    """
+
+    policy: str
+    checked: int
+    found: tuple[BadImage, ...]
+
+    def summary(self, whole_list: Path | None = None, *, limit: int = 10) -> str:
+        """A few lines to log, naming the first `limit` files; `whole_list` is the file where all are written."""
+        files = {bad.file for bad in self.found}
+        if not files:
+            return f"{self.checked} images checked, all can be read"
+        actions = Counter(bad.action for bad in self.found if bad.action != "sample dropped")
+        if dropped := {bad.sample for bad in self.found if bad.action == "sample dropped"}:
+            actions["sample dropped"] = len(dropped)
+        counts = ", ".join(f"{action}: {count}" for action, count in actions.items())
+        lines = [f"{len(files)} of {self.checked} images cannot be used ({counts})"]
+        lines += [f"  {bad.file} of {bad.sample}: {bad.reason}; {bad.action}" for bad in self.found[:limit]]
+        if len(self.found) > limit:
+            where = f"; all are in {whole_list}" if whole_list else ""
+            lines.append(f"  and {len(self.found) - limit} more{where}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain types, ready for `json.dump`."""
+        return asdict(self)
