@@ -100,7 +100,8 @@ class Sample:
         relation: for RE, the relation from head to tail.
 
     Raises:
-        UserError: no word, an empty word, tags that do not fit the words, or a span that is not inside the sentence.
+        UserError: no word, an empty or unreadable word, tags that do not fit the words, or a span that is not inside
+            the sentence.
     """
 
     id: str
@@ -115,6 +116,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.words or not all(self.words):
             raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words)}")
+        if any("\ud800" <= character <= "\udfff" for word in self.words for character in word):
+            raise UserError(f"{self.id}: a word holds half a character (a lone surrogate), which no tokenizer can read")
         if self.tags is not None:
             if len(self.tags) != len(self.words):
                 raise UserError(f"{self.id}: got {len(self.tags)} tags for {len(self.words)} words, expected as many")

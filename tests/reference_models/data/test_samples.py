@@ -1,0 +1,169 @@
+"""The checks of a single sample and the readers of files that both data sets use."""
+
+import hashlib
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reference_models.data.samples import TAGS, Sample, fingerprint, read_crop_names, read_lines
+from reference_models.errors import UserError
+
+
+def test_sample_keeps_what_it_is_given() -> None:
+    sample = Sample("a.txt:1", ("Ann", "sings"), tags=("B-PER", "O"), crops=(Path("b.png"),))
+    assert (sample.image, sample.head, sample.tail, sample.relation) == (None, None, None, None)
+    assert sample == Sample("a.txt:1", ("Ann", "sings"), tags=("B-PER", "O"), crops=(Path("b.png"),))
+    assert TAGS[0] == "O"
+    assert len(set(TAGS)) == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"words": ()}, r"a\.txt:7: .*non-empty words, got \[\]"),
+        ({"words": ("a", "")}, r"a\.txt:7: .*non-empty words"),
+        ({"words": ("a", "\ud83d")}, r"a\.txt:7: .*half a character"),
+        ({"tags": ("O",)}, r"a\.txt:7: got 1 tags for 3 words"),
+        ({"tags": ("O", "O", "B-CAT")}, r"a\.txt:7: unknown tag 'B-CAT'"),
+        ({"head": (0, 1)}, r"a\.txt:7: expected head and tail together"),
+        ({"head": (0, 4), "tail": (1, 2)}, r"a\.txt:7: the head entity's span \[0, 4\] .* 3 words"),
+        ({"head": (0, 1), "tail": (2, 2)}, r"a\.txt:7: the tail entity's span \[2, 2\] is empty"),
+        ({"head": (0, 1), "tail": (2, 1)}, r"a\.txt:7: the tail entity's span \[2, 1\]"),
+        ({"head": (-1, 1), "tail": (1, 2)}, r"a\.txt:7: the head entity's span \[-1, 1\]"),
+    ],
+)
+def test_sample_says_what_does_not_fit(fields: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Sample(**{"id": "a.txt:7", "words": ("a", "b", "c"), **fields})
+
+
+@given(st.integers(-2, 6), st.integers(-2, 6))
+def test_sample_takes_a_span_exactly_when_it_names_words(start: int, end: int) -> None:
+    words = ("a", "b", "c", "d")
+    names_words = start in range(4) and end in range(start + 1, 5)
+    if names_words:
+        assert words[start:end]
+        Sample("a:1", words, head=(start, end), tail=(0, 1))
+    else:
+        with pytest.raises(UserError, match="head"):
+            Sample("a:1", words, head=(start, end), tail=(0, 1))
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffone\r\ntwo\u2028\x85\x0b still two\nthree".encode())
+    assert read_lines(path) == ["one", "two\u2028\x85\x0b still two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.txt: the file is empty"),
+        (b"\n \n\xc2\xa0\n", r"a\.txt: the file is empty"),
+        (b"\xef\xbb\xbf", r"a\.txt: the file is empty"),
+        (b"good\nba\xffd\n", r"a\.txt:2: expected UTF-8, byte 3 "),
+        (None, r"a\.txt: cannot be read \(No such file"),
+    ],
+)
+def test_lines_say_what_is_wrong(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_lines(tmp_path / "a.txt")
+
+
+def test_crop_names_keep_their_order_up_to_the_limit(tmp_path: Path) -> None:
+    torch.save({7: ["c.png", "a b.png", "d.png"], 2: []}, tmp_path / "a.pth")
+    candidates = [tmp_path / "absent.pth", tmp_path / "a.pth"]
+    assert read_crop_names(candidates, int, 2) == {7: ("c.png", "a b.png"), 2: ()}
+    assert read_crop_names(candidates, int, 0) == {7: (), 2: ()}
+
+
+def test_an_absent_crop_dictionary_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert read_crop_names([tmp_path / "a.pth", tmp_path / "b.pth"], str, 3) == {}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'a.pth'}: no crop dictionary here, so no sample of this split has object crops"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (["a.png"], "got list"),
+        ({1: ["a.png"]}, "got the key 1"),
+        ({"a": "a.png"}, "under the key 'a'"),
+        ({"a": ["a.png", 3]}, "under the key 'a'"),
+        ({"a": ["a.png"], "b": [""]}, "under the key 'b'"),
+        ({"a": [torch.zeros(1)]}, "under the key 'a'"),
+    ],
+)
+def test_crop_names_refuse_everything_but_strings(tmp_path: Path, content: object, got: str) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=rf"a\.pth: expected .* str to lists of crop file names .*{got}"):
+        read_crop_names([tmp_path / "a.pth"], str, 3)
+
+
+def test_a_row_index_is_not_a_truth_value(tmp_path: Path) -> None:
+    torch.save({True: ["a.png"]}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="got the key True"):
+        read_crop_names([tmp_path / "a.pth"], int, 3)
+
+
+def test_a_negative_number_of_crops_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="max_crops must be 0 or more, got -1"):
+        read_crop_names([tmp_path / "a.pth"], int, -1)
+
+
+class Hostile:
+    """Pickles into a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("as_torch_file", [True, False])
+def test_code_in_a_crop_dictionary_is_not_executed(tmp_path: Path, as_torch_file: bool) -> None:
+    trap, path = tmp_path / "trap", tmp_path / "a.pth"
+    content = {"a": [Hostile(trap)]}
+    if as_torch_file:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    with pytest.raises(UserError, match=r"a\.pth: .* other than strings, or is damaged, and was not executed"):
+        read_crop_names([path], str, 3)
+    assert not trap.exists()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_crop_dictionary_is_one_clear_error(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a.jpg": ["1.png", "2.png"]}, path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    names, message = {}, f"{path}: expected"
+    try:
+        names = read_crop_names([path], str, 3)
+    except UserError as error:
+        message = str(error)
+    assert message.startswith(f"{path}: expected")
+    assert all(isinstance(key, str) and all(isinstance(name, str) for name in names[key]) for key in names)
+
+
+def test_fingerprint_follows_bytes_and_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"one\r\n")
+    second.write_bytes(b"two\n")
+    assert fingerprint([first, second]) == hashlib.sha256(b"one\r\ntwo\n").hexdigest()[:12]
+    assert fingerprint([first, second]) != fingerprint([second, first])
