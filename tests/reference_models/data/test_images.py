@@ -1,0 +1,257 @@
+"""Checking pictures by policy, and loading them."""
+
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reference_models.data import images
+from reference_models.data.images import BadImage, BadImages, check_images, load_image
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def encoded(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
+    """A picture full of noise, so that each part of the file matters."""
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises a size and holds no pixels."""
+    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
+    return start + struct.pack(">I", 1) + b"IDAT"
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    (tmp_path / "good one.jpg").write_bytes(encoded("JPEG"))
+    return tmp_path / "good one.jpg"
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    (tmp_path / "cut.jpg").write_bytes(encoded("JPEG")[:-300])
+    return tmp_path / "cut.jpg"
+
+
+def sample(line: int, image: Path | None, *crops: Path) -> Sample:
+    return Sample(f"train.txt:{line}", ("word",), image, crops)
+
+
+@pytest.mark.parametrize("policy", ["error", "blank", "drop"])
+def test_good_images_change_nothing(good: Path, policy: images.Policy, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = [sample(1, good, good), sample(2, None), sample(3, good)]
+    kept, bad = check_images(samples, policy, progress=False)
+    assert kept == samples
+    assert bad == BadImages(policy, checked=1, found=())
+    assert bad.summary() == "1 images checked, all can be read"
+    assert capsys.readouterr().err == ""
+    check_images(samples, policy)
+    assert "checking images: 100%" in capsys.readouterr().err
+
+
+def test_error_names_file_sample_and_reason(good: Path, cut: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"^{cut}: .*truncated.*; sample train.txt:4 lists it \(data.bad_images is 'error'"
+    ):
+        check_images([sample(1, good), sample(4, cut)], "error", progress=False)
+    absent = good.with_name("absent.png")
+    with pytest.raises(
+        UserError, match=rf"^{absent}: the file does not exist; sample train.txt:4 .*; 1 more of 3 images"
+    ):
+        check_images([sample(1, good), sample(4, good, absent), sample(7, cut)], "error", progress=False)
+
+
+def test_blank_takes_away_the_picture_or_the_crop(good: Path, cut: Path) -> None:
+    absent = good.with_name("absent.png")
+    samples = [sample(1, cut, good), sample(4, good, good, absent, good), sample(9, good)]
+    kept, bad = check_images(samples, "blank", progress=False)
+    assert kept == [sample(1, None, good), sample(4, good, good, good), sample(9, good)]
+    assert samples[0].image == cut
+    assert (bad.policy, bad.checked) == ("blank", 3)
+    assert [(entry.file, entry.sample, entry.action) for entry in bad.found] == [
+        (str(cut), "train.txt:1", "image blanked"),
+        (str(absent), "train.txt:4", "crop left out"),
+    ]
+    assert bad.summary().splitlines() == [
+        "2 of 3 images cannot be used (image blanked: 1, crop left out: 1)",
+        f"  {cut} of train.txt:1: {bad.found[0].reason}; image blanked",
+        f"  {absent} of train.txt:4: the file does not exist; crop left out",
+    ]
+
+
+def test_drop_takes_away_the_sample(good: Path, cut: Path) -> None:
+    samples = [sample(1, cut, cut), sample(4, good, cut), sample(9, good, good)]
+    kept, bad = check_images(samples, "drop", progress=False)
+    assert kept == samples[2:]
+    assert bad.summary().startswith("1 of 2 images cannot be used (sample dropped: 2)\n")
+    with pytest.raises(UserError, match=rf"no sample is left: {cut}: .*train\.txt:1"):
+        check_images(samples[:2], "drop", progress=False)
+
+
+def test_an_unknown_policy_is_refused(good: Path) -> None:
+    with pytest.raises(UserError, match="'skip', expected one of error, blank, drop"):
+        check_images([sample(1, good)], "skip")  # type: ignore[arg-type]
+
+
+def test_a_long_report_says_where_the_rest_is() -> None:
+    bad = BadImages("blank", 9, tuple(BadImage(f"{i}.jpg", f"a.txt:{i}", "gone", "image blanked") for i in range(5)))
+    assert bad.summary(Path("bad.json"), limit=2).splitlines()[2:] == [
+        "  1.jpg of a.txt:1: gone; image blanked",
+        "  and 3 more; all are in bad.json",
+    ]
+    assert bad.summary(limit=4).endswith("\n  and 1 more")
+    read_back = json.loads(json.dumps(bad.to_json()))
+    assert (
+        BadImages(read_back["policy"], read_back["checked"], tuple(BadImage(**entry) for entry in read_back["found"]))
+        == bad
+    )
+
+
+def test_many_threads_report_in_the_order_of_the_samples(tmp_path: Path) -> None:
+    samples = [sample(i, tmp_path / f"{i % 40}.jpg") for i in range(80)]
+    first, second = (check_images(samples, "blank", progress=False) for _ in range(2))
+    assert first == second
+    assert [entry.sample for entry in first[1].found] == [one.id for one in samples]
+    assert first[1].checked == 40
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>not found</html>", "not an image of a known kind"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known kind"),
+        (png_header(60_000, 60_000), "cannot be read as an image .*decompression bomb"),
+        (png_header(9_000, 9_000), "9000 x 9000 is more than 80,000,000 pixels"),
+        (png_header(9, 9), "cannot be read as an image .*truncated"),
+        (png_header(0, 9), "not an image of a known kind"),
+        (encoded("PNG")[:3000], "cannot be read as an image .*truncated"),
+        (encoded("GIF")[:900], "cannot be read as an image .*truncated"),
+        (encoded("BMP")[:900], "cannot be read as an image .*truncated"),
+    ],
+    ids=["empty", "html", "eps", "bomb", "large", "no pixels", "zero-sized", "cut png", "cut gif", "cut bmp"],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{path}: ({reason})"):
+        load_image(path, 8)
+    _, bad = check_images([sample(1, path)], "blank", progress=False)
+    assert len(bad.found) == 1
+
+
+@pytest.mark.parametrize(("name", "reason"), [("gone", "does not exist"), ("", "directory"), ("a\0b", "null byte")])
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"(?s){reason}"):
+        load_image(tmp_path / name, 8)
+
+
+@given(st.integers(1, len(encoded("JPEG")) - 1))
+@SHARED
+def test_a_jpeg_cut_anywhere_is_bad_at_every_scale(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded("JPEG")[:length])
+    _, bad = check_images([sample(1, path)], "blank", progress=False)
+    assert len(bad.found) == 1
+    with pytest.raises(UserError, match=str(path)):
+        load_image(path, 64)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(st.data())
+@settings(SHARED, max_examples=150)
+def test_a_mutated_file_gives_a_picture_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(encoded(data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]))))
+    for _ in range(data.draw(st.integers(1, 5))):
+        near_the_start = st.integers(0, 200) if data.draw(st.booleans()) else st.integers(0, len(content) - 1)
+        content[data.draw(near_the_start)] = data.draw(st.integers(0, 255))
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    shape, message = (3, 8, 8), str(path)
+    try:
+        shape = load_image(path, 8).shape
+    except UserError as error:
+        message = str(error)
+    assert tuple(shape) == (3, 8, 8)
+    assert message.startswith(str(path))
+
+
+def flat(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **options: object) -> torch.Tensor:
+    """The colour that a one-coloured picture of some mode is loaded with."""
+    Image.new(mode, (6, 5), colour).save(tmp_path / name, **options)  # type: ignore[arg-type]
+    tensor = load_image(tmp_path / name, 4)
+    assert tensor.dtype == torch.uint8
+    assert tensor.shape == (3, 4, 4)
+    assert tensor.is_contiguous()
+    assert (tensor == tensor[:, :1, :1]).all()
+    return tensor[:, 0, 0]
+
+
+def test_modes_become_rgb(tmp_path: Path) -> None:
+    assert flat("RGB", (10, 20, 30), tmp_path).tolist() == [10, 20, 30]
+    assert flat("L", 77, tmp_path).tolist() == [77] * 3
+    assert flat("LA", (77, 0), tmp_path).tolist() == [77] * 3
+    assert flat("1", 1, tmp_path).tolist() == [255] * 3
+    assert flat("RGBA", (10, 20, 30, 0), tmp_path).tolist() == [10, 20, 30]
+    assert flat("CMYK", (0, 255, 255, 0), tmp_path, "a.tif").tolist() == [255, 0, 0]
+    assert flat("I;16", 30_000, tmp_path).tolist() == [30_000 // 256] * 3
+    palette = Image.new("RGB", (6, 5), (200, 100, 0)).quantize(4)
+    palette.save(tmp_path / "p.png", transparency=bytes([0, 128, 255, 255]))
+    assert load_image(tmp_path / "p.png", 3)[:, 1, 1].tolist() == [200, 100, 0]
+
+
+def test_16_bit_pgm_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 65535\n" + struct.pack(">4H", *[30_000] * 4))
+    assert load_image(tmp_path / "a.pgm", 2).unique().tolist() == [30_000 // 256]
+
+
+def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.gif", 2)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("size", [(64, 16), (16, 64), (8, 8), (1, 1)])
+def test_every_picture_is_squashed_to_a_square_and_keeps_its_edges(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    pixels[:, : max(1, size[0] // 4)] = 255  # the left quarter is white, which a cut from the centre would lose
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    tensor = load_image(tmp_path / "a.png", 8)
+    assert tensor.shape == (3, 8, 8)
+    assert (tensor[:, :, 0] == 255).all()
+    if size[0] > 1:
+        assert (tensor[:, :, 7] == 0).all()
+
+
+def test_rotation_in_exif_is_left_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((4, 4, 3), dtype=np.uint8)
+    pixels[:2] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert load_image(tmp_path / "a.png", 4)[0, :, 0].tolist() == [255, 255, 0, 0]
+
+
+def test_reduced_decoding_of_a_jpeg_does_not_show(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 255, 900)
+    pixels = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:700, None], 128.0), axis=-1).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        whole = np.array(image.convert("RGB").resize((100, 100), Image.Resampling.BILINEAR))
+    difference = load_image(tmp_path / "a.jpg", 100).permute(1, 2, 0).int() - torch.from_numpy(whole).int()
+    assert difference.abs().max() <= 3
