@@ -1,0 +1,219 @@
+"""The mathematics of both modules: one equation, one pure function; whatever is random comes in as an argument."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Direction = Literal["text_to_image", "image_to_text", "symmetric"]
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+def semantic_kl(
+    text: Tensor,
+    image: Tensor,
+    *,
+    temperature: float = 1.0,
+    direction: Direction = "text_to_image",
+) -> Tensor:
+    """Divergence between the softmax distributions of text and image, row by row (Eq. 7).
+
+    ``KL(text || image) = sum_c p_c (log p_c - log q_c)`` with ``p = softmax(text)`` and ``q = softmax(image)`` over the
+    last axis. Computed in log space and in at least float32: finite for every finite input, 0 for equal inputs.
+
+    Args:
+        text: Logits of the prior, shape ``(..., D)``.
+        image: Logits pulled towards the prior, same shape.
+        temperature: Divides both sides before the softmax.
+        direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` the reverse and ``"symmetric"`` the
+            Jensen-Shannon divergence.
+
+    Returns:
+        One value per row, shape ``(...)``.
+
+    Raises:
+        ValueError: If the two shapes differ.
+
+    Example:
+        >>> semantic_kl(torch.zeros(1, 2), torch.log(torch.tensor([[0.25, 0.75]])))
+        tensor([0.1438])
+    """
+    if text.shape != image.shape:
+        raise ValueError(
+            f"text and image must be logits over the same features, got shapes {tuple(text.shape)} and "
+            f"{tuple(image.shape)}; project one of them first."
+        )
+    log_text = _log_softmax(text, temperature)
+    log_image = _log_softmax(image, temperature)
+    if direction == "text_to_image":
+        return _kl(log_text, log_image)
+    if direction == "image_to_text":
+        return _kl(log_image, log_text)
+    high, low = torch.maximum(log_text, log_image), torch.minimum(log_text, log_image)
+    # log((p + q) / 2), written so that it is exactly log p where p == q.
+    log_middle = high + torch.log1p(torch.expm1(low - high) / 2)
+    return (_kl(log_text, log_middle) + _kl(log_image, log_middle)) / 2
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    logits = upcast(logits)
+    centred = (logits - logits.detach().amax(-1, keepdim=True)) / temperature
+    # Finite even where the distance to the maximum overflows, so that 0 * log 0 is 0.
+    return centred.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def upcast(tensor: Tensor) -> Tensor:
+    """The tensor in at least float32: half precision is widened, float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the real tokens of every sample; zeros for a sample that has none.
+
+    Args:
+        tokens: Shape ``(B, L, C)``.
+        mask: Boolean, shape ``(B, L)``, True for a real token; None if all are real.
+
+    Returns:
+        Shape ``(B, C)``.
+    """
+    if mask is None:
+        return tokens.mean(1)
+    real = mask.unsqueeze(-1)
+    return tokens.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)
+
+
+def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
+    """How much sample j says to sample i: ``r_ij = v^T tanh(query_i + key_j)``, per head (Eq. 8).
+
+    ``query`` holds W_q h_i + b and ``key`` W_k h_j. A query of a single row that holds only the bias gives the equation
+    letter by letter, with the same scores for every sample.
+
+    Args:
+        query: Shape ``(..., heads, Q, width)``.
+        key: Shape ``(..., heads, B, width)``.
+        vector: The learned ``v``, shape ``(heads, width)``.
+
+    Returns:
+        Scores of shape ``(..., heads, Q, B)``, in at least float32.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        pairs = torch.tanh(upcast(query).unsqueeze(-2) + upcast(key).unsqueeze(-3))
+        return (pairs @ upcast(vector)[:, None, :, None]).squeeze(-1)
+
+
+def dot_scores(query: Tensor, key: Tensor) -> Tensor:
+    """Scaled dot product ``query_i . key_j / sqrt(width)``, in the shapes of :func:`additive_scores`."""
+    with torch.autocast(query.device.type, enabled=False):
+        return upcast(query) @ upcast(key).mT / math.sqrt(query.shape[-1])
+
+
+def attention_weights(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax over the samples that give (Eq. 9, whose printed bound C can only be B).
+
+    Args:
+        scores: Shape ``(..., heads, Q, B)``.
+        mask: Boolean, shape ``(..., B)``, True for a sample that may be attended to.
+
+    Returns:
+        Weights over the last axis, shape ``(..., heads, Q, B)``. A masked sample weighs exactly 0; if all are masked
+        the weights are uniform, never NaN.
+    """
+    if mask is not None:
+        scores = scores.masked_fill(~mask[..., None, None, :], torch.finfo(scores.dtype).min)
+    return scores.softmax(-1)
+
+
+def sample_attention(
+    score: Score,
+    query: Tensor,
+    key: Tensor,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    block_rows: int | None = None,
+) -> Tensor:
+    """Every sample receives a weighted mean of the others, per head: ``H'_i = sum_j alpha_ij H_j`` (Eq. 9-10).
+
+    Args:
+        score: Maps query and key to scores ``(..., heads, Q, B)``, such as :func:`dot_scores`.
+        query: Shape ``(..., heads, Q, width)``.
+        key: Shape ``(..., heads, B, width)``.
+        values: What is given, shape ``(..., 1, B, C)``, or ``(..., heads, B, C)`` if it differs by head.
+        mask: Boolean, shape ``(..., B)``, True for a sample that gives.
+        block_rows: Hold the scores of so many receiving rows at a time and compute them again in the backward pass.
+            The result is the same; None does all rows at once.
+
+    Returns:
+        Shape ``(..., heads, Q, C)``.
+    """
+
+    def attend(rows: Tensor) -> Tensor:
+        return attention_weights(score(rows, key), mask).to(values.dtype) @ values
+
+    if block_rows is None or block_rows >= query.shape[-2]:
+        return attend(query)
+    blocks = [checkpoint(attend, rows, use_reentrant=False) for rows in torch.split(query, block_rows, dim=-2)]
+    return torch.cat(blocks, dim=-2)
+
+
+def interpolate(
+    first: Tensor,
+    second: Tensor,
+    lam: Tensor,
+    *,
+    first_mask: Tensor | None = None,
+    second_mask: Tensor | None = None,
+) -> Tensor:
+    """Synthetic samples ``lam * first + (1 - lam) * second`` (Eq. 14); lambda weights the first of each pair.
+
+    Args:
+        first: Shape ``(M, ...)``.
+        second: Same shape.
+        lam: Shape ``(M,)``, in [0, 1].
+        first_mask: Boolean, shape ``(M, L)`` for tensors ``(M, L, ...)``, True for a real token of the first. Where
+            only one of the two has a token, that token is used unmixed; where neither has, the first's padding.
+        second_mask: The same for the second; give both or neither.
+
+    Returns:
+        Shape ``(M, ...)``, in the dtype of ``first``.
+
+    Example:
+        >>> interpolate(torch.tensor([[8.0]]), torch.tensor([[0.0]]), torch.tensor([0.75]))
+        tensor([[6.]])
+    """
+    if first.shape != second.shape or lam.shape != first.shape[:1]:
+        raise ValueError(
+            f"first and second must have one shape (M, ...) and lam shape (M,), got {tuple(first.shape)}, "
+            f"{tuple(second.shape)} and {tuple(lam.shape)}."
+        )
+    share = lam.to(first.dtype).reshape(-1, *[1] * (first.ndim - 1))
+    mixed = torch.lerp(second, first, share)
+    if first_mask is None or second_mask is None:
+        return mixed
+    shape = first_mask.shape + (1,) * (first.ndim - first_mask.ndim)
+    first_real, second_real = first_mask.reshape(shape), second_mask.reshape(shape)
+    return torch.where(first_real & second_real, mixed, torch.where(second_real & ~first_real, second, first))
+
+
+def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Class indices ``(...)`` as ``(..., num_classes)``; zeros for a label out of range, such as an ignored -100."""
+    return (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).to(dtype)
+
+
+def mixed_loss(loss_first: Tensor, loss_second: Tensor, lam: Tensor) -> Tensor:
+    """Loss of synthetic rows ``lam * l(y_i) + (1 - lam) * l(y_j)``: Eq. 15 for any loss that is linear in the label.
+
+    Args:
+        loss_first: Loss of each row against the first target, shape ``(M,)``.
+        loss_second: Loss of each row against the second target, shape ``(M,)``.
+        lam: Shape ``(M,)``.
+    """
+    return lam * loss_first + (1 - lam) * loss_second

@@ -1,0 +1,120 @@
+"""What is random in AttnMixup: lambda, partners and subsets. Drawn here, on the device, and applied elsewhere."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+Partner = Literal["uniform", "other_class", "balanced"]
+
+
+@dataclass(frozen=True)
+class MixupPlan:
+    """Everything that is random about one mixup step.
+
+    ``first`` and ``second`` count rows of H (0 to B - 1) followed by rows of H* (B to 2B - 1).
+
+    Attributes:
+        transformed: Rows of H* that enter the final set, shape ``(T,)``.
+        first: First of each pair, shape ``(M,)``.
+        second: Second of each pair, shape ``(M,)``.
+        lam: Weight of the first, shape ``(M,)``.
+    """
+
+    transformed: Tensor
+    first: Tensor
+    second: Tensor
+    lam: Tensor
+
+
+def draw_lam(
+    alpha: float, count: int, *, generator: Generator | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Draw lambda from Beta(alpha, alpha), shape ``(count,)``.
+
+    Two Gamma(alpha) variates, x / (x + y), taken in log space as Gamma(alpha + 1) times U^(1 / alpha): exact, and
+    without the underflow that a small alpha has.
+    """
+    gamma = torch._standard_gamma(torch.full((2, count), alpha + 1.0, device=device), generator=generator)
+    uniform = 1 - torch.rand(2, count, generator=generator, device=device)
+    log_gamma = gamma.log() + uniform.log() / alpha
+    return torch.sigmoid(log_gamma[0] - log_gamma[1])
+
+
+def draw_rows(
+    size: int, count: int, *, generator: Generator | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Draw ``count`` of ``size`` rows without replacement, shape ``(count,)``."""
+    return torch.randperm(size, generator=generator, device=device)[:count]
+
+
+def draw_permutation(group: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Draw a random permutation that maps every row to a row of its own group.
+
+    Args:
+        group: Integer, shape ``(S,)``.
+
+    Returns:
+        Row indices, shape ``(S,)``.
+    """
+    places = _shuffled_by_group(group, generator)
+    return torch.empty_like(places).scatter(0, places, _shuffled_by_group(group, generator))
+
+
+def _shuffled_by_group(group: Tensor, generator: Generator | None) -> Tensor:
+    shuffled = torch.randperm(len(group), generator=generator, device=group.device)
+    return shuffled[group[shuffled].argsort(stable=True)]
+
+
+def draw_other_class(group: Tensor, classes: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Draw for every row a partner of its group and another class; any row of the group if there is none.
+
+    Args:
+        group: Integer, shape ``(S,)``.
+        classes: Class of each row, shape ``(S,)``.
+
+    Returns:
+        Row indices, shape ``(S,)``.
+    """
+    together = group[:, None] == group
+    other = together & (classes[:, None] != classes)
+    return _weighted_choice(torch.where(other.any(1, keepdim=True), other, together).float(), generator)
+
+
+def draw_balanced(group: Tensor, classes: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Draw for every row a partner whose class is uniform over the classes of its group.
+
+    Args:
+        group: Integer, shape ``(S,)``.
+        classes: Class of each row, shape ``(S,)``.
+
+    Returns:
+        Row indices, shape ``(S,)``.
+    """
+    together = group[:, None] == group
+    peers = (together & (classes[:, None] == classes)).sum(1)
+    return _weighted_choice(together / peers, generator)
+
+
+def _weighted_choice(weights: Tensor, generator: Generator | None) -> Tensor:
+    # The largest of weight / Exponential(1) is a draw by weight; torch.multinomial would wait for the device.
+    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(1)
+
+
+def class_of(targets: Tensor | None) -> Tensor:
+    """Class of each sample, shape ``(B,)``, from class indices ``(B,)`` or one-hot or soft targets ``(B, K)``."""
+    if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
+        return targets
+    if targets is not None and targets.ndim == 2 and targets.is_floating_point():
+        return targets.argmax(1)
+    got = "no targets" if targets is None else f"{targets.dtype} of shape {tuple(targets.shape)}"
+    raise ValueError(
+        f"Partners can be chosen by class only for class indices (B,) or floating-point targets (B, K), got {got}; "
+        'use partner="uniform".'
+    )
+
+
+def draw_dropout(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:
+    """Draw the factors of dropout, 0 at this rate and else ``1 / (1 - rate)``, in the shape and dtype of ``like``."""
+    return torch.empty_like(like).bernoulli_(1 - rate, generator=generator) / (1 - rate)

@@ -1,0 +1,114 @@
+"""SemanticKLLoss: pull the image's distribution towards that of the fused text (Eq. 6-7)."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from attnmixup import functional
+from attnmixup.checks import check_choice, check_mask
+from attnmixup.functional import Direction
+
+Project = Literal["text", "image", "both", "none"]
+Pool = Literal["mean", "first", "token"]
+Reduction = Literal["batchmean", "sum", "none"]
+
+
+class SemanticKLLoss(nn.Module):
+    """Semantic loss ``KL(p(gamma) || p(beta))`` between fused text and image (Eq. 6-7).
+
+    The text is the prior: ``p(gamma)`` is the softmax over the features of the linearly mapped text, ``p(beta)`` that
+    of the image embedding, and the loss is the sum over features, averaged over samples. The paper's release instead
+    maps the image's 1000 class logits to the text's width: ``SemanticKLLoss(text_dim, 1000, project="image")``.
+
+    Args:
+        text_dim: Width of the text embeddings.
+        image_dim: Width of the image embeddings (2048 for the pooled last stage of a ResNet-50).
+        project: The side with the linear map: ``"text"`` to the image's width, ``"image"`` to the text's, ``"both"`` to
+            ``shared_dim``, or ``"none"`` where the widths are equal.
+        shared_dim: The width to which ``project="both"`` maps.
+        pool: Of a text sequence ``(B, L, C)``, use the ``"mean"`` over real tokens, the ``"first"`` token, or compare
+            every ``"token"`` with the image and average.
+        temperature: Divides the logits of both sides.
+        direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` its reverse, ``"symmetric"`` the
+            Jensen-Shannon divergence.
+        detach_prior: Send no gradient to the text; its linear map still learns.
+        reduction: ``"batchmean"`` (over samples), ``"sum"`` or ``"none"``.
+    """
+
+    def __init__(
+        self,
+        text_dim: int,
+        image_dim: int,
+        *,
+        project: Project = "text",
+        shared_dim: int | None = None,
+        pool: Pool = "mean",
+        temperature: float = 1.0,
+        direction: Direction = "text_to_image",
+        detach_prior: bool = False,
+        reduction: Reduction = "batchmean",
+    ) -> None:
+        super().__init__()
+        check_choice("project", project, Project)
+        check_choice("pool", pool, Pool)
+        check_choice("direction", direction, Direction)
+        check_choice("reduction", reduction, Reduction)
+        if (project == "both") != (shared_dim is not None):
+            raise ValueError(f'shared_dim goes with project="both", got {shared_dim} with project={project!r}.')
+        if project == "none" and text_dim != image_dim:
+            raise ValueError(f'project="none" needs equal widths, got text_dim={text_dim} and image_dim={image_dim}.')
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}.")
+        self.text_dim, self.image_dim = text_dim, image_dim
+        self.pool, self.temperature, self.direction = pool, temperature, direction
+        self.detach_prior, self.reduction = detach_prior, reduction
+        self.text_projection = nn.Linear(text_dim, shared_dim or image_dim) if project in ("text", "both") else None
+        self.image_projection = nn.Linear(image_dim, shared_dim or text_dim) if project in ("image", "both") else None
+
+    def forward(
+        self, text: Tensor, image: Tensor, *, mask: Tensor | None = None, sample_mask: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            text: Shape ``(B, C)`` or ``(B, L, C)``.
+            image: Shape ``(B, D)``.
+            mask: Boolean, shape ``(B, L)``, True for a real token; with a text sequence only.
+            sample_mask: Boolean, shape ``(B,)``, False for a sample without an image, which has no part in the loss.
+
+        Returns:
+            A scalar, or shape ``(B,)`` for ``reduction="none"``; samples without a part are 0 there.
+        """
+        batch = text.shape[:1]
+        if text.ndim not in (2, 3) or text.shape[-1] != self.text_dim or image.shape != (*batch, self.image_dim):
+            raise ValueError(
+                f"Expected text (B, {self.text_dim}) or (B, L, {self.text_dim}) and image (B, {self.image_dim}), got "
+                f"{tuple(text.shape)} and {tuple(image.shape)}."
+            )
+        if mask is not None:
+            check_mask("mask", mask, text.shape[:-1])
+            present = mask if mask.ndim == 1 else mask.any(1)
+            sample_mask = present if sample_mask is None else sample_mask & present
+        if sample_mask is not None:
+            check_mask("sample_mask", sample_mask, batch)
+        if text.ndim == 3 and self.pool != "token":
+            text = text[:, 0] if self.pool == "first" else functional.masked_mean(text, mask)
+        per_token = text.ndim == 3
+
+        text = text.detach() if self.detach_prior else text
+        prior = text if self.text_projection is None else self.text_projection(text)
+        visual = image if self.image_projection is None else self.image_projection(image)
+        rows = functional.semantic_kl(
+            prior,
+            visual.unsqueeze(1).expand(-1, text.shape[1], -1) if per_token else visual,
+            temperature=self.temperature,
+            direction=self.direction,
+        )
+        if per_token:
+            rows = functional.masked_mean(rows.unsqueeze(-1), mask).squeeze(-1)
+        counted = rows if sample_mask is None else rows.masked_fill(~sample_mask, 0)
+        if self.reduction == "none":
+            return counted
+        if self.reduction == "sum" or sample_mask is None:
+            return counted.sum() if self.reduction == "sum" else counted.mean()
+        return counted.sum() / sample_mask.sum().clamp_min(1)
