@@ -56,8 +56,8 @@ def test_sample_takes_a_span_exactly_when_it_names_words(start: int, end: int) -
 
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes("\ufeffone\r\ntwo\u2028\x85\x0b still two\nthree".encode())
-    assert read_lines(path) == ["one", "two\u2028\x85\x0b still two", "three"]
+    path.write_bytes("\ufeffone\r\ntwo\u2028\x85\x0b\r still two\nthree".encode())
+    assert read_lines(path) == ["one", "two\u2028\x85\x0b\r still two", "three"]
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_odd_words_are_kept(root: Path) -> None:
         ("IMGID:1\nw\tO\n\nword\tO\n", r"train\.txt:4: expected an 'IMGID:' line before"),
         ("IMGID:1\nw\tO\nword O\n", r"train\.txt:3: expected a word, a tab and a tag, got 'word O'"),
         ("IMGID:1\nw\tO\tO\n", r"train\.txt:2: expected a word, a tab and a tag, got 'w\\tO\\tO'"),
+        ("IMGID:1\nw\tO\n\xa0\n", r"train\.txt:3: expected a word, a tab and a tag, got '\\xa0'"),
         ("IMGID:1\n\tO\n", r"train\.txt:2: expected a word, a tab and a tag, got '\\tO'"),
         ("IMGID:1\nw\tB-CAT\n", r"train\.txt:2: unknown tag 'B-CAT', expected one of O, B-PER"),
         ("IMGID:1\nw\t\n", r"train\.txt:2: unknown tag ''"),
