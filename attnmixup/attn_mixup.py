@@ -1,40 +1,16 @@
 """AttnMixup: attention across the batch, then mixup of original and transformed samples (Eq. 8-16)."""
 
-from typing import Any, Literal
-
 import torch
 from torch import Generator, Tensor, nn
 
-from attnmixup import functional, sampling
-from attnmixup.checks import check_choice, check_embeddings, check_mask, check_ratio
-from attnmixup.mixed_batch import MixedBatch, Origin
+from attnmixup import distributed
+from attnmixup.batch import Batch
+from attnmixup.checks import check_choice, check_embeddings, check_ratio
+from attnmixup.final_set import final_set, unmixed
+from attnmixup.mixed_batch import MixedBatch
+from attnmixup.options import PRESETS, Averaging, Final, Lam, MixupOptions, Partner, Preset, Sampling
 from attnmixup.sample_attention import AttentionScore, SampleAttention, Sequence
-from attnmixup.sampling import MixupPlan, Partner
-
-Sampling = Literal["random", "slice"]
-Lam = Literal["sample", "batch"]
-Final = Literal["sample", "slice", "weight"]
-Averaging = Literal["together", "apart"]
-Preset = Literal["paper", "release"]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "score": "additive",
-        "feed_forward": 0,
-        "sampling": "random",
-        "lam": "sample",
-        "final": "sample",
-        "averaging": "together",
-    },
-    "release": {
-        "score": "dot",
-        "feed_forward": 2048,
-        "sampling": "slice",
-        "lam": "batch",
-        "final": "slice",
-        "averaging": "apart",
-    },
-}
+from attnmixup.sampling import MixupPlan, draw_plan
 
 
 class AttnMixup(nn.Module):
@@ -105,31 +81,27 @@ class AttnMixup(nn.Module):
         preset: Preset | None = None,
     ) -> None:
         super().__init__()
-        check_choice("preset", preset or "paper", Preset)
-        given = PRESETS[preset or "paper"]
-        self.lam: Lam = lam or given["lam"]
-        self.sampling: Sampling = sampling or given["sampling"]
-        self.final: Final = final or given["final"]
-        self.averaging: Averaging = averaging or given["averaging"]
-        self.partner: Partner = partner
-        check_choice("lam", self.lam, Lam)
-        check_choice("sampling", self.sampling, Sampling)
-        check_choice("final", self.final, Final)
-        check_choice("averaging", self.averaging, Averaging)
-        check_choice("partner", self.partner, Partner)
-        check_ratio("sample_ratio", sample_ratio)
-        check_ratio("transformed_ratio", transformed_ratio)
-        if alpha <= 0:
-            raise ValueError(f"alpha must be positive, got {alpha}.")
-        self.dim, self.alpha, self.global_batch = dim, alpha, global_batch
-        self.sample_ratio, self.transformed_ratio = sample_ratio, transformed_ratio
+        preset = preset or "paper"
+        check_choice("preset", preset, Preset)
+        defaults = PRESETS[preset]
+        self.dim, self.global_batch = dim, global_batch
+        self.options = MixupOptions(
+            sample_ratio=sample_ratio,
+            transformed_ratio=transformed_ratio,
+            alpha=alpha,
+            sampling=sampling or defaults["sampling"],
+            partner=partner,
+            lam=lam or defaults["lam"],
+            final=final or defaults["final"],
+            averaging=averaging or defaults["averaging"],
+        )
         self.attention = SampleAttention(
             dim,
             heads=heads,
-            score=score or given["score"],
+            score=score or defaults["score"],
             sequence=sequence,
             dropout=dropout,
-            feed_forward=given["feed_forward"] if feed_forward is None else feed_forward,
+            feed_forward=defaults["feed_forward"] if feed_forward is None else feed_forward,
         )
         self.register_buffer("strength", torch.tensor(1.0))
 
@@ -151,128 +123,62 @@ class AttnMixup(nn.Module):
             embeddings: H, shape ``(B, C)`` or ``(B, L, C)``.
             targets: Any tensor of B rows: class indices ``(B,)``, soft or multi-label ``(B, K)``, values ``(B,)``, tags
                 ``(B, L)``.
-            mask: Boolean, True for what is real: samples ``(B,)``, or tokens ``(B, L)`` of a sequence.
-            target_mask: Boolean, shape ``targets.shape[:2]``, where the targets' tokens are not those of ``mask``.
+            mask: Boolean, True for what is real: samples ``(B,)``, or the tokens ``(B, L)`` of a sequence. It also
+                masks targets of the same tokens: integers ``(B, L)`` or floating point ``(B, L, K)``.
+            target_mask: Boolean, shape ``targets.shape[:2]``, if the targets have tokens of their own.
             group: Integer, shape ``(B,)``: samples of different groups (label spaces) are never mixed.
-            plan: Mix by this plan instead of drawing one; see :meth:`draw`.
+            plan: Mix by this plan instead of drawing one, see :meth:`draw`. With ``global_batch`` the plan of rank 0
+                counts, and it is one for the samples of all ranks.
             generator: Source of all random numbers, on the device of the embeddings.
             need_attention: Keep the attention weights in the result.
+
+        Raises:
+            ValueError: If shapes do not go together.
+            TypeError: If a mask is not boolean or the embeddings are not floating point.
         """
         check_embeddings(embeddings, self.dim, mask)
-        if targets is not None and targets.shape[:1] != embeddings.shape[:1]:
-            raise ValueError(
-                f"targets must have one row per sample, got {tuple(targets.shape)} for embeddings "
-                f"{tuple(embeddings.shape)}."
-            )
-        if target_mask is not None:
-            if targets is None or targets.ndim < 2:
-                raise ValueError("target_mask goes with targets of shape (B, L, ...).")
-            check_mask("target_mask", target_mask, targets.shape[:2])
-        token_mask = _token_mask(targets, mask, target_mask)
-        valid = _valid(embeddings, mask)
-        size = len(embeddings)
-        rows = torch.arange(size, device=embeddings.device)
+        batch = Batch(embeddings, targets, mask, target_mask, group)
         if not self.training:
-            return MixedBatch(
-                embeddings=embeddings,
-                targets_a=targets,
-                targets_b=targets,
-                lam=torch.ones_like(valid),
-                mask=mask if embeddings.ndim == 3 else None,
-                mask_a=token_mask,
-                mask_b=token_mask,
-                weight=valid / valid.sum().clamp_min(1),
-                origin=torch.full_like(rows, Origin.ORIGINAL),
-                index_a=rows,
-                index_b=rows,
-                num_originals=size,
-                num_synthetic=0,
-            )
+            return unmixed(batch)
+        everywhere = self.global_batch and distributed.is_distributed()
+        sizes = [len(batch)]
+        if everywhere:
+            batch, sizes = distributed.gather_batch(batch)
         transformed, attention = self.attention(
-            embeddings, mask=mask, generator=generator, need_attention=need_attention
+            batch.embeddings, mask=batch.mask, generator=generator, need_attention=need_attention
         )
         if plan is None:
-            plan = self.draw(size, targets=targets, valid=valid, group=group, generator=generator, device=rows.device)
-        pool = torch.cat([embeddings, transformed])
-        first, second = plan.first % size, plan.second % size
-        sequence_mask = mask if embeddings.ndim == 3 else None
-        synthetic = functional.interpolate(
-            pool[plan.first],
-            pool[plan.second],
-            plan.lam,
-            first_mask=_pick(sequence_mask, first),
-            second_mask=_pick(sequence_mask, second),
-        )
-        index_a = torch.cat([rows, plan.transformed, first])
-        index_b = torch.cat([rows, plan.transformed, second])
-        counts = [size, len(plan.transformed), len(plan.first)]
-        return MixedBatch(
-            embeddings=torch.cat([embeddings, transformed[plan.transformed], synthetic]),
-            targets_a=_pick(targets, index_a),
-            targets_b=_pick(targets, index_b),
-            lam=torch.cat([plan.lam.new_ones(counts[0] + counts[1]), plan.lam]),
-            mask=None if sequence_mask is None else sequence_mask[index_a] | sequence_mask[index_b],
-            mask_a=_pick(token_mask, index_a),
-            mask_b=_pick(token_mask, index_b),
-            weight=self._weight(valid[index_a], counts),
-            origin=torch.cat(
-                [torch.full_like(rows[:1], origin).expand(n) for origin, n in zip(Origin, counts, strict=True)]
-            ),
-            index_a=index_a,
-            index_b=index_b,
-            num_originals=size,
-            num_synthetic=counts[2],
-            attention=attention,
-        )
+            plan = self.draw(
+                len(batch),
+                targets=batch.targets,
+                group=batch.pairing_group,
+                generator=generator,
+                device=embeddings.device,
+            )
+        if everywhere:
+            plan = distributed.broadcast_plan(plan)
+        mixed = final_set(batch, transformed, plan, self.options, self.strength, attention)
+        return distributed.own_share(mixed, sizes) if everywhere else mixed
 
     def draw(
         self,
         size: int,
         *,
         targets: Tensor | None = None,
-        valid: Tensor | None = None,
         group: Tensor | None = None,
         generator: Generator | None = None,
-        device: torch.device | str | None = None,
+        device: torch.device | None = None,
     ) -> MixupPlan:
         """Draw what is random about mixing ``size`` samples: change it as you like, and pass it as ``plan``.
 
         Args:
             size: Number of samples B.
             targets: Class labels, which ``partner="other_class"`` and ``"balanced"`` need.
-            valid: Shape ``(B,)``, 0 for a padding sample; those are mixed among themselves only.
             group: Integer, shape ``(B,)``; samples of different groups are never mixed.
             generator: Source of the random numbers.
             device: Where to draw.
         """
-        draws: dict[str, Any] = {"generator": generator, "device": device}
-        rows = torch.arange(size, device=device)
-        from_original = round(self.sample_ratio * size)
-        if self.sampling == "random":
-            pairing_set = rows + size * (torch.randperm(size, **draws) >= from_original)
-        else:
-            pairing_set = torch.cat([rows[:from_original], rows[size - from_original :] + size])
-        sources = pairing_set % size
-        group = torch.zeros_like(rows) if group is None else group
-        group = group if valid is None else 2 * group + valid.long()
-        if self.partner == "uniform":
-            partner = sampling.draw_permutation(group[sources], generator=generator)
-        else:
-            choose = sampling.draw_other_class if self.partner == "other_class" else sampling.draw_balanced
-            partner = choose(group[sources], sampling.class_of(targets)[sources], generator=generator)
-
-        num_transformed = round(self.transformed_ratio * size)
-        if self.final == "sample":
-            transformed = sampling.draw_rows(size, num_transformed, **draws)
-            chosen = sampling.draw_rows(len(pairing_set), size - num_transformed, **draws)
-        elif self.final == "slice":
-            transformed = rows[:num_transformed]
-            chosen = torch.arange(round((1 - self.transformed_ratio) * len(pairing_set)), device=device)
-        else:
-            transformed = rows
-            chosen = torch.arange(len(pairing_set), device=device)
-        lam = sampling.draw_lam(self.alpha, len(chosen) if self.lam == "sample" else 1, **draws).expand(len(chosen))
-        return MixupPlan(transformed, pairing_set[chosen], pairing_set[partner[chosen]], lam)
+        return draw_plan(self.options, size, targets=targets, group=group, generator=generator, device=device)
 
     def set_strength(self, strength: float) -> None:
         """Let transformed and synthetic rows count this much in the loss, from 0 (not at all) to 1 (fully)."""
@@ -280,39 +186,5 @@ class AttnMixup(nn.Module):
         self.strength.fill_(strength)
 
     def extra_repr(self) -> str:
-        """The options that decide how pairs are made."""
-        return (
-            f"sample_ratio={self.sample_ratio}, transformed_ratio={self.transformed_ratio}, alpha={self.alpha}, "
-            f"lam={self.lam!r}, sampling={self.sampling!r}, final={self.final!r}, averaging={self.averaging!r}, "
-            f"partner={self.partner!r}, global_batch={self.global_batch}"
-        )
-
-    def _weight(self, valid: Tensor, counts: list[int]) -> Tensor:
-        originals, transformed, synthetic = torch.split(valid, counts)
-        strength = self.strength.to(valid.dtype)
-        if self.final == "weight":
-            transformed, synthetic = transformed * self.transformed_ratio, synthetic * (1 - self.transformed_ratio)
-        real = torch.cat([originals, strength * transformed])
-        if self.averaging == "together":
-            together = torch.cat([real, strength * synthetic])
-            return together / together.sum().clamp_min(1)
-        num_valid = valid[counts[0] + counts[1] :].sum().clamp_min(1)
-        return torch.cat([real / real.sum().clamp_min(1), strength * synthetic / num_valid])
-
-
-def _pick(tensor: Tensor | None, index: Tensor) -> Tensor | None:
-    return None if tensor is None else tensor[index]
-
-
-def _valid(embeddings: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return torch.ones(len(embeddings), device=embeddings.device)
-    return (mask if mask.ndim == 1 else mask.any(1)).float()
-
-
-def _token_mask(targets: Tensor | None, mask: Tensor | None, target_mask: Tensor | None) -> Tensor | None:
-    # An embedding mask also masks targets that are made of the same tokens: tags (B, L) or vectors (B, L, K).
-    if target_mask is not None or targets is None or mask is None:
-        return target_mask
-    by_token = targets.ndim - targets.is_floating_point() == 2 and targets.shape[:2] == mask.shape
-    return mask if by_token else None
+        """The options, for ``print(mixer)``."""
+        return f"{self.options}, global_batch={self.global_batch}"

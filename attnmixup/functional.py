@@ -217,3 +217,34 @@ def mixed_loss(loss_first: Tensor, loss_second: Tensor, lam: Tensor) -> Tensor:
         lam: Shape ``(M,)``.
     """
     return lam * loss_first + (1 - lam) * loss_second
+
+
+def row_weights(
+    valid: Tensor,
+    sizes: tuple[int, int, int],
+    strength: Tensor,
+    *,
+    transformed_ratio: float | None = None,
+    apart: bool = False,
+) -> Tensor:
+    """Share of each row of the final set in the loss.
+
+    Args:
+        valid: 1 for a row made of real samples and 0 for padding, shape ``(N,)``.
+        sizes: Numbers of original, transformed and synthetic rows, in this order.
+        strength: What transformed and synthetic rows weigh beside the originals' 1, a scalar.
+        transformed_ratio: Delta, if it is meant as a weight: transformed rows weigh Delta and synthetic ones 1 - Delta.
+        apart: Add a mean over real and one over synthetic rows, instead of one mean over all.
+
+    Returns:
+        Shape ``(N,)``; the sum is 1, or for ``apart`` up to 2.
+    """
+    originals, transformed, synthetic = torch.split(valid, list(sizes))
+    num_synthetic = synthetic.sum()
+    if transformed_ratio is not None:
+        transformed, synthetic = transformed_ratio * transformed, (1 - transformed_ratio) * synthetic
+    real, extra = torch.cat([originals, strength * transformed]), strength * synthetic
+    # Without any real sample all shares are 0; otherwise no sum is below 1.
+    if apart:
+        return torch.cat([real / real.sum().clamp_min(1), extra / num_synthetic.clamp_min(1)])
+    return torch.cat([real, extra]) / (real.sum() + extra.sum()).clamp_min(1)

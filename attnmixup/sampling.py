@@ -1,12 +1,11 @@
 """What is random in AttnMixup: lambda, partners and subsets. Drawn here, on the device, and applied elsewhere."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-Partner = Literal["uniform", "other_class", "balanced"]
+from attnmixup.options import MixupOptions
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,49 @@ class MixupPlan:
     lam: Tensor
 
 
+def draw_plan(
+    options: MixupOptions,
+    size: int,
+    *,
+    targets: Tensor | None = None,
+    group: Tensor | None = None,
+    generator: Generator | None = None,
+    device: torch.device | None = None,
+) -> MixupPlan:
+    """Draw what is random about mixing ``size`` samples; :meth:`attnmixup.AttnMixup.draw` documents the arguments."""
+    rows = torch.arange(size, device=device)
+    num_original = round(options.sample_ratio * size)
+    if options.sampling == "random":
+        transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
+        pairing_set = rows + size * transformed_in_set
+    else:
+        pairing_set = torch.cat([rows[:num_original], rows[size - num_original :] + size])
+
+    sources = pairing_set % size
+    group = torch.zeros_like(sources) if group is None else group[sources]
+    if options.partner == "uniform":
+        partner = draw_permutation(group, generator=generator)
+    else:
+        draw_partner = draw_other_class if options.partner == "other_class" else draw_balanced
+        partner = draw_partner(group, class_of(targets)[sources], generator=generator)
+
+    num_transformed = round(options.transformed_ratio * size)
+    if options.final == "sample":
+        transformed = draw_rows(size, num_transformed, generator=generator, device=device)
+        chosen = draw_rows(len(pairing_set), size - num_transformed, generator=generator, device=device)
+    elif options.final == "slice":
+        transformed = rows[:num_transformed]
+        chosen = torch.arange(round((1 - options.transformed_ratio) * len(pairing_set)), device=device)
+    else:
+        transformed = rows
+        chosen = torch.arange(len(pairing_set), device=device)
+    num_lam = len(chosen) if options.lam == "sample" else 1
+    lam = draw_lam(options.alpha, num_lam, generator=generator, device=device).expand(len(chosen))
+    return MixupPlan(transformed, pairing_set[chosen], pairing_set[partner[chosen]], lam)
+
+
 def draw_lam(
-    alpha: float, count: int, *, generator: Generator | None = None, device: torch.device | str | None = None
+    alpha: float, count: int, *, generator: Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
     """Draw lambda from Beta(alpha, alpha), shape ``(count,)``.
 
@@ -43,7 +83,7 @@ def draw_lam(
 
 
 def draw_rows(
-    size: int, count: int, *, generator: Generator | None = None, device: torch.device | str | None = None
+    size: int, count: int, *, generator: Generator | None = None, device: torch.device | None = None
 ) -> Tensor:
     """Draw ``count`` of ``size`` rows without replacement, shape ``(count,)``."""
     return torch.randperm(size, generator=generator, device=device)[:count]

@@ -1,0 +1,66 @@
+"""What goes into AttnMixup, checked: embeddings, targets, their masks, and which samples may be mixed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnmixup.checks import check_mask
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples; :meth:`attnmixup.AttnMixup.forward` documents the fields.
+
+    Raises:
+        ValueError: If shapes do not go together.
+        TypeError: If ``target_mask`` is not boolean.
+    """
+
+    embeddings: Tensor
+    targets: Tensor | None
+    mask: Tensor | None
+    target_mask: Tensor | None
+    group: Tensor | None
+
+    def __post_init__(self) -> None:
+        size = len(self.embeddings)
+        if self.targets is not None and self.targets.shape[:1] != (size,):
+            raise ValueError(f"targets must have one row for each of {size} samples, got {tuple(self.targets.shape)}.")
+        if self.target_mask is not None:
+            if self.targets is None or self.targets.ndim < 2:
+                raise ValueError("target_mask goes with targets of shape (B, L, ...).")
+            check_mask("target_mask", self.target_mask, self.targets.shape[:2])
+        if self.group is not None and (self.group.shape != (size,) or self.group.is_floating_point()):
+            raise ValueError(
+                f"group must be integer and of shape ({size},), got {self.group.dtype} {tuple(self.group.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    @property
+    def valid(self) -> Tensor:
+        """1 for a real sample and 0 for padding, shape ``(B,)``."""
+        if self.mask is None:
+            return torch.ones(len(self), device=self.embeddings.device)
+        return (self.mask if self.mask.ndim == 1 else self.mask.any(1)).float()
+
+    @property
+    def pairing_group(self) -> Tensor:
+        """Samples of one number may be mixed, shape ``(B,)``: ``group``, with padding in groups of its own."""
+        return self.valid.long() if self.group is None else 2 * self.group + self.valid.long()
+
+    @property
+    def token_mask(self) -> Tensor | None:
+        """Mask of the embeddings' tokens, shape ``(B, L)``, if there are any."""
+        return self.mask if self.embeddings.ndim == 3 else None
+
+    @property
+    def scored_mask(self) -> Tensor | None:
+        """Mask of the targets' tokens: ``target_mask``, or ``mask`` if the targets have the same tokens."""
+        if self.target_mask is not None or self.targets is None or self.mask is None:
+            return self.target_mask
+        # By token are tags (B, L) and vectors (B, L, K), but not a multi-label (B, K), even if K happens to be L.
+        by_token = self.targets.ndim - self.targets.is_floating_point() == 2
+        return self.mask if by_token and self.targets.shape[:2] == self.mask.shape else None
