@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -155,12 +156,20 @@ def sample_attention(
         Shape ``(..., heads, Q, C)``.
     """
 
+    groups, heads = values.shape[-3], key.shape[-3]
+
     def attend(rows: Tensor) -> Tensor:
-        return attention_weights(score(rows, key), mask).to(values.dtype) @ values
+        weights = attention_weights(score(rows, key), mask).to(values.dtype)
+        # Heads that share their values are rows of one product, so that values are neither copied nor summed by head.
+        context = rearrange(weights, "... (g h) q b -> ... g (h q) b", g=groups) @ values
+        return rearrange(context, "... g (h q) c -> ... (g h) q c", h=heads // groups)
 
     if block_rows is None or block_rows >= query.shape[-2]:
         return attend(query)
-    blocks = [checkpoint(attend, rows, use_reentrant=False) for rows in torch.split(query, block_rows, dim=-2)]
+    blocks = [
+        checkpoint(attend, rows, use_reentrant=False, preserve_rng_state=False)
+        for rows in torch.split(query, block_rows, dim=-2)
+    ]
     return torch.cat(blocks, dim=-2)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from inspect import signature
+from functools import partial
 from typing import Literal
 
 import torch
@@ -67,9 +67,9 @@ class MixedBatch:
         """Loss of the final set, ``lam * l(outputs, targets_a) + (1 - lam) * l(outputs, targets_b)`` by row.
 
         Args:
-            criterion: Either a loss with a ``reduction`` argument, such as ``F.cross_entropy`` (or a
-                ``functools.partial`` of one), called on flattened ``(N, K)`` or ``(N * L, K)`` with
-                ``reduction="none"``; tokens of a row are averaged under its mask. Or any callable that is given
+            criterion: Either a function with a ``reduction`` argument, such as ``F.cross_entropy`` (or a
+                ``functools.partial`` of one), or a module that has ``reduction="none"``, called on flattened ``(N, K)``
+                or ``(N * L, K)``; the tokens of a row are averaged under its mask. Or any callable that is given
                 ``(outputs, targets)``, and the mask as third argument where the targets have one, and returns one loss
                 per row, such as the negative log-likelihood of a CRF.
             outputs: What the head makes of ``embeddings``, shape ``(N, ...)``, classes last.
@@ -137,10 +137,15 @@ class MixedBatch:
         return stats
 
 
+# So that a mixer can be the output of an exported program.
+torch.export.register_dataclass(MixedBatch)
+
+
 def row_losses(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
     """One loss per row, shape ``(N,)``; see :meth:`MixedBatch.loss` for what a criterion may be."""
-    if _has_reduction(criterion):
-        return _mean_by_row(criterion, outputs, targets, mask)
+    by_element = _by_element(criterion)
+    if by_element is not None:
+        return _mean_by_row(by_element, outputs, targets, mask)
     rows = criterion(outputs, targets) if mask is None else criterion(outputs, targets, mask)
     if rows.shape != outputs.shape[:1]:
         raise ValueError(
@@ -150,13 +155,14 @@ def row_losses(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Ten
     return rows
 
 
-# torch.compile cannot trace signature(); torch leaves this decorator without types.
-_constant: Callable[[Callable[[Criterion], bool]], Callable[[Criterion], bool]] = torch.compiler.assume_constant_result
-
-
-@_constant
-def _has_reduction(criterion: Criterion) -> bool:
-    return "reduction" in signature(criterion).parameters
+def _by_element(criterion: Criterion) -> Criterion | None:
+    if getattr(criterion, "reduction", None) == "none":
+        return criterion
+    # Not inspect.signature(), which torch.compile cannot trace.
+    code = getattr(criterion.func if isinstance(criterion, partial) else criterion, "__code__", None)
+    if code is not None and "reduction" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:
+        return partial(criterion, reduction="none")
+    return None
 
 
 def _mean_by_row(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
@@ -165,9 +171,13 @@ def _mean_by_row(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: T
             f"targets must have the shape of the outputs {tuple(outputs.shape)}, or that without the last axis, got "
             f"{tuple(targets.shape)}."
         )
+    if mask is not None and mask.shape != outputs.shape[:2]:
+        raise ValueError(
+            f"outputs must start with the shape of the mask {tuple(mask.shape)}, got {tuple(outputs.shape)}."
+        )
     leading = outputs.shape[: max(1, outputs.ndim - 1)] if mask is None else mask.shape
     flat = outputs.reshape(-1, *outputs.shape[len(leading) :])
-    losses = criterion(flat, targets.reshape(-1, *targets.shape[len(leading) :]), reduction="none")
+    losses = criterion(flat, targets.reshape(-1, *targets.shape[len(leading) :]))
     if losses.shape not in (flat.shape, flat.shape[:1]):
         raise ValueError(
             f"The criterion made losses of shape {tuple(losses.shape)} from outputs {tuple(outputs.shape)} and targets "

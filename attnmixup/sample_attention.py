@@ -12,8 +12,10 @@ from attnmixup.checks import check_choice, check_embeddings
 AttentionScore = Literal["additive", "shared", "dot"]
 Sequence = Literal["pooled", "position"]
 
-# Elements of the largest tensor that attention holds before it goes block by block: 256 MiB in float32.
-BLOCK_ELEMENTS = 2**26
+# Elements of the largest tensor that attention holds before it goes block by block, which costs a second computation:
+# what a CPU keeps in its cache, and what keeps an accelerator busy (256 MiB in float32).
+CPU_BLOCK = 2**22
+ACCELERATOR_BLOCK = 2**26
 
 
 class SampleAttention(nn.Module):
@@ -100,8 +102,9 @@ class SampleAttention(nn.Module):
         key = rearrange(self.key(asking), "... b (h w) -> ... h b w", h=self.heads)
         values = rearrange(self.value(rows), "... b (h c) -> ... h b c", h=1 if self.vector is not None else self.heads)
         held_per_row = key.numel() if self.vector is not None else key.numel() // key.shape[-1]
+        block = CPU_BLOCK if embeddings.device.type == "cpu" else ACCELERATOR_BLOCK
         context = functional.sample_attention(
-            self._scores, query, key, values, mask=giving, block_rows=max(1, BLOCK_ELEMENTS // held_per_row)
+            self._scores, query, key, values, mask=giving, block_rows=max(1, block // held_per_row)
         )
         update = self.output(rearrange(context, "... h b c -> ... b (h c)")).expand_as(rows)
         result = self.norm(rows + self.dropout(update, generator))
