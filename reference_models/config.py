@@ -1,0 +1,94 @@
+"""The settings of a run, as its YAML file and the command line write them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class DataConfig:
+    """Where the samples are and how they become tensors.
+
+    Args:
+        format: "twitter" (named entities) or "mnre" (relations): the field's layout below `root`.
+        root: folder of the data set.
+        bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
+            ("blank"), or leave the sample out ("drop"); the last two count and name what they touched.
+        long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop" (counted).
+        max_length: limit of a sentence in sub-words.
+        image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
+        max_crops: object crops of a sample at most.
+    """
+
+    format: Literal["twitter", "mnre"] = "mnre"
+    root: str = "data"
+    bad_images: Literal["error", "blank", "drop"] = "error"
+    long_samples: Literal["error", "drop"] = "error"
+    max_length: int = 80
+    image_size: int = 224
+    max_crops: int = 3
+
+
+@dataclass
+class ModelConfig:
+    """What the model is made of.
+
+    Args:
+        text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt here).
+        visual: whether the model sees pictures.
+        vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
+        vision_weights: "imagenet" (torchvision's hub), "none" (random), or a local file.
+        freeze_image_backbone: keep the backbone's weights and statistics.
+        semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
+        attn_mixup: whether AttnMixup acts in training.
+        mixup: keyword arguments of `attnmixup.AttnMixup` beyond its defaults.
+        head_dropout: dropout before the linear layer of the head.
+    """
+
+    text: str = "bert-base-uncased"
+    visual: bool = True
+    vision: str = "resnet50"
+    vision_weights: str = "imagenet"
+    freeze_image_backbone: bool = False
+    semantic_weight: float = 0.5
+    attn_mixup: bool = True
+    mixup: dict[str, Any] = field(default_factory=dict)
+    head_dropout: float = 0.1
+
+
+@dataclass
+class TrainingConfig:
+    """How it is trained (section 4.2 of the paper).
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: samples of a step.
+        learning_rate: peak rate of the encoders and the prefix.
+        head_learning_rate: peak rate of the CRF and the output layers.
+        weight_decay: of AdamW; biases and norms have none.
+        warmup: share of the steps over which the rates rise; they then fall linearly to 0.
+        seed: of everything random.
+        workers: processes that load pictures beside the training; 0 loads them in it.
+    """
+
+    epochs: int = 25
+    batch_size: int = 16
+    learning_rate: float = 3e-5
+    head_learning_rate: float = 5e-2
+    weight_decay: float = 1e-2
+    warmup: float = 0.06
+    seed: int = 0
+    workers: int = 0
+
+
+@dataclass
+class RunConfig:
+    """All settings of a run.
+
+    Args:
+        output: folder of the run; it must not exist yet.
+    """
+
+    output: str = "runs/i2srm"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -1,0 +1,273 @@
+"""Writes small sets in the layout of the real files whose answers stand in the pictures, not in the words.
+
+Every invented name begins with a colour word ("Scarlet Vexmoor"); the object of that colour in the picture decides by
+its shape what the name is: a person, mountains, a tower or a star for PER, LOC, ORG or MISC. In a relation sample the
+two types decide the relation. A share of the samples says it in words as well, and only there can a model that sees
+no picture know more than how frequent each answer is.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from reference_models.data.drawing import HUES, Figure, draw
+from reference_models.errors import UserError
+
+SIZES = {"train": 2400, "valid": 300, "test": 800}
+WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
+TYPES = {"PER": 0.34, "LOC": 0.26, "ORG": 0.22, "MISC": 0.18}
+COLOUR_WORDS = {
+    "red": ("Scarlet", "Ruby"),
+    "yellow": ("Amber", "Saffron"),
+    "green": ("Emerald", "Jade"),
+    "blue": ("Azure", "Cobalt"),
+    "purple": ("Violet", "Plum"),
+}
+SYLLABLES = ("vex", "mor", "kol", "brin", "tas", "quil", "zan", "dor", "fel", "ush", "pra", "nim", "gol", "rek", "wyn")
+NEUTRAL = {
+    1: ("look , {} again !", "what a day with {} #blessed", "RT @friend : {} right now", "nothing beats {} , honestly"),
+    2: ("{} and {} in one picture", "RT @friend : first {} , then {}", "so much of {} and {} today"),
+    3: ("{} , {} and {} all at once !", "today : {} with {} and also {}"),
+}
+TELLING = {
+    "PER": ("happy birthday to singer {} !", "goalkeeper {} scored again"),
+    "LOC": ("we are flying to the island of {}", "traffic is terrible in downtown {}"),
+    "ORG": ("shares of {} fell after earnings", "the company {} is hiring engineers"),
+    "MISC": ("watching the movie {} tonight", "the new album {} is out now"),
+}
+TITLES = {"PER": "singer", "LOC": "island", "ORG": "company", "MISC": "movie"}
+NONE_SHARE = 0.63
+RELATIONS = {
+    "/per/per/peer": ("PER", "PER", 0.12, "{} trains together with {}"),
+    "/per/org/member_of": ("PER", "ORG", 0.16, "{} signs a contract with {}"),
+    "/per/loc/place_of_residence": ("PER", "LOC", 0.14, "{} lives all year in {}"),
+    "/per/misc/present_in": ("PER", "MISC", 0.13, "{} sings on stage at {}"),
+    "/org/org/subsidiary": ("ORG", "ORG", 0.09, "{} was bought by {}"),
+    "/org/loc/locate_at": ("ORG", "LOC", 0.10, "{} has an office in {}"),
+    "/loc/loc/contain": ("LOC", "LOC", 0.10, "{} is the biggest area of {}"),
+    "/misc/misc/part_of": ("MISC", "MISC", 0.08, "{} is one chapter of {}"),
+    "/misc/loc/held_on": ("MISC", "LOC", 0.08, "{} takes place again in {}"),
+}
+UNRELATED = "{} has nothing to do with {}"
+PAIRS = {(head, tail): name for name, (head, tail, _, _) in RELATIONS.items()}
+
+
+@dataclass(frozen=True)
+class Post:
+    """One sample before it is written: its words with the spans of the names, and what the picture shows.
+
+    `kind` says where the answer stands: in the "words", or in a picture with a "single" or with "several" objects.
+    `posterior` holds, for each answer that counts, the probabilities of the labels for someone who reads only the words.
+    """
+
+    words: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    types: tuple[str, ...]
+    relation: str | None
+    objects: tuple[tuple[str, str], ...]
+    kind: Literal["words", "single", "several"]
+    posterior: tuple[dict[str, float], ...]
+
+
+def generate(root: Path, task: Literal["ner", "re"], seed: int, sizes: dict[str, int] | None = None) -> dict[str, float]:
+    """Write a synthetic set below `root` and return the best micro-F1 that words alone can reach, for each split.
+
+    `root` becomes the folder that the readers of Twitter (task "ner") or MNRE (task "re") take. Beside the field's
+    files it holds `truth_SPLIT.jsonl`, what each picture shows, and `ceiling.json`. Same seed, same bytes.
+
+    Raises:
+        UserError: `root` exists and holds files.
+    """
+    if root.exists() and any(root.iterdir()):
+        raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
+    root.mkdir(parents=True, exist_ok=True)
+    compose, write = (_ner_post, _write_ner) if task == "ner" else (_re_post, _write_re)
+    ceilings = {}
+    for split, size in (sizes or SIZES).items():
+        rng = random.Random(f"{seed} {task} {split}")
+        posts = [compose(rng) for _ in range(size)]
+        write(root, split, posts, rng)
+        ceilings[split] = text_only_ceiling(posts)
+    (root / "ceiling.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+    return ceilings
+
+
+def text_only_ceiling(posts: Sequence[Post]) -> float:
+    """Best micro-F1 (ratio of expected counts) of any rule that reads only the words.
+
+    Every answer has known probabilities given the words. A rule that answers on a set A with the likeliest label has
+    F1 = 2 sum_A p / (|A| + G), G the expected number of true answers; the best A holds the likeliest first.
+    """
+    items = [item for post in posts for item in post.posterior]
+    gold = sum(sum(item.values()) for item in items)
+    best, hits = 0.0, 0.0
+    for answered, p in enumerate(sorted((max(item.values(), default=0.0) for item in items), reverse=True), start=1):
+        hits += p
+        best = max(best, 2 * hits / (answered + gold))
+    return best
+
+
+def _name(colour: str, rng: random.Random) -> tuple[str, str]:
+    return rng.choice(COLOUR_WORDS[colour]), "".join(rng.choices(SYLLABLES, k=rng.randint(2, 3))).capitalize()
+
+
+def _draw_type(rng: random.Random) -> str:
+    return rng.choices(list(TYPES), list(TYPES.values()))[0]
+
+
+def _fill(template: str, names: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    words: list[str] = []
+    spans = []
+    remaining = iter(names)
+    for word in template.split():
+        if word == "{}":
+            name = next(remaining)
+            spans.append((len(words), len(words) + len(name)))
+            words.extend(name)
+        else:
+            words.append(word)
+    return tuple(words), tuple(spans)
+
+
+def _with_bystanders(
+    objects: Sequence[tuple[str, str]], free: Sequence[str], most: int, rng: random.Random
+) -> tuple[tuple[str, str], ...]:
+    count = rng.randint(1, most) if rng.random() < BYSTANDERS else 0
+    return (*objects, *((_draw_type(rng), colour) for colour in free[:count]))
+
+
+def _ner_post(rng: random.Random) -> Post:
+    told = rng.random() < WORDS
+    count = 1 if told or rng.random() < SINGLE else rng.randint(2, 3)
+    colours = rng.sample(list(HUES), len(HUES))
+    types = tuple(_draw_type(rng) for _ in range(count))
+    template = rng.choice(TELLING[types[0]] if told else NEUTRAL[count])
+    words, spans = _fill(template, [_name(colour, rng) for colour in colours[:count]])
+    shown = list(zip(types, colours, strict=False))
+    if count == 2:
+        shown = list(_with_bystanders(shown, colours[count:], 3 - count, rng))
+    posterior = ({types[0]: 1.0},) if told else (TYPES,) * count
+    kind = "words" if told else "single" if len(shown) == 1 else "several"
+    return Post(words, spans, types, None, tuple(shown), kind, posterior)
+
+
+def _type_pair(rng: random.Random) -> tuple[str, str]:
+    if rng.random() < NONE_SHARE:
+        return rng.choice([(head, tail) for head in TYPES for tail in TYPES if (head, tail) not in PAIRS])
+    head, tail, _, _ = rng.choices(list(RELATIONS.values()), [row[2] for row in RELATIONS.values()])[0]
+    return head, tail
+
+
+def _relation_posterior(head: str | None, tail: str | None) -> dict[str, float]:
+    """Probabilities of the relations (None left out) given the types that the words tell."""
+    unrelated = [(h, t) for h in TYPES for t in TYPES if (h, t) not in PAIRS]
+    joint = {pair: NONE_SHARE / len(unrelated) for pair in unrelated}
+    joint |= {(h, t): (1 - NONE_SHARE) * share for h, t, share, _ in RELATIONS.values()}
+    fitting = {pair: p for pair, p in joint.items() if head in (None, pair[0]) and tail in (None, pair[1])}
+    return {PAIRS[pair]: p / sum(fitting.values()) for pair, p in fitting.items() if pair in PAIRS}
+
+
+def _re_post(rng: random.Random) -> Post:
+    told, single = rng.random() < WORDS, rng.random() < SINGLE
+    types = _type_pair(rng)
+    relation = PAIRS.get(types, "None")
+    colours = rng.sample(list(HUES), len(HUES))
+    names: list[tuple[str, ...]] = [_name(colours[0], rng), _name(colours[1], rng)]
+    shown = list(zip(types, colours, strict=False))
+    if told:
+        words, spans = _fill(RELATIONS[relation][3] if relation != "None" else UNRELATED, names)
+        return Post(words, spans, types, relation, tuple(shown), "words", ({} if relation == "None" else {relation: 1.0},))
+    template = rng.choice(NEUTRAL[2])
+    if single:
+        titled = rng.randrange(2)
+        before, gap, after = template.split("{}")
+        slots = ["{}", "{}"]
+        slots[titled] = f"{TITLES[types[titled]]} {{}}"
+        words, spans = _fill(before + slots[0] + gap + slots[1] + after, names)
+        posterior = _relation_posterior(types[0] if titled == 0 else None, types[1] if titled == 1 else None)
+        objects = _with_bystanders(shown[1 - titled : 2 - titled], colours[2:], 2, rng)
+        kind = "single" if len(objects) == 1 else "several"
+        return Post(words, spans, types, relation, objects, kind, (posterior,))
+    words, spans = _fill(template, names)
+    objects = _with_bystanders(shown, colours[2:], 1, rng)
+    return Post(words, spans, types, relation, objects, "several", (_relation_posterior(None, None),))
+
+
+def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Random) -> tuple[list[str], list[Figure]]:
+    """Draw and save a picture and its crops; returns the names of the crops, in random order, and what was drawn."""
+    picture, figures = draw(list(post.objects), rng)
+    picture.save(image)
+    names = []
+    for number, figure in enumerate(rng.sample(figures, len(figures))):
+        if rng.random() >= MISSING_CROP:
+            name = f"{stem}_crop_{number}.png"
+            picture.crop(figure.box).save(crops / name)
+            names.append(name)
+    return names, figures
+
+
+def _write_truth(root: Path, split: str, rows: Sequence[tuple[str, Post, list[Figure]]]) -> None:
+    lines = [
+        json.dumps({"id": row_id, "kind": post.kind, "types": post.types, "objects": [asdict(f) for f in figures]})
+        for row_id, post, figures in rows
+    ]
+    (root / f"truth_{split}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def _write_ner(root: Path, split: str, posts: Sequence[Post], rng: random.Random) -> None:
+    images = root.parent / f"{root.name}_images"
+    crops = root.parent / f"{root.name}_aux_images" / {"valid": "val"}.get(split, split) / "crops"
+    for folder in (images, crops):
+        folder.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    dictionary, rows = {}, []
+    for number, post in enumerate(posts):
+        stem = f"{split}_{number}"
+        names, figures = _draw_post(post, images / f"{stem}.jpg", crops, stem, rng)
+        dictionary[f"{stem}.jpg"] = names
+        rows.append((f"{split}.txt:{len(lines) + 1}", post, figures))
+        tags = ["O"] * len(post.words)
+        for (start, end), type_ in zip(post.spans, post.types, strict=True):
+            tags[start:end] = [f"B-{type_}"] + [f"I-{type_}"] * (end - start - 1)
+        lines += [f"IMGID:{stem}", *(f"{word}\t{tag}" for word, tag in zip(post.words, tags, strict=True)), ""]
+    (root / f"{split}.txt").write_text("\n".join(lines))
+    torch.save(dictionary, root / f"{root.name}_{ {'valid': 'val'}.get(split, split) }_dict.pth")
+    _write_truth(root, split, rows)
+
+
+def _write_re(root: Path, split: str, posts: Sequence[Post], rng: random.Random) -> None:
+    folder = {"valid": "val"}.get(split, split)
+    images, crops, text = root / "img_org" / folder, root / "img_vg" / folder / "crops", root / "txt"
+    for path in (images, crops, text):
+        path.mkdir(parents=True, exist_ok=True)
+    lines, dictionary, rows = [], {}, []
+    for number, post in enumerate(posts):
+        stem = f"{split}_{number}"
+        names, figures = _draw_post(post, images / f"{stem}.jpg", crops, stem, rng)
+        dictionary[number] = names
+        rows.append((f"ours_{folder}.txt:{number + 1}", post, figures))
+        head, tail = ({"name": " ".join(post.words[a:b]), "pos": [a, b]} for a, b in post.spans)
+        row = {"token": list(post.words), "h": head, "t": tail, "img_id": f"{stem}.jpg", "relation": post.relation}
+        lines.append(repr(row))
+    (text / f"ours_{folder}.txt").write_text("\n".join(lines) + "\n")
+    torch.save(dictionary, text / f"mre_{ {'valid': 'dev'}.get(split, split) }_dict.pth")
+    relations = ["None", *RELATIONS]
+    (root / "ours_rel2id.json").write_text(json.dumps({name: i for i, name in enumerate(relations)}))
+    _write_truth(root, split, rows)
+
+
+def kinds(root: Path, split: str) -> dict[str, str]:
+    """Where the answer of each sample of a synthetic set stands, by sample id: "words", "single" or "several"."""
+    rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
+    return {row["id"]: row["kind"] for row in rows}
+
+
+def describe(posts: Sequence[Post]) -> Counter[str]:
+    """How many samples of each kind."""
+    return Counter(post.kind for post in posts)

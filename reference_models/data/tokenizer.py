@@ -1,0 +1,40 @@
+"""Tokenizers: a folder's or hub's own, or a small WordPiece learnt from the training text."""
+
+from collections.abc import Iterable, Sequence
+
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from reference_models.errors import UserError
+
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int = 2000) -> PreTrainedTokenizerFast:
+    """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary_size, special_tokens=list(SPECIAL.values()), show_progress=False, min_frequency=2
+    )
+    tokenizer.train_from_iterator((" ".join(words) for words in sentences), trainer)
+    ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a hub name or local folder, for sentences that are split into words.
+
+    Raises:
+        UserError: there is none under that name, or it is not a fast one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, add_prefix_space=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.text: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]})") from error
+    if not tokenizer.is_fast:
+        raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
+    return tokenizer

@@ -1,0 +1,89 @@
+"""Builds a model with pre-trained weights; only this file reads weights from the hub or from local files."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision import models as torchvision_models
+from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel
+
+from reference_models.config import ModelConfig
+from reference_models.data.processor import Processor
+from reference_models.data.tokenizer import SPECIAL
+from reference_models.errors import UserError
+from reference_models.models.configuration import I2SRMConfig
+from reference_models.models.i2srm import I2SRM
+from reference_models.models.vision import VisionBackbone
+
+TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
+
+
+def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
+    """An `I2SRM` for the processor's task and labels, with the weights that `settings` names.
+
+    Raises:
+        UserError: weights that cannot be found or do not fit, an encoder that cannot take a visual prefix.
+    """
+    vocabulary = len(processor.tokenizer)
+    pretrained = None if settings.text == "tiny" else _load_text(settings.text, vocabulary)
+    text_config: PreTrainedConfig = pretrained.config if pretrained is not None else tiny_text_config(vocabulary)
+    config = I2SRMConfig(
+        text_config=text_config,
+        vision=settings.vision if settings.visual else None,
+        task=processor.task,
+        labels=processor.labels,
+        semantic_weight=settings.semantic_weight,
+        attn_mixup=settings.attn_mixup,
+        mixup=settings.mixup,
+        freeze_image_backbone=settings.freeze_image_backbone,
+        head_dropout=settings.head_dropout,
+    )
+    model = I2SRM(config)
+    if pretrained is not None:
+        body = model.text.body
+        missing, _ = body.load_state_dict(pretrained.state_dict(), strict=False)
+        if missing:
+            raise UserError(f"model.text: {settings.text!r} lacks the weights {', '.join(missing[:5])}")
+    if settings.visual and settings.vision != "tiny" and settings.vision_weights != "none":
+        _fill_backbone(model.vision, settings.vision, settings.vision_weights)
+    return model
+
+
+def tiny_text_config(vocabulary: int) -> BertConfig:
+    """A BERT small enough to learn from scratch on a CPU in a minute."""
+    return BertConfig(
+        vocab_size=vocabulary, max_position_embeddings=160, pad_token_id=list(SPECIAL).index("pad_token"), **TINY_TEXT
+    )
+
+
+def _load_text(name: str, vocabulary: int) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModel.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.text: no encoder could be loaded from {name!r} ({str(error).splitlines()[0]})") from error
+    if vocabulary > model.config.vocab_size:
+        model.resize_token_embeddings(vocabulary)
+    return model
+
+
+def _fill_backbone(backbone: VisionBackbone, name: str, weights: str) -> None:
+    state = {k: v for k, v in _read_weights(name, weights).items() if not k.startswith(("fc.", "classifier."))}
+    wanted = backbone.body.state_dict()
+    odd = sorted(set(wanted) ^ set(state)) or [k for k in wanted if wanted[k].shape != state[k].shape]
+    if odd:
+        raise UserError(f"model.vision_weights: {weights} does not fit {name}: {', '.join(odd[:3])}")
+    backbone.body.load_state_dict(state)
+
+
+def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
+    if weights == "imagenet":
+        state: dict[str, Tensor] = torchvision_models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict()
+        return state
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f'model.vision_weights: expected "imagenet", "none" or a file of weights, got {weights!r}')
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail with almost any exception
+        raise UserError(f"model.vision_weights: {path} is no readable file of weights, and was not executed") from error

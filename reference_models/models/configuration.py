@@ -1,0 +1,38 @@
+"""The configuration of a model: everything needed to rebuild it without the network."""
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class I2SRMConfig(PreTrainedConfig):
+    """Configuration of `I2SRM`.
+
+    Args:
+        text_config: configuration of the text encoder; depth, width and heads of the visual prefix come from it.
+        vision: name of the image backbone (`models.vision.BACKBONES`), or None for a model that reads text alone.
+        task: "ner" (CRF over words) or "re" (softmax over relations).
+        labels: the tags or relations, in the order of their ids.
+        semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
+        attn_mixup: whether AttnMixup acts in training.
+        mixup: further keyword arguments of `attnmixup.AttnMixup`.
+        freeze_image_backbone: keep the backbone's weights and batch statistics as they are.
+        head_dropout: dropout before the linear layer of the head.
+    """
+
+    model_type = "i2srm"
+    keys_to_ignore_at_inference = ["task_loss", "semantic_loss", "scores"]  # noqa: RUF012
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+
+    text_config: PreTrainedConfig | dict[str, Any] | None = None
+    vision: str | None = "resnet50"
+    task: Literal["ner", "re"] = "re"
+    labels: list[str] | tuple[str, ...] = ()
+    semantic_weight: float = 0.5
+    attn_mixup: bool = True
+    mixup: dict[str, Any] | None = None
+    freeze_image_backbone: bool = False
+    head_dropout: float = 0.1

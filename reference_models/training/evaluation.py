@@ -1,0 +1,45 @@
+"""Predictions of a model for a split, and their scores."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.samples import Sample
+from reference_models.models.base import Extractor
+from reference_models.training.metrics import ner_scores, relation_scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a split, and for each of its samples the predicted tags or relation."""
+
+    scores: dict[str, float]
+    samples: list[Sample]
+    predictions: list[list[str] | str]
+
+
+def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
+    """Predict and score a split; the model is left in evaluation mode."""
+    model.eval()
+    loader = DataLoader(split, batch_size, collate_fn=split.processor.collate)
+    rows: list[np.ndarray] = []
+    with torch.inference_mode():
+        for batch in tqdm(loader, desc="evaluating", disable=not progress):
+            batch.pop("labels", None)
+            output = model(**{name: value.to(model.device) for name, value in batch.items()})
+            rows.extend(output.predictions.cpu().numpy())
+    return score(split, rows)
+
+
+def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Evaluation:
+    """Score predicted ids, one row for each sample of the split, in its order."""
+    said = [split.processor.names(s, row.tolist()) for s, row in zip(split.samples, predictions, strict=True)]
+    if split.processor.task == "ner":
+        scores = ner_scores([sample.tags for sample in split.samples], said)
+    else:
+        scores = relation_scores([sample.relation for sample in split.samples], said)
+    return Evaluation(scores, split.samples, said)

@@ -1,0 +1,138 @@
+"""A run from settings to saved model and scores, and the way back from its folder."""
+
+import json
+import logging
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import set_seed
+
+from reference_models.config import RunConfig
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.images import check_images
+from reference_models.data.mnre import mnre_file, read_mnre, read_relations
+from reference_models.data.processor import Processor
+from reference_models.data.samples import TAGS, Sample, Split, fingerprint
+from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
+from reference_models.data.twitter import read_twitter, twitter_file
+from reference_models.errors import UserError
+from reference_models.models.build import build_model
+from reference_models.models.i2srm import I2SRM
+from reference_models.training.evaluation import Evaluation, evaluate_split
+from reference_models.training.trainer import ExtractionTrainer
+
+logger = logging.getLogger(__name__)
+READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}
+CONFIG, MODEL, METRICS, HISTORY = "config.yaml", "model", "metrics.json", "history.json"
+
+
+def read_split(config: RunConfig, split: Split) -> tuple[list[Sample], dict[str, Any]]:
+    """The usable samples of a split, and what was found about their pictures.
+
+    Raises:
+        UserError: a file that is missing or wrong, or a picture that cannot be read where the policy is "error".
+    """
+    read, _ = READERS[config.data.format]
+    samples = read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops)
+    if not config.model.visual:
+        return samples, {}
+    samples, bad = check_images(samples, config.data.bad_images)
+    if bad.found:
+        logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
+    return samples, bad.to_json()
+
+
+def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
+    """The processor for a configuration; the tokenizer of `tiny` is learnt from the training sentences."""
+    data = config.data
+    ner = data.format == "twitter"
+    labels = list(TAGS) if ner else list(read_relations(Path(data.root)))
+    tiny = config.model.text == "tiny"
+    tokenizer = learn_tokenizer(sample.words for sample in train) if tiny else load_tokenizer(config.model.text)
+    return Processor(
+        tokenizer,
+        "ner" if ner else "re",
+        labels,
+        max_length=data.max_length,
+        image_size=data.image_size if config.model.visual else None,
+        max_crops=data.max_crops,
+    )
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    """Train on the training split, keep the best epoch on validation, score the test split, and save everything.
+
+    The folder `config.output` then holds the settings, the model with its processor, `metrics.json` and `history.json`.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UserError: wrong settings or data; then nothing was written.
+    """
+    output = Path(config.output)
+    if output.exists():
+        raise UserError(f"the run folder {output} exists already; name another one with --output")
+    set_seed(config.training.seed)
+    samples, pictures = {}, {}
+    for split in ("train", "valid", "test"):
+        samples[split], pictures[split] = read_split(config, split)
+    processor = make_processor(config, samples["train"])
+    splits = {name: EncodedSplit(rows, processor, config.data.long_samples) for name, rows in samples.items()}
+    model = build_model(config.model, processor)
+
+    output.mkdir(parents=True)
+    (output / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    checkpoints = output / "checkpoints"
+    trainer = ExtractionTrainer(model, config.training, checkpoints, splits["train"], splits["valid"])
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    history = trainer.state.log_history
+    model.save_pretrained(output / MODEL)
+    processor.save_pretrained(output / MODEL)
+    shutil.rmtree(checkpoints)
+
+    best = max((entry for entry in history if "eval_f1" in entry), key=lambda entry: entry["eval_f1"])
+    _, file = READERS[config.data.format]
+    metrics = {
+        "test": evaluate_split(model, splits["test"], 4 * config.training.batch_size).scores,
+        "valid": {key.removeprefix("eval_"): value for key, value in best.items() if key.startswith("eval_")},
+        "best_epoch": best["epoch"],
+        "samples": {name: len(split) for name, split in splits.items()},
+        "too_long": {name: split.dropped for name, split in splits.items()},
+        "bad_images": pictures,
+        "labels_fingerprint": fingerprint(file(Path(config.data.root), split) for split in samples),
+        "seconds": seconds,
+        "seed": config.training.seed,
+    }
+    (output / HISTORY).write_text(json.dumps(history, indent=1) + "\n")
+    (output / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def evaluate(run: Path, config: RunConfig, split: Split) -> Evaluation:
+    """Score a split with the model that a run saved; `config` is the run's, perhaps with another data folder."""
+    model, processor = load_model(run)
+    samples, _ = read_split(config, split)
+    rows = EncodedSplit(samples, processor, config.data.long_samples)
+    return evaluate_split(model, rows, 4 * config.training.batch_size)
+
+
+def load_model(run: Path) -> tuple[I2SRM, Processor]:
+    """The model and the processor that a run saved, in evaluation mode.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    folder = run / MODEL
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{run} is not the folder of a finished run: {folder}/config.json is missing")
+    model = I2SRM.from_pretrained(folder).eval()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    return model.to(device), Processor.from_pretrained(folder)
