@@ -1,0 +1,108 @@
+"""A plain loop: an encoder and a head with both modules between them, and one epoch of training."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from attnmixup.attn_mixup import AttnMixup
+from attnmixup.mixed_batch import Criterion, MixedBatch
+from attnmixup.semantic_kl import SemanticKLLoss
+
+
+@dataclass(frozen=True)
+class MixedOutput:
+    """What :class:`MixedModel` returns.
+
+    Attributes:
+        logits: Of the samples that came in, shape ``(B, ...)``.
+        loss: A scalar; None without targets.
+        mixed: The final set that was trained on.
+    """
+
+    logits: Tensor
+    loss: Tensor | None
+    mixed: MixedBatch
+
+
+class MixedModel(nn.Module):
+    """Encoder, AttnMixup, head.
+
+    Args:
+        encoder: Maps inputs to embeddings ``(B, C)`` or ``(B, L, C)``.
+        head: Maps embeddings to logits, row by row.
+        mixer: Stands between the two in training.
+        criterion: Any that :meth:`MixedBatch.loss` takes.
+        semantic: Adds the semantic loss between embeddings and the image in training.
+        semantic_weight: Weight of the semantic loss (lambda_sem in Eq. 17 and 19).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        mixer: AttnMixup,
+        *,
+        criterion: Criterion = F.cross_entropy,
+        semantic: SemanticKLLoss | None = None,
+        semantic_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.head, self.mixer = encoder, head, mixer
+        self.criterion, self.semantic, self.semantic_weight = criterion, semantic, semantic_weight
+
+    def forward(
+        self,
+        inputs: Any,
+        targets: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        image: Tensor | None = None,
+    ) -> MixedOutput:
+        """Predict, and compute the loss if there are targets.
+
+        Args:
+            inputs: Passed to the encoder.
+            targets: Passed to the mixer, as are ``mask`` and ``target_mask``.
+            mask: Boolean, True for what is real.
+            target_mask: Boolean, True for the targets' real tokens.
+            image: Image embeddings ``(B, D)``, for the semantic loss.
+        """
+        embeddings = self.encoder(inputs)
+        mixed = self.mixer(embeddings, targets, mask=mask, target_mask=target_mask)
+        logits = self.head(mixed.embeddings)
+        loss = None if targets is None else mixed.loss(self.criterion, logits)
+        if loss is not None and self.training and self.semantic is not None and image is not None:
+            loss = loss + self.semantic_weight * self.semantic(embeddings, image, mask=mask)
+        return MixedOutput(mixed.originals(logits), loss, mixed)
+
+
+def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: Optimizer) -> dict[str, float]:
+    """Train on every batch once.
+
+    Args:
+        model: A :class:`MixedModel`.
+        batches: Arguments of its ``forward``.
+        optimizer: Has the parameters of the whole model.
+
+    Returns:
+        The statistics of the last batch, and the mean ``loss``.
+    """
+    model.train()
+    stats: dict[str, float] = {}
+    losses = []
+    for batch in batches:
+        output: MixedOutput = model(**batch)
+        if output.loss is None:
+            raise ValueError("Every batch needs targets to train on.")
+        optimizer.zero_grad()
+        torch.autograd.backward(output.loss)
+        optimizer.step()
+        stats = output.mixed.stats()
+        losses.append(float(output.loss))
+    return stats | {"loss": sum(losses) / max(1, len(losses))}
