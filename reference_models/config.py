@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reference_models.errors import UserError
+
 
 @dataclass
 class DataConfig:
@@ -27,6 +29,9 @@ class DataConfig:
     image_size: int = 224
     max_crops: int = 3
 
+    def __post_init__(self) -> None:
+        _check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
+
 
 @dataclass
 class ModelConfig:
@@ -34,6 +39,7 @@ class ModelConfig:
 
     Args:
         text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt here).
+        tiny_vocabulary: sub-words that "tiny" learns from the training text.
         visual: whether the model sees pictures.
         vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
         vision_weights: "imagenet" (torchvision's hub), "none" (random), or a local file.
@@ -45,6 +51,7 @@ class ModelConfig:
     """
 
     text: str = "bert-base-uncased"
+    tiny_vocabulary: int = 2000
     visual: bool = True
     vision: str = "resnet50"
     vision_weights: str = "imagenet"
@@ -53,6 +60,9 @@ class ModelConfig:
     attn_mixup: bool = True
     mixup: dict[str, Any] = field(default_factory=dict)
     head_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_at_least(self, "model", tiny_vocabulary=50, semantic_weight=0, head_dropout=0)
 
 
 @dataclass
@@ -79,6 +89,10 @@ class TrainingConfig:
     seed: int = 0
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        least = {"learning_rate": 0, "head_learning_rate": 0, "weight_decay": 0, "warmup": 0, "seed": 0, "workers": 0}
+        _check_at_least(self, "training", epochs=1, batch_size=1, **least)
+
 
 @dataclass
 class RunConfig:
@@ -92,3 +106,9 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def _check_at_least(settings: object, section: str, **least: float) -> None:
+    for name, bound in least.items():
+        if not (value := getattr(settings, name)) >= bound:
+            raise UserError(f"{section}.{name} must be {bound} or more, got {value}")

@@ -8,7 +8,6 @@ no picture know more than how frequent each answer is.
 
 import json
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from reference_models.data.drawing import HUES, Figure, draw
 from reference_models.errors import UserError
 
-SIZES = {"train": 2400, "valid": 300, "test": 800}
+SIZES = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
 TYPES = {"PER": 0.34, "LOC": 0.26, "ORG": 0.22, "MISC": 0.18}
 COLOUR_WORDS = {
@@ -266,8 +265,3 @@ def kinds(root: Path, split: str) -> dict[str, str]:
     """Where the answer of each sample of a synthetic set stands, by sample id: "words", "single" or "several"."""
     rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
     return {row["id"]: row["kind"] for row in rows}
-
-
-def describe(posts: Sequence[Post]) -> Counter[str]:
-    """How many samples of each kind."""
-    return Counter(post.kind for post in posts)

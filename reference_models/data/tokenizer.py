@@ -11,7 +11,7 @@ from reference_models.errors import UserError
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
 
-def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int = 2000) -> PreTrainedTokenizerFast:
+def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)

@@ -39,7 +39,10 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
         freeze_image_backbone=settings.freeze_image_backbone,
         head_dropout=settings.head_dropout,
     )
-    model = I2SRM(config)
+    try:
+        model = I2SRM(config)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, UserError) else UserError(f"model.mixup: {error}") from error
     if pretrained is not None:
         body = model.text.body
         missing, _ = body.load_state_dict(pretrained.state_dict(), strict=False)

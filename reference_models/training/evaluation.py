@@ -1,6 +1,8 @@
 """Predictions of a model for a split, and their scores."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,3 +45,14 @@ def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Ev
     else:
         scores = relation_scores([sample.relation for sample in split.samples], said)
     return Evaluation(scores, split.samples, said)
+
+
+def write_predictions(path: Path, evaluation: Evaluation) -> None:
+    """One JSON object a line: id, words, picture, entities as spans, and what was predicted beside what is true."""
+    with path.open("w", encoding="utf-8") as file:
+        for sample, predicted in zip(evaluation.samples, evaluation.predictions, strict=True):
+            row = {"id": sample.id, "words": sample.words, "image": sample.image and str(sample.image)}
+            if sample.head is not None:
+                row |= {"head": sample.head, "tail": sample.tail}
+            row |= {"predicted": predicted, "true": sample.relation or sample.tags}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

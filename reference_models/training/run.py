@@ -23,12 +23,14 @@ from reference_models.data.twitter import read_twitter, twitter_file
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
 from reference_models.models.i2srm import I2SRM
-from reference_models.training.evaluation import Evaluation, evaluate_split
+from reference_models.report.figure import training_figure
+from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
 from reference_models.training.trainer import ExtractionTrainer
 
 logger = logging.getLogger(__name__)
 READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}
 CONFIG, MODEL, METRICS, HISTORY = "config.yaml", "model", "metrics.json", "history.json"
+PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
 def read_split(config: RunConfig, split: Split) -> tuple[list[Sample], dict[str, Any]]:
@@ -52,8 +54,10 @@ def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
     data = config.data
     ner = data.format == "twitter"
     labels = list(TAGS) if ner else list(read_relations(Path(data.root)))
-    tiny = config.model.text == "tiny"
-    tokenizer = learn_tokenizer(sample.words for sample in train) if tiny else load_tokenizer(config.model.text)
+    if config.model.text == "tiny":
+        tokenizer = learn_tokenizer((sample.words for sample in train), config.model.tiny_vocabulary)
+    else:
+        tokenizer = load_tokenizer(config.model.text)
     return Processor(
         tokenizer,
         "ner" if ner else "re",
@@ -67,7 +71,8 @@ def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
 def train(config: RunConfig) -> dict[str, Any]:
     """Train on the training split, keep the best epoch on validation, score the test split, and save everything.
 
-    The folder `config.output` then holds the settings, the model with its processor, `metrics.json` and `history.json`.
+    The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
+    the test split, and the history of the training as numbers and as a picture.
 
     Returns:
         What `metrics.json` holds.
@@ -100,8 +105,9 @@ def train(config: RunConfig) -> dict[str, Any]:
 
     best = max((entry for entry in history if "eval_f1" in entry), key=lambda entry: entry["eval_f1"])
     _, file = READERS[config.data.format]
+    test = evaluate_split(model, splits["test"], 4 * config.training.batch_size)
     metrics = {
-        "test": evaluate_split(model, splits["test"], 4 * config.training.batch_size).scores,
+        "test": test.scores,
         "valid": {key.removeprefix("eval_"): value for key, value in best.items() if key.startswith("eval_")},
         "best_epoch": best["epoch"],
         "samples": {name: len(split) for name, split in splits.items()},
@@ -111,6 +117,8 @@ def train(config: RunConfig) -> dict[str, Any]:
         "seconds": seconds,
         "seed": config.training.seed,
     }
+    write_predictions(output / PREDICTIONS, test)
+    training_figure({output.name: history}, output / FIGURE)
     (output / HISTORY).write_text(json.dumps(history, indent=1) + "\n")
     (output / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics
@@ -124,15 +132,20 @@ def evaluate(run: Path, config: RunConfig, split: Split) -> Evaluation:
     return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 
-def load_model(run: Path) -> tuple[I2SRM, Processor]:
-    """The model and the processor that a run saved, in evaluation mode.
+def find_run(run: Path) -> Path:
+    """The folder itself, if it holds a finished run.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: it does not.
     """
-    folder = run / MODEL
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{run} is not the folder of a finished run: {folder}/config.json is missing")
-    model = I2SRM.from_pretrained(folder).eval()
+    for file in (run / CONFIG, run / MODEL / "config.json", run / METRICS):
+        if not file.is_file():
+            raise UserError(f"{run} is not the folder of a finished run: {file} is missing")
+    return run
+
+
+def load_model(run: Path) -> tuple[I2SRM, Processor]:
+    """The model and the processor that a run saved, in evaluation mode, on the first accelerator found."""
+    model = I2SRM.from_pretrained(run / MODEL).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return model.to(device), Processor.from_pretrained(folder)
+    return model.to(device), Processor.from_pretrained(run / MODEL)

@@ -1,0 +1,100 @@
+"""`i2srm demo`: a synthetic set, a text-only model and I2SRM on it, and what the pictures bring."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reference_models.data.samples import Sample
+from reference_models.data.synthetic import generate, kinds
+from reference_models.errors import UserError
+from reference_models.prediction import describe
+from reference_models.report.figure import training_figure
+from reference_models.settings import find_config, read_settings
+from reference_models.training.metrics import ner_scores, relation_scores
+from reference_models.training.run import HISTORY, METRICS, PREDICTIONS, train
+
+Task = Literal["ner", "re"]
+SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
+QUICK = {"train": 1500, "valid": 100, "test": 200}
+TITLES = {"ner": "named entities", "re": "relations"}
+MODELS = {
+    "text-only": ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"],
+    "i2srm": [],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the demo's table; `several` is the F1 on test samples whose picture shows several objects."""
+
+    model: str
+    precision: float
+    recall: float
+    f1: float
+    several: float
+    seconds: float
+
+
+def run_demo(tasks: Sequence[Task], output: Path, *, seed: int = 0, quick: bool = False) -> str:
+    """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
+
+    Raises:
+        UserError: `output` exists already.
+    """
+    if output.exists():
+        raise UserError(f"the folder {output} exists already; name another one with --output")
+    reports = [_run_task(task, output / task, seed, quick) for task in tasks]
+    return "\n\n".join([*reports, f"Models, scores, predictions and training.png of each task are in {output}/"])
+
+
+def _run_task(task: Task, folder: Path, seed: int, quick: bool) -> str:
+    print(f"\n== {TITLES[task]}: writing the synthetic set into {folder / 'data'}", flush=True)
+    data = folder / "data" / "posts"
+    ceiling = generate(data, task, seed, QUICK if quick else SIZES[task])["test"]
+    kind_of = kinds(data, "test")
+    rows, histories = [], {}
+    for name, overrides in MODELS.items():
+        print(f"\n== {TITLES[task]}: training {name}", flush=True)
+        run = folder / name
+        overrides = [*overrides, "--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
+        if quick:
+            overrides += ["--training.epochs", "3"]
+        metrics = train(read_settings(find_config(f"synthetic-{task}"), overrides))
+        predictions = _read_predictions(run / PREDICTIONS)
+        several = [row for row in predictions if kind_of[row["id"]] == "several"]
+        scores = ner_scores if task == "ner" else relation_scores
+        several_f1 = scores([row["true"] for row in several], [row["predicted"] for row in several])["f1"]
+        test = metrics["test"]
+        rows.append(Row(name, test["precision"], test["recall"], test["f1"], several_f1, metrics["seconds"]))
+        histories[name] = json.loads((run / HISTORY).read_text())
+    training_figure(histories, folder / "training.png", ceiling)
+    summary = {"ceiling": ceiling, "seed": seed, "models": {row.model: vars(row) for row in rows}}
+    (folder / METRICS).write_text(json.dumps(summary, indent=1) + "\n")
+    return "\n".join([_table(task, rows, ceiling), "", *_examples(predictions, kind_of)])
+
+
+def _read_predictions(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _table(task: Task, rows: Sequence[Row], ceiling: float) -> str:
+    lines = [
+        f"{TITLES[task]}, test split (percent)",
+        f"{'model':<12}{'precision':>10}{'recall':>8}{'F1':>8}{'text-only ceiling':>19}{'F1, several objects':>21}",
+    ]
+    for row in rows:
+        numbers = f"{100 * row.precision:>10.1f}{100 * row.recall:>8.1f}{100 * row.f1:>8.1f}"
+        lines.append(f"{row.model:<12}{numbers}{100 * ceiling:>19.1f}{100 * row.several:>21.1f}")
+    return "\n".join(lines)
+
+
+def _examples(predictions: Sequence[dict[str, Any]], kind_of: dict[str, str]) -> list[str]:
+    lines = ["three predictions of i2srm on test samples with several objects:"]
+    for row in [row for row in predictions if kind_of[row["id"]] == "several"][:3]:
+        head, tail = (tuple(row[name]) if name in row else None for name in ("head", "tail"))
+        sample = Sample(row["id"], tuple(row["words"]), head=head, tail=tail)
+        verdict = "right" if row["predicted"] == row["true"] else f"wrong, it is {describe(sample, row['true'])}"
+        lines += [f"  {' '.join(sample.words)}", f"    {describe(sample, row['predicted'])}  ({verdict})", f"    {row['image']}"]
+    return lines

@@ -1,0 +1,1 @@
+"""The models: encoders, visual prefix, heads, and I2SRM itself."""

@@ -1,0 +1,37 @@
+"""The picture of a training: losses and validation F1 over the epochs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, float]]
+
+
+def training_figure(histories: Mapping[str, History], path: Path, ceiling: float | None = None) -> None:
+    """Draw the histories of one or more runs into a PNG.
+
+    Args:
+        histories: by name, the entries that Trainer logs: `loss`, `semantic_loss` and `eval_f1` with their `epoch`.
+        path: of the picture.
+        ceiling: best F1 that words alone can reach, drawn as a line where it is known.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for number, (name, history) in enumerate(histories.items()):
+        for axes, key, style, label in (
+            (losses, "task_loss", "-", f"{name}: task"),
+            (losses, "semantic_loss", ":", f"{name}: semantic"),
+            (scores, "eval_f1", "-", name),
+        ):
+            points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, marker=".", color=f"C{number}", label=label)
+    if ceiling is not None:
+        scores.axhline(ceiling, linestyle="--", color="grey", label="best that words alone allow")
+    losses.set(xlabel="epoch", ylabel="loss (nats)", yscale="log", title="training")
+    scores.set(xlabel="epoch", ylabel="F1", ylim=(0, 1), title="validation")
+    for axes in (losses, scores):
+        axes.legend(fontsize="small")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

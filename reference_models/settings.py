@@ -1,0 +1,46 @@
+"""Reads a run's settings: a YAML file, then overrides of the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from reference_models.config import RunConfig
+from reference_models.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """The YAML file at a path, or one of those that come with the package: `mnre`, `mnre.yaml` or `configs/mnre.yaml`.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    shipped = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+    for path in (Path(name), shipped):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise UserError(f"there is no configuration file {name}; those that come with the package: {known}")
+
+
+def read_settings(path: Path, overrides: Sequence[str], *, usage: str = "i2srm train CONFIG") -> RunConfig:
+    """The settings of a YAML file, changed by overrides such as `["--training.epochs", "5"]`.
+
+    `--help` among the overrides prints every key with its default and ends the program.
+
+    Raises:
+        UserError: a key that does not exist, a value of the wrong type, or a file that is not YAML.
+    """
+    parser = ArgumentParser(prog=usage, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file of settings")
+    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    try:
+        namespace = parser.parse_args(["--config", str(path), *overrides])
+        values = parser.instantiate_classes(namespace)
+    except (ArgumentError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 0:
+            raise
+        raise UserError(f"settings from {path} and the command line: {' '.join(str(error).split())}") from error
+    return RunConfig(values.output, values.data, values.model, values.training)
