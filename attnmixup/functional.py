@@ -212,9 +212,39 @@ def interpolate(
     return torch.where(first_real & second_real, mixed, torch.where(second_real & ~first_real, second, first))
 
 
-def one_hot(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Class indices ``(...)`` as ``(..., num_classes)``; zeros for a label out of range, such as an ignored -100."""
-    return (labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)).to(dtype)
+def interpolate_targets(
+    first: Tensor,
+    second: Tensor,
+    lam: Tensor,
+    num_classes: int,
+    *,
+    first_mask: Tensor | None = None,
+    second_mask: Tensor | None = None,
+) -> Tensor:
+    """Soft targets ``lam * y_first + (1 - lam) * y_second`` of synthetic samples (Eq. 15).
+
+    Args:
+        first: Class indices ``(M,)`` or tags ``(M, L)``, of which an ignored label such as -100 becomes zeros; or
+            floating-point targets ``(M, ..., num_classes)``.
+        second: The same kind.
+        lam: Shape ``(M,)``.
+        num_classes: Number of classes.
+        first_mask: Real tokens of ``first``, shape ``(M, L)``; see :func:`interpolate`.
+        second_mask: Real tokens of ``second``.
+
+    Returns:
+        Shape ``(M, ..., num_classes)``.
+
+    Example:
+        >>> interpolate_targets(torch.tensor([0]), torch.tensor([2]), torch.tensor([0.75]), 3)
+        tensor([[0.7500, 0.0000, 0.2500]])
+    """
+    if not first.is_floating_point():
+        classes = torch.arange(num_classes, device=first.device)
+        first, second = ((labels.unsqueeze(-1) == classes).to(lam.dtype) for labels in (first, second))
+    if first.shape[-1] != num_classes:
+        raise ValueError(f"Expected targets over num_classes={num_classes}, got shape {tuple(first.shape)}.")
+    return interpolate(first, second, lam, first_mask=first_mask, second_mask=second_mask)
 
 
 def mixed_loss(loss_first: Tensor, loss_second: Tensor, lam: Tensor) -> Tensor:

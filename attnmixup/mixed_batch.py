@@ -109,13 +109,14 @@ class MixedBatch:
         """
         if self.targets_a is None or self.targets_b is None:
             raise ValueError("This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).")
-        first, second = (
-            targets if targets.is_floating_point() else functional.one_hot(targets, num_classes, self.lam.dtype)
-            for targets in (self.targets_a, self.targets_b)
+        return functional.interpolate_targets(
+            self.targets_a,
+            self.targets_b,
+            self.lam,
+            num_classes,
+            first_mask=self.mask_a,
+            second_mask=self.mask_b,
         )
-        if first.shape[-1] != num_classes:
-            raise ValueError(f"Targets have {first.shape[-1]} classes, not num_classes={num_classes}.")
-        return functional.interpolate(first, second, self.lam, first_mask=self.mask_a, second_mask=self.mask_b)
 
     def originals(self, tensor: Tensor) -> Tensor:
         """The rows of ``tensor``, shape ``(N, ...)``, that belong to the batch itself, in its order: for metrics."""

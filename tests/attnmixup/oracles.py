@@ -1,0 +1,140 @@
+"""Slow, obvious second implementations: plain Python loops over lists of floats, one line per line of the paper."""
+
+import math
+
+
+def softmax(scores):
+    largest = max(scores)
+    powers = [math.exp(score - largest) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def linear(vector, layer):
+    weight = layer.weight.tolist()
+    bias = [0.0] * len(weight) if layer.bias is None else layer.bias.tolist()
+    return [sum(w * x for w, x in zip(row, vector, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+
+
+def layer_norm(vector, layer):
+    mean = sum(vector) / len(vector)
+    variance = sum((x - mean) ** 2 for x in vector) / len(vector)
+    scale, shift = layer.weight.tolist(), layer.bias.tolist()
+    normal = [(x - mean) / math.sqrt(variance + layer.eps) for x in vector]
+    return [n * g + b for n, g, b in zip(normal, scale, shift, strict=True)]
+
+
+def kl(p, q):
+    return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def semantic_kl(text, image, temperature=1.0, direction="text_to_image"):
+    """Eq. 7 for one sample."""
+    p, q = softmax([x / temperature for x in text]), softmax([x / temperature for x in image])
+    if direction == "text_to_image":
+        return kl(p, q)
+    if direction == "image_to_text":
+        return kl(q, p)
+    middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return (kl(p, middle) + kl(q, middle)) / 2
+
+
+def masked_mean(tokens, mask):
+    real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
+    if not real:
+        return [0.0] * len(tokens[0])
+    return [sum(column) / len(real) for column in zip(*real, strict=True)]
+
+
+def score_pair(attention, head, asking, giving):
+    """r_ij of Eq. 8 for one head."""
+    width = attention.dim // attention.heads
+    part = slice(head * width, (head + 1) * width)
+    key = linear(giving, attention.key)[part]
+    if attention.score == "dot":
+        query = linear(asking, attention.query)[part]
+        return sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(width)
+    if attention.score == "additive":
+        query = linear(asking, attention.query)[part]
+    else:
+        query = attention.query.bias[0].tolist()[part]
+    vector = attention.vector[head].tolist()
+    return sum(v * math.tanh(q + k) for v, q, k in zip(vector, query, key, strict=True))
+
+
+def attend(attention, scored, rows, present):
+    """Eq. 8-12 for a list of vectors; ``scored`` are the vectors that the scores are made of."""
+    width = attention.dim // attention.heads
+    others = [j for j, real in enumerate(present) if real]
+    results = []
+    for i, row in enumerate(rows):
+        if not present[i]:
+            results.append(row)
+            continue
+        concatenated = []
+        for head in range(attention.heads):
+            weights = softmax([score_pair(attention, head, scored[i], scored[j]) for j in others])
+            values = [rows[j] for j in others]
+            if attention.score == "dot":
+                values = [linear(value, attention.value)[head * width : (head + 1) * width] for value in values]
+            for feature in zip(*values, strict=True):
+                concatenated.append(sum(w * x for w, x in zip(weights, feature, strict=True)))
+        update = linear(concatenated, attention.output)
+        result = layer_norm([u + x for u, x in zip(update, row, strict=True)], attention.norm)
+        block = attention.feed_forward
+        if block is not None:
+            hidden = [max(0.0, x) for x in linear(result, block.expand)]
+            update = linear(hidden, block.contract)
+            result = layer_norm([u + x for u, x in zip(update, result, strict=True)], block.norm)
+        results.append(result)
+    return results
+
+
+def sample_attention(attention, embeddings, mask=None):
+    """H* of a batch given as nested lists, ``(B, C)`` or ``(B, L, C)``, without dropout."""
+    if not isinstance(embeddings[0][0], list):
+        return attend(attention, embeddings, embeddings, mask or [True] * len(embeddings))
+    length = len(embeddings[0])
+    mask = mask or [[True] * length for _ in embeddings]
+    pooled = [masked_mean(tokens, real) for tokens, real in zip(embeddings, mask, strict=True)]
+    result = [list(tokens) for tokens in embeddings]
+    for position in range(length):
+        rows = [tokens[position] for tokens in embeddings]
+        present = [real[position] for real in mask]
+        scored = pooled if attention.sequence == "pooled" else rows
+        for i, row in enumerate(attend(attention, scored, rows, present)):
+            result[i][position] = row
+    return result
+
+
+def interpolate(first, second, lam):
+    return [lam * a + (1 - lam) * b for a, b in zip(first, second, strict=True)]
+
+
+def interpolate_tokens(first, second, lam, first_mask, second_mask):
+    tokens = []
+    for a, b, real_a, real_b in zip(first, second, first_mask, second_mask, strict=True):
+        if real_a and real_b:
+            tokens.append(interpolate(a, b, lam))
+        else:
+            tokens.append(b if real_b else a)
+    return tokens
+
+
+def cross_entropy(logits, label):
+    return -math.log(softmax(logits)[label])
+
+
+def row_weights(valid, kinds, strength, ratio=None, apart=False):
+    """Share of each row in the loss; ``kinds`` are the letters o, t and s."""
+    weights = []
+    for is_valid, kind in zip(valid, kinds, strict=True):
+        weight = {"o": 1.0, "t": strength, "s": strength}[kind]
+        if ratio is not None:
+            weight *= {"o": 1.0, "t": ratio, "s": 1 - ratio}[kind]
+        weights.append(weight * is_valid)
+    if not apart:
+        return [w / sum(weights) if sum(weights) else 0.0 for w in weights]
+    real = sum(w for w, kind in zip(weights, kinds, strict=True) if kind != "s")
+    synthetic = sum(v for v, kind in zip(valid, kinds, strict=True) if kind == "s")
+    sums = {"o": real, "t": real, "s": synthetic}
+    return [w / sums[kind] if sums[kind] else 0.0 for w, kind in zip(weights, kinds, strict=True)]

@@ -1,0 +1,63 @@
+"""What hypothesis draws: batches of every kind, with ragged masks and every kind of target."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+SCORES = ("additive", "shared", "dot")
+LABEL_KINDS = ("class", "soft", "multilabel", "regression", "tags")
+CLASSES = 3
+DIM = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch to mix."""
+
+    embeddings: torch.Tensor
+    targets: torch.Tensor
+    mask: torch.Tensor | None
+    kind: str
+    generator: torch.Generator
+
+
+sizes = st.integers(1, 9)
+lengths = st.integers(1, 7)
+seeds = st.integers(0, 2**32)
+ratios = st.floats(0, 1)
+
+
+def tensors(seed, *shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def masks(draw, size, length):
+    """Right-padded, with any length of row, nothing at all included."""
+    counts = draw(st.lists(st.integers(0, length), min_size=size, max_size=size))
+    return torch.arange(length) < torch.tensor(counts)[:, None]
+
+
+def targets_of(kind, size, length, generator):
+    if kind == "class":
+        return torch.randint(CLASSES, (size,), generator=generator)
+    if kind == "soft":
+        return torch.rand(size, CLASSES, dtype=torch.float64, generator=generator).softmax(-1)
+    if kind == "multilabel":
+        return torch.randint(2, (size, CLASSES), generator=generator).double()
+    if kind == "regression":
+        return torch.randn(size, dtype=torch.float64, generator=generator)
+    return torch.randint(CLASSES, (size, length), generator=generator)
+
+
+@st.composite
+def cases(draw, kinds=LABEL_KINDS):
+    """Vectors, or sequences for tags, in double precision."""
+    size, length, kind = draw(sizes), draw(lengths), draw(st.sampled_from(kinds))
+    generator = torch.Generator().manual_seed(draw(seeds))
+    by_token = kind == "tags" or draw(st.booleans())
+    shape = (size, length, DIM) if by_token else (size, DIM)
+    embeddings = torch.randn(shape, dtype=torch.float64, generator=generator)
+    mask = draw(masks(size, length)) if by_token else None
+    return Case(embeddings, targets_of(kind, size, length, generator), mask, kind, generator)

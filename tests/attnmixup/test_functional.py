@@ -1,0 +1,269 @@
+"""Every equation against its oracle, and what must hold for any input."""
+
+import math
+
+import oracles
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import lengths, masks, ratios, seeds, sizes, tensors
+
+from attnmixup import functional
+
+DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
+
+
+def close(tensor, expected):
+    torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@given(size=sizes, width=lengths, seed=seeds, temperature=st.floats(0.1, 10))
+def test_semantic_kl_is_the_oracle(direction, size, width, seed, temperature):
+    text, image = 3 * tensors(seed, 2, size, width)
+    loss = functional.semantic_kl(text, image, temperature=temperature, direction=direction)
+    rows = zip(text.tolist(), image.tolist(), strict=True)
+    close(loss, [oracles.semantic_kl(a, b, temperature, direction) for a, b in rows])
+
+
+def test_semantic_kl_by_hand():
+    loss = functional.semantic_kl(torch.zeros(1, 2).double(), torch.log(torch.tensor([[0.25, 0.75]])).double())
+    close(loss, [0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@given(size=sizes, width=lengths, seed=seeds)
+def test_semantic_kl_is_zero_only_for_equal_distributions(direction, size, width, seed):
+    text, other = 3 * tensors(seed, 2, size, width)
+    assert (functional.semantic_kl(text, text.clone(), direction=direction) == 0).all()
+    different = functional.semantic_kl(text, other, direction=direction)
+    assert (different >= -1e-12).all()
+    apart = (text.softmax(-1) - other.softmax(-1)).abs().amax(-1) > 1e-3
+    assert (different[apart] > 0).all()
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@given(row=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=6), seed=seeds)
+def test_semantic_kl_is_never_nan(direction, row, seed):
+    text = torch.tensor(row)
+    image = text[torch.randperm(len(row), generator=torch.Generator().manual_seed(seed))]
+    for temperature in (0.01, 1.0):
+        loss = functional.semantic_kl(text, image, temperature=temperature, direction=direction)
+        assert not loss.isnan()
+        assert loss >= -1e-6
+
+
+def test_semantic_kl_is_computed_in_float32():
+    text, image = torch.randn(4, 3000).half(), torch.randn(4, 3000).half()
+    loss = functional.semantic_kl(text, image)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, functional.semantic_kl(text.float(), image.float()))
+    assert functional.semantic_kl(text.double(), image.double()).dtype == torch.float64
+
+
+def test_semantic_kl_does_not_overflow_in_the_gradient():
+    text = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    image = torch.tensor([[-1e4, 1e4, 5.0]], requires_grad=True)
+    functional.semantic_kl(text, image).sum().backward()
+    assert text.grad.isfinite().all()
+    assert image.grad.isfinite().all()
+
+
+def test_semantic_kl_needs_one_shape():
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(2, 4\); project one"):
+        functional.semantic_kl(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_masked_mean_is_the_oracle(size, length, seed, data):
+    tokens, mask = tensors(seed, size, length, 2), data.draw(masks(size, length))
+    rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+    close(functional.masked_mean(tokens, mask), [oracles.masked_mean(*row) for row in rows])
+    close(functional.masked_mean(tokens, None), [oracles.masked_mean(row, [True] * length) for row in tokens.tolist()])
+
+
+@given(rows=sizes, size=sizes, seed=seeds)
+def test_additive_scores_are_the_oracle(rows, size, seed):
+    query, key, vector = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
+    expected = [
+        [[sum(v * math.tanh(a + b) for v, a, b in zip(vs, q, k, strict=True)) for k in keys] for q in queries]
+        for queries, keys, vs in zip(query.tolist(), key.tolist(), vector.tolist(), strict=True)
+    ]
+    close(functional.additive_scores(query, key, vector), expected)
+
+
+@given(rows=sizes, size=sizes, seed=seeds)
+def test_dot_scores_are_the_oracle(rows, size, seed):
+    query, key = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3)
+    expected = [
+        [[sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(3) for k in keys] for q in queries]
+        for queries, keys in zip(query.tolist(), key.tolist(), strict=True)
+    ]
+    close(functional.dot_scores(query, key), expected)
+
+
+@given(size=sizes, seed=seeds, data=st.data())
+def test_attention_weights_are_a_distribution_over_real_samples(size, seed, data):
+    scores = 20 * tensors(seed, 2, size, size)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    assume(mask.any())
+    weights = functional.attention_weights(scores, mask)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, size, dtype=weights.dtype))
+    assert (weights[..., ~mask] == 0).all()
+    expected = [[oracles.softmax([s for s, m in zip(row, mask, strict=True) if m]) for row in head] for head in scores]
+    close(weights[..., mask], expected)
+
+
+def test_attention_weights_without_any_sample_are_not_nan():
+    assert functional.attention_weights(torch.randn(1, 2, 2), torch.zeros(2, dtype=torch.bool)).isfinite().all()
+
+
+@given(size=sizes, block=st.integers(1, 10), groups=st.sampled_from([1, 2]), seed=seeds)
+def test_blocks_of_rows_change_nothing(size, block, groups, seed):
+    query, key, vector = tensors(seed, 2, size, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
+    values = tensors(seed + 3, groups, size, 4)
+    results = []
+    for block_rows in (None, block):
+        leaves = [tensor.clone().requires_grad_() for tensor in (query, key, vector, values)]
+
+        def score(rows, keys, learned=leaves[2]):
+            return functional.additive_scores(rows, keys, learned)
+
+        context = functional.sample_attention(score, leaves[0], leaves[1], leaves[3], block_rows=block_rows)
+        results.append([context, *torch.autograd.grad(context.square().sum(), leaves)])
+    for plain, blocked in zip(*results, strict=True):
+        torch.testing.assert_close(plain, blocked)
+
+
+def test_blocks_of_rows_hold_one_block_at_a_time():
+    held = []
+
+    def score(query, key):
+        held.append(query.shape[-2])
+        return functional.dot_scores(query, key)
+
+    query = torch.randn(1, 7, 2, requires_grad=True)
+    context = functional.sample_attention(score, query, query, query, block_rows=3)
+    assert held == [3, 3, 1]
+    context.sum().backward()
+    assert held == [3, 3, 1, 1, 3, 3]
+
+
+@given(size=sizes, seed=seeds, data=st.data())
+def test_interpolate_is_the_oracle(size, seed, data):
+    first, second = tensors(seed, 2, size, 4)
+    lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
+    rows = zip(first.tolist(), second.tolist(), lam.tolist(), strict=True)
+    mixed = functional.interpolate(first, second, lam)
+    close(mixed, [oracles.interpolate(*row) for row in rows])
+    assert (mixed <= torch.maximum(first, second) + 1e-12).all()
+    assert (mixed >= torch.minimum(first, second) - 1e-12).all()
+
+
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_interpolate_tokens_is_the_oracle(size, length, seed, data):
+    first, second = tensors(seed, 2, size, length, 2)
+    first_mask, second_mask = data.draw(masks(size, length)), data.draw(masks(size, length))
+    lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
+    mixed = functional.interpolate(first, second, lam, first_mask=first_mask, second_mask=second_mask)
+    columns = [tensor.tolist() for tensor in (first, second, lam, first_mask, second_mask)]
+    close(mixed, [oracles.interpolate_tokens(*row) for row in zip(*columns, strict=True)])
+
+
+@given(size=sizes, seed=seeds)
+def test_lambda_weights_the_first(size, seed):
+    first, second = tensors(seed, 2, size, 4)
+    assert torch.equal(functional.interpolate(first, second, torch.ones(size)), first)
+    assert torch.equal(functional.interpolate(first, second, torch.zeros(size)), second)
+    mostly_first = functional.interpolate(torch.ones(size, 1), torch.zeros(size, 1), torch.full((size,), 0.9))
+    torch.testing.assert_close(mostly_first, torch.full((size, 1), 0.9))
+
+
+def test_interpolate_needs_one_shape():
+    with pytest.raises(ValueError, match=r"\(3, 2\), \(3, 4\) and \(3,\)"):
+        functional.interpolate(torch.zeros(3, 2), torch.zeros(3, 4), torch.zeros(3))
+    with pytest.raises(ValueError, match="lam shape"):
+        functional.interpolate(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(1))
+
+
+@given(size=sizes, seed=seeds)
+def test_interpolate_targets_keeps_the_mass(size, seed):
+    lam = tensors(seed, size).sigmoid()
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
+    soft = functional.interpolate_targets(first, second, lam, 3)
+    torch.testing.assert_close(soft.sum(-1), torch.ones_like(lam))
+    for row, a, b, share in zip(soft.tolist(), first.tolist(), second.tolist(), lam.tolist(), strict=True):
+        expected = [0.0, 0.0, 0.0]
+        expected[a] += share
+        expected[b] += 1 - share
+        assert row == pytest.approx(expected)
+    vectors = functional.interpolate_targets(soft, soft.flip(0), lam, 3)
+    torch.testing.assert_close(vectors, functional.interpolate(soft, soft.flip(0), lam))
+
+
+def test_interpolate_targets_of_tokens():
+    first, second = torch.tensor([[0, 1, -100]]), torch.tensor([[2, 2, 2]])
+    first_mask, second_mask = torch.tensor([[True, True, True]]), torch.tensor([[True, False, False]])
+    soft = functional.interpolate_targets(
+        first, second, torch.tensor([0.25]), 3, first_mask=first_mask, second_mask=second_mask
+    )
+    assert soft.tolist() == [[[0.25, 0, 0.75], [0, 1, 0], [0, 0, 0]]]
+
+
+def test_interpolate_targets_needs_the_number_of_classes():
+    with pytest.raises(ValueError, match=r"num_classes=4, got shape \(2, 3\)"):
+        functional.interpolate_targets(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), 4)
+
+
+@given(size=sizes, seed=seeds)
+def test_mixed_loss_is_the_loss_of_mixed_targets(size, seed):
+    logits, lam = tensors(seed, size, 3), tensors(seed, size).sigmoid()
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
+    losses = [torch.nn.functional.cross_entropy(logits, labels, reduction="none") for labels in (first, second)]
+    soft = functional.interpolate_targets(first, second, lam, 3)
+    expected = torch.nn.functional.cross_entropy(logits, soft, reduction="none")
+    torch.testing.assert_close(functional.mixed_loss(*losses, lam), expected)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@given(
+    counts=st.tuples(sizes, st.integers(0, 9), st.integers(0, 9)),
+    strength=ratios,
+    ratio=st.none() | ratios,
+    data=st.data(),
+)
+def test_row_weights_are_the_oracle(apart, counts, strength, ratio, data):
+    valid = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=sum(counts), max_size=sum(counts)))
+    assume(any(valid[: counts[0]]) or not any(valid))
+    weights = functional.row_weights(
+        torch.tensor(valid, dtype=torch.float64),
+        counts,
+        torch.tensor(strength, dtype=torch.float64),
+        transformed_ratio=ratio,
+        apart=apart,
+    )
+    kinds = "o" * counts[0] + "t" * counts[1] + "s" * counts[2]
+    close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart))
+
+
+def test_gradients_are_those_of_finite_differences():
+    text, image = tensors(0, 2, 3, 4).requires_grad_(), tensors(1, 2, 3, 4).requires_grad_()
+    for direction in DIRECTIONS:
+        assert torch.autograd.gradcheck(
+            lambda a, b, way=direction: functional.semantic_kl(a, b, direction=way), (text, image)
+        )
+    query, key, vector = (
+        tensors(seed, *shape).requires_grad_() for seed, shape in enumerate([(2, 3, 2)] * 2 + [(2, 2)])
+    )
+    assert torch.autograd.gradcheck(functional.additive_scores, (query, key, vector))
+    assert torch.autograd.gradcheck(functional.dot_scores, (query, key))
+    values = tensors(5, 1, 3, 2).requires_grad_()
+    mask = torch.tensor([True, False, True])
+    assert torch.autograd.gradcheck(
+        lambda q, k, v: functional.sample_attention(functional.dot_scores, q, k, v, mask=mask), (query, key, values)
+    )
+    first, second, lam = (tensors(seed, *shape).requires_grad_() for seed, shape in enumerate([(3, 2), (3, 2), (3,)]))
+    assert torch.autograd.gradcheck(functional.interpolate, (first, second, lam))

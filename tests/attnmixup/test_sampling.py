@@ -1,0 +1,234 @@
+"""What is drawn: the right distributions, from the right generator, within the right bounds."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from strategies import ratios, seeds, sizes
+
+from attnmixup import sampling
+from attnmixup.options import MixupOptions
+
+PAPER = MixupOptions(
+    sample_ratio=0.7,
+    transformed_ratio=0.6,
+    alpha=1.0,
+    sampling="random",
+    partner="uniform",
+    lam="sample",
+    final="sample",
+    averaging="together",
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_equal_plans(first, second):
+    for name, drawn in vars(first).items():
+        assert torch.equal(drawn, getattr(second, name)), name
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 3.0])
+def test_lam_follows_the_beta_distribution(alpha):
+    lam = sampling.draw_lam(alpha, 20_000, generator=generator())
+    # Float32 rounds the mass beside 0 and 1 onto the ends, which a test on the distribution function does not mind.
+    assert stats.kstest(lam.double().numpy(), stats.beta(alpha, alpha).cdf).statistic < 0.015 + (alpha < 0.1) * 0.2
+    assert abs(float(lam.mean()) - 0.5) < 0.02
+    assert abs(float(lam.var()) - 1 / (4 * (2 * alpha + 1))) < 0.01
+
+
+def test_lam_is_finite_for_any_alpha():
+    for alpha in (1e-6, 1e-3, 1e3):
+        lam = sampling.draw_lam(alpha, 1000, generator=generator())
+        assert ((lam >= 0) & (lam <= 1)).all()
+
+
+@given(size=sizes, seed=seeds, data=st.data())
+def test_rows_are_drawn_without_replacement(size, seed, data):
+    count = data.draw(st.integers(0, size))
+    rows = sampling.draw_rows(size, count, generator=generator(seed)).tolist()
+    assert len(rows) == len(set(rows)) == count
+    assert all(0 <= row < size for row in rows)
+
+
+@given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
+def test_a_permutation_stays_within_groups(groups, seed):
+    partner = sampling.draw_permutation(torch.tensor(groups), generator=generator(seed)).tolist()
+    assert sorted(partner) == list(range(len(groups)))
+    assert [groups[row] for row in partner] == groups
+
+
+def test_permutations_are_uniform():
+    draw = generator()
+    group = torch.zeros(3, dtype=torch.long)
+    counts: dict[tuple[int, ...], int] = {}
+    for _ in range(3000):
+        partner = tuple(sampling.draw_permutation(group, generator=draw).tolist())
+        counts[partner] = counts.get(partner, 0) + 1
+    assert len(counts) == 6
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9),
+    seed=seeds,
+)
+def test_other_class_finds_another_class_of_the_group(rows, seed):
+    group, classes = torch.tensor(rows).T
+    partner = sampling.draw_other_class(group, classes, generator=generator(seed)).tolist()
+    for (own_group, own_class), chosen in zip(rows, partner, strict=True):
+        assert rows[chosen][0] == own_group
+        if any(g == own_group and c != own_class for g, c in rows):
+            assert rows[chosen][1] != own_class
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9), seed=seeds)
+def test_balanced_stays_within_groups(rows, seed):
+    group, classes = torch.tensor(rows).T
+    partner = sampling.draw_balanced(group, classes, generator=generator(seed)).tolist()
+    assert [rows[chosen][0] for chosen in partner] == group.tolist()
+
+
+def test_other_class_and_balanced_draw_evenly():
+    group, classes = torch.zeros(6, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1, 2])
+    draw = generator()
+    other = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(3000)])
+    balanced = torch.stack([sampling.draw_balanced(group, classes, generator=draw) for _ in range(3000)])
+    others_of_last = torch.bincount(other[:, 5], minlength=6)[:5]
+    assert stats.chisquare(others_of_last.numpy()).pvalue > 1e-3
+    by_class = torch.bincount(classes[balanced[:, 0]], minlength=3)
+    assert stats.chisquare(by_class.numpy()).pvalue > 1e-3
+
+
+def test_classes_come_from_indices_or_vectors():
+    assert sampling.class_of(torch.tensor([2, 0])).tolist() == [2, 0]
+    assert sampling.class_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist() == [1, 0]
+    for targets in (None, torch.zeros(2), torch.zeros(2, 3, dtype=torch.long)):
+        with pytest.raises(ValueError, match='use partner="uniform"'):
+            sampling.class_of(targets)
+
+
+def test_dropout_keeps_the_mean():
+    factors = sampling.draw_dropout(torch.empty(10_000), 0.2, generator=generator())
+    assert set(factors.tolist()) == {0.0, 1.25}
+    assert abs(float(factors.mean()) - 1) < 0.02
+
+
+@given(size=sizes, sample_ratio=ratios, transformed_ratio=ratios, seed=seeds)
+def test_plan_of_the_paper(size, sample_ratio, transformed_ratio, seed):
+    options = replace(PAPER, sample_ratio=sample_ratio, transformed_ratio=transformed_ratio)
+    plan = sampling.draw_plan(options, size, generator=generator(seed))
+    num_transformed = round(transformed_ratio * size)
+    assert len(set(plan.transformed.tolist())) == len(plan.transformed) == num_transformed
+    assert len(plan.first) == len(plan.second) == len(plan.lam) == size - num_transformed
+    # Every sample is in the pairing set once, as it is or transformed, so firsts and seconds are each distinct.
+    for drawn in (plan.first, plan.second):
+        sources = (drawn % size).tolist()
+        assert len(set(sources)) == len(sources)
+    of_source = {}
+    for row in torch.cat([plan.first, plan.second]).tolist():
+        assert of_source.setdefault(row % size, row) == row
+
+
+@given(size=sizes, ratio=ratios, seed=seeds)
+def test_the_pairing_set_has_its_share_of_originals(size, ratio, seed):
+    options = replace(PAPER, sample_ratio=ratio, transformed_ratio=0.0)
+    plan = sampling.draw_plan(options, size, generator=generator(seed))
+    for drawn in (plan.first, plan.second):
+        assert int((drawn < size).sum()) == round(ratio * size)
+        assert sorted((drawn % size).tolist()) == list(range(size))
+
+
+def test_the_pairing_set_is_drawn_at_random():
+    draw = generator()
+    options = replace(PAPER, transformed_ratio=0.0)
+    as_original = torch.zeros(10)
+    for _ in range(1000):
+        first = sampling.draw_plan(options, 10, generator=draw).first
+        as_original[first[first < 10]] += 1
+    assert ((as_original - 700).abs() < 75).all()
+
+
+@pytest.mark.parametrize("field", ["transformed", "first"])
+def test_rows_of_the_final_set_are_drawn_at_random(field):
+    draw = generator()
+    counts = torch.zeros(10)
+    for _ in range(1000):
+        counts[getattr(sampling.draw_plan(PAPER, 10, generator=draw), field) % 10] += 1
+    expected = {"transformed": 600, "first": 400}[field]
+    assert ((counts - expected).abs() < 80).all()
+
+
+@given(size=sizes, seed=seeds)
+def test_plan_of_the_release(size, seed):
+    options = replace(PAPER, sampling="slice", final="slice", lam="batch")
+    plan = sampling.draw_plan(options, size, generator=generator(seed))
+    taken = round(0.7 * size)
+    pairing_set = list(range(taken)) + [size + row for row in range(size - taken, size)]
+    mixed = round(0.4 * len(pairing_set))
+    assert plan.transformed.tolist() == list(range(round(0.6 * size)))
+    assert plan.first.tolist() == pairing_set[:mixed]
+    assert len(set(plan.second.tolist())) == mixed
+    assert set(plan.second.tolist()) <= set(pairing_set)
+    assert len(set(plan.lam.tolist())) == min(1, mixed)
+
+
+@given(size=sizes, seed=seeds)
+def test_plan_by_weight_keeps_everything(size, seed):
+    plan = sampling.draw_plan(replace(PAPER, final="weight"), size, generator=generator(seed))
+    assert plan.transformed.tolist() == list(range(size))
+    assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
+
+
+def test_lam_is_drawn_by_sample_or_by_batch():
+    by_sample = sampling.draw_plan(PAPER, 20, generator=generator()).lam
+    by_batch = sampling.draw_plan(replace(PAPER, lam="batch"), 20, generator=generator()).lam
+    assert len(set(by_sample.tolist())) == len(by_sample) == 8
+    assert len(set(by_batch.tolist())) == 1
+    extreme = sampling.draw_plan(replace(PAPER, alpha=0.01), 100, generator=generator()).lam
+    assert (torch.minimum(extreme, 1 - extreme) < 0.01).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
+def test_pairs_stay_within_groups(partner):
+    group = torch.arange(12) % 3
+    targets = torch.arange(12) % 4
+    options = replace(PAPER, partner=partner, final="weight")
+    plan = sampling.draw_plan(options, 12, targets=targets, group=group, generator=generator())
+    assert torch.equal(group[plan.first % 12], group[plan.second % 12])
+    if partner == "other_class":
+        assert (targets[plan.first % 12] != targets[plan.second % 12]).all()
+
+
+def test_balanced_partners_favour_rare_classes():
+    targets = torch.tensor([0] * 18 + [1, 2])
+    draw = generator()
+    share = {}
+    for partner in ("uniform", "balanced"):
+        options = replace(PAPER, partner=partner, final="weight")
+        plans = [sampling.draw_plan(options, 20, targets=targets, generator=draw) for _ in range(100)]
+        seconds = targets[torch.cat([plan.second for plan in plans]) % 20]
+        share[partner] = float((seconds == 0).float().mean())
+    assert share["uniform"] == pytest.approx(0.9)
+    assert share["balanced"] == pytest.approx(1 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
+def test_a_generator_decides_everything(partner):
+    options = replace(PAPER, partner=partner)
+    targets = torch.arange(9) % 3
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = (
+        sampling.draw_plan(options, 9, targets=targets, generator=generator(seed)) for seed in (5, 5, 6)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_equal_plans(first, again)
+    assert not torch.equal(first.lam, other.lam)
+    assert not torch.equal(sampling.draw_plan(options, 9, targets=targets).lam, first.lam)
+    assert not torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,14 @@
+"""Profiles of hypothesis: a quick one, and a long one chosen by HYPOTHESIS_PROFILE=long. No test uses the network."""
+
+import os
+
+import torch
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("default", max_examples=20, deadline=None, suppress_health_check=checks)
+settings.register_profile("long", max_examples=500, deadline=None, suppress_health_check=checks)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
