@@ -141,7 +141,7 @@ class AttnMixup(nn.Module):
         if not self.training:
             return unmixed(batch)
         everywhere = self.global_batch and distributed.is_distributed()
-        sizes = [len(batch)]
+        sizes = [batch.size]
         if everywhere:
             batch, sizes = distributed.gather_batch(batch)
         transformed, attention = self.attention(
@@ -149,7 +149,7 @@ class AttnMixup(nn.Module):
         )
         if plan is None:
             plan = self.draw(
-                len(batch),
+                batch.size,
                 targets=batch.targets,
                 group=batch.pairing_group,
                 generator=generator,

@@ -24,7 +24,7 @@ class Batch:
     group: Tensor | None
 
     def __post_init__(self) -> None:
-        size = len(self.embeddings)
+        size = self.size
         if self.targets is not None and self.targets.shape[:1] != (size,):
             raise ValueError(f"targets must have one row for each of {size} samples, got {tuple(self.targets.shape)}.")
         if self.target_mask is not None:
@@ -36,14 +36,16 @@ class Batch:
                 f"group must be integer and of shape ({size},), got {self.group.dtype} {tuple(self.group.shape)}."
             )
 
-    def __len__(self) -> int:
-        return len(self.embeddings)
+    @property
+    def size(self) -> int:
+        """Number of samples B; not ``len()``, which would fix it for ``torch.export``."""
+        return self.embeddings.shape[0]
 
     @property
     def valid(self) -> Tensor:
         """1 for a real sample and 0 for padding, shape ``(B,)``."""
         if self.mask is None:
-            return torch.ones(len(self), device=self.embeddings.device)
+            return torch.ones(self.size, device=self.embeddings.device)
         return (self.mask if self.mask.ndim == 1 else self.mask.any(1)).float()
 
     @property

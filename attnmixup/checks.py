@@ -20,7 +20,7 @@ def check_ratio(name: str, value: float) -> None:
 
 def check_embeddings(embeddings: Tensor, dim: int, mask: Tensor | None) -> None:
     """Raise unless the embeddings are (B, dim) or (B, L, dim), floating point, with a mask that fits."""
-    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != dim or len(embeddings) == 0:
+    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != dim or embeddings.shape[0] == 0:
         raise ValueError(
             f"embeddings must have shape (B, {dim}) or (B, L, {dim}) with B >= 1, got {tuple(embeddings.shape)}."
         )

@@ -12,7 +12,7 @@ from attnmixup.sampling import MixupPlan
 
 def unmixed(batch: Batch) -> MixedBatch:
     """The batch as it is, for evaluation."""
-    rows = torch.arange(len(batch), device=batch.embeddings.device)
+    rows = torch.arange(batch.size, device=batch.embeddings.device)
     return MixedBatch(
         embeddings=batch.embeddings,
         targets_a=batch.targets,
@@ -25,7 +25,7 @@ def unmixed(batch: Batch) -> MixedBatch:
         origin=torch.full_like(rows, Origin.ORIGINAL),
         index_a=rows,
         index_b=rows,
-        num_originals=len(batch),
+        num_originals=batch.size,
         num_synthetic=0,
     )
 
@@ -48,7 +48,7 @@ def final_set(
         strength: What transformed and synthetic rows weigh beside the originals, a scalar.
         attention: Kept in the result.
     """
-    size = len(batch)
+    size = batch.size
     rows = torch.arange(size, device=transformed.device)
     first, second = plan.first % size, plan.second % size
     pool = torch.cat([batch.embeddings, transformed])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -75,6 +76,10 @@ def upcast(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the real tokens of every sample; zeros for a sample that has none.
 
@@ -105,14 +110,14 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     Returns:
         Scores of shape ``(..., heads, Q, B)``, in at least float32.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(query.device.type):
         pairs = torch.tanh(upcast(query).unsqueeze(-2) + upcast(key).unsqueeze(-3))
         return (pairs @ upcast(vector)[:, None, :, None]).squeeze(-1)
 
 
 def dot_scores(query: Tensor, key: Tensor) -> Tensor:
     """Scaled dot product ``query_i . key_j / sqrt(width)``, in the shapes of :func:`additive_scores`."""
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(query.device.type):
         return upcast(query) @ upcast(key).mT / math.sqrt(query.shape[-1])
 
 

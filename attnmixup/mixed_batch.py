@@ -86,7 +86,7 @@ class MixedBatch:
         """
         if self.targets_a is None or self.targets_b is None:
             raise ValueError("This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).")
-        if outputs.ndim == 0 or len(outputs) != len(self.lam):
+        if outputs.shape[:1] != self.lam.shape:
             raise ValueError(
                 f"outputs must have {len(self.lam)} rows, one for each of mixed.embeddings, got {tuple(outputs.shape)}."
             )
@@ -95,7 +95,7 @@ class MixedBatch:
         rows = row_losses(criterion, outputs, self.targets_a, self.mask_a)
         if self.num_synthetic:
             # Only synthetic rows have a second target: a CRF need not score the others twice.
-            real = len(rows) - self.num_synthetic
+            real = rows.shape[0] - self.num_synthetic
             second_mask = None if self.mask_b is None else self.mask_b[real:]
             second = row_losses(criterion, outputs[real:], self.targets_b[real:], second_mask)
             rows = torch.cat([rows[:real], functional.mixed_loss(rows[real:], second, self.lam[real:])])
@@ -120,7 +120,7 @@ class MixedBatch:
 
     def originals(self, tensor: Tensor) -> Tensor:
         """The rows of ``tensor``, shape ``(N, ...)``, that belong to the batch itself, in its order: for metrics."""
-        if len(tensor) != len(self.lam):
+        if tensor.shape[:1] != self.lam.shape:
             raise ValueError(f"Expected {len(self.lam)} rows, got a tensor of shape {tuple(tensor.shape)}.")
         return tensor[: self.num_originals]
 
@@ -134,7 +134,7 @@ class MixedBatch:
         if self.num_synthetic:
             stats["lam/mean"] = float(self.lam[-self.num_synthetic :].mean())
         if self.attention is not None:
-            stats["attention/entropy"] = float(torch.special.entr(self.attention).sum(-1).mean())
+            stats["attention/entropy"] = float(torch.special.entr(self.attention.detach()).sum(-1).mean())
         return stats
 
 
@@ -172,10 +172,6 @@ def _mean_by_row(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: T
             f"targets must have the shape of the outputs {tuple(outputs.shape)}, or that without the last axis, got "
             f"{tuple(targets.shape)}."
         )
-    if mask is not None and mask.shape != outputs.shape[:2]:
-        raise ValueError(
-            f"outputs must start with the shape of the mask {tuple(mask.shape)}, got {tuple(outputs.shape)}."
-        )
     leading = outputs.shape[: max(1, outputs.ndim - 1)] if mask is None else mask.shape
     flat = outputs.reshape(-1, *outputs.shape[len(leading) :])
     losses = criterion(flat, targets.reshape(-1, *targets.shape[len(leading) :]))
@@ -184,7 +180,7 @@ def _mean_by_row(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: T
             f"The criterion made losses of shape {tuple(losses.shape)} from outputs {tuple(outputs.shape)} and targets "
             f"{tuple(targets.shape)}; give both the same shape."
         )
-    losses = losses.reshape(*leading, -1).mean(-1)
+    losses = losses.reshape(*leading, -1)
     if mask is not None:
-        return functional.masked_mean(losses.unsqueeze(-1), mask).squeeze(-1)
-    return losses.reshape(len(losses), -1).mean(1)
+        return functional.masked_mean(losses.mean(-1, keepdim=True), mask).squeeze(-1)
+    return losses.flatten(1).mean(1)

@@ -1,0 +1,340 @@
+"""The whole step against its oracle, for every kind of label; each option, and each preset."""
+
+from copy import deepcopy
+from dataclasses import replace
+from itertools import product
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DIM, cases, lengths, ratios, seeds, sizes, tensors
+
+from attnmixup import AttnMixup, Origin
+
+FINALS = ("sample", "slice", "weight")
+
+
+def mixer_of(seed=0, **options):
+    torch.manual_seed(seed)
+    return AttnMixup(DIM, heads=2, dropout=options.pop("dropout", 0.0), **options).double()
+
+
+def rows_of(plan, size):
+    """The rows of the final set as (letter, first, second, lambda), rows of H* counted from ``size`` on."""
+    rows = [("o", row, row, 1.0) for row in range(size)]
+    rows += [("t", size + row, size + row, 1.0) for row in plan.transformed.tolist()]
+    pairs = zip(plan.first.tolist(), plan.second.tolist(), plan.lam.tolist(), strict=True)
+    return rows + [("s", *pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("final", FINALS)
+@given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=ratios)
+def test_the_final_set_is_the_oracle(final, case, averaging, strength):
+    mixer = mixer_of(final=final, averaging=averaging)
+    mixer.set_strength(strength)
+    size = len(case.embeddings)
+    plan = mixer.draw(size, generator=case.generator)
+    mixed = mixer(case.embeddings, case.targets, mask=case.mask, plan=plan)
+
+    transformed = mixer.attention(case.embeddings, mask=case.mask)[0]
+    pool = case.embeddings.tolist() + transformed.tolist()
+    rows = rows_of(plan, size)
+    for number, (kind, first, second, lam) in enumerate(rows):
+        a, b = first % size, second % size
+        if case.embeddings.ndim == 2:
+            expected = oracles.interpolate(pool[first], pool[second], lam)
+        else:
+            masks = case.mask[a].tolist(), case.mask[b].tolist()
+            expected = oracles.interpolate_tokens(pool[first], pool[second], lam, *masks)
+            assert torch.equal(mixed.mask[number], case.mask[a] | case.mask[b])
+        torch.testing.assert_close(mixed.embeddings[number].tolist(), expected)
+        assert torch.equal(mixed.targets_a[number], case.targets[a])
+        assert torch.equal(mixed.targets_b[number], case.targets[b])
+        assert (int(mixed.index_a[number]), int(mixed.index_b[number])) == (a, b)
+        assert float(mixed.lam[number]) == lam
+        assert Origin(int(mixed.origin[number])).name[0].lower() == kind
+        if case.kind == "tags":
+            assert torch.equal(mixed.mask_a[number], case.mask[a])
+            assert torch.equal(mixed.mask_b[number], case.mask[b])
+    assert len(mixed.embeddings) == len(rows)
+    assert (mixed.mask_a is None) == (case.kind != "tags")
+
+    valid = [1.0] * size if case.mask is None else case.mask.any(1).double().tolist()
+    expected = oracles.row_weights(
+        [valid[first % size] for _, first, _, _ in rows],
+        [kind for kind, *_ in rows],
+        strength,
+        0.6 if final == "weight" else None,
+        averaging == "apart",
+    )
+    torch.testing.assert_close(mixed.weight.tolist(), expected, atol=1e-6, rtol=1e-5)
+
+
+@given(case=cases(), seed=seeds)
+def test_counts_of_the_paper(case, seed):
+    size = len(case.embeddings)
+    mixed = mixer_of(seed)(case.embeddings, case.targets, mask=case.mask)
+    counts = torch.bincount(mixed.origin, minlength=3).tolist()
+    assert counts == [size, round(0.6 * size), size - round(0.6 * size)]
+    assert torch.equal(mixed.embeddings[:size], case.embeddings)
+    assert (mixed.num_originals, mixed.num_synthetic) == (size, counts[2])
+
+
+@given(size=sizes, seed=seeds)
+def test_the_release(size, seed):
+    mixer = AttnMixup(DIM, heads=2, preset="release")
+    assert mixer.attention.score == "dot"
+    assert mixer.attention.feed_forward.expand.out_features == 2048
+    embeddings = torch.randn(size, DIM)
+    mixed = mixer(embeddings, torch.arange(size), generator=torch.Generator().manual_seed(seed))
+    taken, kept = round(0.7 * size), round(0.6 * size)
+    made = round(0.4 * 2 * taken)
+    assert torch.bincount(mixed.origin, minlength=3).tolist() == [size, kept, made]
+    firsts = (list(range(taken)) + list(range(size - taken, size)))[:made]
+    assert mixed.targets_a.tolist() == list(range(size)) + list(range(kept)) + firsts
+    assert len(set(mixed.lam[size + kept :].tolist())) <= 1
+    torch.testing.assert_close(mixed.weight[: size + kept].sum(), torch.tensor(1.0))
+    if made:
+        torch.testing.assert_close(mixed.weight[size + kept :], torch.full((made,), 1 / made))
+
+
+OF_THE_RELEASE = {
+    "sampling": "slice",
+    "lam": "batch",
+    "final": "slice",
+    "averaging": "apart",
+}
+
+
+@pytest.mark.parametrize("option", OF_THE_RELEASE)
+def test_presets_are_defaults_for_single_options(option):
+    paper, release = AttnMixup(DIM), AttnMixup(DIM, preset="release")
+    alone = AttnMixup(DIM, **{option: OF_THE_RELEASE[option]})
+    assert alone.options == replace(paper.options, **{option: OF_THE_RELEASE[option]})
+    back = AttnMixup(DIM, preset="release", **{option: getattr(paper.options, option)})
+    assert back.options == replace(release.options, **{option: getattr(paper.options, option)})
+    assert {name: getattr(release.options, name) for name in OF_THE_RELEASE} == OF_THE_RELEASE
+
+
+def test_presets_are_defaults_for_the_attention():
+    release = AttnMixup(DIM, preset="release", score="additive", feed_forward=0).attention
+    assert (release.score, release.feed_forward) == ("additive", None)
+    paper = AttnMixup(DIM, preset="paper", score="dot", feed_forward=5).attention
+    assert (paper.score, paper.feed_forward.expand.out_features) == ("dot", 5)
+    assert AttnMixup(DIM).attention.score == AttnMixup(DIM, preset="paper").attention.score == "additive"
+    assert AttnMixup(DIM).options == AttnMixup(DIM, preset="paper").options
+
+
+@given(case=cases(), seed=seeds)
+def test_evaluation_gives_the_very_same_tensor_and_draws_nothing(case, seed):
+    mixer = mixer_of(seed, dropout=0.5).eval()
+    before = torch.get_rng_state()
+    drawn = torch.Generator().manual_seed(seed)
+    mixed = mixer(case.embeddings, case.targets, mask=case.mask, generator=drawn)
+    assert mixed.embeddings is case.embeddings
+    assert mixed.targets_a is mixed.targets_b is case.targets
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn.get_state(), torch.Generator().manual_seed(seed).get_state())
+    assert mixed.lam.tolist() == [1.0] * len(case.embeddings)
+    assert mixed.origin.tolist() == [Origin.ORIGINAL] * len(case.embeddings)
+    assert mixed.index_a.tolist() == list(range(len(case.embeddings)))
+
+
+@given(case=cases(), seed=seeds, final=st.sampled_from(FINALS))
+def test_nothing_is_changed_in_place(case, seed, final):
+    given_tensors = [t for t in (case.embeddings, case.targets, case.mask) if t is not None]
+    copies = [tensor.clone() for tensor in given_tensors]
+    versions = [tensor._version for tensor in given_tensors]
+    mixer_of(seed, final=final, dropout=0.2)(case.embeddings, case.targets, mask=case.mask)
+    assert [tensor._version for tensor in given_tensors] == versions
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip(given_tensors, copies, strict=True))
+
+
+@given(size=sizes, length=lengths, seed=seeds)
+def test_padding_samples_are_neither_mixed_nor_counted(size, length, seed):
+    for shape in ((size, DIM), (size, length, DIM)):
+        embeddings = tensors(seed, *shape)
+        padded = torch.cat([embeddings, tensors(seed + 1, 2, *shape[1:])])
+        real = torch.arange(size + 2) < size
+        mask = real if len(shape) == 2 else real[:, None].expand(-1, length)
+        mixed = mixer_of(seed, final="weight")(padded, torch.arange(size + 2), mask=mask)
+        assert torch.equal(real[mixed.index_a], real[mixed.index_b])
+        assert (mixed.weight[~real[mixed.index_a]] == 0).all()
+        torch.testing.assert_close(mixed.weight.sum(), torch.tensor(1.0))
+
+
+def test_groups_are_never_mixed():
+    group = torch.arange(12) % 3
+    for partner in ("uniform", "other_class", "balanced"):
+        mixed = mixer_of(partner=partner, final="weight")(tensors(0, 12, DIM), torch.arange(12), group=group)
+        assert torch.equal(group[mixed.index_a], group[mixed.index_b])
+    ungrouped = mixer_of(final="weight")(tensors(0, 12, DIM), torch.arange(12))
+    assert not torch.equal(group[ungrouped.index_a], group[ungrouped.index_b])
+
+
+def test_partners_can_be_of_another_class():
+    targets = torch.tensor([0, 0, 0, 0, 1, 2])
+    for classes in (targets, torch.nn.functional.one_hot(targets).double()):
+        mixed = mixer_of(partner="other_class", final="weight")(tensors(0, 6, DIM), classes)
+        synthetic = mixed.origin == Origin.SYNTHETIC
+        assert (targets[mixed.index_a] != targets[mixed.index_b])[synthetic].all()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "other"),
+    [
+        ("sample_ratio", 0.0, 1.0),
+        ("transformed_ratio", 0.2, 0.8),
+        ("alpha", 0.01, 100.0),
+        ("lam", "sample", "batch"),
+        ("score", "additive", "shared"),
+        ("score", "additive", "dot"),
+        ("sequence", "pooled", "position"),
+        ("heads", 1, 3),
+        ("dropout", 0.0, 0.5),
+        ("feed_forward", 0, 4),
+        ("sampling", "random", "slice"),
+        ("final", "sample", "slice"),
+        ("final", "sample", "weight"),
+        ("averaging", "together", "apart"),
+        ("partner", "uniform", "other_class"),
+        ("partner", "uniform", "balanced"),
+    ],
+)
+def test_no_option_is_ignored(option, value, other):
+    embeddings, targets = tensors(0, 8, 3, DIM), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
+    losses = []
+    for chosen in (value, other):
+        torch.manual_seed(0)
+        mixed = AttnMixup(DIM, **{option: chosen}).double()(
+            embeddings, targets, generator=torch.Generator().manual_seed(1)
+        )
+        losses.append(mixed.loss(torch.nn.functional.cross_entropy, mixed.embeddings.mean(1)).item())
+    assert losses[0] != pytest.approx(losses[1], rel=1e-9)
+
+
+def test_need_attention():
+    mixer = mixer_of()
+    embeddings = tensors(0, 4, DIM)
+    assert mixer(embeddings).attention is None
+    torch.testing.assert_close(
+        mixer(embeddings, need_attention=True).attention, mixer.attention(embeddings, need_attention=True)[1]
+    )
+
+
+def test_an_edited_plan_is_used():
+    mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
+    plan = mixer.draw(5)
+    ends = [
+        mixer(embeddings, plan=replace(plan, lam=torch.full_like(plan.lam, end))).embeddings[-2:] for end in (1.0, 0.0)
+    ]
+    pool = torch.cat([embeddings, mixer.attention(embeddings)[0]])
+    torch.testing.assert_close(ends[0], pool[plan.first])
+    torch.testing.assert_close(ends[1], pool[plan.second])
+    swapped = replace(plan, first=plan.second, second=plan.first, transformed=torch.tensor([4]))
+    mixed = mixer(embeddings, torch.arange(5), plan=swapped)
+    assert mixed.targets_a.tolist() == [0, 1, 2, 3, 4, 4, *(plan.second % 5).tolist()]
+
+
+@pytest.mark.parametrize(("final", "averaging"), product(FINALS, ("together", "apart")))
+def test_no_strength_is_the_plain_loss(final, averaging):
+    mixer, head = mixer_of(final=final, averaging=averaging), torch.nn.Linear(DIM, 3).double()
+    embeddings, targets = tensors(0, 7, DIM), torch.arange(7) % 3
+    losses = []
+    for strength in (0.0, 0.5, 1.0):
+        mixer.set_strength(strength)
+        mixed = mixer(embeddings, targets, generator=torch.Generator().manual_seed(0))
+        losses.append(mixed.loss(torch.nn.functional.cross_entropy, head(mixed.embeddings)).detach())
+    plain = torch.nn.functional.cross_entropy(head(embeddings), targets)
+    torch.testing.assert_close(losses[0], plain.detach(), atol=1e-7, rtol=1e-7)
+    assert min(losses[0], losses[2]) < losses[1] < max(losses[0], losses[2])
+
+
+@given(case=cases(), seed=seeds, preset=st.sampled_from(["paper", "release"]))
+def test_every_parameter_receives_a_gradient(case, seed, preset):
+    torch.manual_seed(seed)
+    mixer = AttnMixup(DIM, heads=2, preset=preset).double()
+    mixed = mixer(case.embeddings.requires_grad_(), case.targets, mask=case.mask, generator=case.generator)
+    mixed.embeddings.square().sum().backward()
+    for parameter in (case.embeddings, *mixer.parameters()):
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
+
+
+def test_gradients():
+    mixer, mask = mixer_of(), torch.tensor([[True, True], [True, False], [True, False]])
+    plan = mixer.draw(3, generator=torch.Generator().manual_seed(0))
+    embeddings = tensors(0, 3, 2, DIM).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: mixer(x, mask=mask, plan=plan).embeddings, (embeddings,))
+
+
+def test_resuming_continues_as_if_nothing_had_happened():
+    def steps(mixer, optimizer, generator, count):
+        for _ in range(count):
+            mixed = mixer(tensors(0, 6, DIM), torch.arange(6), generator=generator)
+            optimizer.zero_grad()
+            mixed.loss(torch.nn.functional.cross_entropy, mixed.embeddings).backward()
+            optimizer.step()
+            mixer.set_strength(float(mixer.strength) / 2)
+
+    straight, generator = mixer_of(dropout=0.2), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(straight.parameters())
+    steps(straight, optimizer, generator, 2)
+    saved = deepcopy((straight.state_dict(), optimizer.state_dict(), generator.get_state()))
+    resumed, other = mixer_of(seed=1, dropout=0.2), torch.Generator()
+    resumed.load_state_dict(saved[0])
+    optimizer_of_resumed = torch.optim.AdamW(resumed.parameters())
+    optimizer_of_resumed.load_state_dict(saved[1])
+    other.set_state(saved[2])
+    steps(straight, optimizer, generator, 2)
+    steps(resumed, optimizer_of_resumed, other, 2)
+    assert float(resumed.strength) == 1 / 16
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_the_options_are_printed():
+    text = repr(AttnMixup(DIM, partner="balanced"))
+    assert "partner='balanced'" in text
+    assert "global_batch=False" in text
+
+
+def test_without_a_process_group_the_global_batch_is_local():
+    embeddings = tensors(0, 5, DIM)
+    mixed = [
+        mixer_of(global_batch=everywhere)(embeddings, generator=torch.Generator().manual_seed(0))
+        for everywhere in (False, True)
+    ]
+    assert torch.equal(mixed[0].embeddings, mixed[1].embeddings)
+
+
+def test_errors():
+    for options, message in (
+        ({"preset": "both"}, "preset must be one of 'paper', 'release', got 'both'"),
+        ({"sample_ratio": 1.1}, "sample_ratio must be between 0 and 1, got 1.1"),
+        ({"transformed_ratio": -0.1}, "transformed_ratio must be between 0 and 1, got -0.1"),
+        ({"alpha": 0.0}, r"alpha must be positive, got 0\.0"),
+        ({"lam": "row"}, "lam must be one of"),
+        ({"sampling": "all"}, "sampling must be one of"),
+        ({"final": "all"}, "final must be one of"),
+        ({"averaging": "no"}, "averaging must be one of"),
+        ({"partner": "best"}, "partner must be one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AttnMixup(DIM, **options)
+    mixer, embeddings = AttnMixup(DIM), torch.zeros(3, DIM)
+    with pytest.raises(ValueError, match="strength must be between 0 and 1, got 2"):
+        mixer.set_strength(2)
+    with pytest.raises(ValueError, match=r"one row for each of 3 samples, got \(4,\)"):
+        mixer(embeddings, torch.zeros(4))
+    with pytest.raises(ValueError, match=r"got \(3, 5\)"):
+        mixer(torch.zeros(3, 5))
+    with pytest.raises(ValueError, match=r"target_mask goes with targets of shape \(B, L, \.\.\.\)"):
+        mixer(embeddings, torch.zeros(3), target_mask=torch.ones(3, 2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"target_mask must have shape \(3, 2\), got \(3, 1\)"):
+        mixer(embeddings, torch.zeros(3, 2), target_mask=torch.ones(3, 1, dtype=torch.bool))
+    for group in (torch.zeros(2, dtype=torch.long), torch.zeros(3)):
+        with pytest.raises(ValueError, match=r"group must be integer and of shape \(3,\)"):
+            mixer(embeddings, group=group)

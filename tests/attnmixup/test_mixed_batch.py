@@ -1,0 +1,225 @@
+"""Losses of every kind of target, soft targets, and what goes along with the rows."""
+
+from functools import partial
+
+import oracles
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import CLASSES, DIM, cases, seeds, tensors
+from torch import nn
+
+from attnmixup import AttnMixup, Origin
+
+
+def mixed_of(case, **options):
+    torch.manual_seed(0)
+    mixer = AttnMixup(DIM, heads=2, **options).double()
+    return mixer(case.embeddings, case.targets, mask=case.mask, generator=case.generator)
+
+
+def outputs_for(mixed, kind):
+    shape = {"regression": (), "tags": (mixed.embeddings.shape[1], CLASSES)}.get(kind, (CLASSES,))
+    return tensors(7, len(mixed.lam), *shape)
+
+
+def loss_of_row(kind, output, target, mask):
+    """Loss of one row against one target, in plain Python."""
+    if kind == "class":
+        return oracles.cross_entropy(output, target)
+    if kind == "soft":
+        return sum(share * oracles.cross_entropy(output, label) for label, share in enumerate(target))
+    if kind == "regression":
+        return (output - target) ** 2
+    if kind == "multilabel":
+        losses = [oracles.cross_entropy([0.0, x], int(y)) for x, y in zip(output, target, strict=True)]
+        return sum(losses) / len(losses)
+    losses = [oracles.cross_entropy(x, y) for x, y, real in zip(output, target, mask, strict=True) if real]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+CRITERIA = {
+    "class": F.cross_entropy,
+    "soft": F.cross_entropy,
+    "multilabel": F.binary_cross_entropy_with_logits,
+    "regression": F.mse_loss,
+    "tags": F.cross_entropy,
+}
+
+
+@given(case=cases(), averaging=st.sampled_from(["together", "apart"]))
+def test_the_loss_is_the_oracle(case, averaging):
+    mixed = mixed_of(case, averaging=averaging)
+    outputs = outputs_for(mixed, case.kind)
+    expected = []
+    for row, output in enumerate(outputs.tolist()):
+        sides = []
+        for targets, mask in ((mixed.targets_a, mixed.mask_a), (mixed.targets_b, mixed.mask_b)):
+            row_mask = None if mask is None else mask[row].tolist()
+            sides.append(loss_of_row(case.kind, output, targets[row].tolist(), row_mask))
+        lam = float(mixed.lam[row])
+        expected.append(lam * sides[0] + (1 - lam) * sides[1])
+    rows = mixed.loss(CRITERIA[case.kind], outputs, reduction="none")
+    torch.testing.assert_close(rows.tolist(), expected, atol=1e-7, rtol=1e-6)
+    total = sum(weight * loss for weight, loss in zip(mixed.weight.tolist(), expected, strict=True))
+    assert float(mixed.loss(CRITERIA[case.kind], outputs)) == pytest.approx(total, rel=1e-5, abs=1e-7)
+
+
+@given(case=cases(kinds=("tags",)))
+def test_a_criterion_by_row_is_given_the_mask(case):
+    mixed = mixed_of(case)
+    outputs = outputs_for(mixed, "tags")
+
+    def likelihood(logits, tags, mask):
+        losses = F.cross_entropy(logits.transpose(1, 2), tags, reduction="none")
+        return (losses * mask).sum(1) / mask.sum(1).clamp_min(1)
+
+    torch.testing.assert_close(mixed.loss(likelihood, outputs), mixed.loss(F.cross_entropy, outputs))
+
+
+@given(case=cases(kinds=("class",)))
+def test_criteria_may_be_functions_partials_modules_or_lambdas(case):
+    mixed = mixed_of(case)
+    outputs = outputs_for(mixed, "class")
+
+    def with_default(logits, labels, *, reduction="mean"):
+        return F.cross_entropy(logits, labels, reduction=reduction)
+
+    expected = mixed.loss(F.cross_entropy, outputs)
+    for criterion in (
+        with_default,
+        nn.CrossEntropyLoss(reduction="none"),
+        partial(F.cross_entropy, label_smoothing=0.0),
+        lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"),
+    ):
+        torch.testing.assert_close(mixed.loss(criterion, outputs), expected)
+    smooth = mixed.loss(partial(F.cross_entropy, label_smoothing=0.5), outputs)
+    assert len(case.embeddings) == 0 or float(smooth) != pytest.approx(float(expected))
+
+
+def test_only_synthetic_rows_are_scored_twice():
+    mixed = AttnMixup(DIM)(torch.randn(10, DIM), torch.arange(10))
+    scored = []
+
+    def criterion(outputs, targets):
+        scored.append(len(targets))
+        return outputs.new_zeros(len(targets))
+
+    mixed.loss(criterion, torch.zeros(20, 3))
+    assert scored == [20, 4]
+    evaluated = AttnMixup(DIM).eval()(torch.randn(10, DIM), torch.arange(10))
+    evaluated.loss(criterion, torch.zeros(10, 3))
+    assert scored == [20, 4, 10]
+
+
+def test_evaluation_has_the_plain_loss():
+    embeddings, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    mixed = AttnMixup(3, heads=1).eval()(embeddings, targets)
+    torch.testing.assert_close(mixed.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings, targets))
+    masked = AttnMixup(3, heads=1).eval()(embeddings, targets, mask=torch.arange(5) < 3)
+    torch.testing.assert_close(masked.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings[:3], targets[:3]))
+
+
+def test_targets_may_have_tokens_of_their_own():
+    torch.manual_seed(0)
+    targets, target_mask = torch.randint(3, (4, 2)), torch.tensor([[True, True], [True, False]] * 2)
+    mixed = AttnMixup(DIM)(
+        torch.randn(4, 5, DIM), targets, mask=torch.ones(4, 5, dtype=torch.bool), target_mask=target_mask
+    )
+    assert torch.equal(mixed.mask_a, target_mask[mixed.index_a])
+    assert torch.equal(mixed.mask_b, target_mask[mixed.index_b])
+    assert mixed.mask.shape == (8, 5)
+    outputs = torch.randn(8, 2, 3)
+    rows = mixed.loss(F.cross_entropy, outputs, reduction="none")
+    assert float(rows[1]) == pytest.approx(float(F.cross_entropy(outputs[1, :1], targets[1, :1])))
+
+
+def test_a_multi_label_as_wide_as_the_sequence_is_no_tag_sequence():
+    mask = torch.tensor([[True, False, False]] * 4)
+    mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.rand(4, 3), mask=mask)
+    assert mixed.mask_a is None
+    outputs = torch.randn(8, 3)
+    rows = mixed.loss(F.binary_cross_entropy_with_logits, outputs, reduction="none")
+    expected = F.binary_cross_entropy_with_logits(outputs[0], mixed.targets_a[0])
+    torch.testing.assert_close(rows[0], expected)
+
+
+def test_tokens_may_be_regressed():
+    mask = torch.tensor([[True, False, False]] * 4)
+    mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.rand(4, 3), mask=mask, target_mask=mask)
+    outputs = torch.randn(8, 3)
+    rows = mixed.loss(F.mse_loss, outputs, reduction="none")
+    torch.testing.assert_close(rows[0], (outputs[0, 0] - mixed.targets_a[0, 0]) ** 2)
+
+
+@given(case=cases(kinds=("class", "soft", "tags")))
+def test_soft_targets_have_the_mass_of_their_sources(case):
+    mixed = mixed_of(case)
+    soft = mixed.soft_targets(CLASSES)
+    lam, last = mixed.lam.tolist(), range(len(mixed.lam))
+    if case.kind == "tags":
+        for row, token in ((row, token) for row in last for token in range(soft.shape[1])):
+            expected = [0.0] * CLASSES
+            real_a, real_b = bool(mixed.mask_a[row, token]), bool(mixed.mask_b[row, token])
+            share = lam[row] if real_a and real_b else float(not real_b or real_a)
+            expected[int(mixed.targets_a[row, token])] += share
+            expected[int(mixed.targets_b[row, token])] += 1 - share
+            assert soft[row, token].tolist() == pytest.approx(expected)
+        return
+    for row in last:
+        sides = [mixed.targets_a[row], mixed.targets_b[row]]
+        if case.kind == "class":
+            sides = [F.one_hot(side, CLASSES) for side in sides]
+        expected = oracles.interpolate(sides[0].tolist(), sides[1].tolist(), lam[row])
+        assert soft[row].tolist() == pytest.approx(expected)
+
+
+@given(case=cases(), seed=seeds)
+def test_originals_are_the_batch(case, seed):
+    mixed = mixed_of(case)
+    assert torch.equal(mixed.originals(mixed.embeddings), case.embeddings)
+    assert torch.equal(mixed.originals(mixed.targets_a), case.targets)
+    carried = torch.arange(len(case.embeddings)) * 10
+    assert torch.equal(mixed.originals(carried[mixed.index_a]), carried)
+
+
+def test_stats_are_floats_to_log():
+    mixed = AttnMixup(DIM)(torch.randn(10, DIM), need_attention=True)
+    stats = mixed.stats()
+    assert all(type(value) is float for value in stats.values())
+    assert stats["rows/original"] == 10
+    assert stats["rows/transformed"] == 6
+    assert stats["rows/synthetic"] == 4
+    assert stats["weight/synthetic"] == pytest.approx(0.2)
+    assert stats["lam/mean"] == pytest.approx(float(mixed.lam[16:].mean()))
+    expected = -(mixed.attention * mixed.attention.log()).sum(-1).mean()
+    assert stats["attention/entropy"] == pytest.approx(float(expected))
+    assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean", "attention/entropy"}
+
+
+def test_origins_are_numbered():
+    assert [(origin.name, int(origin)) for origin in Origin] == [("ORIGINAL", 0), ("TRANSFORMED", 1), ("SYNTHETIC", 2)]
+
+
+def test_errors():
+    mixer = AttnMixup(DIM)
+    mixed = mixer(torch.randn(5, DIM), torch.arange(5))
+    without = mixer(torch.randn(5, DIM))
+    for call in (lambda: without.loss(F.cross_entropy, torch.zeros(10, 5)), lambda: without.soft_targets(5)):
+        with pytest.raises(ValueError, match="has no targets: pass them to AttnMixup"):
+            call()
+    for outputs in (torch.zeros(5, 5), torch.tensor(0.0)):
+        with pytest.raises(ValueError, match="outputs must have 10 rows"):
+            mixed.loss(F.cross_entropy, outputs)
+    with pytest.raises(ValueError, match='"mean" or "none", got \'sum\''):
+        mixed.loss(F.cross_entropy, torch.zeros(10, 5), reduction="sum")
+    with pytest.raises(ValueError, match=r"one loss per row, shape \(10,\), got \(\); leave out its own mean"):
+        mixed.loss(nn.CrossEntropyLoss(), torch.zeros(10, 5))
+    with pytest.raises(ValueError, match=r"shape of the outputs \(10, 4, 5\).* got \(10,\)"):
+        mixed.loss(F.cross_entropy, torch.zeros(10, 4, 5))
+    with pytest.raises(ValueError, match="give both the same shape"):
+        mixed.loss(lambda a, b, reduction: a - b[:, None].T, torch.zeros(10, 1))
+    with pytest.raises(ValueError, match="Expected 10 rows"):
+        mixed.originals(torch.zeros(5))

@@ -1,0 +1,216 @@
+"""The attention across samples against its oracle, and what padding and order may not change."""
+
+from itertools import product
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
+from torch import nn
+
+from attnmixup import SampleAttention, sample_attention
+
+READINGS = tuple(product(SCORES, ("pooled", "position")))
+
+
+def attention_of(seed=0, **options):
+    torch.manual_seed(seed)
+    module = SampleAttention(DIM, heads=2, **options).double().eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return module
+
+
+def close(tensor, expected):
+    torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(size=sizes, seed=seeds, feed_forward=st.sampled_from([0, 3]), data=st.data())
+def test_vectors_are_the_oracle(score, size, seed, feed_forward, data):
+    attention = attention_of(seed, score=score, feed_forward=feed_forward)
+    embeddings = tensors(seed, size, DIM)
+    close(attention(embeddings)[0], oracles.sample_attention(attention, embeddings.tolist()))
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    expected = oracles.sample_attention(attention, embeddings.tolist(), mask.tolist())
+    close(attention(embeddings, mask=mask)[0], expected)
+
+
+@pytest.mark.parametrize(("score", "sequence"), READINGS)
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_sequences_are_the_oracle(score, sequence, size, length, seed, data):
+    attention = attention_of(seed, score=score, sequence=sequence)
+    embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
+    expected = oracles.sample_attention(attention, embeddings.tolist(), mask.tolist())
+    close(attention(embeddings, mask=mask)[0], expected)
+    close(attention(embeddings)[0], oracles.sample_attention(attention, embeddings.tolist()))
+
+
+@pytest.mark.parametrize(("score", "sequence"), READINGS)
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_the_order_of_the_samples_does_not_matter(score, sequence, size, length, seed, data):
+    attention = attention_of(seed, score=score, sequence=sequence)
+    embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
+    order = torch.tensor(data.draw(st.permutations(range(size))))
+    permuted = attention(embeddings[order], mask=mask[order])[0]
+    torch.testing.assert_close(permuted, attention(embeddings, mask=mask)[0][order])
+
+
+@pytest.mark.parametrize(("score", "sequence"), READINGS)
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_padding_gives_nothing_and_receives_nothing(score, sequence, size, length, seed, data):
+    attention = attention_of(seed, score=score, sequence=sequence)
+    embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
+    other_padding = torch.where(mask.unsqueeze(-1), embeddings, 5 * tensors(seed + 1, size, length, DIM))
+    result, other = attention(embeddings, mask=mask)[0], attention(other_padding, mask=mask)[0]
+    torch.testing.assert_close(other[mask], result[mask])
+    assert torch.equal(other[~mask], other_padding[~mask])
+    # Longer padding and padding samples change nothing either.
+    longer = torch.cat([embeddings, tensors(seed + 2, size, 2, DIM)], dim=1)
+    more = torch.cat([longer, tensors(seed + 3, 1, length + 2, DIM)])
+    wider = torch.nn.functional.pad(mask, (0, 2, 0, 1))
+    torch.testing.assert_close(attention(more, mask=wider)[0][:size, :length], result)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_weights_are_those_that_were_used(score, size, length, seed, data):
+    attention = attention_of(seed, score=score)
+    receiving = 1 if score == "shared" else size
+    _, weights = attention(tensors(seed, size, DIM), need_attention=True)
+    assert weights.shape == (2, receiving, size)
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    mask = data.draw(masks(size, length))
+    _, weights = attention(tensors(seed, size, length, DIM), mask=mask, need_attention=True)
+    assert weights.shape == (length, 2, receiving, size)
+    for position, real in enumerate(mask.T):
+        if real.any():
+            assert (weights[position][..., ~real] == 0).all()
+    assert attention(tensors(seed, size, DIM))[1] is None
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_batch_of_one_attends_to_itself(score):
+    attention = attention_of(score=score)
+    embeddings = tensors(0, 1, DIM)
+    assert attention(embeddings, need_attention=True)[1].tolist() == [[[1.0]], [[1.0]]]
+    if score != "dot":
+        update = attention.output(embeddings.repeat(1, 2))
+        torch.testing.assert_close(attention(embeddings)[0], attention.norm(update + embeddings))
+
+
+def test_shared_gives_every_sample_the_same_context():
+    embeddings = tensors(0, 5, DIM)
+    for score, is_same in (("shared", True), ("additive", False)):
+        attention = attention_of(score=score)
+        attention.norm = nn.Identity()
+        context = attention(embeddings)[0] - embeddings
+        assert torch.allclose(context, context[:1].expand(5, -1)) == is_same
+
+
+def test_position_and_pooled_differ():
+    embeddings = tensors(0, 4, 3, DIM)
+    pooled, position = (attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position"))
+    assert not torch.allclose(pooled, position)
+
+
+def test_dot_with_feed_forward_is_a_transformer_layer():
+    attention = SampleAttention(8, heads=4, score="dot", feed_forward=16).double().eval()
+    layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True).double().eval()
+    projections = (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        for bias in (layer.self_attn.in_proj_bias, layer.self_attn.out_proj.bias):
+            nn.init.normal_(bias)
+        for part, projection in enumerate(projections):
+            projection.weight.copy_(layer.self_attn.in_proj_weight[8 * part : 8 * part + 8])
+            projection.bias.copy_(layer.self_attn.in_proj_bias[8 * part : 8 * part + 8])
+    attention.output.load_state_dict(layer.self_attn.out_proj.state_dict())
+    attention.norm.load_state_dict(layer.norm1.state_dict())
+    attention.feed_forward.expand.load_state_dict(layer.linear1.state_dict())
+    attention.feed_forward.contract.load_state_dict(layer.linear2.state_dict())
+    attention.feed_forward.norm.load_state_dict(layer.norm2.state_dict())
+    embeddings = tensors(0, 7, 8)
+    torch.testing.assert_close(attention(embeddings)[0], layer(embeddings[None])[0])
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_large_batches_go_block_by_block(monkeypatch, score):
+    attention = attention_of(score=score)
+    embeddings = tensors(0, 9, DIM).requires_grad_()
+    results = []
+    for limit in (sample_attention.CPU_BLOCK, 50):
+        monkeypatch.setattr(sample_attention, "CPU_BLOCK", limit)
+        result = attention(embeddings)[0]
+        learned = [embeddings, *attention.parameters()]
+        results.append([result, *torch.autograd.grad(result.square().sum(), learned)])
+    for plain, blocked in zip(*results, strict=True):
+        torch.testing.assert_close(plain, blocked)
+
+
+def test_blocks_are_used(monkeypatch):
+    seen = []
+    attend = sample_attention.functional.sample_attention
+
+    def watch(*arguments, **options):
+        seen.append(options["block_rows"])
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(sample_attention.functional, "sample_attention", watch)
+    monkeypatch.setattr(sample_attention, "CPU_BLOCK", 100)
+    attention_of(score="additive")(tensors(0, 5, DIM))
+    attention_of(score="dot")(tensors(0, 5, DIM))
+    assert seen == [100 // (5 * DIM), 100 // (5 * 2)]
+
+
+def test_dropout_acts_in_training_only_and_draws_from_the_generator():
+    attention = attention_of(dropout=0.5, feed_forward=8)
+    embeddings = tensors(0, 5, DIM)
+    still = attention(embeddings)[0]
+    torch.testing.assert_close(attention(embeddings)[0], still)
+    attention.train()
+    before = torch.get_rng_state()
+    first, again = (attention(embeddings, generator=torch.Generator().manual_seed(1))[0] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, still)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.allclose(attention(embeddings)[0], first)
+    torch.testing.assert_close(attention_of(dropout=0.0, feed_forward=8).train()(embeddings)[0], still)
+
+
+@pytest.mark.parametrize(("score", "sequence"), READINGS)
+def test_gradients(score, sequence):
+    attention = attention_of(score=score, sequence=sequence, feed_forward=3)
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    embeddings = tensors(0, 3, 2, DIM).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: attention(x, mask=mask)[0], (embeddings,))
+    attention(embeddings, mask=mask)[0].square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in attention.parameters())
+
+
+def test_heads_need_not_divide_the_width():
+    for score in SCORES:
+        assert SampleAttention(7, heads=3, score=score)(torch.randn(4, 7))[0].shape == (4, 7)
+
+
+def test_errors():
+    for options, message in (
+        ({"score": "cosine"}, "score must be one of 'additive', 'shared', 'dot', got 'cosine'"),
+        ({"sequence": "mean"}, "sequence must be one of"),
+        ({"heads": 0}, "between 1 and dim = 6, got 0"),
+        ({"heads": 7}, "between 1 and dim = 6, got 7"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SampleAttention(DIM, **options)
+    attention = SampleAttention(DIM)
+    for shape in ((3, 5), (3,), (2, 3, 4, DIM), (0, DIM)):
+        with pytest.raises(ValueError, match=r"\(B, 6\) or \(B, L, 6\)"):
+            attention(torch.zeros(shape))
+    with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
+        attention(torch.zeros(3, DIM, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"mask must have shape \(3,\), got \(2,\)"):
+        attention(torch.zeros(3, DIM), mask=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"use mask\.bool\(\)"):
+        attention(torch.zeros(3, DIM), mask=torch.ones(3))

@@ -1,0 +1,157 @@
+"""The semantic loss, reading by reading."""
+
+import math
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import lengths, masks, seeds, sizes, tensors
+from torch import nn
+
+from attnmixup import SemanticKLLoss
+
+TEXT, IMAGE = 4, 5
+
+
+def loss_of(seed=0, image_dim=IMAGE, **options):
+    torch.manual_seed(seed)
+    return SemanticKLLoss(TEXT, image_dim, **options).double()
+
+
+def oracle(loss, text, image):
+    """One sample, through whichever maps there are."""
+    if loss.text_projection is not None:
+        text = oracles.linear(text, loss.text_projection)
+    if loss.image_projection is not None:
+        image = oracles.linear(image, loss.image_projection)
+    return oracles.semantic_kl(text, image, loss.temperature, loss.direction)
+
+
+def close(tensor, expected):
+    torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
+
+
+@pytest.mark.parametrize("project", ["text", "image", "both", "none"])
+@given(
+    size=sizes,
+    seed=seeds,
+    temperature=st.floats(0.2, 5),
+    direction=st.sampled_from(["text_to_image", "image_to_text", "symmetric"]),
+)
+def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature, direction):
+    image_dim = TEXT if project == "none" else IMAGE
+    loss = loss_of(
+        seed,
+        image_dim,
+        project=project,
+        shared_dim=3 if project == "both" else None,
+        temperature=temperature,
+        direction=direction,
+        reduction="none",
+    )
+    text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, image_dim)
+    close(loss(text, image), [oracle(loss, *row) for row in zip(text.tolist(), image.tolist(), strict=True)])
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "token"])
+@given(size=sizes, length=lengths, seed=seeds, data=st.data())
+def test_every_pooling_is_the_oracle(pool, size, length, seed, data):
+    loss = loss_of(seed, pool=pool, reduction="none")
+    text, image = tensors(seed, size, length, TEXT), tensors(seed + 1, size, IMAGE)
+    mask = data.draw(masks(size, length))
+    expected = []
+    for tokens, real, visual in zip(text.tolist(), mask.tolist(), image.tolist(), strict=True):
+        count = sum(real)
+        if not count:
+            expected.append(0.0)
+        elif pool == "token":
+            expected.append(sum(oracle(loss, token, visual) for token in tokens[:count]) / count)
+        else:
+            pooled = tokens[0] if pool == "first" else oracles.masked_mean(tokens, real)
+            expected.append(oracle(loss, pooled, visual))
+    close(loss(text, image, mask=mask), expected)
+    everything = torch.ones(size, length, dtype=torch.bool)
+    torch.testing.assert_close(loss(text, image), loss(text, image, mask=everything))
+
+
+@given(size=sizes, seed=seeds, data=st.data())
+def test_reductions(size, seed, data):
+    text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, IMAGE)
+    rows = loss_of(seed, reduction="none")(text, image)
+    torch.testing.assert_close(loss_of(seed, reduction="sum")(text, image), rows.sum())
+    torch.testing.assert_close(loss_of(seed)(text, image), rows.sum() / size)
+    has_image = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    torch.testing.assert_close(loss_of(seed, reduction="none")(text, image, sample_mask=has_image), rows * has_image)
+    torch.testing.assert_close(
+        loss_of(seed, reduction="sum")(text, image, sample_mask=has_image), rows[has_image].sum()
+    )
+    expected = rows[has_image].mean() if has_image.any() else torch.tensor(0.0).double()
+    torch.testing.assert_close(loss_of(seed)(text, image, sample_mask=has_image), expected)
+    torch.testing.assert_close(loss_of(seed)(text, image, mask=has_image), expected)
+
+
+def test_the_text_is_the_prior():
+    loss = SemanticKLLoss(2, 2, project="none")
+    text, image = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.25, 0.75]]))
+    close(loss(text.double(), image.double()), 0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_equal_sides_cost_nothing():
+    text = torch.randn(3, 4)
+    assert SemanticKLLoss(4, 4, project="none")(text, text) == 0
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_gradient_to_the_prior(detach):
+    loss = loss_of(detach_prior=detach)
+    text, image = tensors(0, 3, TEXT).requires_grad_(), tensors(1, 3, IMAGE).requires_grad_()
+    loss(text, image).backward()
+    assert (text.grad is None) == detach
+    for trained in (image, *loss.parameters()):
+        assert trained.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("project", ["text", "image", "both"])
+def test_every_parameter_receives_a_gradient(project):
+    loss = loss_of(project=project, shared_dim=3 if project == "both" else None)
+    loss(tensors(0, 3, 2, TEXT), tensors(1, 3, IMAGE)).backward()
+    assert len(list(loss.parameters())) == (4 if project == "both" else 2)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in loss.parameters())
+
+
+def test_gradients():
+    loss = loss_of(pool="token")
+    text, image = tensors(0, 2, 3, TEXT).requires_grad_(), tensors(1, 2, IMAGE).requires_grad_()
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask=mask), (text, image))
+
+
+def test_the_map_is_linear():
+    assert isinstance(loss_of().text_projection, nn.Linear)
+    assert loss_of(project="image").text_projection is None
+
+
+def test_errors():
+    for options, message in (
+        ({"project": "all"}, "project must be one of 'text', 'image', 'both', 'none', got 'all'"),
+        ({"pool": "max"}, "pool must be one of"),
+        ({"direction": "both"}, "direction must be one of"),
+        ({"reduction": "mean"}, "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'"),
+        ({"project": "both"}, 'shared_dim goes with project="both", got None'),
+        ({"shared_dim": 3}, "got 3 with project='text'"),
+        ({"project": "none"}, "equal widths, got text_dim=4 and image_dim=5"),
+        ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SemanticKLLoss(TEXT, IMAGE, **options)
+    loss = SemanticKLLoss(TEXT, IMAGE)
+    for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (3, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,))):
+        with pytest.raises(ValueError, match=r"Expected text \(B, 4\) or \(B, L, 4\) and image \(B, 5\)"):
+            loss(torch.zeros(text), torch.zeros(image))
+    text, image = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE)
+    with pytest.raises(ValueError, match=r"mask must have shape \(2, 3\), got \(2, 4\)"):
+        loss(text, image, mask=torch.ones(2, 4, dtype=torch.bool))
+    with pytest.raises(TypeError, match="sample_mask must be boolean"):
+        loss(text, image, sample_mask=torch.ones(2))
