@@ -12,7 +12,11 @@ from reference_models.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, or 2 after one line about a user's mistake."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if overrides and options.command not in (_train, _evaluate):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    options.overrides = overrides
     logging.basicConfig(format="%(message)s")
     try:
         # Importing torch and transformers takes seconds, which `--help` should not.
@@ -46,17 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--seed", type=int, default=0)
     data.set_defaults(command=_data)
 
-    train = commands.add_parser("train", help="train by a YAML file of settings; CONFIG --help lists all keys")
-    train.add_argument("config", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    train = commands.add_parser("train", add_help=False, help="train by a YAML file of settings; --help lists all keys")
+    train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
     train.set_defaults(command=_train)
 
-    evaluate = commands.add_parser("evaluate", help="score the model of a run")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score the model of a run",
+        epilog="Settings of the run can be changed, as in --data.root FOLDER.",
+    )
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test")
     evaluate.set_defaults(command=_evaluate)
-
-    for command in (train, evaluate):
-        command.add_argument("overrides", nargs=argparse.REMAINDER, metavar="--key value", help="settings to change")
 
     predict = commands.add_parser("predict", help="entities of a sentence, or the relation of two of its entities")
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
@@ -87,7 +92,7 @@ def _train(options: argparse.Namespace) -> None:
     from reference_models.settings import find_config, read_settings
     from reference_models.training.run import train
 
-    config = read_settings(find_config(options.config), options.overrides)
+    config = read_settings(options.config and find_config(options.config), options.overrides)
     metrics = train(config)
     print(
         f"\nbest epoch {metrics['best_epoch']:.0f} of {config.training.epochs}, {metrics['seconds']:.0f} s of training; "
@@ -103,7 +108,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     from reference_models.training.run import CONFIG, evaluate, find_run
 
     run = find_run(options.run)
-    config = read_settings(run / CONFIG, options.overrides, usage="i2srm evaluate RUN")
+    config = read_settings(run / CONFIG, options.overrides)
     _print_scores(options.split, evaluate(run, config, options.split).scores)
 
 
@@ -124,5 +129,7 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _print_scores(split: str, scores: dict[str, float]) -> None:
-    shown = (f"{name} {100 * value:.2f}" for name, value in scores.items() if name.endswith(("precision", "recall", "f1")))
+    shown = (
+        f"{name} {100 * value:.2f}" for name, value in scores.items() if name.endswith(("precision", "recall", "f1"))
+    )
     print(f"{split}: {', '.join(shown)}")

@@ -96,5 +96,9 @@ def _examples(predictions: Sequence[dict[str, Any]], kind_of: dict[str, str]) ->
         head, tail = (tuple(row[name]) if name in row else None for name in ("head", "tail"))
         sample = Sample(row["id"], tuple(row["words"]), head=head, tail=tail)
         verdict = "right" if row["predicted"] == row["true"] else f"wrong, it is {describe(sample, row['true'])}"
-        lines += [f"  {' '.join(sample.words)}", f"    {describe(sample, row['predicted'])}  ({verdict})", f"    {row['image']}"]
+        lines += [
+            f"  {' '.join(sample.words)}",
+            f"    {describe(sample, row['predicted'])}  ({verdict})",
+            f"    {row['image']}",
+        ]
     return lines

@@ -25,22 +25,24 @@ def find_config(name: str) -> Path:
     raise UserError(f"there is no configuration file {name}; those that come with the package: {known}")
 
 
-def read_settings(path: Path, overrides: Sequence[str], *, usage: str = "i2srm train CONFIG") -> RunConfig:
-    """The settings of a YAML file, changed by overrides such as `["--training.epochs", "5"]`.
+def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
+    """The settings of a YAML file (None: the defaults), changed by overrides such as `["--training.epochs", "5"]`.
 
     `--help` among the overrides prints every key with its default and ends the program.
 
     Raises:
         UserError: a key that does not exist, a value of the wrong type, or a file that is not YAML.
     """
-    parser = ArgumentParser(prog=usage, exit_on_error=False)
+    parser = ArgumentParser(prog="i2srm train CONFIG", exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file of settings")
     parser.add_class_arguments(RunConfig, fail_untyped=True)
     try:
-        namespace = parser.parse_args(["--config", str(path), *overrides])
+        namespace = parser.parse_args([*(["--config", str(path)] if path else []), *overrides])
         values = parser.instantiate_classes(namespace)
     except (ArgumentError, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == 0:
             raise
-        raise UserError(f"settings from {path} and the command line: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"settings from {path or 'the defaults'} and the command line: {' '.join(str(error).split())}"
+        ) from error
     return RunConfig(values.output, values.data, values.model, values.training)

@@ -37,7 +37,9 @@ def _tower() -> list[list[Point]]:
 
 def _star() -> list[list[Point]]:
     tips = range(10)
-    return [[(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i in tips for r in [(0.95, 0.4)[i % 2]]]]
+    return [
+        [(r * math.sin(i * math.pi / 5), -r * math.cos(i * math.pi / 5)) for i in tips for r in [(0.95, 0.4)[i % 2]]]
+    ]
 
 
 SHAPES = {"PER": _person, "LOC": _mountains, "ORG": _tower, "MISC": _star}

@@ -74,7 +74,9 @@ class Post:
     posterior: tuple[dict[str, float], ...]
 
 
-def generate(root: Path, task: Literal["ner", "re"], seed: int, sizes: dict[str, int] | None = None) -> dict[str, float]:
+def generate(
+    root: Path, task: Literal["ner", "re"], seed: int, sizes: dict[str, int] | None = None
+) -> dict[str, float]:
     """Write a synthetic set below `root` and return the best micro-F1 that words alone can reach, for each split.
 
     `root` becomes the folder that the readers of Twitter (task "ner") or MNRE (task "re") take. Beside the field's
@@ -181,7 +183,9 @@ def _re_post(rng: random.Random) -> Post:
     shown = list(zip(types, colours, strict=False))
     if told:
         words, spans = _fill(RELATIONS[relation][3] if relation != "None" else UNRELATED, names)
-        return Post(words, spans, types, relation, tuple(shown), "words", ({} if relation == "None" else {relation: 1.0},))
+        return Post(
+            words, spans, types, relation, tuple(shown), "words", ({} if relation == "None" else {relation: 1.0},)
+        )
     template = rng.choice(NEUTRAL[2])
     if single:
         titled = rng.randrange(2)

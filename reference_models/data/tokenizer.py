@@ -8,18 +8,30 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reference_models.errors import UserError
 
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 
 
 def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
-    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    texts = [" ".join(words) for words in sentences]
+    normalizer = normalizers.BertNormalizer(lowercase=False)
+    # The trainer numbers continuing characters in the order of a hash map, and breaks ties by number; here they come first.
+    inside = [f"##{c}" for c in sorted(set(normalizer.normalize_str("".join(texts)))) if not c.isspace()]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary_size, special_tokens=list(SPECIAL.values()), show_progress=False, min_frequency=2
+        vocab_size=vocabulary_size, min_frequency=2, special_tokens=[*SPECIAL.values(), *inside], show_progress=False
     )
-    tokenizer.train_from_iterator((" ".join(words) for words in sentences), trainer)
+    learnt = Tokenizer(WordPiece(unk_token="[UNK]"))
+    learnt.normalizer, learnt.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+    learnt.train_from_iterator(texts, trainer)
+
+    tokenizer = Tokenizer(WordPiece(vocab=learnt.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = learnt.normalizer, learnt.pre_tokenizer
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
@@ -34,7 +46,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, add_prefix_space=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.text: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"model.text: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]})"
+        ) from error
     if not tokenizer.is_fast:
         raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
     return tokenizer

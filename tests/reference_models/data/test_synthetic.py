@@ -1,0 +1,141 @@
+"""The synthetic sets: same seed same bytes, readable as the real files, and a ceiling that holds."""
+
+import itertools
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reference_models.data import synthetic
+from reference_models.data.drawing import HUES, SIZE, draw
+from reference_models.data.mnre import read_mnre, read_relations
+from reference_models.data.synthetic import Post, generate, kinds, text_only_ceiling
+from reference_models.data.twitter import read_twitter
+from reference_models.errors import UserError
+from reference_models.training.metrics import spans
+
+SIZES = {"train": 30, "valid": 8, "test": 8}
+READERS = {"ner": read_twitter, "re": read_mnre}
+COMPOSERS = {"ner": synthetic._ner_post, "re": synthetic._re_post}
+tasks = pytest.mark.parametrize("task", ["ner", "re"])
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@tasks
+def test_same_seed_same_bytes(task: str, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        generate(tmp_path / name / "set", task, seed, SIZES)
+    first, second, other = (bytes_of(tmp_path / name) for name in "abc")
+    assert first == second
+    assert first != other
+
+
+@tasks
+def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path) -> None:
+    generate(tmp_path / "set", task, 0, SIZES)
+    for split, size in SIZES.items():
+        samples = READERS[task](tmp_path / "set", split)
+        truth = [json.loads(line) for line in (tmp_path / "set" / f"truth_{split}.jsonl").read_text().splitlines()]
+        assert [sample.id for sample in samples] == [row["id"] for row in truth] == list(kinds(tmp_path / "set", split))
+        assert len(samples) == size
+        for sample, row in zip(samples, truth, strict=True):
+            assert len(sample.crops) <= len(row["objects"])
+            assert Image.open(sample.image).size == (SIZE, SIZE)
+            if task == "ner":
+                assert [kind for _, _, kind in sorted(spans(sample.tags))] == row["types"]
+            else:
+                assert sample.relation == synthetic.PAIRS.get(tuple(row["types"]), "None")
+    if task == "re":
+        assert list(read_relations(tmp_path / "set")) == ["None", *synthetic.RELATIONS]
+
+
+def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
+    generate(tmp_path / "set", "re", 0, SIZES)
+    for sample, line in zip(
+        read_mnre(tmp_path / "set", "train"),
+        (tmp_path / "set" / "truth_train.jsonl").read_text().splitlines(),
+        strict=True,
+    ):
+        picture = Image.open(sample.image)
+        sizes = {(box[2] - box[0], box[3] - box[1]) for box in (o["box"] for o in json.loads(line)["objects"])}
+        assert all(Image.open(crop).size in sizes for crop in sample.crops)
+        assert picture.mode == "RGB"
+
+
+@tasks
+def test_the_name_leads_to_the_object_of_its_colour(task: str) -> None:
+    rng = random.Random(3)
+    colour_of = {word: colour for colour, words in synthetic.COLOUR_WORDS.items() for word in words}
+    for _ in range(300):
+        post = COMPOSERS[task](rng)
+        shown = {colour: type_ for type_, colour in post.objects}
+        assert len(shown) == len(post.objects) <= 3
+        named = [shown.get(colour_of[post.words[start]]) for start, _ in post.spans]
+        if post.kind != "single" and not any(title in post.words for title in synthetic.TITLES.values()):
+            assert named == list(post.types)
+        assert all(type_ in (None, true) for type_, true in zip(named, post.types, strict=True))
+        assert any(named)
+
+
+@tasks
+def test_the_posteriors_are_what_a_reader_of_many_posts_would_count(task: str) -> None:
+    rng = random.Random(5)
+    expected: dict[str, Counter[str]] = {}
+    seen: dict[str, Counter[str]] = {}
+    for _ in range(20_000):
+        post = COMPOSERS[task](rng)
+        answers = post.types if task == "ner" else (post.relation,)
+        for posterior, answer in zip(post.posterior, answers, strict=True):
+            key = json.dumps(posterior)
+            expected.setdefault(key, Counter()).update(posterior)
+            seen.setdefault(key, Counter())[answer] += 1
+    for key, counts in expected.items():
+        total = seen[key].total()
+        for label, count in counts.items():
+            p = count / total
+            assert abs(seen[key][label] - count) <= 5 * (total * p * (1 - p)) ** 0.5 + 1e-6, (key, label)
+
+
+def test_most_relations_are_none_as_in_mnre() -> None:
+    rng = random.Random(0)
+    share = sum(synthetic._re_post(rng).relation == "None" for _ in range(5000)) / 5000
+    assert abs(share - 0.63) < 0.03
+
+
+@given(st.lists(st.lists(st.floats(0.01, 0.3), max_size=3), min_size=1, max_size=5))
+def test_the_ceiling_is_the_best_of_all_rules(chances: list[list[float]]) -> None:
+    posteriors = [{f"label{i}": p for i, p in enumerate(row)} for row in chances]
+    post = Post((), (), (), None, (), "several", tuple(posteriors))
+    gold = sum(sum(row) for row in chances)
+    best = 0.0
+    for answers in itertools.product(*[[None, *row] for row in posteriors]):
+        answered = [posterior[label] for posterior, label in zip(posteriors, answers, strict=True) if label]
+        if answered:
+            best = max(best, 2 * sum(answered) / (len(answered) + gold))
+    assert text_only_ceiling([post]) == pytest.approx(best)
+
+
+def test_it_writes_over_nothing(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        generate(tmp_path, "ner", 0, SIZES)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_a_picture_shows_each_object_in_its_colour_within_its_box() -> None:
+    picture, figures = draw([("PER", "red"), ("LOC", "blue"), ("ORG", "green"), ("MISC", "yellow")], random.Random(1))
+    assert [(figure.type, figure.colour) for figure in figures][:2] == [("PER", "red"), ("LOC", "blue")]
+    for figure in figures:
+        crop = picture.crop(figure.box).convert("HSV")
+        pixels = [crop.getpixel((x, y)) for x in range(crop.width) for y in range(crop.height)]
+        strong = [hue / 255 for hue, saturation, _ in pixels if saturation > 150]
+        near = [h for h in strong if min(abs(h - HUES[figure.colour]), 1 - abs(h - HUES[figure.colour])) < 0.06]
+        assert len(near) > 0.2 * len(pixels)

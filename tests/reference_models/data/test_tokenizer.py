@@ -1,0 +1,37 @@
+"""The learnt WordPiece: reproducible, cased, and with the special tokens where the encoder expects them."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from reference_models.data.tokenizer import SPECIAL, learn_tokenizer, load_tokenizer
+from reference_models.errors import UserError
+
+SENTENCES = [["Scarlet", "Vexmor", "is", "here"], ["so", "is", "Azure", "Kolbrin"]] * 3
+
+
+def test_same_sentences_give_the_same_vocabulary() -> None:
+    rng = random.Random(0)
+    sentences = [["".join(rng.choices("abcdefgh", k=5)) for _ in range(6)] for _ in range(100)]  # ties all over
+    vocabularies = [learn_tokenizer(sentences, 150).get_vocab() for _ in range(5)]
+    assert all(vocabulary == vocabularies[0] for vocabulary in vocabularies)
+    assert len(vocabularies[0]) == 150
+
+
+def test_special_tokens_come_first_and_frame_a_sentence() -> None:
+    tokenizer = learn_tokenizer(SENTENCES, 80)
+    assert tokenizer.convert_tokens_to_ids(list(SPECIAL.values())) == list(range(len(SPECIAL)))
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(["Scarlet", "is"], is_split_into_words=True)["input_ids"])
+    assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
+    assert "is" in tokens
+
+
+def test_case_is_kept() -> None:
+    tokenizer = learn_tokenizer([["Amber", "amber"]] * 5, 80)
+    assert tokenizer("Amber")["input_ids"] != tokenizer("amber")["input_ids"]
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.text: no tokenizer could be loaded from"):
+        load_tokenizer(str(tmp_path))
