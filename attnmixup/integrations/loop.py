@@ -104,5 +104,5 @@ def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: 
         torch.autograd.backward(output.loss)
         optimizer.step()
         stats = output.mixed.stats()
-        losses.append(float(output.loss))
+        losses.append(output.loss.item())
     return stats | {"loss": sum(losses) / max(1, len(losses))}

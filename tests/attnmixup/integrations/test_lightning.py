@@ -1,0 +1,74 @@
+"""The steps of a LightningModule; with Lightning itself where it is installed."""
+
+import pytest
+import torch
+from torch import nn
+
+from attnmixup import AttnMixup
+from attnmixup.integrations.lightning import AttnMixupSteps
+from attnmixup.integrations.loop import MixedModel
+
+
+class Recorder(nn.Module):
+    """The part of a LightningModule that the steps use."""
+
+    def __init__(self):
+        super().__init__()
+        self.global_step, self.logged = 0, {}
+
+    def log(self, name, value, batch_size=None):
+        self.logged[name] = value.item()
+
+    def log_dict(self, values):
+        self.logged |= values
+
+
+def model():
+    torch.manual_seed(0)
+    return MixedModel(nn.Linear(4, 8), nn.Linear(8, 2), AttnMixup(8, heads=2))
+
+
+def batch():
+    return {"inputs": torch.randn(6, 4), "targets": torch.arange(6) % 2}
+
+
+def test_steps():
+    class Module(AttnMixupSteps, Recorder):
+        pass
+
+    module = Module(model(), learning_rate=0.5, shape="linear", ramp_steps=4)
+    optimizer = module.configure_optimizers()
+    assert optimizer.defaults["lr"] == 0.5
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+    module.global_step = 1
+    loss = module.training_step(batch(), 0)
+    assert loss.requires_grad
+    assert module.model.mixer.strength == 0.25
+    assert module.logged["train/loss"] == loss
+    assert module.logged["train/rows/original"] == 6
+    module.eval()
+    module.validation_step(batch(), 0)
+    assert module.logged["val/loss"] > 0
+
+
+def test_a_trainer_trains(tmp_path):
+    lightning = pytest.importorskip("lightning")
+
+    class Module(AttnMixupSteps, lightning.LightningModule):
+        pass
+
+    module = Module(model(), shape="cosine", ramp_steps=2)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    trainer = lightning.Trainer(
+        max_steps=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    loader = torch.utils.data.DataLoader([batch()] * 3, batch_size=None)
+    trainer.fit(module, loader, loader)
+    assert float(trainer.callback_metrics["val/loss"]) > 0
+    assert module.model.mixer.strength == 1.0
+    assert not any(torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))

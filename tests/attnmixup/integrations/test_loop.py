@@ -1,0 +1,60 @@
+"""The plain loop: it learns, it reports, and it predicts without mixing."""
+
+import pytest
+import torch
+from torch import nn
+
+from attnmixup import AttnMixup, SemanticKLLoss
+from attnmixup.integrations.loop import MixedModel, train_epoch
+
+
+def model_of(**options):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+    return MixedModel(encoder, nn.Linear(8, 2), AttnMixup(8, heads=2), **options)
+
+
+def batches(count=4):
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(count):
+        inputs = torch.randn(16, 4, generator=generator)
+        yield {"inputs": inputs, "targets": (inputs[:, 0] > 0).long()}
+
+
+def test_it_learns():
+    model = model_of()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    losses = [train_epoch(model, batches(), optimizer)["loss"] for _ in range(15)]
+    assert losses[-1] < 0.6 * losses[0]
+    held_out = next(batches(1))
+    output = model.eval()(**held_out)
+    assert (output.logits.argmax(1) == held_out["targets"]).float().mean() > 0.9
+
+
+def test_it_reports():
+    model = model_of()
+    stats = train_epoch(model, batches(1), torch.optim.SGD(model.parameters(), lr=0.0))
+    assert stats["rows/original"] == 16
+    output = model(**next(batches(1)))
+    assert output.logits.shape == (16, 2)
+    assert output.mixed.num_synthetic == 6
+    assert train_epoch(model, [], torch.optim.SGD(model.parameters(), lr=0.0)) == {"loss": 0.0}
+
+
+def test_the_semantic_loss_is_added_in_training_only():
+    model, batch = model_of(semantic=SemanticKLLoss(8, 5), semantic_weight=2.0), next(batches(1))
+    image = torch.randn(16, 5)
+    torch.manual_seed(0)
+    plain = model(**batch).loss
+    torch.manual_seed(0)
+    both = model(**batch, image=image).loss
+    expected = plain + 2 * model.semantic(model.encoder(batch["inputs"]), image)
+    torch.testing.assert_close(both, expected)
+    model.eval()
+    torch.testing.assert_close(model(**batch, image=image).loss, model(**batch).loss)
+
+
+def test_prediction_needs_no_targets():
+    assert model_of().eval()(torch.randn(3, 4)).loss is None
+    with pytest.raises(ValueError, match="needs targets"):
+        train_epoch(model_of(), [{"inputs": torch.randn(3, 4)}], torch.optim.SGD(model_of().parameters()))

@@ -1,0 +1,177 @@
+"""Two real processes compute what one does on the concatenated batch."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import nn
+
+from attnmixup import AttnMixup, distributed
+
+RANKS = 2
+CASES = {
+    "vectors": {},
+    "sequences": {},
+    "tokens": {"sequence": "position"},
+    "release": {"preset": "release"},
+    "all rows": {"final": "weight"},
+    "other class": {"partner": "other_class"},
+    "no transformed rows": {"transformed_ratio": 0.0},
+    "dropout": {"dropout": 0.3},
+}
+# Samples of each rank: odd, even and of one.
+SPLITS = {"sequences": (3, 2), "all rows": (4, 1)}
+
+
+class Model(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.encoder, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.mixer = AttnMixup(6, heads=2, **{"dropout": 0.0} | options)
+
+    def forward(self, inputs, targets, mask, group, generator):
+        embeddings = torch.tanh(self.encoder(inputs))
+        mixed = self.mixer(embeddings, targets, mask=mask, group=group, generator=generator)
+        return mixed, mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
+
+
+def model_of(case, **options):
+    torch.manual_seed(0)
+    return Model(**CASES[case], **options).double()
+
+
+def batch_of(case):
+    generator = torch.Generator().manual_seed(1)
+    group = torch.tensor([0, 0, 1, 1, 0])
+    if case not in ("sequences", "tokens"):
+        return torch.randn(5, 4, generator=generator).double(), torch.arange(5) % 3, None, group
+    inputs, targets = torch.randn(5, 4, 4, generator=generator).double(), torch.randint(3, (5, 4), generator=generator)
+    return inputs, targets, torch.arange(4) < torch.tensor([4, 1, 3, 2, 1])[:, None], group
+
+
+def part_of(case, rank):
+    """The samples of one rank, no longer than its own longest."""
+    inputs, targets, mask, group = batch_of(case)
+    first = SPLITS.get(case, (3, 2))[0]
+    rows = slice(0, first) if rank == 0 else slice(first, 5)
+    if mask is None:
+        return inputs[rows], targets[rows], None, group[rows]
+    longest = int(mask[rows].sum(1).max())
+    return inputs[rows, :longest], targets[rows, :longest], mask[rows, :longest], group[rows]
+
+
+def train(model, batch):
+    mixed, loss = model(*batch, torch.Generator().manual_seed(2))
+    loss.backward()
+    rows, labels = mixed.embeddings.detach(), [mixed.targets_a, mixed.targets_b]
+    if mixed.mask is not None:
+        # What stands in the padding depends on how long the longest is.
+        rows = rows.masked_fill(~mixed.mask.unsqueeze(-1), 0)
+        labels = [label.masked_fill(~mask, 0) for label, mask in zip(labels, (mixed.mask_a, mixed.mask_b), strict=True)]
+    return {
+        "loss": loss.detach(),
+        "gradients": [parameter.grad for parameter in model.parameters()],
+        "rows": rows,
+        "labels": torch.stack(labels, dim=1),
+        "lam": mixed.lam,
+        "origin": mixed.origin,
+        "num_originals": mixed.num_originals,
+        "num_synthetic": mixed.num_synthetic,
+    }
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
+    results = {}
+    for case in CASES:
+        model = nn.parallel.DistributedDataParallel(model_of(case, global_batch=True))
+        results[case] = train(model, part_of(case, rank))
+    torch.manual_seed(rank)
+    mixed = AttnMixup(6, global_batch=True)(torch.randn(3, 6))
+    results["own seeds"] = {"lam": mixed.lam, "index_a": mixed.index_a, "index_b": mixed.index_b}
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+def joined(by_rank, case, name):
+    """Rows of all ranks in the order of one process: originals of every rank first."""
+    count = [ranked[case]["num_originals"] for ranked in by_rank]
+    parts = [ranked[case][name][:n] for ranked, n in zip(by_rank, count, strict=True)]
+    parts += [ranked[case][name][n:] for ranked, n in zip(by_rank, count, strict=True)]
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_are_one_process(by_rank, case):
+    one = train(model_of(case), batch_of(case))
+    ranked = [results[case] for results in by_rank]
+    torch.testing.assert_close(sum(rank["loss"] for rank in ranked) / RANKS, one["loss"], atol=1e-6, rtol=0)
+    for rank in ranked:
+        for gradient, expected in zip(rank["gradients"], one["gradients"], strict=True):
+            torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
+    assert sum(rank["num_synthetic"] for rank in ranked) == one["num_synthetic"]
+    for name in ("lam", "origin"):
+        torch.testing.assert_close(joined(by_rank, case, name), one[name])
+    for name in ("rows", "labels"):
+        torch.testing.assert_close(joined(by_rank, case, name), one[name], atol=1e-6, rtol=0)
+
+
+def test_every_rank_keeps_as_many_rows_as_it_can_train_on(by_rank):
+    assert [len(ranked["vectors"]["rows"]) for ranked in by_rank] == [6, 4]
+    assert [ranked["vectors"]["num_originals"] for ranked in by_rank] == [3, 2]
+
+
+def test_ranks_with_seeds_of_their_own_share_one_plan(by_rank):
+    shares = [ranked["own seeds"] for ranked in by_rank]
+    everywhere = torch.cat([share["index_a"][3:] for share in shares])
+    assert len(everywhere) == 6
+    # Transformed rows of one plan are distinct, and so are the firsts of its pairs.
+    assert len(set(everywhere[:4].tolist())) == 4
+    assert len(set(everywhere[4:].tolist())) == 2
+
+
+@pytest.fixture
+def alone(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("case", CASES)
+def test_one_rank_is_one_process(case):
+    results = [train(model_of(case, global_batch=everywhere), batch_of(case)) for everywhere in (False, True)]
+    for name in ("rows", "labels", "lam", "loss", "num_synthetic", "gradients"):
+        torch.testing.assert_close(results[0][name], results[1][name])
+
+
+@pytest.mark.usefixtures("alone")
+def test_rows_are_gathered_with_their_gradient():
+    rows, lengths = torch.randn(3, 2, requires_grad=True), torch.tensor([1, 2, 3])
+    (gathered, gathered_lengths), sizes = distributed.gather_rows(rows, lengths)
+    assert torch.equal(gathered, rows)
+    assert torch.equal(gathered_lengths, lengths)
+    assert sizes == [3]
+    (2 * gathered).sum().backward()
+    assert torch.equal(rows.grad, torch.full((3, 2), 2.0))
+
+
+@pytest.mark.usefixtures("alone")
+def test_sequences_need_a_mask():
+    with pytest.raises(ValueError, match=r"global_batch needs a mask for sequences \(B, L, C\)"):
+        AttnMixup(6, global_batch=True)(torch.randn(2, 3, 6))
+
+
+@pytest.mark.usefixtures("alone")
+def test_evaluation_is_local():
+    embeddings = torch.randn(2, 6)
+    assert AttnMixup(6, global_batch=True).eval()(embeddings).embeddings is embeddings
