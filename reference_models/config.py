@@ -43,6 +43,11 @@ class ModelConfig:
         visual: whether the model sees pictures.
         vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
         vision_weights: "imagenet" (torchvision's hub), "none" (random), or a local file.
+        prefix: reading of Eq. 3: "paper" (crops; a 1 x 1 convolution and a gate per stage) or "release" (the whole
+            picture too; an MLP over all stages).
+        fusion: visual tokens as keys and values of each text layer ("prefix"), or as hidden states before the text's
+            ("concat").
+        attention: "sdpa" (fused kernels) or "eager" (step by step).
         freeze_image_backbone: keep the backbone's weights and statistics.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         attn_mixup: whether AttnMixup acts in training.
@@ -55,6 +60,9 @@ class ModelConfig:
     visual: bool = True
     vision: str = "resnet50"
     vision_weights: str = "imagenet"
+    prefix: Literal["paper", "release"] = "paper"
+    fusion: Literal["prefix", "concat"] = "prefix"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     freeze_image_backbone: bool = False
     semantic_weight: float = 0.5
     attn_mixup: bool = True
