@@ -4,7 +4,6 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
@@ -58,6 +57,7 @@ class Extractor(PreTrainedModel):
 
     config_class = I2SRMConfig
     main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
     def finish(self, width: int, image_width: int | None) -> None:
@@ -68,7 +68,7 @@ class Extractor(PreTrainedModel):
         self.mixer = AttnMixup(width, **(config.mixup or {})) if config.attn_mixup else None
         self.semantic = None
         if image_width is not None and config.semantic_weight > 0:
-            self.semantic = SemanticKLLoss(width, image_width, reduction="none")
+            self.semantic = SemanticKLLoss(width, image_width, **(config.semantic or {}))
         self.post_init()
 
     @abstractmethod
@@ -103,7 +103,6 @@ class Extractor(PreTrainedModel):
             task_loss = mixed.loss(self.head.loss, self.head(mixed.embeddings))
         if self.semantic is None or fused.image is None or fused.has_image is None:
             return ExtractorOutput(loss=task_loss, task_loss=task_loss.detach())
-        per_sample = self.semantic(fused.h, fused.image, mask=fused.mask)
-        semantic_loss = (per_sample * fused.has_image).sum() / fused.has_image.sum().clamp(min=1)
+        semantic_loss = self.semantic(fused.h, fused.image, mask=fused.mask, sample_mask=fused.has_image)
         loss = task_loss + self.config.semantic_weight * semantic_loss
         return ExtractorOutput(loss=loss, task_loss=task_loss.detach(), semantic_loss=semantic_loss.detach())

@@ -16,6 +16,7 @@ from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.i2srm import I2SRM
 from reference_models.models.vision import VisionBackbone
 
+CLASSIFIERS = ("fc.", "classifier.")
 TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
 
 
@@ -36,6 +37,9 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
         semantic_weight=settings.semantic_weight,
         attn_mixup=settings.attn_mixup,
         mixup=settings.mixup,
+        prefix=settings.prefix,
+        fusion=settings.fusion,
+        attention=settings.attention,
         freeze_image_backbone=settings.freeze_image_backbone,
         head_dropout=settings.head_dropout,
     )
@@ -62,21 +66,24 @@ def tiny_text_config(vocabulary: int) -> BertConfig:
 
 def _load_text(name: str, vocabulary: int) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.text: no encoder could be loaded from {name!r} ({str(error).splitlines()[0]})") from error
+        model: PreTrainedModel = AutoModel.from_pretrained(name, dtype=torch.float32)
+    except Exception as error:  # a damaged file can fail with almost any exception
+        reason = str(error).split("\n")[0]
+        raise UserError(f"model.text: no encoder could be loaded from {name!r} ({reason})") from error
     if vocabulary > model.config.vocab_size:
         model.resize_token_embeddings(vocabulary)
     return model
 
 
 def _fill_backbone(backbone: VisionBackbone, name: str, weights: str) -> None:
-    state = {k: v for k, v in _read_weights(name, weights).items() if not k.startswith(("fc.", "classifier."))}
     wanted = backbone.body.state_dict()
-    odd = sorted(set(wanted) ^ set(state)) or [k for k in wanted if wanted[k].shape != state[k].shape]
-    if odd:
+    state = _read_weights(name, weights)
+    extra = {key for key in state if not key.startswith(CLASSIFIERS)} - set(wanted)
+    missing = {key for key in wanted if not key.endswith("num_batches_tracked")} - set(state)  # older files lack those
+    wrong = {key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape}
+    if odd := sorted(extra | missing | wrong):
         raise UserError(f"model.vision_weights: {weights} does not fit {name}: {', '.join(odd[:3])}")
-    backbone.body.load_state_dict(state)
+    backbone.body.load_state_dict({key: value for key, value in state.items() if key in wanted}, strict=False)
 
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
@@ -87,6 +94,10 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f'model.vision_weights: expected "imagenet", "none" or a file of weights, got {weights!r}')
     try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail with almost any exception
         raise UserError(f"model.vision_weights: {path} is no readable file of weights, and was not executed") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"model.vision_weights: expected {path} to hold a dict of names to tensors (a state_dict)")
+    return state

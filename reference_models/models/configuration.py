@@ -19,6 +19,11 @@ class I2SRMConfig(PreTrainedConfig):
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         attn_mixup: whether AttnMixup acts in training.
         mixup: further keyword arguments of `attnmixup.AttnMixup`.
+        prefix: reading of Eq. 3: "paper" or "release", see `models.prefix.VisualPrefix`.
+        fusion: reading of Eq. 4: visual tokens as keys and values ("prefix") or as hidden states ("concat").
+        attention: "sdpa" (fused kernels) or "eager" (step by step, gives the weights).
+        image_signal: what the semantic loss compares with the text: the "pooled" last stage or the class "logits".
+        semantic: further keyword arguments of `attnmixup.SemanticKLLoss`.
         freeze_image_backbone: keep the backbone's weights and batch statistics as they are.
         head_dropout: dropout before the linear layer of the head.
     """
@@ -34,5 +39,10 @@ class I2SRMConfig(PreTrainedConfig):
     semantic_weight: float = 0.5
     attn_mixup: bool = True
     mixup: dict[str, Any] | None = None
+    prefix: Literal["paper", "release"] = "paper"
+    fusion: Literal["prefix", "concat"] = "prefix"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    image_signal: Literal["pooled", "logits"] = "pooled"
+    semantic: dict[str, Any] | None = None
     freeze_image_backbone: bool = False
     head_dropout: float = 0.1

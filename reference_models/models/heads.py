@@ -33,9 +33,9 @@ class TaggingHead(nn.Module):
     def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Best tags (N, words), -100 behind the last word."""
         scores = scores.masked_fill(~mask[..., None], 0.0)
-        best = [torch.tensor(row, device=scores.device) for row in self.crf.decode(scores, mask=mask)]
-        padded = nn.utils.rnn.pad_sequence(best, batch_first=True, padding_value=-100)
-        return F.pad(padded, (0, mask.shape[1] - padded.shape[1]), value=-100)
+        length = mask.shape[1]
+        best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
+        return torch.tensor(best, device=scores.device)
 
 
 class RelationHead(nn.Module):

@@ -1,17 +1,15 @@
-"""The visual prefix (Eq. 3-4): crops become extra keys and values of every text layer."""
+"""The visual prefix (Eq. 3-4): pictures become extra tokens of every text layer."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "visual_prefix"
-GRID = 2  # each picture gives GRID x GRID prefix tokens
+from reference_models.models.stages import GRID, GatedConvolutions, GatedPerceptron, pool_stages
+
+Reading = Literal["paper", "release"]
+Fusion = Literal["prefix", "concat"]
 
 
 @dataclass(frozen=True)
@@ -23,69 +21,66 @@ class Prefix:
     mask: Tensor
 
 
-class VisualPrefix(nn.Module):
-    """Turns the stages of a picture into keys and values for each text layer.
+@dataclass(frozen=True)
+class PrefixStates:
+    """Hidden states (layers, B, P, C) of P prefix tokens and their mask (B, P), True = attended."""
 
-    r^(l) = sum_s g_ls Conv1x1_s(AvgPool_2x2(stage_s)), with g_l = softmax of a learned gate over the four stages (Eq. 3).
-    The convolution's width is twice the text's: its halves are the keys and the values, divided among the heads.
+    states: Tensor
+    mask: Tensor
+
+
+class VisualPrefix(nn.Module):
+    """Turns the stages of a batch's pictures into a prefix for each text layer.
 
     Args:
         stage_widths: channels of the stages.
-        layers, heads, width: depth, attention heads and hidden width of the text encoder.
+        layers, heads, width: depth, attention heads and hidden width C of the text encoder.
+        reading: "paper" makes tokens of the crops by `GatedConvolutions`. "release" makes them of the whole picture
+            too, by `GatedPerceptron`, and divides keys and values among the heads without transposing, so that a head
+            sees slices of all heads' features (kept so that its numbers can be compared).
+        fusion: "prefix" makes keys and values, "concat" hidden states.
+
+    Attributes:
+        first: the first slot of a sample's pictures that becomes tokens; slot 0 is the whole picture.
     """
 
-    def __init__(self, stage_widths: tuple[int, ...], *, layers: int, heads: int, width: int) -> None:
+    def __init__(
+        self,
+        stage_widths: tuple[int, ...],
+        *,
+        layers: int,
+        heads: int,
+        width: int,
+        reading: Reading = "paper",
+        fusion: Fusion = "prefix",
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.projections = nn.ModuleList(nn.Conv2d(channels, 2 * width, kernel_size=1) for channels in stage_widths)
-        self.gates = nn.Parameter(torch.zeros(layers, len(stage_widths)))
+        self.heads, self.fusion = heads, fusion
+        self.scrambled = reading == "release"
+        self.first = 0 if reading == "release" else 1
+        mixer = GatedPerceptron if reading == "release" else GatedConvolutions
+        self.mixer = mixer(stage_widths, layers, 2 * width if fusion == "prefix" else width)
 
-    def forward(self, stages: tuple[Tensor, ...], present: Tensor) -> Prefix:
+    def forward(self, stages: tuple[Tensor, ...], seen: Tensor) -> Prefix | PrefixStates:
         """Prefix of a batch.
 
         Args:
-            stages: features of the M pictures that exist, in the order of `present`.
-            present: (B, crops), True where a sample has a picture; M of them are True.
+            stages: features of the M pictures that were looked at, in the order of `seen`.
+            seen: (B, 1 + crops), True for those M; the others are masked out.
         """
-        pooled = [F.adaptive_avg_pool2d(stage, GRID) for stage in stages]
-        levels = torch.stack([project(x) for project, x in zip(self.projections, pooled, strict=True)])
-        mixed = torch.einsum("l s, s m c y x -> m l y x c", self.gates.softmax(dim=-1).to(levels.dtype), levels)
-        packed = mixed.new_zeros(*present.shape, *mixed.shape[1:])
-        packed[present] = mixed
-        keys, values = rearrange(
-            packed, "b n l y x (two heads d) -> two l b heads (n y x) d", two=2, heads=self.heads
-        ).unbind(0)
-        return Prefix(keys, values, present.repeat_interleave(GRID * GRID, dim=1))
+        wanted = seen.nonzero()[:, 1] >= self.first
+        slots = seen[:, self.first :]
+        tokens = self.mixer([cells[wanted] for cells in pool_stages(stages)])
+        packed = tokens.new_zeros(*slots.shape, tokens.shape[0], *tokens.shape[2:])
+        packed[slots] = rearrange(tokens, "l m p f -> m l p f")
+        rows = rearrange(packed, "b n l p f -> l b (n p) f")
+        mask = slots.repeat_interleave(GRID * GRID, dim=1)
+        if self.fusion == "concat":
+            return PrefixStates(rows, mask)
+        keys, values = (self._divide(half) for half in rows.chunk(2, dim=-1))
+        return Prefix(keys, values, mask)
 
-
-def prefix_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    prefix: Prefix | None = None,
-    is_causal: bool | None = None,
-    **kwargs: object,
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention whose keys and values begin with the layer's prefix, if one is given.
-
-    The mask is boolean (B, 1, queries, keys) or None, as transformers makes it for SDPA.
-    """
-    if prefix is not None:
-        batch, _, length, _ = query.shape
-        text = query.new_ones(1, dtype=torch.bool) if attention_mask is None else attention_mask
-        attention_mask = torch.cat(
-            [prefix.mask[:, None, None, :].expand(-1, -1, length, -1), text.expand(batch, 1, length, key.shape[2])], dim=-1
-        )
-        key = torch.cat([prefix.keys[module.layer_idx].to(key.dtype), key], dim=2)
-        value = torch.cat([prefix.values[module.layer_idx].to(value.dtype), value], dim=2)
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, is_causal=False, **kwargs
-    )
-    return output
-
-
-AttentionInterface.register(ATTENTION, prefix_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    def _divide(self, rows: Tensor) -> Tensor:
+        if self.scrambled:
+            return rows.reshape(*rows.shape[:2], self.heads, rows.shape[2], -1)
+        return rearrange(rows, "l b p (h d) -> l b h p d", h=self.heads)

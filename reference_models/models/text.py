@@ -1,11 +1,15 @@
 """The text encoder: a Hugging Face encoder whose layers attend to a visual prefix."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from reference_models.errors import UserError
-from reference_models.models.prefix import ATTENTION, Prefix
+from reference_models.models.attention import NAMES, Implementation
+from reference_models.models.concat import add_concat, find_layers
+from reference_models.models.prefix import Fusion, Prefix, PrefixStates
 
 REFUSED = "the text encoder {name!r} cannot take a visual prefix: {reason}. Choose a BERT- or RoBERTa-like encoder"
 
@@ -13,46 +17,79 @@ REFUSED = "the text encoder {name!r} cannot take a visual prefix: {reason}. Choo
 class TextEncoder(nn.Module):
     """Any encoder of transformers whose attention is chosen by `AttentionInterface`; weights are random.
 
+    Args:
+        config: of the encoder.
+        attention: "sdpa" (fused kernels) or "eager" (step by step).
+        fusion: "prefix" adds keys and values to each layer, "concat" hidden states.
+
     Raises:
-        UserError: the encoder ignores its prefix, or is changed by one that is wholly masked (probed at construction).
+        UserError: the encoder ignores its prefix, is changed by one that is wholly masked, or has an attention that
+            needs more than queries, keys, values and a mask (all probed at construction).
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, *, attention: Implementation = "sdpa", fusion: Fusion = "prefix"
+    ) -> None:
         super().__init__()
         try:
-            self.body: PreTrainedModel = AutoModel.from_config(config, attn_implementation=ATTENTION)
-        except (TypeError, ValueError) as error:
+            self.body: PreTrainedModel = AutoModel.from_config(config, attn_implementation=NAMES[attention])
+            if fusion == "concat":
+                add_concat(find_layers(self.body, config.num_hidden_layers))
+            self.layers: int = config.num_hidden_layers
+            self.heads: int = config.num_attention_heads
+            self.width: int = config.hidden_size
+        except (AttributeError, TypeError, ValueError) as error:
             raise UserError(REFUSED.format(name=config.model_type, reason=str(error).split("\n")[0])) from error
         if hasattr(self.body, "pooler"):
             self.body.pooler = None  # never used, and a parameter without gradient is a trap
-        self.layers: int = config.num_hidden_layers
-        self.heads: int = config.num_attention_heads
-        self.width: int = config.hidden_size
         if self.body.device.type != "meta":  # a model that is being loaded was probed when it was made
-            probe(self)
+            probe(self, NAMES[attention], fusion)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Prefix | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Prefix | PrefixStates | None = None) -> Tensor:
         """Last hidden states (B, L, C) of `input_ids` (B, L), under `attention_mask` (B, L), 1 = token."""
-        output = self.body(input_ids=input_ids, attention_mask=attention_mask, prefix=prefix)
+        visual = {"prefix_states" if isinstance(prefix, PrefixStates) else "prefix": prefix}
+        output = self.body(input_ids=input_ids, attention_mask=attention_mask, **visual)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
 
 @torch.no_grad()
-def probe(encoder: TextEncoder) -> None:
-    """Check that a prefix moves the output and that a wholly masked one does not; see `TextEncoder`."""
-    name = encoder.body.config.model_type
-    training = encoder.training
+def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
+    """Check that a prefix moves the output, and that nothing else about our attention does; see `TextEncoder`."""
+    body, training = encoder.body, encoder.training
     encoder.eval()
-    ids = torch.full((1, 3), encoder.body.config.vocab_size - 1)
-    mask = torch.ones_like(ids)
     generator = torch.Generator().manual_seed(0)
-    shape = (encoder.layers, 1, encoder.heads, 4, encoder.width // encoder.heads)
-    keys, values = torch.randn(2, *shape, generator=generator)
+    ids = torch.randint(body.config.vocab_size, (1, 6), generator=generator)
+    full = torch.ones_like(
+        ids
+    )  # without padding some encoders leave the mask out, and rely on flags that we do not read
+    padded = torch.tensor([[1, 1, 1, 1, 0, 0]])
     attended = torch.ones(1, 4, dtype=torch.bool)
-    bare = encoder(ids, mask)
-    if torch.allclose(encoder(ids, mask, Prefix(keys, values, attended)), bare, atol=1e-4):
-        raise UserError(REFUSED.format(name=name, reason="its output does not change with the prefix"))
-    if not torch.allclose(encoder(ids, mask, Prefix(keys, values, ~attended)), bare, atol=1e-4):
-        raise UserError(REFUSED.format(name=name, reason="a wholly masked prefix changes its output"))
+    states = 10 * torch.randn(encoder.layers, 1, 4, encoder.width, generator=generator)
+    heads = states.unflatten(-1, (encoder.heads, -1)).transpose(2, 3)
+
+    def run(mask: Tensor, attended: Tensor | None = None) -> Tensor:
+        prefix: Prefix | PrefixStates | None = None
+        if attended is not None:
+            prefix = PrefixStates(states, attended) if fusion == "concat" else Prefix(heads, heads, attended)
+        return encoder(ids, mask, prefix)[:, :4].float()
+
+    try:
+        bare, seen, masked, unpadded = run(padded), run(padded, attended), run(padded, ~attended), run(full)
+        body.set_attn_implementation("eager")
+        own, own_unpadded = run(padded), run(full)
+        body.set_attn_implementation(attention)
+    except Exception as error:  # an encoder that is not made for this can fail with almost any exception
+        reason = f"it fails with one ({str(error).split(chr(10))[0]})"
+        raise UserError(REFUSED.format(name=body.config.model_type, reason=reason)) from error
     encoder.train(training)
+    tolerance = 1e-4 if body.dtype == torch.float32 else 5e-2
+    near = partial(torch.allclose, rtol=0, atol=tolerance)
+    reasons = {
+        "its output does not change with the prefix": near(seen, bare),
+        "a wholly masked prefix changes its output": not near(masked, bare),
+        "its attention is of another kind": not (near(own, bare) and near(own_unpadded, unpadded)),
+    }
+    for reason, refused in reasons.items():
+        if refused:
+            raise UserError(REFUSED.format(name=body.config.model_type, reason=reason))

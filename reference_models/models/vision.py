@@ -1,6 +1,7 @@
-"""Image backbones: one pass over all pictures of a batch gives the four stages and the pooled last stage."""
+"""Image backbones: one pass over all pictures of a batch gives the four stages and the image embedding."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,9 @@ from transformers import ResNetConfig, ResNetModel
 from reference_models.errors import UserError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+ImageSignal = Literal["pooled", "logits"]
 BACKBONES = (*RESNETS, "mobilenet_v2", "tiny")
+RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 MOBILENET_STAGES = ("features.3", "features.6", "features.13", "features.18")
 TINY_WIDTHS = (16, 32, 48, 64)
 # ImageNet statistics of torchvision's weights; `tiny` learns from scratch and takes the same scaling.
@@ -20,10 +23,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class VisualFeatures:
-    """Features of N pictures: `stages`, four maps (N, width, height, width in pixels), and `pooled` (N, D)."""
+    """Features of N pictures: `stages`, four maps (N, channels, height, width in cells), and `embedding` (N, D)."""
 
     stages: tuple[Tensor, ...]
-    pooled: Tensor
+    embedding: Tensor
 
 
 class VisionBackbone(nn.Module):
@@ -32,16 +35,23 @@ class VisionBackbone(nn.Module):
     Args:
         name: one of `BACKBONES`.
         frozen: no gradients, and batch statistics that never move.
+        signal: the image embedding: the "pooled" last stage, or the "logits" of the 1000 classes of ImageNet.
 
     Attributes:
-        stage_widths: channels of the four stages; the last is the width of the pooled vector.
+        stage_widths: channels of the four stages.
+        embedding_width: D of the image embedding.
+
+    Raises:
+        UserError: an unknown name, or class logits of `tiny`, which has none.
     """
 
-    def __init__(self, name: str, *, frozen: bool = False) -> None:
+    def __init__(self, name: str, *, frozen: bool = False, signal: ImageSignal = "pooled") -> None:
         super().__init__()
         if name not in BACKBONES:
             raise UserError(f"unknown image backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-        self.frozen = frozen
+        if name == "tiny" and signal == "logits":
+            raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")
+        self.frozen, self.signal = frozen, signal
         self.body: nn.Module
         if name == "tiny":
             config = ResNetConfig(
@@ -49,10 +59,15 @@ class VisionBackbone(nn.Module):
             )
             self.body = ResNetModel(config)
         else:
-            stages = MOBILENET_STAGES if name == "mobilenet_v2" else ("layer1", "layer2", "layer3", "layer4")
-            self.body = create_feature_extractor(getattr(torchvision_models, name)(weights=None), list(stages))
+            mobile = name == "mobilenet_v2"
+            nodes = list(MOBILENET_STAGES if mobile else RESNET_STAGES)
+            if signal == "logits":
+                nodes.append("classifier" if mobile else "fc")
+            self.body = create_feature_extractor(getattr(torchvision_models, name)(weights=None), nodes)
         with torch.no_grad():
-            self.stage_widths = tuple(stage.shape[1] for stage in self.eval()._run(torch.zeros(1, 3, 64, 64)))
+            features = self.eval()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+        self.stage_widths = tuple(stage.shape[1] for stage in features.stages)
+        self.embedding_width = features.embedding.shape[1]
         self.train()
         if frozen:
             self.requires_grad_(False)
@@ -61,15 +76,25 @@ class VisionBackbone(nn.Module):
         """Switch the mode; a frozen backbone stays in evaluation mode, so that its batch statistics do not drift."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, pixels: Tensor) -> VisualFeatures:
-        """Features of `pixels` (N, 3, height, width), uint8 RGB."""
-        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (MEAN, STD))
-        normalised = ((pixels / 255 - mean) / std).to(memory_format=torch.channels_last)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            stages = self._run(normalised)
-        return VisualFeatures(stages, stages[-1].mean(dim=(2, 3)))
+    def forward(self, pixels: Tensor, shown: Tensor | None = None) -> VisualFeatures:
+        """Features of pictures.
 
-    def _run(self, normalised: Tensor) -> tuple[Tensor, ...]:
-        if isinstance(self.body, ResNetModel):
-            return tuple(self.body(normalised, output_hidden_states=True).hidden_states[1:])
-        return tuple(self.body(normalised).values())
+        Args:
+            pixels: (N, 3, height, width), uint8 RGB.
+            shown: (N,), False for a picture to be read as zeros after the scaling, which is the mean colour.
+        """
+        # Batch statistics need several pictures: with fewer, the running ones serve.
+        self.body.train(self.training and len(pixels) > 1)
+        mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (MEAN, STD))
+        scaled = (pixels / 255 - mean) / std
+        if shown is not None:
+            scaled = scaled.masked_fill(~shown[:, None, None, None], 0.0)
+        scaled = scaled.to(next(self.body.parameters()).dtype, memory_format=torch.channels_last)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if isinstance(self.body, ResNetModel):
+                stages = self.body(scaled, output_hidden_states=True).hidden_states[1:]
+                return VisualFeatures(tuple(stages), stages[-1].mean(dim=(2, 3)))
+            *stages, last = self.body(scaled).values()
+            if self.signal == "logits":
+                return VisualFeatures(tuple(stages), last)
+            return VisualFeatures((*stages, last), last.mean(dim=(2, 3)))

@@ -1,0 +1,62 @@
+"""Eq. 3: the four stages of pictures, pooled to a few cells, become features for each text layer, in two readings."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+GRID = 2  # each picture gives GRID x GRID prefix tokens
+
+
+def pool_stages(stages: tuple[Tensor, ...]) -> list[Tensor]:
+    """Average-pool maps (M, channels, height, width) to cells (M, GRID * GRID, channels), row by row."""
+    return [rearrange(F.adaptive_avg_pool2d(stage, GRID), "m c y x -> m (y x) c") for stage in stages]
+
+
+class GatedConvolutions(nn.Module):
+    """The equation: r^(l) = sum_s g_ls Conv1x1_s(AvgPool(stage_s)), g_l = softmax of a learned gate over the stages.
+
+    On pooled cells a 1 x 1 convolution is a linear map of the channels.
+
+    Args:
+        stage_widths: channels of the stages.
+        layers: depth of the text encoder.
+        features: what each token has.
+    """
+
+    def __init__(self, stage_widths: tuple[int, ...], layers: int, features: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Linear(channels, features) for channels in stage_widths)
+        self.gates = nn.Parameter(torch.zeros(layers, len(stage_widths)))
+
+    def forward(self, cells: list[Tensor]) -> Tensor:
+        """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
+        levels = torch.stack([project(x) for project, x in zip(self.projections, cells, strict=True)])
+        return torch.einsum("ls,smpf->lmpf", self.gates.softmax(dim=-1).to(levels.dtype), levels)
+
+
+class GatedPerceptron(nn.Module):
+    """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the picture.
+
+    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the picture. The published code
+    reshapes maps to tokens without transposing, which makes tokens of channel blocks; here a token is a cell.
+
+    Args:
+        stage_widths, layers, features: as for `GatedConvolutions`.
+        hidden: width of the MLP.
+    """
+
+    def __init__(self, stage_widths: tuple[int, ...], layers: int, features: int, hidden: int = 800) -> None:
+        super().__init__()
+        self.layers, self.shares = layers, len(stage_widths)
+        self.perceptron = nn.Sequential(
+            nn.Linear(sum(stage_widths), hidden), nn.Tanh(), nn.Linear(hidden, self.shares * features)
+        )
+        self.gates = nn.Linear(GRID * GRID * features, layers * self.shares)
+
+    def forward(self, cells: list[Tensor]) -> Tensor:
+        """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
+        shares = rearrange(self.perceptron(torch.cat(cells, dim=-1)), "m p (s f) -> s m p f", s=self.shares)
+        scores = F.leaky_relu(self.gates(shares.mean(dim=0).flatten(1)))
+        gates = rearrange(scores, "m (l s) -> l s m", l=self.layers).softmax(dim=1)
+        return torch.einsum("lsm,smpf->lmpf", gates.to(shares.dtype), shares)
