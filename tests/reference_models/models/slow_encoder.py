@@ -1,0 +1,112 @@
+"""Hand-written encoders of BERT's families and ModernBERT, one sentence and one token at a time, with a visual prefix.
+
+Written from the papers, with nothing of transformers but the weights. A prefix comes as `keys` and `values`, or as
+`states`, each a list over layers of lists of the visual tokens that are attended to.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def encode(body, ids, mask, prefix=None):
+    """Hidden states of every real token, zeros for padding; `prefix(sample)` gives what `encode_sentence` takes."""
+    rows = []
+    for sample, sentence in enumerate(ids.tolist()):
+        real = [token for token, is_real in zip(sentence, mask[sample].tolist(), strict=True) if is_real]
+        encoded = encode_sentence(body, real, **({} if prefix is None else prefix(sample)))
+        rows.append(F.pad(torch.stack(encoded), (0, 0, 0, ids.shape[1] - len(real))))
+    return torch.stack(rows)
+
+
+def encode_sentence(body, ids, *, keys=None, values=None, states=None):
+    modern = body.config.model_type == "modernbert"
+    tokens = embed_modern(body, ids) if modern else embed(body, ids)
+    for number, layer in enumerate(body.layers if modern else body.encoder.layer):
+        count = 0 if states is None else len(states[number])
+        tokens = [*(states[number] if count else []), *tokens]
+        more = ([], []) if keys is None else (keys[number], values[number])
+        tokens = (modern_layer if modern else bert_layer)(body.config, layer, number, tokens, count, *more)[count:]
+    return [body.final_norm(token) for token in tokens] if modern else tokens
+
+
+def embed(body, ids):
+    tables = body.embeddings
+    first = tables.padding_idx + 1 if "roberta" in body.config.model_type else 0
+    tokens = []
+    for place, token in enumerate(ids):
+        total = tables.word_embeddings.weight[token] + tables.token_type_embeddings.weight[0]
+        tokens.append(tables.LayerNorm(total + tables.position_embeddings.weight[first + place]))
+    if body.config.model_type == "electra":
+        tokens = [body.embeddings_project(token) for token in tokens]
+    return tokens
+
+
+def embed_modern(body, ids):
+    return [body.embeddings.norm(body.embeddings.tok_embeddings.weight[token]) for token in ids]
+
+
+def attend(query, keys, values, heads):
+    """One query against all keys, head by head."""
+    width = len(query) // heads
+    outputs = []
+    for head in range(heads):
+        part = slice(head * width, (head + 1) * width)
+        scores = [sum(query[part] * key[part]) / math.sqrt(width) for key in keys]
+        largest = max(scores)
+        powers = [torch.exp(score - largest) for score in scores]
+        outputs.append(sum(power / sum(powers) * value[part] for power, value in zip(powers, values, strict=True)))
+    return torch.cat(outputs)
+
+
+def bert_layer(config, layer, number, tokens, count, more_keys, more_values):
+    part = layer.attention.self
+    keys = [*more_keys, *(part.key(token) for token in tokens)]
+    values = [*more_values, *(part.value(token) for token in tokens)]
+    result = []
+    for token in tokens:
+        context = attend(part.query(token), keys, values, config.num_attention_heads)
+        middle = layer.attention.output.LayerNorm(layer.attention.output.dense(context) + token)
+        inner = F.gelu(layer.intermediate.dense(middle))
+        result.append(layer.output.LayerNorm(layer.output.dense(inner) + middle))
+    return result
+
+
+def modern_layer(config, layer, number, tokens, count, more_keys, more_values):
+    """Visual states, the first `count` tokens, and further keys are not rotated and are seen from everywhere."""
+    heads = config.num_attention_heads
+    kind = config.layer_types[number]
+    window = config.local_attention // 2 if kind == "sliding_attention" else len(tokens)
+    queries, keys, values = [], [], []
+    for place, token in enumerate(tokens):
+        query, key, value = layer.attn.Wqkv(layer.attn_norm(token)).chunk(3)
+        if place >= count:
+            theta = config.rope_parameters[kind]["rope_theta"]
+            query, key = (rotate(vector, place - count, theta, heads) for vector in (query, key))
+        queries.append(query)
+        keys.append(key)
+        values.append(value)
+    result = []
+    for place, token in enumerate(tokens):
+        near = [i for i in range(len(tokens)) if i < count or place < count or abs(i - place) <= window]
+        context = attend(
+            queries[place], [*more_keys, *(keys[i] for i in near)], [*more_values, *(values[i] for i in near)], heads
+        )
+        token = token + layer.attn.Wo(context)
+        inner, gate = layer.mlp.Wi(layer.mlp_norm(token)).chunk(2)
+        result.append(token + layer.mlp.Wo(F.gelu(inner) * gate))
+    return result
+
+
+def rotate(vector, place, theta, heads):
+    width = len(vector) // heads
+    rotated = []
+    for head in range(heads):
+        part = vector[head * width : (head + 1) * width]
+        half = width // 2
+        angles = [place / theta ** (2 * i / width) for i in range(half)]
+        first = [part[i] * math.cos(angles[i]) - part[i + half] * math.sin(angles[i]) for i in range(half)]
+        second = [part[i + half] * math.cos(angles[i]) + part[i] * math.sin(angles[i]) for i in range(half)]
+        rotated.append(torch.stack([*first, *second]))
+    return torch.cat(rotated)
