@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--seed", type=int, default=0)
     data.set_defaults(command=_data)
 
-    train = commands.add_parser("train", add_help=False, help="train by a YAML file of settings; --help lists all keys")
+    train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
     train.set_defaults(command=_train)
 
@@ -129,7 +129,5 @@ def _predict(options: argparse.Namespace) -> None:
 
 
 def _print_scores(split: str, scores: dict[str, float]) -> None:
-    shown = (
-        f"{name} {100 * value:.2f}" for name, value in scores.items() if name.endswith(("precision", "recall", "f1"))
-    )
-    print(f"{split}: {', '.join(shown)}")
+    shown = ", ".join(f"{name} {100 * scores[name]:.2f}" for name in ("precision", "recall", "f1"))
+    print(f"{split} (percent): {shown}")

@@ -23,6 +23,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     Attributes:
         samples: those that are kept, in order.
         dropped: ids of those left out.
+        lengths: sub-words of each sample.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
                 self.samples.append(sample)
         if self.dropped:
             logger.warning("%d samples too long, dropped: %s", len(self.dropped), ", ".join(self.dropped))
+        self.lengths = [len(item["input_ids"]) for item in self._items]
 
     def __len__(self) -> int:
         return len(self._items)

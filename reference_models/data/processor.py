@@ -86,7 +86,7 @@ class Processor:
         return values, present
 
     def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """One batch: `input_ids` and `attention_mask` (B, L), what the task adds, pictures and `labels` where there are."""
+        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, pictures, and `labels` if known."""
         pad = self.tokenizer.pad_token_id
         batch = {
             "input_ids": _pad([item["input_ids"] for item in items], pad),
@@ -150,7 +150,8 @@ class Processor:
             if kinds.index(closing) not in numbers:
                 raise TooLongError(
                     f"{sample.id}: the {name} entity at words {list(getattr(sample, name))} lies behind the limit of "
-                    f"{self.max_length} sub-words; raise data.max_length, or set data.long_samples=drop to leave such samples out"
+                    f"{self.max_length} sub-words; raise data.max_length, or leave such samples "
+                    "out by data.long_samples=drop"
                 )
             item[name] = (numbers.index(kinds.index(opening)) + 1, numbers.index(kinds.index(closing)))
         if sample.relation is not None:

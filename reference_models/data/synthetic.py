@@ -62,7 +62,7 @@ class Post:
     """One sample before it is written: its words with the spans of the names, and what the picture shows.
 
     `kind` says where the answer stands: in the "words", or in a picture with a "single" or with "several" objects.
-    `posterior` holds, for each answer that counts, the probabilities of the labels for someone who reads only the words.
+    `posterior` holds, for each answer that counts, the probabilities of its labels for one who reads the words alone.
     """
 
     words: tuple[str, ...]

@@ -21,7 +21,7 @@ def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) ->
     """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
     texts = [" ".join(words) for words in sentences]
     normalizer = normalizers.BertNormalizer(lowercase=False)
-    # The trainer numbers continuing characters in the order of a hash map, and breaks ties by number; here they come first.
+    # The trainer would number continuing characters in the order of a hash map, and it breaks ties by number.
     inside = [f"##{c}" for c in sorted(set(normalizer.normalize_str("".join(texts)))) if not c.isspace()]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size, min_frequency=2, special_tokens=[*SPECIAL.values(), *inside], show_progress=False

@@ -1,0 +1,28 @@
+"""The picture of a training draws every curve it is given."""
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from reference_models.report.figure import training_figure
+
+HISTORY = [
+    {"task_loss": 2.0, "semantic_loss": 0.3, "epoch": 1.0},
+    {"eval_f1": 0.4, "epoch": 1.0},
+    {"task_loss": 1.0, "semantic_loss": 0.1, "epoch": 2.0},
+    {"eval_f1": 0.6, "epoch": 2.0},
+]
+
+
+def test_curves_of_all_runs_and_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+    plain = [{key: value for key, value in entry.items() if key != "semantic_loss"} for entry in HISTORY]
+    training_figure({"text-only": plain, "i2srm": HISTORY}, tmp_path / "a.png", ceiling=0.5)
+    losses, scores = drawn[0].axes
+    assert [list(line.get_ydata()) for line in losses.lines] == [[2.0, 1.0], [2.0, 1.0], [0.3, 0.1]]
+    assert [list(line.get_ydata()) for line in scores.lines] == [[0.4, 0.6], [0.4, 0.6], [0.5, 0.5]]
+    assert Image.open(tmp_path / "a.png").format == "PNG"

@@ -1,0 +1,285 @@
+"""The command line: train, evaluate and predict agree; a mistake is one line, exit code 2, and nothing is written."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from reference_models.cli import main
+from reference_models.data.samples import Sample
+from reference_models.data.synthetic import generate
+from reference_models.data.twitter import read_twitter
+from reference_models.prediction import predict
+from reference_models.training.run import PREDICTIONS, load_model
+
+SIZES = {"train": 24, "valid": 6, "test": 6}
+FILES = {"ner": "train.txt", "re": "txt/ours_train.txt"}
+
+
+def train_arguments(task: str, root: Path, output: Path, *more: str) -> list[str]:
+    overrides = [
+        "--data.root",
+        str(root),
+        "--output",
+        str(output),
+        "--training.epochs",
+        "1",
+        "--training.batch_size",
+        "8",
+    ]
+    return ["train", f"configs/synthetic-{task}.yaml", *overrides, *more]
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for task in FILES:
+        generate(folder / task / "posts", task, 0, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for task in FILES:
+        assert main(train_arguments(task, sets / task / "posts", folder / task)) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(sets: Path, tmp_path: Path) -> Callable[[str], Path]:
+    def make(task: str) -> Path:
+        shutil.copytree(sets / task, tmp_path / task)
+        return tmp_path / task / "posts"
+
+    return make
+
+
+def complaint(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line of an error."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().err.split("\n") if line.startswith("i2srm: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_a_run_leaves_its_model_scores_predictions_and_picture(task: str, runs: Path) -> None:
+    run = runs / task
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["samples"] == SIZES
+    assert 0 <= metrics["test"]["f1"] <= 1
+    assert len((run / PREDICTIONS).read_text().splitlines()) == SIZES["test"]
+    assert Image.open(run / "training.png").size[0] > 500
+    assert any("semantic_loss" in entry for entry in json.loads((run / "history.json").read_text()))
+    assert any(name.startswith("mixer.") for name in load_file(run / "model" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_evaluate_and_predict_agree_with_the_model_in_memory(
+    task: str, runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs / task
+    rows = [json.loads(line) for line in (run / PREDICTIONS).read_text().splitlines()]
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--split", "test"]) == 0
+    f1 = json.loads((run / "metrics.json").read_text())["test"]["f1"]
+    assert f"f1 {100 * f1:.2f}" in capsys.readouterr().out
+    row = rows[0]
+    arguments = ["predict", str(run), "--text", " ".join(row["words"]), "--image", row["image"]]
+    if task == "re":
+        head, tail = (" ".join(row["words"][slice(*row[name])]) for name in ("head", "tail"))
+        arguments += ["--head", head, "--tail", tail]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
+    model, processor = load_model(runs / "ner")
+    rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
+    for sample, row in zip(read_twitter(sets / "ner" / "posts", "test"), rows, strict=True):
+        assert predict(model, processor, sample)[0] == row["predicted"]
+
+
+def test_a_prediction_changes_with_the_crop(runs: Path, sets: Path) -> None:
+    model, processor = load_model(runs / "re")
+    words, image = ("Ruby", "Vex", "and", "Jade", "Kol"), next((sets / "re/posts/img_org/test").iterdir())
+    seen = Sample("x:1", words, image, (image,), head=(0, 2), tail=(3, 5))
+    blind = Sample("x:1", words, None, (), head=(0, 2), tail=(3, 5))
+    first, second = (predict(model, processor, sample)[1] for sample in (seen, blind))
+    assert abs(sum(first.values()) - 1) < 1e-5
+    assert first != second
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def cut_column(path: Path) -> None:
+    first, second, *rest = path.read_text().split("\n")
+    path.write_text("\n".join([first, second.split("\t")[0], *rest]))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+RE, RE_CROPS = FILES["re"], "txt/mre_train_dict.pth"
+MISTAKES = {
+    "one column": ("ner", lambda r: cut_column(r / "train.txt"), r"train\.txt:2: expected a word, a tab and a tag"),
+    "unknown tag": ("ner", lambda r: edit(r / "train.txt", "B-PER", "B-X"), r"train\.txt:\d+: unknown tag 'B-X'"),
+    "empty file": ("ner", lambda r: (r / "valid.txt").write_text(""), r"valid\.txt: the file is empty"),
+    "span outside": ("re", lambda r: edit(r / RE, "'pos': [", "'pos': [90, "), r"ours_train\.txt:1: "),
+    "inverted span": ("re", lambda r: edit(r / RE, "'pos': [", "'pos': [9, 1] + ["), r"ours_train\.txt:1: "),
+    "unknown relation": ("re", lambda r: edit(r / RE, "'relation': '", "'relation': 'x"), r"ours_train\.txt:\d+: .*'x"),
+    "code": ("re", lambda r: edit(r / RE, "{'token'", "exit() or {'token'"), r"ours_train\.txt:1: .*literal"),
+    "no rows": ("re", lambda r: (r / RE).write_text("\n"), r"ours_train\.txt: the file is empty"),
+    "crops of numbers": (
+        "re",
+        lambda r: torch.save({0: [1]}, r / RE_CROPS),
+        r"mre_train_dict\.pth: .*other than strings",
+    ),
+    "pickled code": (
+        "ner",
+        lambda r: (r / "posts_train_dict.pth").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR."),
+        r"posts_train_dict\.pth: .*was not executed",
+    ),
+    "missing image": (
+        "re",
+        lambda r: (r / "img_org/train/train_0.jpg").unlink(),
+        r"train_0\.jpg: the file does not exist; sample ours_train\.txt:1 ",
+    ),
+    "truncated image": (
+        "ner",
+        lambda r: truncate(r.parent / "posts_images/train_0.jpg"),
+        r"train_0\.jpg: .*truncated.*; sample train\.txt:1 ",
+    ),
+    "absent crop": (
+        "ner",
+        lambda r: (r.parent / "posts_aux_images/train/crops/train_0_crop_0.png").unlink(),
+        r"train_0_crop_0\.png: the file does not exist; sample train\.txt:1 ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_the_data_is_one_line_and_nothing_is_written(
+    name: str, copy: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task, spoil, message = MISTAKES[name]
+    root = copy(task)
+    spoil(root)
+    line = complaint(capsys, train_arguments(task, root, tmp_path / "run"))
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize(("policy", "left"), [("blank", 24), ("drop", 22)])
+def test_bad_images_can_be_left_out_and_are_counted_and_named(
+    policy: str, left: int, copy: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copy("ner")
+    (root.parent / "posts_images/train_0.jpg").unlink()
+    truncate(root.parent / "posts_images/train_1.jpg")
+    assert main(train_arguments("ner", root, tmp_path / "run", "--data.bad_images", policy)) == 0
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["samples"]["train"] == left
+    found = metrics["bad_images"]["train"]["found"]
+    assert [Path(bad["file"]).name for bad in found] == ["train_0.jpg", "train_1.jpg"]
+    assert found[0]["sample"] == "train.txt:1"
+    assert "train_0.jpg" in caplog.text
+
+
+def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Path) -> None:
+    root = copy("re")
+    rows = (root / RE).read_text().splitlines()
+    rows[0] = rows[0][:-1] + ", 'caption': ['a', 'b'], 'entity': []}"
+    rows[1] = rows[1].replace("train_1.jpg", "a name with spaces.jpg")
+    (root / RE).write_text("\n".join(rows) + "\n")
+    (root / "img_org/train/train_1.jpg").rename(root / "img_org/train/a name with spaces.jpg")
+    (root / "txt/ours_val.txt").rename(root / "txt/ours_val .txt")
+    crops = torch.load(root / RE_CROPS, weights_only=True)
+    torch.save({**crops, 10_000: ["of_no_row.png"]}, root / RE_CROPS)
+    assert main(train_arguments("re", root, tmp_path / "run")) == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["--data.rooot", "x"], "rooot"),
+        (["--training.epochs", "many"], r"training\.epochs.*many"),
+        (["--training.epochs", "0"], r"training\.epochs must be 1 or more, got 0"),
+        (["--data.bad_images", "ignore"], "'error', 'blank', 'drop'"),
+        (["--model.mixup", '{"sampling_ratio": 1}'], r"model\.mixup: .*sampling_ratio"),
+        (["--model.mixup", '{"sample_ratio": 7}'], r"model\.mixup: .*sample_ratio.*7"),
+        (["--model.vision", "resnet51"], "unknown image backbone 'resnet51'; choose one of resnet18"),
+        (["--model.vision", "resnet18", "--model.vision_weights", "no.pth"], r"model\.vision_weights: .*'no\.pth'"),
+        (["--model.text", "no/folder"], r"model\.text: no tokenizer could be loaded from 'no/folder'"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
+    override: list[str], message: str, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "run", *override))
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_key_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("data:\n  rooot: x\n")
+    assert "rooot" in complaint(capsys, ["train", str(tmp_path / "mine.yaml")])
+    assert "mnre, synthetic-ner" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
+
+
+def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (runs / "ner").rglob("*")}
+    assert str(runs / "ner") in complaint(capsys, train_arguments("ner", sets / "ner" / "posts", runs / "ner"))
+    assert {path: path.stat().st_mtime_ns for path in (runs / "ner").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "give --head and --tail"),
+        (["--head", "Ruby"], "give --head and --tail"),
+        (["--head", "Ruby", "--tail", "Kol"], "the tail entity 'Kol' does not stand in the sentence"),
+        (["--head", "Ruby", "--tail", "Vex", "--image", "no.png"], r"no\.png: the file does not exist"),
+    ],
+)
+def test_a_mistake_in_a_prediction_is_one_line(
+    more: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert re.search(message, complaint(capsys, ["predict", str(runs / "re"), "--text", "Ruby Vex", *more]))
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{tmp_path} is not the folder of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
+
+
+def test_other_words_on_the_command_line_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--quik"])
+    assert "unrecognized arguments: --quik" in capsys.readouterr().err
+
+
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert all(
+        f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.head_learning_rate")
+    )
+
+
+def test_a_synthetic_set_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not empty" in complaint(capsys, ["data", "ner", str(Path(__file__).parent)])

@@ -1,0 +1,43 @@
+"""The demo in miniature: both tasks, the table, the examples, and what it leaves behind."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reference_models import demo
+from reference_models.cli import main
+
+
+def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "QUICK", {"train": 24, "valid": 8, "test": 16})
+    output = tmp_path / "demo"
+    assert main(["demo", "--quick", "--seed", "3", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    for task, table in zip(("ner", "re"), printed.split("test split (percent)")[1:], strict=True):
+        summary = json.loads((output / task / "metrics.json").read_text())
+        assert set(summary["models"]) == {"text-only", "i2srm"}
+        assert summary["ceiling"] == json.loads((output / task / "data/posts/ceiling.json").read_text())["test"]
+        for name, row in summary["models"].items():
+            line = next(line for line in table.splitlines() if line.startswith(f"{name} "))
+            scores = (row["precision"], row["recall"], row["f1"], summary["ceiling"], row["several"])
+            assert line.split()[1:] == [f"{100 * score:.1f}" for score in scores]
+            assert row["f1"] == json.loads((output / task / name / "metrics.json").read_text())["test"]["f1"]
+        assert Image.open(output / task / "training.png").size[0] > 500
+        assert (output / task / "i2srm" / "model" / "model.safetensors").is_file()
+        assert not any(
+            "semantic_loss" in entry for entry in json.loads((output / task / "text-only/history.json").read_text())
+        )
+    pictures = [line.strip() for line in printed.splitlines() if line.strip().endswith(".jpg")]
+    assert len(pictures) == 6
+    assert all(Path(picture).is_file() for picture in pictures)
+    assert f"are in {output}/" in printed
+
+
+def test_a_folder_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert f"{tmp_path} exists already" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

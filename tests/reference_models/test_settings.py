@@ -1,0 +1,57 @@
+"""Settings: shipped files hold the paper's numbers, the command line changes them, files are found by name."""
+
+from pathlib import Path
+
+import pytest
+
+from reference_models.config import RunConfig
+from reference_models.errors import UserError
+from reference_models.settings import CONFIGS, find_config, read_settings
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch"), [("mnre", 25, 16), ("twitter2015", 30, 8), ("twitter2017", 30, 8)]
+)
+def test_the_paper_is_in_the_files(name: str, epochs: int, batch: int) -> None:
+    config = read_settings(find_config(f"configs/{name}.yaml"), [])
+    training, model = config.training, config.model
+    assert (training.epochs, training.batch_size, training.warmup) == (epochs, batch, 0.06)
+    assert (model.text, model.vision, model.semantic_weight, model.attn_mixup) == (
+        "roberta-large",
+        "resnet50",
+        0.5,
+        True,
+    )
+    assert (training.learning_rate, training.weight_decay, config.data.max_length) == (3e-5, 1e-2, 80)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_file_reads(path: Path) -> None:
+    assert read_settings(path, []).output.startswith("runs/")
+
+
+def test_the_command_line_comes_last() -> None:
+    config = read_settings(
+        find_config("mnre"), ["--training.epochs", "3", "--model.mixup", '{"heads": 2}', "--output", "x"]
+    )
+    assert (config.training.epochs, config.model.mixup, config.output) == (3, {"heads": 2}, "x")
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert read_settings(None, []) == RunConfig()
+
+
+def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "mnre.yaml").write_text("output: mine\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(find_config("configs/mnre.yaml"), []).output == "mine"
+    assert find_config("twitter2015") == CONFIGS / "twitter2015.yaml"
+
+
+@pytest.mark.parametrize("text", ["data: [1\n", "3\n", "data:\n  rooot: x\n", "training:\n  epochs: many\n", "\x00"])
+def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"mine\.yaml") as error:
+        read_settings(tmp_path / "mine.yaml", [])
+    assert "\n" not in str(error.value)
