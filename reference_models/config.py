@@ -15,7 +15,8 @@ class DataConfig:
         root: folder of the data set.
         bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
             ("blank"), or leave the sample out ("drop"); the last two count and name what they touched.
-        long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop" (counted).
+        long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop"
+            (counted).
         max_length: limit of a sentence in sub-words.
         image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
         max_crops: object crops of a sample at most.
@@ -38,7 +39,8 @@ class ModelConfig:
     """What the model is made of.
 
     Args:
-        text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt here).
+        text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt
+            here).
         tiny_vocabulary: sub-words that "tiny" learns from the training text.
         visual: whether the model sees pictures.
         vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
@@ -79,27 +81,46 @@ class TrainingConfig:
 
     Args:
         epochs: passes over the training split.
-        batch_size: samples of a step.
-        learning_rate: peak rate of the encoders and the prefix.
+        batch_size: samples that one process takes at once.
+        accumulation: batches of a step; 2 of 8 give the gradient of 16 (AttnMixup still sees 8).
+        learning_rate: peak rate of the text encoder, the image backbone, the prefix and the regularisers.
+        text_learning_rate, vision_learning_rate, prefix_learning_rate, regulariser_learning_rate: peak rate of one of
+            these alone; without it, `learning_rate`. The regularisers are AttnMixup and the semantic loss.
         head_learning_rate: peak rate of the CRF and the output layers.
         weight_decay: of AdamW; biases and norms have none.
         warmup: share of the steps over which the rates rise; they then fall linearly to 0.
+        precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
+        gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
+        group_by_length: make batches of sentences of about one length.
+        checkpoint_steps: steps between two checkpoints; 0 for one at the end of each epoch, which there is in any case.
         seed: of everything random.
         workers: processes that load pictures beside the training; 0 loads them in it.
     """
 
     epochs: int = 25
     batch_size: int = 16
+    accumulation: int = 1
     learning_rate: float = 3e-5
+    text_learning_rate: float | None = None
+    vision_learning_rate: float | None = None
+    prefix_learning_rate: float | None = None
+    regulariser_learning_rate: float | None = None
     head_learning_rate: float = 5e-2
     weight_decay: float = 1e-2
     warmup: float = 0.06
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    group_by_length: bool = False
+    checkpoint_steps: int = 0
     seed: int = 0
     workers: int = 0
 
     def __post_init__(self) -> None:
-        least = {"learning_rate": 0, "head_learning_rate": 0, "weight_decay": 0, "warmup": 0, "seed": 0, "workers": 0}
-        _check_at_least(self, "training", epochs=1, batch_size=1, **least)
+        rates = {name: 0 for name, value in vars(self).items() if name.endswith("learning_rate") and value is not None}
+        least = {"weight_decay": 0, "warmup": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
+        _check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **rates, **least)
+        if self.warmup >= 1:
+            raise UserError(f"training.warmup is a share of the steps and must be below 1, got {self.warmup}")
 
 
 @dataclass
@@ -107,7 +128,7 @@ class RunConfig:
     """All settings of a run.
 
     Args:
-        output: folder of the run; it must not exist yet.
+        output: folder of the run; a new one, or that of a run with the same settings that was stopped.
     """
 
     output: str = "runs/i2srm"

@@ -3,13 +3,10 @@
 import json
 import logging
 import shutil
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import set_seed
 
 from reference_models.config import RunConfig
@@ -24,12 +21,15 @@ from reference_models.errors import UserError
 from reference_models.models.build import build_model
 from reference_models.models.i2srm import I2SRM
 from reference_models.report.figure import training_figure
+from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
-from reference_models.training.trainer import ExtractionTrainer
+from reference_models.training.folder import CONFIG, check_folder, locked, make_folder, start_of, write_json
+from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}
-CONFIG, MODEL, METRICS, HISTORY = "config.yaml", "model", "metrics.json", "history.json"
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+MODEL, METRICS, HISTORY, CHECKPOINTS = "model", "metrics.json", "history.json", "checkpoints"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
@@ -68,59 +68,88 @@ def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
     )
 
 
-def train(config: RunConfig) -> dict[str, Any]:
+def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     """Train on the training split, keep the best epoch on validation, score the test split, and save everything.
 
     The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
-    the test split, and the history of the training as numbers and as a picture.
+    the test split, and the history of the training as numbers and as a picture. A run that was stopped, at whatever
+    instant, goes on by the same call from its last checkpoint, and ends as if it had never been stopped.
+
+    Under `torchrun` or `accelerate launch` every process makes this call; the first one writes.
+
+    Args:
+        config: the settings.
+        skip_finished: return the scores of this very run if it is finished already, instead of an error.
 
     Returns:
         What `metrics.json` holds.
 
     Raises:
-        UserError: wrong settings or data; then nothing was written.
+        UserError: wrong settings or data, or a folder that holds something else than this run unfinished; then nothing
+            was written.
+        KeyboardInterrupt: with a message that says how to go on.
     """
     output = Path(config.output)
-    if output.exists():
-        raise UserError(f"the run folder {output} exists already; name another one with --output")
+    checkpoints = output / CHECKPOINTS
+    arguments = training_arguments(config.training, checkpoints)
+    _, file = READERS[config.data.format]
+    labels = [file(Path(config.data.root), split) for split in SPLITS]
+    # The reader says best what is wrong with a missing file, but the folder is checked before the data are read.
+    known = fingerprint(path for path in labels if path.is_file())
+    start = start_of(config, labels_fingerprint=known, processes=arguments.world_size)
+    check_folder(output, start)
+    if (output / METRICS).exists():
+        # A kill just before the end can have left them.
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        if not skip_finished:
+            raise UserError(f"the run in {output} exists already and is finished; name another folder with --output")
+        metrics: dict[str, Any] = json.loads((output / METRICS).read_text())
+        return metrics
     set_seed(config.training.seed)
     samples, pictures = {}, {}
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         samples[split], pictures[split] = read_split(config, split)
     processor = make_processor(config, samples["train"])
     splits = {name: EncodedSplit(rows, processor, config.data.long_samples) for name, rows in samples.items()}
     model = build_model(config.model, processor)
 
-    output.mkdir(parents=True)
-    (output / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    checkpoints = output / "checkpoints"
-    trainer = ExtractionTrainer(model, config.training, checkpoints, splits["train"], splits["valid"])
-    started = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - started
-    history = trainer.state.log_history
-    model.save_pretrained(output / MODEL)
-    processor.save_pretrained(output / MODEL)
-    shutil.rmtree(checkpoints)
-
-    best = max((entry for entry in history if "eval_f1" in entry), key=lambda entry: entry["eval_f1"])
-    _, file = READERS[config.data.format]
-    test = evaluate_split(model, splits["test"], 4 * config.training.batch_size)
-    metrics = {
-        "test": test.scores,
-        "valid": {key.removeprefix("eval_"): value for key, value in best.items() if key.startswith("eval_")},
-        "best_epoch": best["epoch"],
-        "samples": {name: len(split) for name, split in splits.items()},
-        "too_long": {name: split.dropped for name, split in splits.items()},
-        "bad_images": pictures,
-        "labels_fingerprint": fingerprint(file(Path(config.data.root), split) for split in samples),
-        "seconds": seconds,
-        "seed": config.training.seed,
-    }
-    write_predictions(output / PREDICTIONS, test)
-    training_figure({output.name: history}, output / FIGURE)
-    (output / HISTORY).write_text(json.dumps(history, indent=1) + "\n")
-    (output / METRICS).write_text(json.dumps(metrics, indent=1) + "\n")
+    with arguments.main_process_first(local=False):
+        make_folder(output, config, start)
+    with locked(checkpoints, needed=arguments.should_save):
+        with arguments.main_process_first(local=False):
+            last = last_checkpoint(checkpoints)
+        trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(f"the run in {output} is unfinished; the same command goes on with it") from stop
+        trainer.load_best()
+        # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
+        model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
+        # Trainer's own summary is left out: it is about the time since the last start alone.
+        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+        best = max((entry for entry in history if "eval_f1" in entry), key=lambda entry: entry["eval_f1"])
+        metrics = {
+            "test": test.scores,
+            "valid": {key.removeprefix("eval_"): value for key, value in best.items() if key.startswith("eval_")},
+            "best_epoch": best["epoch"],
+            "samples": {name: len(split) for name, split in splits.items()},
+            "too_long": {name: split.dropped for name, split in splits.items()},
+            "bad_images": pictures,
+            "labels_fingerprint": known,
+            "seconds": history[-1]["seconds"],
+            "seed": config.training.seed,
+        }
+        if arguments.should_save:
+            model.save_pretrained(output / MODEL)
+            processor.save_pretrained(output / MODEL)
+            write_predictions(output / PREDICTIONS, test)
+            training_figure({output.name: history}, output / FIGURE)
+            write_json(output / HISTORY, history)
+            write_json(output / METRICS, metrics)  # the last: with it the run is finished
+    if arguments.should_save:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics
 
 

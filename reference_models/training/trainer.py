@@ -1,39 +1,54 @@
-"""transformers' Trainer with our parameter groups, our scores, and both losses in the log."""
+"""transformers' Trainer with our parameter groups, our scores, both losses in the log, and an exact resume."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from reference_models.config import TrainingConfig
 from reference_models.data.dataset import EncodedSplit
+from reference_models.errors import UserError
 from reference_models.models.base import Extractor, ExtractorOutput
+from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint, finish_checkpoint
 from reference_models.training.evaluation import score
-from reference_models.training.optimizer import parameter_groups
+from reference_models.training.optimizer import learning_rates, parameter_groups
+from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
 
 
 def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArguments:
-    """The Trainer's own settings: one evaluation and checkpoint an epoch, the best epoch on validation wins."""
-    return TrainingArguments(
+    """The Trainer's own settings: one evaluation and checkpoint an epoch. Joins the other processes, if there are any.
+
+    Raises:
+        UserError: a precision that this machine has not.
+    """
+    has_accelerator = torch.accelerator.is_available()
+    if settings.precision == "fp16" and not has_accelerator:
+        raise UserError('training.precision: "fp16" needs an accelerator, and none was found; use "bf16" or "fp32"')
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=4 * settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
         lr_scheduler_type="linear",
         max_grad_norm=1.0,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        use_cpu=not has_accelerator,
         seed=settings.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=True,
         metric_for_best_model="f1",
+        greater_is_better=True,
         logging_strategy="epoch",
         report_to="none",
         remove_unused_columns=False,
@@ -41,6 +56,8 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_num_workers=settings.workers,
     )
+    _ = arguments.device  # it is this property that joins the processes
+    return arguments
 
 
 class ExtractionTrainer(Trainer):
@@ -49,61 +66,123 @@ class ExtractionTrainer(Trainer):
     Args:
         model: what to train.
         settings: how.
-        folder: for checkpoints.
+        arguments: from `training_arguments`.
         train, valid: the splits.
     """
+
+    # In compute_loss, because Trainer would weigh the batches of a step alike, whatever their sizes.
+    loss_is_scaled_for_ga = True
 
     def __init__(
         self,
         model: Extractor,
         settings: TrainingConfig,
-        folder: Path,
+        arguments: TrainingArguments,
         train: EncodedSplit,
         valid: EncodedSplit,
     ) -> None:
         self.settings = settings
-        self._sums: dict[str, list[torch.Tensor]] = {name: [] for name in LOSSES}
+        self._parts: dict[str, Tensor] = {}
+        self._clock = time.perf_counter()
+        if settings.gradient_checkpointing:
+            model.text.body.activation_checkpointing_enable()
         super().__init__(
             model,
-            training_arguments(settings, folder),
+            arguments,
             data_collator=train.processor.collate,
             train_dataset=train,
             eval_dataset=valid,
             compute_metrics=self._scores_of_validation,
+            callbacks=[StepCheckpoints(settings.checkpoint_steps)] if settings.checkpoint_steps else None,
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over `parameter_groups`."""
-        settings = self.settings
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model,
-                learning_rate=settings.learning_rate,
-                head_learning_rate=settings.head_learning_rate,
-                weight_decay=settings.weight_decay,
+                learning_rates(self.settings),
+                learning_rate=self.settings.learning_rate,
+                weight_decay=self.settings.weight_decay,
             )
             self.optimizer = torch.optim.AdamW(groups, fused=True)
         return self.optimizer
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Any]:
+        """The batches of a step, whose samples are counted."""
+        batches, items = super().get_batch_samples(*args)
+        self._samples_of_step = sum(len(batch["input_ids"]) for batch in batches)
+        return batches, items
+
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **_: Any
-    ) -> torch.Tensor | tuple[torch.Tensor, ExtractorOutput]:
-        """The model's own loss; its parts are kept for the log."""
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+    ) -> Tensor | tuple[Tensor, ExtractorOutput]:
+        """The model's own loss; in training the batch's share in that of its step, whose parts are kept for the log."""
         outputs = model(**inputs)
+        loss = outputs.loss
         if model.training:
-            for name in LOSSES:
-                if outputs.get(name) is not None:
-                    self._sums[name].append(outputs[name])
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+            share = len(inputs["input_ids"]) / self._samples_of_step
+            loss = share * loss
+            parts = {name: outputs[name] for name in LOSSES if outputs.get(name) is not None}
+            for name, part in {**parts, "steps": torch.ones_like(loss)}.items():
+                self._parts[name] = self._parts.get(name, 0) + share * part.detach()
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the mean of each part of the loss since the last entry of the training log."""
+        """Add the mean of each part of the loss since the last entry of the training log, and the seconds until now."""
         if "loss" in logs:
-            for name, values in self._sums.items():
-                if values:
-                    logs[name] = torch.stack(values).mean().item()
-                    values.clear()
+            steps = self._parts.pop("steps")
+            for name, part in self._parts.items():
+                logs[name] = self.accelerator.reduce(part / steps, "mean").item()
+            self._parts = {}
+        now = time.perf_counter()
+        before = self.state.log_history[-1]["seconds"] if self.state.log_history else 0.0
+        logs["seconds"] = before + now - self._clock
+        self._clock = now
         super().log(logs, *args, **kwargs)
+
+    def load_best(self) -> None:
+        """Take the weights of the best epoch on validation."""
+        self._load_from_checkpoint(str(checkpoint(Path(self.args.output_dir), self.state.best_global_step)))
+        self.accelerator.wait_for_everyone()
 
     def _scores_of_validation(self, prediction: EvalPrediction) -> dict[str, float]:
         return score(self.eval_dataset, prediction.predictions).scores
+
+    def _get_train_sampler(self, train_dataset: EncodedSplit | None = None) -> EpochSampler:
+        # Trainer's own order under length grouping comes from random numbers that a resumed epoch does not see again.
+        return EpochSampler(
+            len(self.train_dataset),
+            self.args.seed,
+            lambda: int(self.state.epoch or 0),
+            lengths=self.train_dataset.lengths if self.settings.group_by_length else None,
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
+        # Trainer writes in place, and a kill leaves half a checkpoint that it would take for a whole one.
+        folder = Path(self.args.output_dir)
+        partial = str(folder / PARTIAL)
+        self.save_model(partial, _internal_call=True)
+        self._save_optimizer_and_scheduler(partial)
+        self._save_scaler(partial)
+        self._save_rng_state(partial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / PARTIAL / TRAINER_STATE_NAME))
+            finish_checkpoint(folder, self.state.global_step, self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # With it goes what Trainer forgets: the losses since the last entry of the log.
+        super()._save_rng_state(output_dir)
+        losses = {"loss": self._tr_loss, "logged": self._globalstep_last_logged, "parts": self._parts}
+        torch.save(losses, self._losses_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str) -> None:
+        super()._load_rng_state(checkpoint)
+        losses = torch.load(self._losses_file(checkpoint), map_location=self.args.device, weights_only=True)
+        self._tr_loss, self._globalstep_last_logged, self._parts = losses["loss"], losses["logged"], losses["parts"]
+
+    def _losses_file(self, folder: str) -> Path:
+        return Path(folder) / f"losses_{self.args.process_index}.pt"

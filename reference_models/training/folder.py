@@ -1,0 +1,88 @@
+"""The folder of a run: begun once, continued by the same command, never written over."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from reference_models.config import RunConfig
+from reference_models.errors import UserError
+
+CONFIG, START, LOCK = "config.yaml", "start.json", "lock"
+# The workers that load pictures outlive a killed training by up to 5 seconds, and hold its lock.
+LOCK_SECONDS = 10
+
+
+def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
+    """What a run must share with the one it goes on with: its settings, and facts such as the data's fingerprint.
+
+    The name of the folder and the number of workers change nothing about the result and are left out.
+    """
+    sections = asdict(config)
+    del sections["output"], sections["training"]["workers"]
+    named = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    start: dict[str, Any] = json.loads(json.dumps(named | facts))
+    return start
+
+
+def check_folder(output: Path, start: dict[str, Any]) -> None:
+    """Check that `output` is free, or holds a run that started in the same way.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not output.exists():
+        return
+    if not (output / START).is_file():
+        raise UserError(f"the folder {output} exists already and holds no run; name another one with --output")
+    before = json.loads((output / START).read_text())
+    changed = [key for key in before | start if before.get(key) != start.get(key)]
+    if changed:
+        was = ", ".join(f"{key} was {before.get(key)!r} and is now {start.get(key)!r}" for key in changed)
+        raise UserError(
+            f"a run of other settings exists already in {output}: {was}; repeat its command to go on with it, or name "
+            "another folder with --output"
+        )
+
+
+def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
+    """Begin a run, unless it is begun: the folder appears with all that `check_folder` and `evaluate` need."""
+    if output.exists():
+        return
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    write_json(partial / START, start)
+    partial.rename(output)
+
+
+@contextmanager
+def locked(folder: Path, *, needed: bool) -> Iterator[None]:
+    """Keep `folder`, which is made, to this process, so that the same command given twice trains once.
+
+    Raises:
+        UserError: another process has it.
+    """
+    if not needed:
+        yield
+        return
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise UserError(f"another process is training in {folder.parent}") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)

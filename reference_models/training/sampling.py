@@ -1,0 +1,39 @@
+"""The order in which an epoch shows the training samples."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffles by the seed and the number of the epoch alone, so that a resumed epoch goes on in the same order.
+
+    Args:
+        size: number of samples.
+        seed: of the run.
+        epoch: tells the number of the epoch that begins.
+        lengths: length of each sample, to fill batches with samples of about one length; None for any order.
+        batch_size: samples of one step, over all processes.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        epoch: Callable[[], int],
+        *,
+        lengths: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> None:
+        self.size, self.seed, self.epoch, self.lengths, self.batch_size = size, seed, epoch, lengths, batch_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        if self.lengths is not None:
+            return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+        return iter(torch.randperm(self.size, generator=generator).tolist())
