@@ -58,6 +58,7 @@ class Extractor(PreTrainedModel):
     config_class = I2SRMConfig
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = ("crf",)  # its sums over words lose too much in bfloat16
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
     def finish(self, width: int, image_width: int | None) -> None:
