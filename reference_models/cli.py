@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"i2srm: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("i2srm: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"i2srm: interrupted; {stop}" if str(stop) else "i2srm: interrupted", file=sys.stderr)
         return 130
     return 0
 
@@ -63,13 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test")
     evaluate.set_defaults(command=_evaluate)
 
-    predict = commands.add_parser("predict", help="entities of a sentence, or the relation of two of its entities")
+    predict = commands.add_parser("predict", help="entities of a post, or the relation of two entities; one or many")
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    predict.add_argument("--text", required=True, help="the sentence, its words divided by spaces")
-    predict.add_argument("--image", type=Path, help="the picture; without --crops it stands for its only crop")
-    predict.add_argument("--crops", type=Path, nargs="+", default=[], help="pictures of its objects")
+    predict.add_argument("--text", help="the sentence, its words divided by spaces")
+    predict.add_argument("--image", help="the picture; without --crops it stands for its only crop")
+    predict.add_argument("--crops", nargs="+", help="pictures of its objects")
     predict.add_argument("--head", help="for a relation: the head entity as it stands in the sentence")
     predict.add_argument("--tail", help="for a relation: the tail entity")
+    predict.add_argument("--input", type=Path, metavar="POSTS.jsonl", help="instead of --text: a JSON object a line")
+    predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line")
     predict.set_defaults(command=_predict)
     return parser
 
@@ -113,19 +115,23 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from reference_models.prediction import describe, make_sample, predict
-    from reference_models.training.run import find_run, load_model
+    from reference_models.prediction import Predictor, describe, predict_file
 
-    model, processor = load_model(find_run(options.run))
-    if (processor.task == "re") != (options.head is not None and options.tail is not None):
-        raise UserError("give --head and --tail for a model of relations, and neither of them for one of entities")
-    if processor.image_size is None and options.image:
-        raise UserError("this model reads text alone; leave --image out")
-    sample = make_sample(options.text, image=options.image, crops=options.crops, head=options.head, tail=options.tail)
-    said, probabilities = predict(model, processor, sample)
-    print(describe(sample, said))
-    for relation in sorted(probabilities, key=probabilities.__getitem__, reverse=True)[:3]:
-        print(f"  {probabilities[relation]:.4f}  {relation}")
+    names = ("text", "image", "crops", "head", "tail")
+    post = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if ("text" in post) == (options.input is not None) or (options.input is None) != (options.output is None):
+        raise UserError("give either --text, or --input and --output")
+    predictor = Predictor(options.run)
+    if options.input is not None:
+        counts = predict_file(predictor, options.input, options.output)
+        print(f"{counts['lines']} posts, {counts['errors']} of them with an error; the records are in {options.output}")
+        return
+    sample = predictor.read(post, Path())
+    [prediction] = predictor.predict([sample])
+    print(describe(sample, prediction.said))
+    likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
+    for relation, probability in likeliest[:3]:
+        print(f"  {probability:.4f}  {relation}")
 
 
 def _print_scores(split: str, scores: dict[str, float]) -> None:

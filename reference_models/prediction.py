@@ -1,66 +1,205 @@
-"""Prediction for one post: from a sentence and pictures to entities or a relation, in plain words."""
+"""Prediction for posts: from sentences and pictures to entities or relations, one post or a file of them."""
 
-from collections.abc import Sequence
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from reference_models.data.images import check_images
-from reference_models.data.processor import Processor
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
-from reference_models.models.i2srm import I2SRM
 from reference_models.training.metrics import spans
+from reference_models.training.run import find_run, load_model
+
+KEYS = {"id", "text", "image", "crops", "head", "tail"}
 
 
-def make_sample(
-    text: str,
-    *,
-    image: Path | None = None,
-    crops: Sequence[Path] = (),
-    head: str | None = None,
-    tail: str | None = None,
-) -> Sample:
-    """A sample from a sentence whose words are divided by spaces.
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one sample.
+
+    Attributes:
+        said: one tag a word, or the relation.
+        probabilities: of all relations, in the order of the model's labels; empty for tags.
+    """
+
+    said: list[str] | str
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """The model of a finished run, ready for posts.
 
     Args:
-        text: the sentence.
-        image: the whole picture. The prefix of the text encoder is made of crops, so without crops the picture itself
-            stands for its only crop.
-        crops: pictures of its objects.
-        head, tail: for a relation, the two entities as they stand in the sentence.
+        run: folder of the run.
+        batch_size: posts that are computed at once.
 
     Raises:
-        UserError: no words, an entity that is not in the sentence, or a picture that cannot be read.
+        UserError: the folder holds no finished run.
     """
-    words = tuple(text.split())
-    head_span = None if head is None else _find("head", head, words, taken=None)
-    tail_span = None if tail is None else _find("tail", tail, words, taken=head_span)
-    shown = tuple(crops) or ((image,) if image else ())
-    sample = Sample("the post", words, image, shown, head=head_span, tail=tail_span)
-    return check_images([sample], "error", progress=False)[0][0]
+
+    def __init__(self, run: Path, *, batch_size: int = 32) -> None:
+        self.model, self.processor = load_model(find_run(run))
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """Predictions for samples, in their order."""
+        items = []
+        for sample in samples:
+            items.append(self.processor.encode(sample))
+            if self.processor.image_size is not None:
+                items[-1]["pixels"] = self.processor.pixels(sample)
+        batch = {name: value.to(self.model.device) for name, value in self.processor.collate(items).items()}
+        output = self.model(**batch)
+        said = [self.processor.names(s, row.tolist()) for s, row in zip(samples, output.predictions, strict=True)]
+        if self.processor.task == "ner":
+            return [Prediction(tags, {}) for tags in said]
+        chances = output.scores.float().softmax(dim=-1).tolist()
+        return [
+            Prediction(relation, dict(zip(self.processor.labels, row, strict=True)))
+            for relation, row in zip(said, chances, strict=True)
+        ]
+
+    def read(self, post: Mapping[str, Any], folder: Path) -> Sample:
+        """The sample of a post.
+
+        Args:
+            post: `text`, words divided by spaces; `image` and `crops`, paths; for relations `head` and `tail`, the two
+                entities as they stand in the text. The prefix of the text encoder is made of crops, so without crops
+                the picture itself stands for its only crop.
+            folder: where relative paths begin.
+
+        Raises:
+            UserError: a key or value that does not belong there, an entity that is not in the text, or a picture that
+                cannot be read.
+        """
+        _check_types(post)
+        relation = self.processor.task == "re"
+        if relation != ("head" in post and "tail" in post) or (not relation and ("head" in post or "tail" in post)):
+            raise UserError("a model of relations needs head and tail, and one of entities takes neither of them")
+        if self.processor.image_size is None and ("image" in post or "crops" in post):
+            raise UserError("this model reads text alone; leave image and crops out")
+        words = tuple(post["text"].split())
+        head = _find("head", post["head"], words, taken=None) if relation else None
+        tail = _find("tail", post["tail"], words, taken=head) if relation else None
+        image = folder / post["image"] if "image" in post else None
+        crops = tuple(folder / crop for crop in post.get("crops", ())) or ((image,) if image else ())
+        sample = Sample("the post", words, image, crops, head=head, tail=tail)
+        if len(crops) > self.processor.max_crops:
+            raise UserError(f"expected at most {self.processor.max_crops} crops, got {len(crops)}")
+        return check_images([sample], "error", progress=False)[0][0]
+
+    def records(self, posts: Iterable[bytes], folder: Path, *, first: int = 1) -> Iterator[dict[str, Any]]:
+        """One record for each line of JSON, in order; a line that is no post gives a record with its `error`.
+
+        Args:
+            posts: lines, each with an object as `read` takes it; an `id` goes along to the record.
+            folder: where relative paths begin.
+            first: number of the first line.
+        """
+        numbered = enumerate(posts, start=first)
+        while chunk := list(itertools.islice(numbered, self.batch_size)):
+            records, samples = [], []
+            for number, line in chunk:
+                record: dict[str, Any] = {"line": number}
+                try:
+                    post = _parse(line)
+                    record |= {key: post[key] for key in ("id",) if key in post}
+                    sample = replace(self.read(post, folder), id=f"line {number}")
+                    self.processor.encode(sample)
+                except UserError as error:
+                    record["error"] = str(error)
+                else:
+                    samples.append(sample)
+                records.append(record)
+            predictions = zip(samples, self.predict(samples), strict=True) if samples else iter(())
+            for record in records:
+                yield record if "error" in record else record | as_json(*next(predictions))
 
 
-@torch.inference_mode()
-def predict(model: I2SRM, processor: Processor, sample: Sample) -> tuple[list[str] | str, dict[str, float]]:
-    """Tags of a sample's words; or its likeliest relation, with the probabilities of all relations."""
-    item = processor.encode(sample)
-    if processor.image_size is not None:
-        item["pixels"] = processor.pixels(sample)
-    output = model(**{name: value.to(model.device) for name, value in processor.collate([item]).items()})
-    said = processor.names(sample, output.predictions[0].tolist())
-    if processor.task == "ner":
-        return said, {}
-    return said, dict(zip(processor.labels, output.scores[0].softmax(dim=-1).tolist(), strict=True))
+def as_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:
+    """A prediction as plain types: `entities` with their words [start, end), or `relation` with its probability."""
+    if isinstance(prediction.said, str):
+        return {"relation": prediction.said, "probability": prediction.probabilities[prediction.said]}
+    found = [
+        {"text": " ".join(sample.words[start:end]), "type": kind, "start": start, "end": end}
+        for start, end, kind in sorted(spans(prediction.said))
+    ]
+    return {"entities": found}
 
 
 def describe(sample: Sample, said: Sequence[str] | str) -> str:
-    """A prediction in plain words: "Ada Vex is a person (PER); ..." or "Ada Vex -- /per/per/peer --> Kol Brin"."""
+    """A prediction in plain words: "Ada Vex [PER], Rome [LOC]" or "Ada Vex --[/per/per/peer]--> Kol Brin"."""
     if isinstance(said, str):
         head, tail = (" ".join(sample.words[slice(*span)]) for span in (sample.head, sample.tail))
         return f"{head} --[{said}]--> {tail}"
     found = [f"{' '.join(sample.words[start:end])} [{kind}]" for start, end, kind in sorted(spans(said))]
     return ", ".join(found) or "no entity"
+
+
+def predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, int]:
+    """Predict a file of posts, one JSON object a line, into a file of records in the same order.
+
+    Records stream into `output.partial`, which becomes `output` at the end; a call that was stopped goes on there.
+
+    Returns:
+        How many `lines` there were, how many of them gave an `errors` record, and how many were `done` before.
+
+    Raises:
+        UserError: `posts` cannot be read, or `output` exists already.
+    """
+    if output.exists():
+        raise UserError(f"{output} exists already; name another file with --output")
+    partial = output.with_name(f"{output.name}.partial")
+    kept = _whole_lines(partial)
+    errors = sum("error" in json.loads(line) for line in kept)
+    try:
+        with posts.open("rb") as lines, partial.open("a", encoding="utf-8") as file:
+            total = len(kept)
+            rest = itertools.islice(lines, total, None)
+            for record in tqdm(predictor.records(rest, posts.parent, first=total + 1), desc="posts", initial=total):
+                file.write(json.dumps(record) + "\n")
+                file.flush()
+                total, errors = total + 1, errors + ("error" in record)
+    except OSError as error:
+        raise UserError(f"{posts}: cannot be read ({error.strerror})") from error
+    partial.replace(output)
+    return {"lines": total, "errors": errors, "done": len(kept)}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    shown = repr(line.strip()[:60])[1:]
+    try:
+        text = line.decode()
+        post = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"expected a JSON object in UTF-8, got {shown} ({error})") from error
+    if not isinstance(post, dict):
+        raise UserError(f"expected a JSON object, got {shown}")
+    return post
+
+
+def _check_types(post: Mapping[str, Any]) -> None:
+    if "text" not in post:
+        raise UserError(f"expected a text, got only {sorted(post)}")
+    if odd := sorted(set(post) - KEYS):
+        raise UserError(f"unknown key {odd[0]!r}, expected some of {', '.join(sorted(KEYS))}")
+    for key in {"text", "image", "head", "tail"} & set(post):
+        if not isinstance(post[key], str) or not _is_unicode(post[key]):
+            raise UserError(f"{key} must be a string of Unicode characters, got {post[key]!r}")
+    crops = post.get("crops", [])
+    if not isinstance(crops, list) or not all(isinstance(crop, str) for crop in crops):
+        raise UserError(f"crops must be a list of paths, got {crops!r}")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)  # half a surrogate pair, from "\\ud83d"
 
 
 def _find(name: str, entity: str, words: Sequence[str], taken: tuple[int, int] | None) -> tuple[int, int]:
@@ -71,3 +210,14 @@ def _find(name: str, entity: str, words: Sequence[str], taken: tuple[int, int] |
         if wanted and list(words[slice(*span)]) == wanted and span != taken:
             return span
     raise UserError(f"the {name} entity {entity!r} does not stand in the sentence {' '.join(words)!r}, word by word")
+
+
+def _whole_lines(partial: Path) -> list[bytes]:
+    """The lines of an unfinished file; one that a stop cut short is removed from it."""
+    if not partial.exists():
+        return []
+    content = partial.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        partial.write_bytes(whole)
+    return whole.splitlines()

@@ -58,8 +58,9 @@ def draw(objects: list[tuple[str, str]], rng: random.Random) -> tuple[Image.Imag
         x = column * SIZE / 2 + rng.uniform(radius, SIZE / 2 - radius)
         y = row * SIZE / 2 + rng.uniform(radius, SIZE / 2 - radius)
         fill = _colour(HUES[colour] + rng.uniform(-0.02, 0.02), rng.uniform(0.75, 1.0), rng.uniform(0.65, 0.95))
+        turn = rng.uniform(-0.12, 0.12)
         for polygon in SHAPES[type_]():
-            pen.polygon(_place(polygon, x, y, radius, rng.uniform(-0.12, 0.12)), fill=fill)
+            pen.polygon(_place(polygon, x, y, radius, turn), fill=fill)
         box = (round(x - radius), round(y - radius), round(x + radius), round(y + radius))
         figures.append(Figure(type_, colour, box))
     return picture, figures

@@ -15,8 +15,8 @@ from reference_models.cli import main
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
-from reference_models.prediction import predict
-from reference_models.training.run import PREDICTIONS, load_model
+from reference_models.prediction import Predictor
+from reference_models.training.run import PREDICTIONS
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
 FILES = {"ner": "train.txt", "re": "txt/ours_train.txt"}
@@ -102,18 +102,16 @@ def test_evaluate_and_predict_agree_with_the_model_in_memory(
 
 
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
-    model, processor = load_model(runs / "ner")
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
-    for sample, row in zip(read_twitter(sets / "ner" / "posts", "test"), rows, strict=True):
-        assert predict(model, processor, sample)[0] == row["predicted"]
+    predictions = Predictor(runs / "ner").predict(read_twitter(sets / "ner" / "posts", "test"))
+    assert [prediction.said for prediction in predictions] == [row["predicted"] for row in rows]
 
 
 def test_a_prediction_changes_with_the_crop(runs: Path, sets: Path) -> None:
-    model, processor = load_model(runs / "re")
     words, image = ("Ruby", "Vex", "and", "Jade", "Kol"), next((sets / "re/posts/img_org/test").iterdir())
     seen = Sample("x:1", words, image, (image,), head=(0, 2), tail=(3, 5))
     blind = Sample("x:1", words, None, (), head=(0, 2), tail=(3, 5))
-    first, second = (predict(model, processor, sample)[1] for sample in (seen, blind))
+    first, second = (one.probabilities for one in Predictor(runs / "re").predict([seen, blind]))
     assert abs(sum(first.values()) - 1) < 1e-5
     assert first != second
 
@@ -250,8 +248,9 @@ def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ([], "give --head and --tail"),
-        (["--head", "Ruby"], "give --head and --tail"),
+        ([], "needs head and tail"),
+        (["--head", "Ruby"], "needs head and tail"),
+        (["--input", "posts.jsonl"], "give either --text, or --input and --output"),
         (["--head", "Ruby", "--tail", "Kol"], "the tail entity 'Kol' does not stand in the sentence"),
         (["--head", "Ruby", "--tail", "Vex", "--image", "no.png"], r"no\.png: the file does not exist"),
     ],

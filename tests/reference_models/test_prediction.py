@@ -1,43 +1,134 @@
-"""One post: entities are found in the sentence, pictures stand where the model looks, the answer is readable."""
+"""Posts: what is wrong with one is said, order is kept, a stopped file goes on, and batches change nothing."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from reference_models.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from reference_models.data.samples import Sample
+from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
-from reference_models.prediction import describe, make_sample
+from reference_models.prediction import Predictor, describe, predict_file
+from reference_models.training.run import train
+
+FORMATS = {"ner": "twitter", "re": "mnre"}
+
+
+@pytest.fixture(scope="module")
+def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
+    folder = tmp_path_factory.mktemp("runs")
+    made = {}
+    for task, format_ in FORMATS.items():
+        generate(folder / task / "posts", task, 0, {"train": 16, "valid": 4, "test": 4})
+        data = DataConfig(format=format_, root=str(folder / task / "posts"), image_size=32)
+        model = ModelConfig(text="tiny", vision="tiny", vision_weights="none")
+        train(RunConfig(str(folder / f"run-{task}"), data, model, TrainingConfig(epochs=1, batch_size=8)))
+        made[task] = Predictor(folder / f"run-{task}", batch_size=3)
+    return made
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    return tmp_path / "a.png"
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / name)
+    return tmp_path
 
 
-def test_without_crops_the_picture_is_its_own_crop(picture: Path) -> None:
-    assert make_sample("a b", image=picture).crops == (picture,)
-    assert make_sample("a b", image=picture, crops=[picture, picture]).crops == (picture, picture)
-    assert make_sample("a b").crops == ()
+def test_without_crops_the_picture_is_its_own_crop(predictors: dict[str, Predictor], folder: Path) -> None:
+    read = predictors["ner"].read
+    assert read({"text": "x y", "image": "a.png"}, folder).crops == (folder / "a.png",)
+    assert read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
+    assert read({"text": "x y"}, folder) == Sample("the post", ("x", "y"))
 
 
-def test_entities_are_found_word_by_word_and_not_twice_in_one_place() -> None:
-    sample = make_sample("Ann met Ann Lee and Ann", head="Ann Lee", tail="Ann")
+def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: dict[str, Predictor]) -> None:
+    read = predictors["re"].read
+    sample = read({"text": "Ann met Ann Lee and Ann", "head": "Ann Lee", "tail": "Ann"}, Path())
     assert (sample.head, sample.tail) == ((2, 4), (0, 1))
-    sample = make_sample("Ann met Ann", head="Ann", tail="Ann")
+    sample = read({"text": "Ann met Ann", "head": "Ann", "tail": "Ann"}, Path())
     assert (sample.head, sample.tail) == ((0, 1), (2, 3))
 
 
-@pytest.mark.parametrize(("text", "head"), [("Ann met Bob", "An"), ("Ann met Bob", ""), ("Ann met Bob", "Bob Ann")])
-def test_an_entity_that_is_not_there_is_named(text: str, head: str) -> None:
-    with pytest.raises(UserError, match=f"the head entity '{head}' does not stand in the sentence 'Ann met Bob'"):
-        make_sample(text, head=head, tail="Bob")
+@pytest.mark.parametrize(
+    ("task", "post", "message"),
+    [
+        (
+            "re",
+            {"text": "Ann met Bob", "head": "An", "tail": "Bob"},
+            "the head entity 'An' does not stand in the sentence",
+        ),
+        ("re", {"text": "Ann met Bob", "head": "", "tail": "Bob"}, "the head entity ''"),
+        ("re", {"text": "Ann met Bob", "head": "Ann", "tail": "Ann"}, "the tail entity 'Ann'"),
+        ("re", {"text": "Ann met Bob", "head": "Ann"}, "needs head and tail"),
+        ("ner", {"text": "Ann met Bob", "head": "Ann"}, "takes neither"),
+        ("ner", {"text": "  "}, "expected a sentence"),
+        ("ner", {"txt": "a"}, "expected a text"),
+        ("ner", {"text": "a", "picture": "a.png"}, "unknown key 'picture'"),
+        ("ner", {"text": 3}, "text must be a string"),
+        ("ner", {"text": "\ud83d"}, "text must be a string of Unicode"),
+        ("ner", {"text": "a", "crops": "a.png"}, "crops must be a list"),
+        ("ner", {"text": "a", "crops": ["a.png"] * 4}, "at most 3 crops, got 4"),
+        ("ner", {"text": "a", "image": "c.png"}, r"c\.png: the file does not exist"),
+        ("re", {"text": "a " * 99 + "b", "head": "a", "tail": "b"}, None),
+    ],
+)
+def test_what_is_wrong_with_a_post_is_said(
+    task: str, post: dict[str, Any], message: str | None, predictors: dict[str, Predictor], folder: Path
+) -> None:
+    if message:
+        with pytest.raises(UserError, match=message):
+            predictors[task].read(post, folder)
+    [record] = predictors[task].records([json.dumps(post).encode()], folder)
+    assert set(record) == {"line", "error"}
 
 
-def test_an_empty_sentence_is_an_error() -> None:
-    with pytest.raises(UserError, match="expected a sentence"):
-        make_sample("  ")
+def posts_file(folder: Path) -> Path:
+    good = [{"id": i, "text": f"look , Ruby Vex {'again ' * i}!", "image": "a.png"} for i in range(8)]
+    lines = [json.dumps(post) for post in good]
+    lines[2:2] = ["", "not json", '["a list"]', '{"text": "x", "image": "gone.png"}']
+    (folder / "posts.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\n")
+    return folder / "posts.jsonl"
+
+
+def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Predictor], folder: Path) -> None:
+    counts = predict_file(predictors["ner"], posts_file(folder), folder / "out.jsonl")
+    records = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert counts == {"lines": 13, "errors": 5, "done": 0}
+    assert [record["line"] for record in records] == list(range(1, 14))
+    assert [record["id"] for record in records if "entities" in record] == list(range(8))
+    assert [record["line"] for record in records if "error" in record] == [3, 4, 5, 6, 13]
+    with pytest.raises(UserError, match="exists already"):
+        predict_file(predictors["ner"], folder / "posts.jsonl", folder / "out.jsonl")
+
+
+@settings(max_examples=10)
+@given(cut=st.integers(0, 900))
+def test_a_stopped_file_goes_on_where_it_was(cut: int, predictors: dict[str, Predictor], folder: Path) -> None:
+    posts, whole, again = posts_file(folder), folder / "whole.jsonl", folder / "again.jsonl"
+    for path in (whole, again):
+        path.unlink(missing_ok=True)
+    predict_file(predictors["ner"], posts, whole)
+    (folder / "again.jsonl.partial").write_bytes(whole.read_bytes()[:cut])
+    counts = predict_file(predictors["ner"], posts, again)
+    assert again.read_bytes() == whole.read_bytes()
+    assert counts["done"] == whole.read_bytes()[:cut].count(b"\n")
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_a_batch_says_what_its_posts_say_alone(task: str, predictors: dict[str, Predictor], folder: Path) -> None:
+    predictor = predictors[task]
+    extra = {"head": "Ruby", "tail": "Vex"} if task == "re" else {}
+    posts = [{"text": f"{'so ' * n}Ruby Vex", "image": ("a.png", "b.png")[n % 2], **extra} for n in range(4)]
+    samples = [predictor.read(post, folder) for post in posts]
+    for together, sample in zip(predictor.predict(samples), samples, strict=True):
+        [alone] = predictor.predict([sample])
+        assert alone.said == together.said
+        assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-6)
 
 
 def test_predictions_in_plain_words() -> None:
