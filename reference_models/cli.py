@@ -96,10 +96,8 @@ def _train(options: argparse.Namespace) -> None:
 
     config = read_settings(options.config and find_config(options.config), options.overrides)
     metrics = train(config)
-    print(
-        f"\nbest epoch {metrics['best_epoch']:.0f} of {config.training.epochs}, {metrics['seconds']:.0f} s of training; "
-        f"labels {metrics['labels_fingerprint']}, seed {metrics['seed']}, samples {metrics['samples']}"
-    )
+    print(f"\nbest epoch {metrics['best_epoch']:.0f} of {config.training.epochs}, {metrics['seconds']:.0f} s of training")
+    print(f"samples {metrics['samples']}, labels {metrics['labels_fingerprint']}, seed {metrics['seed']}")
     _print_scores("valid", metrics["valid"])
     _print_scores("test", metrics["test"])
     print(f"model, scores, predictions and training.png are in {config.output}/")
