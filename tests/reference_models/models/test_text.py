@@ -164,7 +164,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attenti
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.0
         if checkpointing:
-            encoder.body.gradient_checkpointing_enable({"use_reentrant": False})
+            encoder.body.activation_checkpointing_enable({"use_reentrant": False})
         encoder.train()
         prefix = make_prefix(encoder, fusion)
         leaf = (prefix.states if fusion == "concat" else prefix.keys).requires_grad_()
