@@ -1,0 +1,71 @@
+"""Makes the object crops of a data set: samples -> phrases -> boxes -> crops, dictionary and manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from reference_models.config import DataConfig
+from reference_models.data.mnre import read_mnre
+from reference_models.data.samples import Split, fingerprint
+from reference_models.data.twitter import read_twitter
+from reference_models.errors import UserError
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.detectors import Detector, load_detector
+from reference_models.grounding.layout import layout
+from reference_models.grounding.pictures import choose_phrases, group_pictures
+from reference_models.grounding.split_run import SplitRun
+from reference_models.grounding.summary import Summary
+
+READERS = {"twitter": read_twitter, "mnre": read_mnre}
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+def make_crops(
+    data: DataConfig, config: GroundingConfig, *, detector: Detector | None = None, progress: bool = True
+) -> list[Summary]:
+    """Make the crops of all splits; after a stop at any moment, the same call goes on and ends with the same files.
+
+    For each split the crops lie in a folder of their own below the one that `read_twitter` or `read_mnre` takes them
+    from, the crop dictionary is where they look for it, and `crops_SPLIT.jsonl` in the data folder has a line for each
+    crop (`manifest.Row`). Dictionary and manifest appear when the split is complete; `crops_SPLIT.partial.jsonl` holds
+    the progress until then. A picture that cannot be read has no key in the dictionary. Nothing that exists is changed,
+    except for a dictionary where `config.overwrite` says so; a split that is complete with the same settings is left.
+
+    Args:
+        data: which data set.
+        config: how.
+        detector: instead of the one that `config` names.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: wrong settings or data, a dictionary that was made otherwise (before anything is written), or a
+            folder that cannot be written to.
+    """
+    detector = detector or load_detector(config)
+    source, find_phrases = choose_phrases(data.format, config, detector)
+    runs = []
+    for split in SPLITS:
+        place = layout(data.format, Path(data.root), split)
+        samples = READERS[data.format](Path(data.root), split, max_crops=0)
+        settings = {
+            "detector": [detector.name, detector.version],
+            "phrases": source,
+            "labels": fingerprint([place.labels]),
+            "boxes": [config.threshold, config.top, config.size],
+        }
+        digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        runs.append((samples, SplitRun(split, Path(data.root), place, digest, detector, config)))
+    for _, run in runs:
+        run.check()
+    summaries = []
+    for samples, run in runs:
+        try:
+            if not (rows := run.completed()):
+                pictures = group_pictures(samples, find_phrases(samples), run.place.key_type)
+                rows = run.make(pictures, progress=progress)
+        except OSError as error:
+            raise UserError(f"{error.filename}: crops cannot be written here ({error.strerror})") from error
+        summaries.append(Summary.of(run.split, rows, run.place.dictionaries[0], run.manifest, run.folder))
+    return summaries

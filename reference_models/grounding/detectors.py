@@ -1,0 +1,135 @@
+"""Detectors behind one small interface: pictures and phrases in, scored boxes out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from reference_models.errors import UserError
+from reference_models.grounding.boxes import Box
+from reference_models.grounding.config import GroundingConfig
+
+POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high
+
+
+class Detector(Protocol):
+    """What finds boxes.
+
+    Attributes:
+        name: as in `GroundingConfig.detector`.
+        version: tells two detectors of that name apart: where the weights come from, and which ones they are.
+        takes_phrases: whether it looks for phrases; if not, it is given none.
+    """
+
+    name: str
+    version: str
+    takes_phrases: bool
+
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """The boxes of each RGB picture, in its pixels, in any order; they may overlap and reach beyond its edges."""
+        ...
+
+
+def load_detector(config: GroundingConfig) -> Detector:
+    """The detector of the settings, with its weights, on the first accelerator found.
+
+    Raises:
+        UserError: the weights are missing, or of something else.
+    """
+    if config.detector == "centre":
+        return CentreDetector()
+    if config.detector == "torchvision":
+        return load_torchvision(config)
+    from reference_models.grounding.zero_shot import load_zero_shot
+
+    return load_zero_shot(config)
+
+
+def load_torchvision(config: GroundingConfig) -> TorchvisionDetector:
+    """Faster R-CNN (ResNet-50 FPN v2), its COCO weights from torchvision's hub or a local file.
+
+    Raises:
+        UserError: the file is no state dict of this model. Nothing in it is executed.
+    """
+    if config.weights == "default":
+        weights = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT
+        model = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(weights=weights, weights_backbone=None)
+        return TorchvisionDetector(model, f"torchvision {torchvision.__version__}, {weights}", config.threshold)
+    path = Path(config.weights)
+    model = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # a damaged pickle can fail with almost any exception
+        raise UserError(
+            f"{path}: expected the weights of torchvision's fasterrcnn_resnet50_fpn_v2 (a state dict); it is missing, "
+            f"damaged, or something else ({str(error).splitlines()[0]})"
+        ) from error
+    return TorchvisionDetector(model, f"torchvision {torchvision.__version__}, {digest([path])}", config.threshold)
+
+
+def digest(files: Sequence[Path]) -> str:
+    """The names of weight files with twelve hex digits that tell their contents apart."""
+    names = []
+    for path in files:
+        with path.open("rb") as file:
+            names.append(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()[:12]}")
+    return ", ".join(names)
+
+
+def accelerator() -> torch.device:
+    """The first accelerator found, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+class CentreDetector:
+    """Five boxes by position, the middle first, then the corners; each two thirds as wide and high as the picture."""
+
+    name, version, takes_phrases = "centre", "1", False
+
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """The same five for every picture; their scores, 1 down to 0.6, only keep their order."""
+        return [
+            [
+                Box(x * w, y * h, (x + 2 / 3) * w, (y + 2 / 3) * h, score=1 - 0.1 * rank)
+                for rank, (x, y) in enumerate(POSITIONS)
+            ]
+            for w, h in (image.size for image in images)
+        ]
+
+
+class TorchvisionDetector:
+    """What stands out, whatever it is: the boxes of a torchvision detection model, its classes ignored.
+
+    Args:
+        model: gives `boxes` (N, 4) and `scores` (N,) for each picture of a list, as torchvision's do.
+        version: see `Detector`.
+        threshold: least score of a box.
+    """
+
+    name, takes_phrases = "torchvision", False
+
+    def __init__(self, model: nn.Module, version: str, threshold: float) -> None:
+        self.model = model.eval().to(accelerator())
+        self.version = version
+        self.threshold = threshold
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """See `Detector`."""
+        outputs = self.model([(pil_to_tensor(image) / 255).to(accelerator()) for image in images])
+        return [
+            [
+                Box(*bounds, score)
+                for bounds, score in zip(output["boxes"].tolist(), output["scores"].tolist(), strict=True)
+                if score >= self.threshold
+            ]
+            for output in outputs
+        ]

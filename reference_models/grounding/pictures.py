@@ -1,0 +1,70 @@
+"""What is to be looked for in which picture: the samples of a split, grouped by key of the crop dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reference_models.data.samples import Sample
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.detectors import Detector
+from reference_models.grounding.layout import Format
+from reference_models.grounding.manifest import Key
+from reference_models.grounding.phrases import entity_phrases, load_pipeline, noun_phrases
+
+
+def group_pictures(
+    samples: Sequence[Sample], phrases: Sequence[Sequence[str]], key_type: type[str] | type[int]
+) -> list[Picture]:
+    """One picture for each key, in the order of the samples.
+
+    Keys are places in the label file (MNRE, `int`) or image names (Twitter, `str`), whose picture can have several
+    sentences and is then looked at once for the phrases of all.
+    """
+    groups: dict[tuple[Key, Path], list[tuple[Sample, Sequence[str]]]] = {}
+    for index, (sample, wanted) in enumerate(zip(samples, phrases, strict=True)):
+        if sample.image is not None:
+            key = index if key_type is int else sample.image.name
+            groups.setdefault((key, sample.image), []).append((sample, wanted))
+    pictures = []
+    for (key, image), members in groups.items():
+        said_by = {phrase: sample.id for sample, wanted in reversed(members) for phrase in wanted}
+        order = dict.fromkeys(phrase for _, wanted in members for phrase in wanted)
+        ids = tuple(sample.id for sample, _ in members)
+        pictures.append(Picture(key, image, ids, {phrase: said_by[phrase] for phrase in order}))
+    return pictures
+
+
+def choose_phrases(
+    format: Format, config: GroundingConfig, detector: Detector
+) -> tuple[str, Callable[[Sequence[Sample]], list[tuple[str, ...]]]]:
+    """How phrases are found, with a name and version of it.
+
+    Raises:
+        UserError: a pipeline is needed and cannot be loaded.
+    """
+    if not detector.takes_phrases:
+        return "none", lambda samples: [()] * len(samples)
+    if format == "mnre":
+        return "entities", lambda samples: [entity_phrases(sample) for sample in samples]
+    pipeline = load_pipeline(config.phrases)
+    name = "{lang}_{name} {version}".format(**pipeline.meta)
+    return name, lambda samples: noun_phrases(samples, pipeline)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what to look for in it.
+
+    Attributes:
+        key: of the crop dictionary.
+        image: its path.
+        samples: ids of those that show it.
+        phrases: each with the id of the first sample that says it.
+    """
+
+    key: Key
+    image: Path
+    samples: tuple[str, ...]
+    phrases: dict[str, str]

@@ -1,0 +1,146 @@
+"""Grounding DINO and OWLv2: detectors of transformers that look for the phrases they are given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+from torchvision.ops import box_convert
+from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+from reference_models.errors import UserError
+from reference_models.grounding.boxes import Box
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.detectors import accelerator, digest
+
+DEFAULTS = {"grounding-dino": "IDEA-Research/grounding-dino-tiny", "owlv2": "google/owlv2-base-patch16-ensemble"}
+MODEL_TYPES = {"grounding-dino": ("grounding-dino", "mm-grounding-dino"), "owlv2": ("owlv2",)}
+
+
+def load_zero_shot(config: GroundingConfig) -> ZeroShotDetector:
+    """The detector from the hub or a local folder.
+
+    Raises:
+        UserError: it cannot be loaded, or is a model of another kind.
+    """
+    weights = DEFAULTS[config.detector] if config.weights == "default" else config.weights
+    try:
+        model = AutoModelForZeroShotObjectDetection.from_pretrained(weights)
+        processor = AutoProcessor.from_pretrained(weights)
+    except Exception as error:  # damaged files can fail with almost any exception
+        raise UserError(
+            f"grounding.weights: expected the hub name or local folder of a {config.detector} model with its "
+            f"processor, {weights} cannot be loaded ({str(error).strip().splitlines()[0]})"
+        ) from error
+    if model.config.model_type not in MODEL_TYPES[config.detector]:
+        raise UserError(
+            f"grounding.weights: expected a {config.detector} model, {weights} holds {model.config.model_type}"
+        )
+    folder = Path(weights)
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
+    which = digest(files) if folder.is_dir() else f"{weights} {model.config._commit_hash}"
+    kind = GroundingDinoDetector if config.detector == "grounding-dino" else Owlv2Detector
+    return kind(model, processor, f"transformers {transformers.__version__}, {which}", config.threshold)
+
+
+class ZeroShotDetector(ABC):
+    """What both detectors share: each box belongs to the phrase that scores highest in it.
+
+    Args:
+        model: of transformers.
+        processor: that belongs to it.
+        version: see `Detector`.
+        threshold: least score of a box.
+    """
+
+    name: str
+    takes_phrases = True
+
+    def __init__(self, model: Any, processor: Any, version: str, threshold: float) -> None:
+        self.model = model.eval().to(accelerator())
+        self.processor = processor
+        self.version = version
+        self.threshold = threshold
+
+    @abstractmethod
+    def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
+        """For each picture the scores (boxes, phrases) and the left, top, right and bottom (boxes, 4) in pixels."""
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """See `Detector`; a picture without phrases has no boxes."""
+        asked = [index for index, wanted in enumerate(phrases) if wanted]
+        found: list[list[Box]] = [[] for _ in images]
+        if not asked:
+            return found
+        outputs = self.find([images[index] for index in asked], [list(phrases[index]) for index in asked])
+        for index, (scores, bounds) in zip(asked, outputs, strict=True):
+            best, phrase = scores.max(dim=-1)
+            rows = zip(bounds.tolist(), best.tolist(), phrase.tolist(), strict=True)
+            found[index] = [
+                Box(*box, score, phrases[index][number]) for box, score, number in rows if score >= self.threshold
+            ]
+        return found
+
+
+class GroundingDinoDetector(ZeroShotDetector):
+    """Grounding DINO, which reads all phrases of a picture as one text, "a dog. a tall tower.".
+
+    The score of a phrase is the highest of its own tokens. transformers' post-processing takes the highest of all
+    tokens, full stops and special ones among them, and does not say whose they are.
+    """
+
+    name = "grounding-dino"
+
+    def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
+        """See `ZeroShotDetector`; phrases behind the model's length limit score 0."""
+        tokenizer, limit = self.processor.tokenizer, self.model.config.max_text_len
+        # Full stops and question marks divide phrases, so none may stand inside one.
+        plain = str.maketrans(".?", "  ")
+        texts = ["".join(f"{phrase.translate(plain).lower()}. " for phrase in wanted) for wanted in phrases]
+        inputs = self.processor(
+            images=images, text=texts, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        ).to(self.model.device)
+        outputs = self.model(**inputs)
+        probabilities = outputs.logits.sigmoid()
+
+        divider = inputs["input_ids"] == tokenizer.convert_tokens_to_ids(".")
+        special = divider | (inputs["input_ids"] == tokenizer.cls_token_id)
+        owner = divider.cumsum(dim=-1).masked_fill(special, -1)  # the number of each token's phrase
+        found = []
+        for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):
+            scores = torch.zeros(probabilities.shape[1], len(wanted), device=probabilities.device)
+            for number in range(len(wanted)):
+                tokens = (owner[row] == number).nonzero()[:, 0]
+                if len(tokens):
+                    scores[:, number] = probabilities[row][:, tokens].amax(dim=-1)
+            scale = torch.tensor(image.size * 2, device=scores.device)
+            found.append((scores, box_convert(outputs.pred_boxes[row], "cxcywh", "xyxy") * scale))
+        return found
+
+
+class Owlv2Detector(ZeroShotDetector):
+    """OWLv2, which compares each box with each phrase on its own."""
+
+    name = "owlv2"
+
+    def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
+        """See `ZeroShotDetector`; a long phrase is cut at the model's limit."""
+        limit = self.model.config.text_config.max_position_embeddings
+        inputs = self.processor(images=images, text=phrases, truncation=True, max_length=limit, return_tensors="pt").to(
+            self.model.device
+        )
+        outputs = self.model(**inputs)
+        probabilities = outputs.logits.sigmoid()
+        found = []
+        for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):
+            # The processor fills up shorter lists of phrases, and pads pictures to squares at the right and bottom.
+            bounds = box_convert(outputs.pred_boxes[row], "cxcywh", "xyxy") * max(image.size)
+            found.append((probabilities[row, :, : len(wanted)], bounds))
+        return found
