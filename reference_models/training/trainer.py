@@ -181,8 +181,9 @@ class ExtractionTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str) -> None:
         super()._load_rng_state(checkpoint)
-        losses = torch.load(self._losses_file(checkpoint), map_location=self.args.device, weights_only=True)
-        self._tr_loss, self._globalstep_last_logged, self._parts = losses["loss"], losses["logged"], losses["parts"]
+        losses = torch.load(self._losses_file(checkpoint), map_location="cpu", weights_only=True)
+        self._tr_loss, self._globalstep_last_logged = losses["loss"].to(self.args.device), losses["logged"]
+        self._parts = {name: part.to(self.args.device) for name, part in losses["parts"].items()}
 
     def _losses_file(self, folder: str) -> Path:
         return Path(folder) / f"losses_{self.args.process_index}.pt"
