@@ -1,6 +1,7 @@
 """Builds a model with pre-trained weights; only this file reads weights from the hub or from local files."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,14 +15,25 @@ from reference_models.data.tokenizer import SPECIAL
 from reference_models.errors import UserError
 from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.i2srm import I2SRM
-from reference_models.models.vision import VisionBackbone
+from reference_models.models.vision import ImageSignal, VisionBackbone
 
 CLASSIFIERS = ("fc.", "classifier.")
 TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
 
 
-def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
+def build_model(
+    settings: ModelConfig,
+    processor: Processor,
+    *,
+    image_signal: ImageSignal = "pooled",
+    semantic: dict[str, Any] | None = None,
+) -> I2SRM:
     """An `I2SRM` for the processor's task and labels, with the weights that `settings` names.
+
+    Args:
+        settings: what the model is made of.
+        processor: of its task, labels and vocabulary.
+        image_signal, semantic: see `I2SRMConfig`.
 
     Raises:
         UserError: weights that cannot be found or do not fit, an encoder that cannot take a visual prefix.
@@ -40,6 +52,8 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
         prefix=settings.prefix,
         fusion=settings.fusion,
         attention=settings.attention,
+        image_signal=image_signal,
+        semantic=semantic,
         freeze_image_backbone=settings.freeze_image_backbone,
         head_dropout=settings.head_dropout,
     )

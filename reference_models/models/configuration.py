@@ -6,6 +6,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+# What the code published with the paper meant to do: `I2SRMConfig(..., **RELEASE)`. The default is the paper itself.
+RELEASE: dict[str, Any] = {
+    "prefix": "release",
+    "image_signal": "logits",
+    "semantic": {"project": "image"},
+    "mixup": {"preset": "release"},
+}
+
 
 @strict
 class I2SRMConfig(PreTrainedConfig):
