@@ -71,6 +71,18 @@ def test_backbone_takes_weights_from_a_local_file(suffix, tmp_path):
         assert torch.equal(value, weights[name]), name
 
 
+def test_class_logits_take_their_weights_from_the_file_too(tmp_path):
+    weights = save_resnet(tmp_path / "resnet18.pth")
+    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "resnet18.pth"))
+    model = build_model(settings, make_processor(), image_signal="logits", semantic={"project": "image"})
+    assert torch.equal(model.vision.body.state_dict()["fc.weight"], weights["fc.weight"])
+    assert model.semantic.image_projection.weight.shape == (256, 1000)
+    torch.save({k: v for k, v in weights.items() if not k.startswith("fc")}, tmp_path / "headless.pth")
+    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "headless.pth"))
+    with pytest.raises(UserError, match=r"does not fit resnet18: fc\.bias"):
+        build_model(settings, make_processor(), image_signal="logits")
+
+
 def test_weights_without_counters_of_older_torch_fit(tmp_path):
     weights = {k: v for k, v in save_resnet(tmp_path / "new.pth").items() if "num_batches" not in k}
     torch.save(weights, tmp_path / "old.pth")
