@@ -1,0 +1,108 @@
+"""The cells of a table: for each the settings of its runs and the paper's numbers."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reference_models.config import RunConfig
+from reference_models.errors import UserError
+from reference_models.settings import find_config, read_settings
+from reference_models.sweeps.tables import Column, Row, Table
+
+TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What is trained together, once for each seed; each is equal to itself alone.
+
+    Attributes:
+        row: name of the variant.
+        column: data set, and image encoder if the table varies it.
+        data: name of the data set's configuration.
+        config: settings of its runs, but for the seed; `config.output` is their folder.
+        paper: the paper's numbers (percent) by score; empty where it has none.
+    """
+
+    row: str
+    column: str
+    data: str
+    config: RunConfig
+    paper: dict[str, float]
+
+
+def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Sequence[str]) -> list[Cell]:
+    """The cells of a table on the data sets named, row by row, with overrides of the command line.
+
+    A synthetic set that does not exist where its configuration says is one of the sweep's own, below `output`.
+
+    Raises:
+        UserError: a data set that the table does not have, one named twice, or overrides that do not exist or would
+            change what the table compares.
+    """
+    for name in data:
+        if name not in (*table.data, *table.synthetic):
+            raise UserError(
+                f"{table.name} has no data set {name!r}; it has {', '.join(table.data)} and, synthetic, "
+                f"{', '.join(table.synthetic)}"
+            )
+    if len(set(data)) < len(data):
+        raise UserError(f"expected different data sets, got {' '.join(data)}")
+    _check_overrides(table, data, overrides)
+    cells = []
+    for row in table.rows:
+        for name in data:
+            for index, column in enumerate(table.columns):
+                config = read_settings(find_config(name), _settings(table, row, column, name, overrides))
+                if row.format not in (None, config.data.format):
+                    continue
+                label = ", ".join(filter(None, (TITLES.get(name, name), column.name)))
+                if name in table.synthetic and not Path(config.data.root).exists():
+                    config = replace(config, data=replace(config.data, root=str(output / "data" / name / "posts")))
+                config = replace(config, output=str(output / _slug(row.name) / _slug(label)))
+                printed = row.paper.get(name, [])[index * len(table.scores) :]
+                cells.append(Cell(row.name, label, name, config, dict(zip(table.scores, printed, strict=False))))
+    return cells
+
+
+def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]) -> None:
+    for name in data:
+        before, after = (_flat(asdict(read_settings(find_config(name), words))) for words in ([], overrides))
+        changed = {key for key in before | after if before.get(key) != after.get(key)}
+        if taken := changed & table.varied():
+            raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}, so it cannot be set for all")
+        if "training.seed" in changed:
+            raise UserError("the seeds of a sweep are given by --seeds, not by training.seed")
+        if "data.root" in changed and len(data) > 1:
+            raise UserError(
+                f"data.root is the folder of one data set, and the sweep has {len(data)}: name one by --data"
+            )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by the keys of the command line."""
+    flat = {}
+    for key, value in settings.items():
+        below = _flat(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": inner for name, inner in below.items()} or {key: value}
+    return flat
+
+
+def _settings(table: Table, row: Row, column: Column, data: str, overrides: Sequence[str]) -> list[str]:
+    encoder = {"model.text": row.encoder} if row.encoder and data in table.data else {}
+    return [*_words(table.settings), *overrides, *_words(row.settings | column.settings | encoder)]
+
+
+def _words(settings: Mapping[str, Any]) -> list[str]:
+    return [
+        word
+        for key, value in settings.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")

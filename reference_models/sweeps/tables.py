@@ -1,0 +1,86 @@
+"""The paper's tables as settings: what each row and column changes, and the numbers printed there."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from reference_models.errors import UserError
+from reference_models.settings import CONFIGS
+
+SWEEPS = CONFIGS / "sweeps"
+
+
+@dataclass(frozen=True)
+class Column:
+    """An image encoder, which has a column for each data set."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant of the model.
+
+    Attributes:
+        name: as it is printed.
+        settings: what makes it, as keys of the command line.
+        encoder: its text encoder on the paper's data sets, where it is not theirs; synthetic sets keep their small one.
+        format: the format of data that it is for; None for all.
+        paper: the paper's numbers (percent) for each data set: for each column, each score.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    encoder: str | None = None
+    format: str | None = None
+    paper: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper.
+
+    Attributes:
+        name: "table1" and so on.
+        title: what it shows.
+        scores: which scores of the test split.
+        data: the paper's data sets, by the names of their configurations.
+        synthetic: the synthetic sets that it can be tried on.
+        rows: variants of the model.
+        columns: image encoders; one without a name if the table has none.
+        settings: what all cells share; unlike that of rows and columns, it can be changed on the command line.
+        notes: what a reader must know to compare.
+    """
+
+    name: str
+    title: str
+    scores: tuple[str, ...]
+    data: tuple[str, ...]
+    synthetic: tuple[str, ...]
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...] = (Column("", {}),)
+    settings: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def varied(self) -> set[str]:
+        """The keys that differ between cells."""
+        keys = {key for part in (*self.rows, *self.columns) for key in part.settings}
+        return keys | {"model.text" for row in self.rows if row.encoder}
+
+
+def load_table(name: str) -> Table:
+    """A table by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"there is no table {name!r}; the paper's are {', '.join(known)}")
+    content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))
+    content["rows"] = [Row(**row) for row in content["rows"]]
+    if "columns" in content:
+        content["columns"] = [Column(**column) for column in content["columns"]]
+    return Table(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
