@@ -1,0 +1,44 @@
+"""What the folders of a cell's runs say: how far it is, and its scores."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from reference_models.sweeps.cells import Cell
+from reference_models.training.folder import START, start_of
+from reference_models.training.run import METRICS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a cell is.
+
+    Attributes:
+        state: "missing" (not begun), "partial" (not every seed is finished), "finished", "failed", or "other settings"
+            (its folder holds runs of another sweep).
+        values: of a finished cell, each score of the test split (percent), seed by seed.
+        fingerprint: of a finished cell, that of the label files.
+        reason: of a failed cell, why.
+    """
+
+    state: Literal["missing", "partial", "finished", "failed", "other settings"]
+    values: dict[str, list[float]] = field(default_factory=dict)
+    fingerprint: str = ""
+    reason: str = ""
+
+
+def read_outcome(cell: Cell, seeds: Sequence[int], scores: Sequence[str]) -> Outcome:
+    """How far the runs of a cell are; nothing is trained."""
+    runs = [Path(cell.config.output) / f"seed-{seed}" for seed in seeds]
+    wanted = start_of(cell.config)
+    del wanted["training.seed"]
+    starts = [json.loads((run / START).read_text()) for run in runs if (run / START).is_file()]
+    if any(not wanted.items() <= start.items() for start in starts):
+        return Outcome("other settings")
+    metrics = [json.loads((run / METRICS).read_text()) for run in runs if (run / METRICS).is_file()]
+    if len(metrics) < len(seeds):
+        return Outcome("partial" if starts else "missing")
+    values = {score: [100 * each["test"][score] for each in metrics] for score in scores}
+    return Outcome("finished", values, metrics[0]["labels_fingerprint"])

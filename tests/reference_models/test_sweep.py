@@ -1,0 +1,351 @@
+"""Sweeps: the cells are the paper's, finished runs stay, a failed cell is told and costs no other."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from reference_models.data import synthetic
+from reference_models.errors import UserError
+from reference_models.settings import find_config, read_settings
+from reference_models.sweeps import run as sweep
+from reference_models.sweeps.cells import make_cells
+from reference_models.sweeps.tables import load_table
+from reference_models.training import run as training
+from reference_models.training.folder import start_of
+
+SIZES = {"train": 24, "valid": 8, "test": 8}
+SHORT = ["--training.epochs", "1", "--training.batch_size", "8", "--model.tiny_vocabulary", "100"]
+TEXT = {"model.visual": False, "model.attn_mixup": False, "model.semantic_weight": 0}
+BERT, ROBERTA = {"model.text": "bert-base-uncased"}, {"model.text": "roberta-base"}
+ENCODERS = {"BERT-base": BERT, "RoBERTa-base": ROBERTA, "RoBERTa-large": {}}
+BACKBONES: dict[str, dict[str, str]] = {
+    "ResNet50": {},
+    "ResNet101": {"model.vision": "resnet101"},
+    "ResNet152": {"model.vision": "resnet152"},
+}
+TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
+# What each row changes in the settings of its data set.
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "table1": {"BERT-CRF": BERT | TEXT, "BERT, pair classifier": BERT | TEXT, "I2SRM": {}},
+    "table5": {
+        "I2SRM": {},
+        "without semantic loss": {"model.semantic_weight": 0},
+        "without AttnMixup": {"model.attn_mixup": False},
+        "without both": {"model.semantic_weight": 0, "model.attn_mixup": False},
+    },
+    "table6": {f"Delta = {share}": {"model.mixup": {"transformed_ratio": share}} for share in (0.8, 0.6, 0.4)},
+}
+# The paper's numbers, once more.
+PAPER: dict[str, dict[str, dict[str, Any]]] = {
+    "table1": {
+        "BERT-CRF": {"Twitter-2015": (69.22, 74.59, 71.81), "Twitter-2017": (83.32, 83.57, 83.44)},
+        "BERT, pair classifier": {"MNRE": (64.46, 57.81, 60.86)},
+        "I2SRM": {
+            "Twitter-2015": (76.22, 78.04, 77.12),
+            "Twitter-2017": (87.41, 89.42, 88.40),
+            "MNRE": (84.65, 83.59, 84.12),
+        },
+    },
+    "table2": {
+        "BERT-base": {"ResNet50": 76.65, "ResNet101": 76.50, "ResNet152": 75.42},
+        "RoBERTa-base": {"ResNet50": 76.70, "ResNet101": 76.51, "ResNet152": 75.70},
+        "RoBERTa-large": {"ResNet50": 77.12, "ResNet101": 76.89, "ResNet152": 76.50},
+    },
+    "table3": {
+        "BERT-base": {"ResNet50": 88.16, "ResNet101": 87.70, "ResNet152": 87.41},
+        "RoBERTa-base": {"ResNet50": 88.29, "ResNet101": 88.02, "ResNet152": 87.53},
+        "RoBERTa-large": {"ResNet50": 88.40, "ResNet101": 88.32, "ResNet152": 87.89},
+    },
+    "table4": {
+        "BERT-base": {"ResNet50": 83.78, "ResNet101": 83.41, "ResNet152": 83.17},
+        "RoBERTa-base": {"ResNet50": 84.08, "ResNet101": 83.83, "ResNet152": 83.51},
+        "RoBERTa-large": {"ResNet50": 84.12, "ResNet101": 83.90, "ResNet152": 83.69},
+    },
+    "table5": {
+        "I2SRM": {"Twitter-2015": 77.12, "Twitter-2017": 88.40, "MNRE": 84.12},
+        "without semantic loss": {"Twitter-2015": 76.43, "Twitter-2017": 87.85, "MNRE": 83.42},
+        "without AttnMixup": {"Twitter-2015": 76.57, "Twitter-2017": 87.92, "MNRE": 83.36},
+        "without both": {"Twitter-2015": None, "Twitter-2017": None, "MNRE": None},
+    },
+    "table6": {
+        "Delta = 0.8": {"Twitter-2015": 76.53, "Twitter-2017": 87.92, "MNRE": 83.62},
+        "Delta = 0.6": {"Twitter-2015": 77.12, "Twitter-2017": 88.40, "MNRE": 84.12},
+        "Delta = 0.4": {"Twitter-2015": 75.95, "Twitter-2017": 87.71, "MNRE": 81.68},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "posts"
+    synthetic.generate(folder, "ner", 0, SIZES)
+    return folder
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The AttnMixup shares (or None) of the models that were built: one entry for each run that is really trained."""
+    built: list[float | None] = []
+    build = training.build_model
+
+    def counted(settings: Any, processor: Any) -> Any:
+        built.append(settings.mixup.get("transformed_ratio"))
+        return build(settings, processor)
+
+    monkeypatch.setattr(training, "build_model", counted)
+    return built
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Any], BaseException | None]) -> None:
+    build = training.build_model
+
+    def stopping(settings: Any, processor: Any) -> Any:
+        if error := stop(settings):
+            raise error
+        return build(settings, processor)
+
+    monkeypatch.setattr(training, "build_model", stopping)
+
+
+def read_markdown(path: Path) -> dict[str, dict[str, str]]:
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def f1_of(folder: Path) -> float:
+    return 100 * json.loads((folder / "metrics.json").read_text())["test"]["f1"]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_cells_differ_as_the_table_says(name: str) -> None:
+    table = load_table(name)
+    cells = make_cells(table, table.data, Path("out"), [])
+    assert len({cell.config.output for cell in cells}) == len(cells)
+    for cell in cells:
+        base, own = (start_of(config) for config in (read_settings(find_config(cell.data), []), cell.config))
+        title, _, backbone = cell.column.partition(", ")
+        expected = ENCODERS[cell.row] | BACKBONES[backbone] if backbone else ROWS[name][cell.row]
+        assert {key: own[key] for key in own if own[key] != base[key]} == expected
+        assert title == TITLES[cell.data]
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_numbers_are_the_papers(name: str) -> None:
+    table = load_table(name)
+    found: dict[str, dict[str, Any]] = {row: {} for row in PAPER[name]}
+    for cell in make_cells(table, table.data, Path("out"), []):
+        numbers = tuple(cell.paper.values()) or (None,)
+        found[cell.row][cell.column.split(", ")[-1]] = numbers if len(numbers) > 1 else numbers[0]
+        assert tuple(cell.paper) in (table.scores, ())
+    assert found == PAPER[name]
+
+
+def test_which_table_is_of_which_data() -> None:
+    data = {name: load_table(name).data for name in PAPER}
+    assert {name: data[name] for name in ("table2", "table3", "table4")} == {
+        "table2": ("twitter2015",),
+        "table3": ("twitter2017",),
+        "table4": ("mnre",),
+    }
+    assert all(data[name] == tuple(TITLES) for name in ("table1", "table5", "table6"))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
+    table = load_table(name)
+    cells = make_cells(table, table.synthetic, Path("out"), ["--training.epochs", "7"])
+    encoders = name in ("table2", "table3", "table4")
+    assert {row: [] for row in PAPER[name]} == {cell.row: [] for cell in cells}
+    for cell in cells:
+        assert cell.paper == {}
+        assert cell.config.training.epochs == 7
+        assert (cell.config.model.text == "tiny", cell.config.data.image_size == 32) == (not encoders, not encoders)
+        assert (cell.config.model.vision_weights, cell.config.training.learning_rate) == (
+            ("imagenet", 3e-5) if encoders else ("none", 1e-3)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "seeds", "overrides", "message"),
+    [
+        ("table7", [], [0], [], "no table 'table7'; the paper's are table1, table2"),
+        ("../mnre", [], [0], [], "no table"),
+        (
+            "table2",
+            ["mnre"],
+            [0],
+            [],
+            "table2 has no data set 'mnre'; it has twitter2015 and, synthetic, synthetic-ner",
+        ),
+        ("table5", ["mnre", "mnre"], [0], [], "different data sets"),
+        ("table5", [], [0, 0], [], "different seeds"),
+        ("table5", [], [-1], [], "0 or more"),
+        ("table5", [], [0], ["--training.epics", "3"], "training.epics"),
+        ("table5", [], [0], ["--model.attn_mixup=false"], "table5 compares values of model.attn_mixup"),
+        (
+            "table6",
+            ["mnre"],
+            [0],
+            ["--model.mixup", '{"transformed_ratio": 0.9}'],
+            "table6 compares values of model.mixup.transformed_ratio",
+        ),
+        ("table1", ["mnre"], [0], ["--model.text", "x"], "table1 compares values of model.text"),
+        ("table5", ["mnre"], [0], ["--training.seed", "3"], "--seeds"),
+        ("table5", [], [0], ["--data.root", "x"], "data.root is the folder of one data set, and the sweep has 3"),
+    ],
+)
+def test_mistakes_come_before_anything_is_written(
+    name: str, data: list[str], seeds: list[int], overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        sweep.run_sweep(name, data, seeds, tmp_path / "out", overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(
+    tmp_path: Path,
+    root: Path,
+    builds: list[float | None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "sweep"
+    command = ("table5", ["synthetic-ner"], [0, 1], output, ["--data.root", str(root), *SHORT])
+    assert sweep.list_cells(*command).endswith("0 of 4 are finished")
+    assert not output.exists()
+    with monkeypatch.context() as patch:
+        stopped(patch, lambda _: KeyboardInterrupt() if len(builds) == 3 else None)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run_sweep(*command)
+    assert len(builds) == 3
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("model.safetensors")}
+    states = [line.split("  ")[0].strip() for line in sweep.list_cells(*command).splitlines()[:4]]
+    assert states == ["finished", "partial", "missing", "missing"]
+    assert read_markdown(output / "table5.md")["without semantic loss"] == {"synthetic-ner ours": "missing"}
+
+    assert sweep.run_sweep(*command) == 0
+    assert len(builds) == 8
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    printed = capsys.readouterr().out
+    assert "== cell 4 of 4: without both on synthetic-ner" in printed
+    text = (output / "table5.md").read_text()
+    assert text in printed
+    labels = json.loads((output / "i2srm/synthetic-ner/seed-0/metrics.json").read_text())["labels_fingerprint"]
+    assert f"Labels of synthetic-ner: {labels}." in text
+    assert "over the seeds 0, 1." in text
+
+    table = read_markdown(output / "table5.md")
+    lines = read_csv(output / "table5.csv")
+    assert list(table) == [line["row"] for line in lines] == list(ROWS["table5"])
+    for line in lines:
+        folder = output / line["row"].lower().replace(" ", "-") / "synthetic-ner"
+        values = [f1_of(folder / f"seed-{seed}") for seed in (0, 1)]
+        assert [float(value) for value in line["values"].split()] == values
+        assert (float(line["mean"]), float(line["spread"])) == (mean(values), stdev(values))
+        assert table[line["row"]] == {"synthetic-ner ours": f"{mean(values):.2f} ± {stdev(values):.2f}"}
+        assert (line["paper"], line["state"], line["seeds"], line["labels"]) == ("", "finished", "0 1", labels)
+
+    written = (output / "table5.csv").read_bytes()
+    assert sweep.run_sweep(*command) == 0
+    assert len(builds) == 8
+    assert (output / "table5.csv").read_bytes() == written
+    assert not list(output.glob("*.partial"))
+    other = (*command[:4], [*command[4], "--training.warmup", "0.5"])
+    assert sweep.list_cells(*other).count("other settings") == 4
+    assert sweep.run_sweep(*other) == 4
+    assert "training.warmup was 0.06 and is now 0.5" in (output / "table5.md").read_text()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_failed_cell_is_told_and_the_others_go_on(
+    tmp_path: Path, root: Path, builds: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("table6", ["synthetic-ner"], [3], tmp_path, ["--data.root", str(root), *SHORT])
+    with monkeypatch.context() as patch:
+        full = RuntimeError("out of memory\nand more")
+        stopped(patch, lambda settings: full if settings.mixup["transformed_ratio"] == 0.6 else None)
+        assert sweep.run_sweep(*command) == 1
+    assert builds == [0.8, 0.4]
+    table = read_markdown(tmp_path / "table6.md")
+    score = f1_of(tmp_path / "delta-0.4/synthetic-ner/seed-3")
+    assert table["Delta = 0.4"] == {"synthetic-ner ours": f"{score:.2f}"}
+    assert table["Delta = 0.6"] == {"synthetic-ner ours": "failed [1]"}
+    text = (tmp_path / "table6.md").read_text()
+    assert "- [1] RuntimeError: out of memory and more\n" in text
+    assert "of the only seed 3." in text
+    line = read_csv(tmp_path / "table6.csv")[1]
+    assert (line["state"], line["mean"], line["reason"]) == ("failed", "", "RuntimeError: out of memory and more")
+
+    assert sweep.run_sweep(*command) == 0
+    assert builds == [0.8, 0.4, 0.6]
+    assert "failed" not in (tmp_path / "table6.md").read_text()
+
+
+def test_encoders_that_are_not_here_fail_with_a_line(tmp_path: Path, root: Path) -> None:
+    assert sweep.run_sweep("table2", ["synthetic-ner"], [0], tmp_path, ["--data.root", str(root)]) == 9
+    text = (tmp_path / "table2.md").read_text()
+    for number, encoder in enumerate(("bert-base-uncased", "roberta-base", "roberta-large"), start=1):
+        assert f"- [{number}] model.text: no tokenizer could be loaded from '{encoder}'" in text
+    assert read_markdown(tmp_path / "table2.md")["RoBERTa-base"] == {
+        f"synthetic-ner, {backbone} ours": "failed [2]" for backbone in BACKBONES
+    }
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of runs that were never trained; the set has three scores and rows that are for one task alone."""
+
+    def pretend(config: Any, seeds: list[int]) -> None:
+        for seed, share in zip(seeds, (0.5, 0.75), strict=True):
+            run = Path(config.output) / f"seed-{seed}"
+            run.mkdir(parents=True)
+            (run / "start.json").write_text(json.dumps(start_of(config)))
+            scores = {"precision": share, "recall": share / 2, "f1": share / 4}
+            (run / "metrics.json").write_text(json.dumps({"test": scores, "labels_fingerprint": config.data.format}))
+
+    monkeypatch.setattr(sweep, "train_seeds", pretend)
+    assert sweep.run_sweep("table1", ["twitter2015", "mnre"], [4, 7], tmp_path, []) == 0
+    table = read_markdown(tmp_path / "table1.md")
+    names = ("Twitter-2015 paper", "Twitter-2015 ours", "MNRE paper", "MNRE ours")
+    assert table["BERT-CRF, P"] == dict(zip(names, ("69.22", "62.50 ± 17.68", "-", "-"), strict=True))
+    assert table["BERT, pair classifier, F1"] == dict(zip(names, ("-", "-", "60.86", "15.62 ± 4.42"), strict=True))
+    assert table["I2SRM, R"] == dict(zip(names, ("78.04", "31.25 ± 8.84", "83.59", "31.25 ± 8.84"), strict=True))
+    text = (tmp_path / "table1.md").read_text()
+    assert all(part in text for part in ("Labels of mnre: mnre.", "softmax over tags", "MTB", "seeds 4, 7"))
+    lines = read_csv(tmp_path / "table1.csv")
+    assert [(line["row"], line["paper"]) for line in lines if line["column"] == "MNRE" and line["score"] == "f1"] == [
+        ("BERT, pair classifier", "60.86"),
+        ("I2SRM", "84.12"),
+    ]
+
+
+def test_a_synthetic_set_is_made_once_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic, "SIZES", SIZES)
+    roots = []
+    monkeypatch.setattr(sweep, "train_seeds", lambda config, seeds: roots.append(config.data.root))
+    (tmp_path / "out/data/synthetic-re.partial/posts").mkdir(parents=True)
+    (tmp_path / "out/data/synthetic-re.partial/posts/half").touch()
+    command = ("table6", ["synthetic-re"], [0], Path("out"), [])
+    assert sweep.list_cells(*command).endswith("0 of 3 are finished")
+    assert not Path("out/data/synthetic-re").exists()
+    sweep.run_sweep(*command)
+    assert set(roots) == {"out/data/synthetic-re/posts"}
+    made = Path(roots[0]) / "txt" / "ours_train.txt"
+    assert len(made.read_text().splitlines()) == SIZES["train"]
+    before = made.stat().st_mtime_ns
+    sweep.run_sweep(*command)
+    assert made.stat().st_mtime_ns == before
+    synthetic.generate(Path("data/synthetic-re"), "re", 1, SIZES)
+    sweep.run_sweep(*command)
+    assert roots[-1] == "data/synthetic-re"
