@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from reference_models.data.samples import Split
 
-SHOWN = 5  # files and problems of a kind that the table names
+SHOWN = 5  # unused and broken files that the table names
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class SplitReport:
         words: least, median and most words of a sentence.
         orphan_tags: I- tags that follow no tag of their type.
         fingerprint: of the label file.
+        images: different pictures that the samples list.
         crops: how many samples list 0, 1, 2, ... crops; None without a crop dictionary.
         keys_without_row: keys of the crop dictionary that no sample has.
         missing: pictures and crops that training would use and that do not exist.
@@ -31,10 +32,11 @@ class SplitReport:
 
     split: Split
     samples: int | None = None
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] | None = None
     words: tuple[float, float, float] | None = None
     orphan_tags: int | None = None
     fingerprint: str | None = None
+    images: int | None = None
     crops: dict[int, int] | None = None
     keys_without_row: int | None = None
     missing: tuple[str, ...] | None = None
@@ -75,23 +77,10 @@ class Report:
 
     def table(self) -> str:
         """All counts with a column for each split, then what concerns the whole set, then the problems."""
-        labels = dict.fromkeys(label for split in self.splits for label in split.labels)
+        labels = dict.fromkeys(label for split in self.splits for label in split.labels or ())
         crops = sorted({count for split in self.splits for count in split.crops or ()})
-        rows = [
-            ["", *(split.split for split in self.splits)],
-            ["samples", *(_text(split.samples) for split in self.splits)],
-            ["words, min / median / max", *(_words(split.words) for split in self.splits)],
-            ["orphan I- tags", *(_text(split.orphan_tags) for split in self.splits)],
-            *([label, *(_text(split.labels.get(label, 0)) for split in self.splits)] for label in labels),
-            *(
-                [f"samples with {n} crops", *(_text((split.crops or {}).get(n)) for split in self.splits)]
-                for n in crops
-            ),
-            ["dictionary keys without a row", *(_text(split.keys_without_row) for split in self.splits)],
-            ["images and crops missing", *(_count(split.missing) for split in self.splits)],
-            ["images and crops broken", *(_count(split.broken) for split in self.splits)],
-            ["labels fingerprint", *(_text(split.fingerprint) for split in self.splits)],
-        ]
+        columns = [_column(split, list(labels), crops) for split in self.splits]
+        rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
         wide = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [f"{self.root} ({self.format}), labels fingerprint {_text(self.fingerprint)}", ""]
         lines += [
@@ -102,15 +91,32 @@ class Report:
             lines.append(f"same {what} in {', '.join(f'{pair}: {count:,}' for pair, count in shared.items())}")
         lines.append(f"unused files: {_count(self.unused)}")
         broken = [file for split in self.splits for file in split.broken or ()]
-        for title, entries in (("unused", self.unused or ()), ("broken", broken), ("would stop training", self.fatal)):
-            lines += _listed(title, entries, None if title == "would stop training" else SHOWN)
+        lines += [*_listed("unused", self.unused or (), SHOWN), *_listed("broken", broken, SHOWN)]
+        lines += _listed("would stop training", self.fatal, None)
         return "\n".join(line.rstrip() for line in lines)
 
 
+def _column(split: SplitReport, labels: Sequence[str], crops: Sequence[int]) -> dict[str, str]:
+    words = "-" if split.words is None else " / ".join(f"{number:g}" for number in split.words)
+    return {
+        "": split.split,
+        "samples": _text(split.samples),
+        "words, min / median / max": words,
+        "orphan I- tags": _text(split.orphan_tags),
+        **{label: _text(None if split.labels is None else split.labels.get(label, 0)) for label in labels},
+        "images": _text(split.images),
+        **{f"samples with {n} crops": _text(None if split.crops is None else split.crops.get(n, 0)) for n in crops},
+        "dictionary keys without a row": _text(split.keys_without_row),
+        "images and crops missing": _count(split.missing),
+        "images and crops broken": _count(split.broken),
+        "labels fingerprint": _text(split.fingerprint),
+    }
+
+
 def _listed(title: str, entries: Sequence[str], limit: int | None) -> list[str]:
-    lines = [f"{title}:", *(f"  {entry}" for entry in entries[:limit])] if entries else []
-    more = len(entries) - len(lines[1:])
-    return [*lines, f"  and {more:,} more"] if more else lines
+    shown = entries[:limit]
+    more = [f"  and {len(entries) - len(shown):,} more"] if len(shown) < len(entries) else []
+    return [f"{title}:", *(f"  {entry}" for entry in shown), *more] if entries else []
 
 
 def _text(value: int | str | None) -> str:
@@ -119,7 +125,3 @@ def _text(value: int | str | None) -> str:
 
 def _count(files: Sequence[str] | None) -> str:
     return _text(None if files is None else len(files))
-
-
-def _words(words: tuple[float, float, float] | None) -> str:
-    return "-" if words is None else " / ".join(f"{number:g}" for number in words)

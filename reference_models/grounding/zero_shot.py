@@ -111,7 +111,8 @@ class GroundingDinoDetector(ZeroShotDetector):
         probabilities = outputs.logits.sigmoid()
 
         divider = inputs["input_ids"] == tokenizer.convert_tokens_to_ids(".")
-        special = divider | (inputs["input_ids"] == tokenizer.cls_token_id)
+        ends = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id], device=divider.device)
+        special = divider | torch.isin(inputs["input_ids"], ends)
         owner = divider.cumsum(dim=-1).masked_fill(special, -1)  # the number of each token's phrase
         found = []
         for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):

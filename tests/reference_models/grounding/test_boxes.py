@@ -1,0 +1,55 @@
+"""The choice of boxes and the crops cut along them."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from reference_models.grounding.boxes import MAX_OVERLAP, Box, cut, overlap, select_boxes
+
+NUMBERS = st.one_of(st.floats(-50, 150), st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 100.0]))
+BOXES = st.lists(st.builds(Box, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.one_of(st.floats(0, 1), st.just(math.nan))))
+
+
+def pixels(box: Box) -> set[tuple[int, int]]:
+    left, top, right, bottom = (int(bound) for bound in box.bounds())
+    return {(x, y) for x in range(left, right) for y in range(top, bottom)}
+
+
+@given(BOXES, st.integers(1, 40), st.integers(1, 40), st.integers(1, 4))
+def test_what_is_selected_lies_inside_and_apart(boxes: list[Box], width: int, height: int, top: int) -> None:
+    selected = select_boxes(boxes, width, height, top)
+    assert len(selected) <= top
+    assert [box.score for box in selected] == sorted((box.score for box in selected), reverse=True)
+    for number, box in enumerate(selected):
+        assert pixels(box)
+        assert pixels(box) <= {(x, y) for x in range(width) for y in range(height)}
+        for other in selected[:number]:
+            shared, either = pixels(box) & pixels(other), pixels(box) | pixels(other)
+            assert overlap(box, other) == pytest.approx(len(shared) / len(either))
+            assert len(shared) / len(either) <= MAX_OVERLAP
+
+
+def test_the_best_ones_are_taken_and_their_doubles_left_out() -> None:
+    good, double, apart, low = (
+        Box(0, 0, 10, 10, 0.9, "a"),
+        Box(1, 0, 11, 10, 0.8, "b"),
+        Box(20, 0, 30, 10, 0.5),
+        Box(50, 50, 60, 60, 0.4),
+    )
+    assert select_boxes([low, apart, double, good], 100, 100, 2) == [good, apart]
+    assert select_boxes([low, Box(70, 0, 80, 10, 0.4)], 100, 100, 1) == [low]
+
+
+def test_bounds_are_clipped_outwards_to_whole_pixels() -> None:
+    assert select_boxes([Box(-3.5, 1.2, 4.1, 99.0, 0.5)], 50, 20, 3) == [Box(0, 1, 5, 20, 0.5)]
+    outside = [Box(60, 0, 70, 10, 0.5), Box(5, 5, 5, 9, 0.5), Box(9, 5, 5, 9, 0.5), Box(-9, 0, -1, 5, 0.5)]
+    assert select_boxes(outside, 50, 20, 3) == []
+
+
+def test_a_crop_is_the_region_resized() -> None:
+    picture = Image.new("RGB", (30, 20), "red")
+    picture.paste("blue", (10, 5, 20, 15))
+    assert cut(picture, Box(10, 5, 20, 15, 1.0), 8).tobytes() == Image.new("RGB", (8, 8), "blue").tobytes()

@@ -1,0 +1,250 @@
+"""Making crops: what lands where, going on after a stop, bad pictures, and leaving alone what others made."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reference_models.config import DataConfig
+from reference_models.data.images import check_images, load_image
+from reference_models.data.mnre import read_mnre
+from reference_models.data.samples import Sample
+from reference_models.data.synthetic import generate
+from reference_models.data.twitter import read_twitter
+from reference_models.errors import UserError
+from reference_models.grounding.boxes import Box
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.crops import make_crops
+from reference_models.grounding.layout import layout
+from reference_models.grounding.pictures import group_pictures
+
+SIZES = {"train": 7, "valid": 3, "test": 2}
+READERS = {"twitter": read_twitter, "mnre": read_mnre}
+CENTRE = GroundingConfig(detector="centre", size=32, batch_size=2)
+
+
+class Truth:
+    """Finds the true boxes of the synthetic pictures, the phrase of each being the first it is given."""
+
+    name, version = "truth", "1"
+
+    def __init__(self, root: Path, format: Any, takes_phrases: bool) -> None:
+        self.takes_phrases = takes_phrases
+        self.boxes: dict[bytes, list[list[int]]] = {}
+        for split in SIZES:
+            rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
+            samples = READERS[format](root, split)
+            for row, sample in zip(rows, samples, strict=True):
+                with Image.open(sample.image) as picture:
+                    self.boxes[picture.convert("RGB").tobytes()] = [figure["box"] for figure in row["objects"]]
+
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        return [
+            [Box(*box, 0.9 - 0.1 * rank, wanted[0] if wanted else None) for rank, box in enumerate(known)]
+            for known, wanted in zip((self.boxes[image.tobytes()] for image in images), phrases, strict=True)
+        ]
+
+
+@pytest.fixture(params=["twitter", "mnre"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataConfig:
+    root = tmp_path / "set"
+    generate(root, "ner" if request.param == "twitter" else "re", 0, SIZES)
+    return DataConfig(format=request.param, root=str(root))
+
+
+@pytest.fixture
+def bare(data: DataConfig) -> DataConfig:
+    for split in SIZES:
+        layout(data.format, Path(data.root), split).dictionaries[0].unlink()
+    return data
+
+
+def read(data: DataConfig, split: Any) -> list[Sample]:
+    return READERS[data.format](Path(data.root), split)
+
+
+def make(data: DataConfig, config: GroundingConfig = CENTRE, detector: Any = None) -> Any:
+    return make_crops(data, config, detector=detector, progress=False)
+
+
+def written(data: DataConfig) -> dict[str, bytes]:
+    folder = Path(data.root).parent
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_true_boxes_give_the_regions_of_the_picture(bare: DataConfig) -> None:
+    truth = Truth(Path(bare.root), bare.format, takes_phrases=bare.format == "mnre")
+    summaries = make(bare, GroundingConfig(size=40, batch_size=3), truth)
+    for split, summary in zip(SIZES, summaries, strict=True):
+        samples = read(bare, split)
+        assert check_images(samples, "error", progress=False)[0] == samples
+        for sample in samples:
+            picture = Image.open(sample.image).convert("RGB")
+            boxes = truth.boxes[picture.tobytes()]
+            assert len(sample.crops) == len(boxes)
+            for crop, box in zip(sample.crops, boxes, strict=True):
+                region = np.asarray(picture.crop(tuple(box)).resize((40, 40), Image.Resampling.BILINEAR))
+                assert np.array_equal(load_image(crop, 40).permute(1, 2, 0).numpy(), region)
+        rows = [json.loads(line) for line in summary.manifest.read_text().splitlines()]
+        assert [row["crop"] for row in rows] == [
+            str(crop.relative_to(layout(bare.format, Path(bare.root), split).crops))
+            for s in samples
+            for crop in s.crops
+        ]
+        by_id = {sample.id: sample for sample in samples}
+        for row in rows:
+            sample = by_id[row["sample"]]
+            phrase = " ".join(sample.words[slice(*sample.head)]) if sample.head else None
+            assert (row["phrase"], row["image"]) == (phrase, str(sample.image))
+            assert (row["detector"], row["version"]) == ("truth", "1")
+        assert (summary.pictures, summary.crops, summary.empty) == (len(samples), len(rows), 0)
+        assert str(summary.dictionary) in summary.text()
+
+
+def test_the_best_crops_are_kept(bare: DataConfig) -> None:
+    make(bare, GroundingConfig(detector="centre", top=2, size=16))
+    assert {len(sample.crops) for sample in read(bare, "valid")} == {2}
+
+
+def stop_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which works so often and then stops the run."""
+    left = iter(range(calls))
+
+    def stopping(*arguments: Any, **options: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return stopping
+
+
+@pytest.mark.parametrize("calls", [0, 1, 3, 5, 7, 11, 12, 13, 14, 23, 24, 25, 40])
+def test_a_stopped_run_goes_on_and_ends_the_same(bare: DataConfig, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = written(bare)
+    summaries = make(bare)
+    expected = written(bare)
+    for name in set(expected) - set(before):
+        (Path(bare.root).parent / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", stop_after(calls, __import__("os").replace))
+        with pytest.raises(KeyboardInterrupt):
+            make(bare)
+    assert make(bare) == summaries
+    assert {name: content for name, content in written(bare).items() if not name.endswith(".part")} == expected
+    with monkeypatch.context() as patch:
+        patch.setattr("reference_models.grounding.detectors.CentreDetector.detect", None)  # is not called again
+        assert make(bare) == summaries
+
+
+def test_a_run_stopped_at_its_last_step_is_complete(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", stop_after(2, Path.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            make(bare)
+    assert (Path(bare.root) / "crops_test.partial.jsonl").exists()
+    stopped = written(bare)
+    make(bare)
+    assert set(stopped) - set(written(bare)) == {"set/crops_test.partial.jsonl"}
+    assert all(stopped[name] == content for name, content in written(bare).items())
+
+
+def test_half_a_line_in_the_journal_is_made_again(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    summaries = make(bare)
+    expected = written(bare)
+    path = summaries[0].dictionary
+    path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", stop_after(0, torch.save))
+        with pytest.raises(KeyboardInterrupt):
+            make(bare)
+    journal = Path(bare.root) / "crops_train.partial.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40])
+    next(summaries[0].folder.iterdir()).unlink()  # nor is a crop trusted that has gone
+    make(bare)
+    assert {name: content for name, content in written(bare).items() if not name.endswith(".part")} == expected
+
+
+def test_a_bad_picture_is_counted_named_and_left_out(bare: DataConfig) -> None:
+    first, second, third, *_ = read(bare, "train")
+    first.image.unlink()
+    second.image.write_bytes(b"no picture")
+    Image.new("RGB", (1, 500)).save(third.image)
+    train, valid, _ = make(bare)
+    assert (train.pictures, train.crops, len(train.bad), valid.bad) == (7, 12, 3, ())
+    for line, sample in zip(train.bad, (first, second, third), strict=True):
+        assert line.startswith(f"{sample.image} of {sample.id}: ")
+        assert line in train.text()
+    names = torch.load(train.dictionary, weights_only=True)
+    assert len(names) == 4
+    assert [len(sample.crops) for sample in read(bare, "train")] == [0, 0, 0, 3, 3, 3, 3]
+    rows = [json.loads(line) for line in train.manifest.read_text().splitlines()]
+    assert [row["sample"] for row in rows if row["problem"]] == [first.id, second.id, third.id]
+
+
+def test_where_nothing_is_found_the_dictionary_says_so(bare: DataConfig) -> None:
+    class Blind:
+        name, version, takes_phrases = "blind", "1", False
+
+        def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+            return [[] for _ in images]
+
+    train, *_ = make(bare, CENTRE, Blind())
+    assert (train.crops, train.empty) == (0, 7)
+    assert list(torch.load(train.dictionary, weights_only=True).values()) == [[]] * 7
+
+
+def test_what_others_made_stays_until_told_otherwise(data: DataConfig) -> None:
+    before = written(data)
+    with pytest.raises(UserError, match=r"set_train_dict\.pth|mre_train_dict\.pth: this crop dictionary was made by"):
+        make(data)
+    assert written(data) == before
+    make(data, GroundingConfig(detector="centre", size=32, overwrite=True))
+    after = written(data)
+    changed = {name for name in before if after[name] != before[name]}
+    assert len(changed) == 3
+    assert all(name.endswith("_dict.pth") for name in changed)
+    with pytest.raises(UserError, match=r"train_dict\.pth: this crop dictionary was made by others or with other"):
+        make(data, GroundingConfig(detector="centre", size=48))
+    make(data, GroundingConfig(detector="centre", size=48, overwrite=True))
+
+
+def test_a_stopped_run_with_other_settings_is_not_mixed_in(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", stop_after(4, __import__("os").replace))
+        with pytest.raises(KeyboardInterrupt):
+            make(bare)
+    other = {"detector": "centre", "size": 16, "batch_size": 2}
+    with pytest.raises(UserError, match=r"crops_train\.partial\.jsonl: a run with other settings"):
+        make(bare, GroundingConfig(**other))
+    make(bare, GroundingConfig(**other, overwrite=True))
+    assert {Image.open(crop).size for sample in read(bare, "train") for crop in sample.crops} == {(16, 16)}
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(bare: DataConfig) -> None:
+    (Path(bare.root) / "crops_train.partial.part").mkdir()
+    with pytest.raises(UserError, match=r"crops_train\.partial\.part: crops cannot be written here"):
+        make(bare)
+
+
+def test_a_picture_of_several_tweets_is_looked_at_once() -> None:
+    samples = [Sample(f"a:{n}", ("w",), Path(image)) for n, image in enumerate(["x.jpg", "y.jpg", "x.jpg"])]
+    phrases = [("dog", "cat"), ("cat",), ("sun", "dog")]
+    first, second = group_pictures(samples, phrases, str)
+    assert (first.key, first.samples) == ("x.jpg", ("a:0", "a:2"))
+    assert list(first.phrases.items()) == [("dog", "a:0"), ("cat", "a:0"), ("sun", "a:2")]
+    assert second.phrases == {"cat": "a:1"}
+    assert [picture.key for picture in group_pictures(samples, phrases, int)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"threshold": 2}, "from 0 to 1, got 2"), ({"top": 0}, "top must be 1"), ({"size": 0}, "size")],
+)
+def test_wrong_settings_are_one_clear_error(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GroundingConfig(**wrong)
