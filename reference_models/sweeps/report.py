@@ -1,6 +1,7 @@
 """A sweep's table: the paper's numbers beside ours, as Markdown to read and as CSV to compute with."""
 
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from statistics import mean, stdev
@@ -29,8 +30,8 @@ def csv_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> str:
     return text.getvalue()
 
 
-def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> str:
-    """The table as the paper has it, a second column for the paper's number in each, and below it what it rests on."""
+def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int], overrides: Sequence[str]) -> str:
+    """The table as the paper has it, the paper's number and ours in each cell, and below it what ours rest on."""
     reasons = list(dict.fromkeys(outcome.reason for outcome in outcomes.values() if outcome.state == "failed"))
     columns = list(dict.fromkeys((cell.column, cell.data in table.data) for cell in outcomes))
     heads = [f"{name} {whose}" for name, printed in columns for whose in (("paper", "ours") if printed else ("ours",))]
@@ -46,7 +47,10 @@ def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> st
                 line.append(_ours(outcomes[cell], score, reasons) if cell else "-")
             lines.append(line)
     title = f"## Table {table.name.removeprefix('table')}: {table.title}"
-    below = [*_basis(table, outcomes, seeds), *(f"- {note}" for note in table.notes)]
+    below = _basis(table, outcomes, seeds)
+    if overrides:
+        below.append(f"- Set for all cells: `{shlex.join(overrides)}`.")
+    below += [f"- {note}" for note in table.notes]
     below += [f"- [{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
     return "\n".join([title, "", *_aligned(lines), "", *below]) + "\n"
 

@@ -65,9 +65,9 @@ def run_sweep(name: str, data: Sequence[str], seeds: Sequence[int], output: Path
         outcomes[cell] = _train(cell, seeds, table.scores)
         if state.is_main_process:
             output.mkdir(parents=True, exist_ok=True)
-            _write(output / f"{name}.md", markdown_table(table, outcomes, seeds))
+            _write(output / f"{name}.md", markdown_table(table, outcomes, seeds, overrides))
             _write(output / f"{name}.csv", csv_table(table, outcomes, seeds))
-    state.print(f"\n{markdown_table(table, outcomes, seeds)}\n{name}.md and {name}.csv are in {output}/")
+    state.print(f"\n{markdown_table(table, outcomes, seeds, overrides)}\n{name}.md and {name}.csv are in {output}/")
     return sum(outcome.state == "failed" for outcome in outcomes.values())
 
 

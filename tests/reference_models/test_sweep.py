@@ -244,6 +244,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(
     labels = json.loads((output / "i2srm/synthetic-ner/seed-0/metrics.json").read_text())["labels_fingerprint"]
     assert f"Labels of synthetic-ner: {labels}." in text
     assert "over the seeds 0, 1." in text
+    assert "--training.epochs 1 --training.batch_size 8" in text
 
     table = read_markdown(output / "table5.md")
     lines = read_csv(output / "table5.csv")
