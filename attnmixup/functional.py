@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from attnmixup import tiled
+
 Direction = Literal["text_to_image", "image_to_text", "symmetric"]
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -100,7 +102,8 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     """How much sample j says to sample i: ``r_ij = v^T tanh(query_i + key_j)``, per head (Eq. 8).
 
     ``query`` holds W_q h_i + b and ``key`` W_k h_j. A query of a single row that holds only the bias gives the equation
-    letter by letter, with the same scores for every sample.
+    letter by letter, with the same scores for every sample. From a certain size on, the ``Q x B x width`` pairs are
+    never held at once but computed in tiles, and once more in the backward pass.
 
     Args:
         query: Shape ``(..., heads, Q, width)``.
@@ -110,9 +113,12 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     Returns:
         Scores of shape ``(..., heads, Q, B)``, in at least float32.
     """
+    query, key, vector = upcast(query), upcast(key), upcast(vector)
     with _without_autocast(query.device.type):
-        pairs = torch.tanh(upcast(query).unsqueeze(-2) + upcast(key).unsqueeze(-3))
-        return (pairs @ upcast(vector)[:, None, :, None]).squeeze(-1)
+        if query.shape[-2] * key.numel() > tiled.tile_elements(query.device):
+            return tiled.tiled_additive_scores(query, key, vector)
+        pairs = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
+        return (pairs @ vector[:, None, :, None]).squeeze(-1)
 
 
 def dot_scores(query: Tensor, key: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class MixedBatch:
             ValueError: If there are no targets, outputs do not have N rows, or the criterion returns another shape.
 
         Example:
+            >>> from attnmixup import AttnMixup
             >>> mixed = AttnMixup(dim=8)(torch.randn(5, 8), torch.tensor([0, 1, 2, 1, 0]))
             >>> head = torch.nn.Linear(8, 3)
             >>> mixed.loss(torch.nn.functional.cross_entropy, head(mixed.embeddings)).shape

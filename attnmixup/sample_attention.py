@@ -12,10 +12,8 @@ from attnmixup.checks import check_choice, check_embeddings
 AttentionScore = Literal["additive", "shared", "dot"]
 Sequence = Literal["pooled", "position"]
 
-# Elements of the largest tensor that attention holds before it goes block by block, which costs a second computation:
-# what a CPU keeps in its cache, and what keeps an accelerator busy (256 MiB in float32).
-CPU_BLOCK = 2**22
-ACCELERATOR_BLOCK = 2**26
+# So many weights are held at once, 64 MiB in float32; larger batches go in blocks of rows, computed twice.
+BLOCK_ELEMENTS = 2**24
 
 
 class SampleAttention(nn.Module):
@@ -25,8 +23,8 @@ class SampleAttention(nn.Module):
     ``alpha_ij = softmax_j(r_ij)``; the heads are concatenated (kC), mapped back to C and added to the input. The
     softmax runs over the samples: the bound C printed in Eq. 9 would let nothing pass between them.
 
-    The width of a score is ``dim // heads`` per head, so the pairs fill ``B x B x C``; from a certain size on they are
-    computed in blocks of rows, and once more in the backward pass.
+    The width of a score is ``dim // heads`` per head. Neither the ``B x B x dim`` pairs nor the ``heads x B x B``
+    weights of a large batch are held at once: they are computed part by part, and again in the backward pass.
 
     Args:
         dim: Width C of the embeddings.
@@ -101,10 +99,9 @@ class SampleAttention(nn.Module):
         query = rearrange(self.query(asking), "... b (h w) -> ... h b w", h=self.heads)
         key = rearrange(self.key(asking), "... b (h w) -> ... h b w", h=self.heads)
         values = rearrange(self.value(rows), "... b (h c) -> ... h b c", h=1 if self.vector is not None else self.heads)
-        held_per_row = key.numel() if self.vector is not None else key.numel() // key.shape[-1]
-        block = CPU_BLOCK if embeddings.device.type == "cpu" else ACCELERATOR_BLOCK
+        weights_of_row = self.heads * rows.numel() // self.dim
         context = functional.sample_attention(
-            self._scores, query, key, values, mask=giving, block_rows=max(1, block // held_per_row)
+            self._scores, query, key, values, mask=giving, block_rows=max(1, BLOCK_ELEMENTS // weights_of_row)
         )
         update = self.output(rearrange(context, "... h b c -> ... b (h c)")).expand_as(rows)
         result = self.norm(rows + self.dropout(update, generator))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from strategies import DIM
 from torch import nn
 
-from attnmixup import AttnMixup, MixedBatch, SampleAttention, SemanticKLLoss, sample_attention
+from attnmixup import AttnMixup, MixedBatch, SampleAttention, SemanticKLLoss, sample_attention, tiled
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 KINDS = ("vectors", "sequences")
@@ -125,11 +125,14 @@ def test_one_graph_computes_the_same():
 
 
 def test_one_graph_in_blocks(monkeypatch):
-    monkeypatch.setattr(sample_attention, "CPU_BLOCK", 60)
+    monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr(tiled, "CPU_TILE", 30)
     attention = SampleAttention(DIM, heads=2, dropout=0.0)
     embeddings = torch.randn(5, DIM)
     compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(embeddings)[0], attention(embeddings)[0])
+    compiled(embeddings)[0].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in attention.parameters())
 
 
 def test_compiled_draws_differ_from_step_to_step():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
 from torch import nn
 
-from attnmixup import SampleAttention, sample_attention
+from attnmixup import SampleAttention, sample_attention, tiled
 
 READINGS = tuple(product(SCORES, ("pooled", "position")))
 
@@ -140,8 +140,9 @@ def test_large_batches_go_block_by_block(monkeypatch, score):
     attention = attention_of(score=score)
     embeddings = tensors(0, 9, DIM).requires_grad_()
     results = []
-    for limit in (sample_attention.CPU_BLOCK, 50):
-        monkeypatch.setattr(sample_attention, "CPU_BLOCK", limit)
+    for block, tile in ((sample_attention.BLOCK_ELEMENTS, tiled.CPU_TILE), (50, 7)):
+        monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", block)
+        monkeypatch.setattr(tiled, "CPU_TILE", tile)
         result = attention(embeddings)[0]
         learned = [embeddings, *attention.parameters()]
         results.append([result, *torch.autograd.grad(result.square().sum(), learned)])
@@ -158,10 +159,10 @@ def test_blocks_are_used(monkeypatch):
         return attend(*arguments, **options)
 
     monkeypatch.setattr(sample_attention.functional, "sample_attention", watch)
-    monkeypatch.setattr(sample_attention, "CPU_BLOCK", 100)
-    attention_of(score="additive")(tensors(0, 5, DIM))
-    attention_of(score="dot")(tensors(0, 5, DIM))
-    assert seen == [100 // (5 * DIM), 100 // (5 * 2)]
+    monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 100)
+    attention_of()(tensors(0, 5, DIM))
+    attention_of()(tensors(0, 5, 3, DIM))
+    assert seen == [100 // (2 * 5), 100 // (2 * 5 * 3)]
 
 
 def test_dropout_acts_in_training_only_and_draws_from_the_generator():

@@ -1,0 +1,61 @@
+"""Tiles of any size give the scores and gradients of the whole."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds, sizes, tensors
+
+from attnmixup import functional, tiled
+
+
+@given(
+    lead=st.sampled_from([(), (2,)]),
+    rows=sizes,
+    size=sizes,
+    width=st.integers(1, 4),
+    elements=st.integers(1, 60),
+    seed=seeds,
+)
+def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
+    shapes = ((*lead, 2, rows, width), (*lead, 2, size, width), (2, width))
+    leaves = [tensors(seed + i, *shape).requires_grad_() for i, shape in enumerate(shapes)]
+    with pytest.MonkeyPatch.context() as patch:
+        results = []
+        for limit in (10**6, elements):
+            patch.setattr(tiled, "CPU_TILE", limit)
+            scores = functional.additive_scores(*leaves)
+            results.append([scores, *torch.autograd.grad(scores.sin().sum(), leaves)])
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole)
+
+
+def test_no_tile_is_larger_than_allowed(monkeypatch):
+    tanh, tiles = tiled._tanh, []
+
+    def watch(query, key):
+        tiles.append(tanh(query, key))
+        return tiles[-1]
+
+    monkeypatch.setattr(tiled, "_tanh", watch)
+    monkeypatch.setattr(tiled, "CPU_TILE", 24)
+    query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((2, 5, 3), (2, 7, 3), (2, 3)))
+    functional.additive_scores(query, key, vector).sum().backward()
+    assert max(tile.numel() for tile in tiles) <= 24
+    assert sum(tile.numel() for tile in tiles) == 2 * 2 * 5 * 7 * 3
+
+
+def test_tiles_in_float32_are_close():
+    query, key, vector = (torch.randn(*shape) for shape in ((2, 40, 64), (2, 40, 64), (2, 64)))
+    in_tiles = tiled.tiled_additive_scores(query, key, vector)
+    torch.testing.assert_close(in_tiles, functional.additive_scores(query, key, vector), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients(monkeypatch):
+    monkeypatch.setattr(tiled, "CPU_TILE", 10)
+    query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((1, 2, 3), (1, 4, 3), (1, 3)))
+    assert torch.autograd.gradcheck(tiled.tiled_additive_scores, (query, key, vector))
+
+
+def test_an_accelerator_has_larger_tiles():
+    assert tiled.tile_elements(torch.device("cpu")) < tiled.tile_elements(torch.device("cuda"))
