@@ -1,0 +1,94 @@
+"""What a step of both modules costs, against a training step of a BERT-base, the release's layer, and mixup alone.
+
+python -m benchmarks.module_overhead [--repeats 20] [--encoder-repeats 3] [--device cpu]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attnmixup import AttnMixup, SemanticKLLoss, functional, sampling
+
+DIM, HEADS, LENGTH, CLASSES, IMAGE_DIM = 768, 4, 80, 23, 2048
+
+
+def milliseconds(step: Callable[[], object], repeats: int, device: str) -> float:
+    """Median over the repeats, after two that do not count."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[2:])
+
+
+def encoder_step(batch_size: int, device: str) -> Callable[[], object]:
+    """Forward, backward and AdamW of an encoder with the sizes of BERT-base, on sentences of 80 tokens."""
+    embedding = nn.Embedding(30522, DIM)
+    layer = nn.TransformerEncoderLayer(DIM, 12, 3072, activation="gelu", batch_first=True)
+    model = nn.Sequential(embedding, nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    tokens = torch.randint(30522, (batch_size, LENGTH), device=device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(tokens).square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], object]]:
+    """Forward and backward of the modules and of what they are compared with."""
+    embeddings = torch.randn(shape, device=device, requires_grad=True)
+    by_token = len(shape) == 3
+    targets = torch.randint(CLASSES, shape[:-1], device=device)
+    mask = torch.ones(shape[:-1], dtype=torch.bool, device=device) if by_token else None
+    image = torch.randn(shape[0], IMAGE_DIM, device=device, requires_grad=True)
+    mixer, semantic = AttnMixup(DIM, heads=HEADS).to(device), SemanticKLLoss(DIM, IMAGE_DIM).to(device)
+    layer = nn.TransformerEncoderLayer(DIM, HEADS, 2048, dropout=0.2).to(device)
+
+    def mix() -> Tensor:
+        return mixer(embeddings, targets, mask=mask).embeddings.square().mean()
+
+    def mixup_alone() -> None:
+        lam = sampling.draw_lam(1.0, shape[0], device=embeddings.device)
+        partner = sampling.draw_rows(shape[0], shape[0], device=embeddings.device)
+        functional.interpolate(embeddings, embeddings[partner], lam).square().mean().backward()
+
+    return {
+        "AttnMixup": lambda: mix().backward(),
+        "SemanticKLLoss": lambda: semantic(embeddings, image, mask=mask).backward(),
+        "both modules": lambda: (mix() + semantic(embeddings, image, mask=mask)).backward(),
+        "attention of AttnMixup": lambda: mixer.attention(embeddings, mask=mask)[0].square().mean().backward(),
+        "release's layer across the batch": lambda: layer(embeddings).square().mean().backward(),
+        "mixup alone": mixup_alone,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--encoder-repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; medians in milliseconds")
+    of_16 = milliseconds(encoder_step(16, options.device), options.encoder_repeats, options.device)
+    print(f"\nTraining step of the encoder at B = 16, L = {LENGTH}: {of_16:.0f} ms; other B in proportion\n")
+    print("| B | embeddings | what | ms | % of the encoder's step |\n|---|---|---|---|---|")
+    for shape in ((8, DIM), (16, DIM), (256, DIM), (16, LENGTH, DIM)):
+        repeats = options.repeats if shape[0] * len(shape) <= 32 else max(3, options.repeats // 4)
+        for name, step in module_steps(shape, options.device).items():
+            cost = milliseconds(step, repeats, options.device)
+            print(f"| {shape[0]} | {shape} | {name} | {cost:.2f} | {100 * cost / (of_16 * shape[0] / 16):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
