@@ -69,7 +69,7 @@ def test_death_at_every_write(data: Path, tmp_path: Path, finished: Path) -> Non
 
 
 def test_two_processes_go_on_within_an_epoch(data: Path, tmp_path: Path) -> None:
-    options = ("--training.batch_size", "4", "--training.checkpoint_steps", "4")
+    options = (*STEPS, "--training.batch_size", "4", "--training.epochs", "2")
     assert run_pair(arguments(data, tmp_path / "whole", *options)) == [0, 0], log(tmp_path / "whole")
     command = arguments(data, tmp_path / "run", *options)
     checkpoints = tmp_path / "run" / CHECKPOINTS

@@ -85,7 +85,7 @@ def start(command: list[str], *, die_at: int = 0, rank: int = 0, world: int = 1,
 
 
 def run_pair(command: list[str], *, until: Path | None = None) -> list[int | None]:
-    """Give a command in two processes that train together, killed as soon as `until` exists; returns their exit codes."""
+    """Give a command in two processes that train together, killed once `until` exists; returns their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

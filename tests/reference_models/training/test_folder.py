@@ -1,0 +1,99 @@
+"""A run's folder is never written over: not when it is finished, nor by other settings or data, nor if it is no run."""
+
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from tiny_runs import config, tiny_set
+
+from reference_models.errors import UserError
+from reference_models.training import folder
+from reference_models.training.folder import START, check_folder, locked, make_folder, start_of, write_json
+from reference_models.training.run import train
+
+STEPS = ("--training.checkpoint_steps", "4")
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (STEPS, "exists already and is finished"),
+        ((*STEPS, "--training.seed", "7"), "training.seed was 0 and is now 7"),
+        ((*STEPS, "--model.mixup.heads", "2"), "model.mixup was {} and is now {'heads': 2}"),
+        ((), "training.checkpoint_steps was 4 and is now 0"),
+    ],
+)
+def test_finished_run_is_left_alone(data: Path, finished: Path, overrides: tuple[str, ...], message: str) -> None:
+    before = contents(finished)
+    with pytest.raises(UserError, match=message):
+        train(config(data, finished, *overrides))
+    assert contents(finished) == before
+
+
+def test_other_data_and_other_processes_are_another_run(data: Path, finished: Path, tmp_path: Path) -> None:
+    other = tiny_set(tmp_path, {"train": 8, "valid": 4, "test": 4})
+    settings = config(other, finished, *STEPS)
+    settings.data.root = str(data)
+    start = start_of(settings, labels_fingerprint="0123456789ab", processes=2)
+    with pytest.raises(UserError, match=r"labels_fingerprint was '\w{12}' and is now '0123456789ab', processes was 1"):
+        check_folder(finished, start)
+
+
+@pytest.mark.parametrize("names", [[], ["notes.txt"], ["config.yaml"]])
+def test_folder_that_is_no_run_is_left_alone(data: Path, tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="exists already and holds no run"):
+        train(config(data, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == names
+
+
+def test_wrong_data_write_nothing(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(config(tmp_path / "nothing", tmp_path / "run"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_run_under_another_name_or_with_more_workers(data: Path, tmp_path: Path) -> None:
+    start = start_of(config(data, tmp_path / "run"))
+    assert start == start_of(config(data, tmp_path / "moved", "--training.workers", "2"))
+    assert start != start_of(config(data, tmp_path / "run", "--training.batch_size", "2"))
+
+
+def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(data, tmp_path / "deep" / "run")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "write_json", fail)
+        with pytest.raises(OSError, match="disk full"):
+            make_folder(tmp_path / "deep" / "run", settings, {"a": 1})
+    assert not (tmp_path / "deep" / "run").exists()
+    make_folder(tmp_path / "deep" / "run", settings, {"a": 1})
+    check_folder(tmp_path / "deep" / "run", {"a": 1})
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]
+    assert (tmp_path / "deep" / "run" / START).is_file()
+
+
+def test_same_command_twice_at_once_trains_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "LOCK_SECONDS", 0)
+    with FileLock(tmp_path / "lock"):
+        with pytest.raises(UserError, match="another process is training"), locked(tmp_path, needed=True):
+            pass
+        with locked(tmp_path, needed=False):
+            pass
+    with locked(tmp_path, needed=True):
+        pass
+
+
+def test_json_appears_whole(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n'

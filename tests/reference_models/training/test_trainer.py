@@ -1,0 +1,158 @@
+"""The schedule, the steps, the order of the samples, and which weights are kept."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import assert_same_run, config, encoder_without_dropout, tiny_set, weights
+from transformers import TrainerCallback, set_seed
+
+from reference_models.config import RunConfig
+from reference_models.data.dataset import EncodedSplit
+from reference_models.errors import UserError
+from reference_models.models.build import build_model
+from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
+from reference_models.training.sampling import EpochSampler
+from reference_models.training.trainer import ExtractionTrainer, training_arguments
+
+STEPS = ("--training.checkpoint_steps", "4")
+PLAIN = ("--model.attn_mixup", "false", "--model.head_dropout", "0", "--model.freeze_image_backbone", "true")
+
+
+class Record(TrainerCallback):
+    """Keeps the rates and the gradients of every step."""
+
+    def __init__(self) -> None:
+        self.rates: list[dict[str, float]] = []
+        self.gradients: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, *args: Any, model: Any, optimizer: Any, **_: Any) -> None:
+        self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(parts).clone())
+
+
+def make_trainer(settings: RunConfig) -> ExtractionTrainer:
+    set_seed(settings.training.seed)
+    samples = {split: read_split(settings, split)[0] for split in SPLITS}
+    processor = make_processor(settings, samples["train"])
+    train_split, valid = (EncodedSplit(samples[split], processor) for split in ("train", "valid"))
+    arguments = training_arguments(settings.training, Path(settings.output))
+    return ExtractionTrainer(build_model(settings.model, processor), settings.training, arguments, train_split, valid)
+
+
+def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
+    trainer, kept = make_trainer(settings), Record()
+    trainer.add_callback(kept)
+    trainer.train()
+    return kept, trainer
+
+
+def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path) -> None:
+    kept, trainer = record(config(data, tmp_path, "--training.epochs", "6", "--training.text_learning_rate", "5e-4"))
+    total = 6 * 48 // 8
+    warm = math.ceil(0.06 * total)
+    factors = [step / warm if step < warm else (total - step) / (total - warm) for step in range(total)]
+    assert (warm, len(kept.rates)) == (3, total)
+    for part, peak in (("text", 5e-4), ("vision", 1e-3), ("prefix", 1e-3), ("regularisers", 1e-3), ("heads", 1e-2)):
+        assert [rates[part] for rates in kept.rates] == pytest.approx([peak * factor for factor in factors])
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
+
+
+@pytest.mark.parametrize("small", [2, 4])
+def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, small: int) -> None:
+    # 22 samples: the last step of an epoch has 6 of them, in batches of 4 and 2 at least once.
+    data = tiny_set(tmp_path, {"train": 22, "valid": 4, "test": 4})
+    encoder = encoder_without_dropout(data, tmp_path / "encoder")
+    rates = ("--training.learning_rate", "0", "--training.head_learning_rate", "0")
+    options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "2")
+    large, whole = record(config(data, tmp_path / "large", *options, "--training.batch_size", "8"))
+    batches = ("--training.batch_size", str(small), "--training.accumulation", str(8 // small))
+    split, accumulated = record(config(data, tmp_path / "small", *options, *batches))
+    assert len(large.gradients) == len(split.gradients) == 6
+    for one, other in zip(large.gradients, split.gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for one, other in zip(whole.state.log_history, accumulated.state.log_history, strict=True):
+        for name in {"loss", "task_loss", "semantic_loss", "grad_norm"} & one.keys():
+            assert other[name] == pytest.approx(one[name], rel=1e-4), name
+
+
+def test_best_epoch_is_saved_and_scored(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    after_epoch: list[dict[str, torch.Tensor]] = []
+
+    def pretend(trainer: ExtractionTrainer, _: object) -> dict[str, float]:
+        after_epoch.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return {"f1": [0.2, 0.9, 0.9][len(after_epoch) - 1]}
+
+    monkeypatch.setattr(ExtractionTrainer, "_scores_of_validation", pretend)
+    run = tmp_path / "run"
+    metrics = train(config(data, run, *STEPS))
+    saved = weights(run)
+    assert metrics["best_epoch"] == 2
+    assert metrics["valid"]["f1"] == 0.9
+    assert all(torch.equal(saved[name], after_epoch[1][name]) for name in saved)
+    assert not all(torch.equal(saved[name], after_epoch[2][name]) for name in saved)
+    assert evaluate(run, config(data, run), "test").scores == metrics["test"]
+
+
+def padded(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+
+def test_grouping_by_length_pads_less_and_shows_every_sample(data: Path, tmp_path: Path) -> None:
+    small = ("--training.batch_size", "2", "--training.group_by_length")
+    trainers = [make_trainer(config(data, tmp_path, *small, flag)) for flag in ("true", "false")]
+    lengths = trainers[0].train_dataset.lengths
+    orders = [list(trainer.get_train_dataloader().batch_sampler) for trainer in trainers]
+    for order in orders:
+        assert sorted(i for batch in order for i in batch) == list(range(48))
+    assert padded(orders[0], lengths) < padded(orders[1], lengths)
+    batch = next(iter(trainers[0].get_train_dataloader()))
+    assert batch["input_ids"].shape == (2, max(lengths))  # the longest first, so that a lack of memory shows at once
+
+
+@pytest.mark.parametrize("lengths", [None, [i % 7 for i in range(50)]])
+def test_order_depends_on_seed_and_epoch_alone(lengths: list[int] | None) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        torch.rand(seed + 2)
+        return list(EpochSampler(50, seed, lambda: epoch, lengths=lengths, batch_size=5))
+
+    assert order(3, 2) == order(3, 2)
+    assert sorted(order(3, 2)) == list(range(50))
+    assert order(3, 2) != order(3, 1)
+    assert order(3, 2) != order(4, 2)
+
+
+def test_workers_change_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
+    train(config(data, tmp_path / "run", *STEPS, "--training.workers", "1"))
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_gradient_checkpointing_changes_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
+    settings = config(data, tmp_path / "run", *STEPS, "--training.gradient_checkpointing", "true")
+    assert make_trainer(settings).model.is_gradient_checkpointing
+    train(settings)
+    assert_same_run(tmp_path / "run", finished)
+
+
+def test_mixed_precision_is_for_training_alone(data: Path, tmp_path: Path, finished: Path) -> None:
+    run = tmp_path / "run"
+    metrics = train(config(data, run, *STEPS, "--training.precision", "bf16"))
+    saved, full = weights(run), weights(finished)
+    assert {tensor.dtype for tensor in saved.values()} == {tensor.dtype for tensor in full.values()}
+    assert not all(torch.equal(saved[name], full[name]) for name in saved)
+    test = evaluate(run, config(data, run), "test")
+    assert test.scores == metrics["test"]
+    said = [json.loads(line)["predicted"] for line in (run / "predictions_test.jsonl").read_text().splitlines()]
+    assert test.predictions == said
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_fp16_needs_an_accelerator(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs an accelerator"):
+        train(config(data, tmp_path / "run", "--training.precision", "fp16"))
+    assert not (tmp_path / "run").exists()
