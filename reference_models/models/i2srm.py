@@ -19,7 +19,8 @@ class I2SRM(Extractor):
 
     def __init__(self, config: I2SRMConfig) -> None:
         super().__init__(config)
-        self.text = TextEncoder(config.text_config, attention=config.attention, fusion=config.fusion)
+        fusion = None if config.vision is None else config.fusion
+        self.text = TextEncoder(config.text_config, attention=config.attention, fusion=fusion)
         width = self.text.width if config.task == "ner" else 2 * self.text.width
         if config.vision is None:
             self.finish(width, None)

@@ -66,7 +66,8 @@ class VisualPrefix(nn.Module):
 
         Args:
             stages: features of the M pictures that were looked at, in the order of `seen`.
-            seen: (B, 1 + crops), True for those M; the others are masked out.
+            seen: (B, 1 + crops), True for those M; the others are masked out. The scrambled heads of the release cannot
+                be masked by token: there a sample's pictures are all seen, or none.
         """
         wanted = seen.nonzero()[:, 1] >= self.first
         slots = seen[:, self.first :]

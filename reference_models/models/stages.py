@@ -39,7 +39,8 @@ class GatedPerceptron(nn.Module):
     """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the picture.
 
     The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the picture. The published code
-    reshapes maps to tokens without transposing, which makes tokens of channel blocks; here a token is a cell.
+    reshapes maps to tokens without transposing, which makes tokens of channel blocks, and pools odd maps without their
+    last row and column; here a token is a cell, and the cells cover the map.
 
     Args:
         stage_widths, layers, features: as for `GatedConvolutions`.

@@ -15,12 +15,13 @@ REFUSED = "the text encoder {name!r} cannot take a visual prefix: {reason}. Choo
 
 
 class TextEncoder(nn.Module):
-    """Any encoder of transformers whose attention is chosen by `AttentionInterface`; weights are random.
+    """An encoder of transformers, randomly initialised, whose attention is chosen by `AttentionInterface`.
 
     Args:
         config: of the encoder.
         attention: "sdpa" (fused kernels) or "eager" (step by step).
-        fusion: "prefix" adds keys and values to each layer, "concat" hidden states.
+        fusion: "prefix" adds keys and values to each layer, "concat" hidden states; None for text alone, where any
+            encoder goes, with the attention that transformers chooses for it.
 
     Raises:
         UserError: the encoder ignores its prefix, is changed by one that is wholly masked, or has an attention that
@@ -28,11 +29,12 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(
-        self, config: PreTrainedConfig, *, attention: Implementation = "sdpa", fusion: Fusion = "prefix"
+        self, config: PreTrainedConfig, *, attention: Implementation = "sdpa", fusion: Fusion | None = "prefix"
     ) -> None:
         super().__init__()
+        chosen = None if fusion is None else NAMES[attention]
         try:
-            self.body: PreTrainedModel = AutoModel.from_config(config, attn_implementation=NAMES[attention])
+            self.body: PreTrainedModel = AutoModel.from_config(config, attn_implementation=chosen)
             if fusion == "concat":
                 add_concat(find_layers(self.body, config.num_hidden_layers))
             self.layers: int = config.num_hidden_layers
@@ -42,7 +44,8 @@ class TextEncoder(nn.Module):
             raise UserError(REFUSED.format(name=config.model_type, reason=str(error).split("\n")[0])) from error
         if hasattr(self.body, "pooler"):
             self.body.pooler = None  # never used, and a parameter without gradient is a trap
-        if self.body.device.type != "meta":  # a model that is being loaded was probed when it was made
+        # A model that is being loaded was probed when it was made.
+        if fusion is not None and self.body.device.type != "meta":
             probe(self, NAMES[attention], fusion)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Prefix | PrefixStates | None = None) -> Tensor:
@@ -59,14 +62,13 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
     body, training = encoder.body, encoder.training
     encoder.eval()
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(body.config.vocab_size, (1, 6), generator=generator)
-    full = torch.ones_like(
-        ids
-    )  # without padding some encoders leave the mask out, and rely on flags that we do not read
-    padded = torch.tensor([[1, 1, 1, 1, 0, 0]])
-    attended = torch.ones(1, 4, dtype=torch.bool)
-    states = 10 * torch.randn(encoder.layers, 1, 4, encoder.width, generator=generator)
+    ids = torch.randint(body.config.vocab_size, (1, 6), generator=generator, device="cpu").to(body.device)
+    states = torch.randn(encoder.layers, 1, 4, encoder.width, generator=generator, device="cpu").to(body.device) * 10
     heads = states.unflatten(-1, (encoder.heads, -1)).transpose(2, 3)
+    attended = torch.ones(1, 4, dtype=torch.bool, device=body.device)
+    # Without padding some encoders leave the mask out and rely on a flag, which our attention does not read.
+    full = torch.ones_like(ids)
+    padded = full * (torch.arange(6, device=body.device) < 4)
 
     def run(mask: Tensor, attended: Tensor | None = None) -> Tensor:
         prefix: Prefix | PrefixStates | None = None
