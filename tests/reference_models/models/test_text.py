@@ -189,6 +189,22 @@ def test_encoder_compiles_without_a_break(family, fusion):
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_dropout_of_attention_acts_in_training_only(attention):
+    encoder = make_encoder("bert", attention=attention)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for layer in encoder.body.encoder.layer:
+        layer.attention.self.dropout.p = 0.5
+    ids, mask = make_tokens()
+    prefix = make_prefix(encoder)
+    with torch.no_grad():
+        assert torch.equal(encoder(ids, mask, prefix), encoder(ids, mask, prefix))
+        encoder.train()
+        assert not torch.allclose(encoder(ids, mask, prefix), encoder(ids, mask, prefix), atol=1e-2)
+
+
 def test_eager_attention_says_what_the_text_looked_at():
     encoder = make_encoder("bert", attention="eager")
     ids, mask = make_tokens()
@@ -229,6 +245,12 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 def test_encoder_that_would_ignore_its_prefix_is_refused(config, fusion):
     with pytest.raises(UserError, match="cannot take a visual prefix"):
         TextEncoder(config, fusion=fusion)
+
+
+def test_text_alone_takes_any_encoder():
+    encoder = TextEncoder(DebertaV2Config(**SMALL), fusion=None).eval()
+    ids, mask = make_tokens()
+    assert encoder(ids, mask).shape == (3, 9, 16)
 
 
 def test_probe_leaves_no_trace():
