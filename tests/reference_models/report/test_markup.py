@@ -1,0 +1,36 @@
+"""Markup escapes all that is not markup."""
+
+import pytest
+from page_parser import HOSTILE, Page
+
+from reference_models.report.markup import Markup, element, heat_map, join, table
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    assert element("p", "a < b", Markup("<b>c</b>")) == "<p>a &lt; b<b>c</b></p>"
+    assert join(["<", element("b", "<")]) == "&lt;<b>&lt;</b>"
+
+
+def test_attributes_are_escaped() -> None:
+    assert element("span", class_='"><', name="x") == '<span class="&quot;&gt;&lt;" name="x"></span>'
+
+
+def test_void_elements_have_no_end() -> None:
+    assert element("img", src="data:,", alt="") == '<img src="data:," alt="">'
+
+
+def test_markup_joined_in_any_other_way_is_text_again() -> None:
+    assert not isinstance(element("b", "x") + "<script>", Markup)
+
+
+@pytest.mark.parametrize(
+    "make", [table, lambda head, rows: heat_map(head[0], [rows[0][0]], head[1:], [[(HOSTILE, 1)]])]
+)
+def test_tables_hold_what_they_are_given(make: object) -> None:
+    page = Page(make([HOSTILE, HOSTILE], [[HOSTILE, HOSTILE]]))
+    assert page.tables[""] == [[[HOSTILE, HOSTILE], [HOSTILE, HOSTILE]]]
+
+
+def test_heat_is_the_share_of_a_cell() -> None:
+    page = Page(heat_map("", ["a"], ["x", "y"], [[("1", 0.25), ("3", 0.75)]]))
+    assert page.values("style") == ["--heat:25%", "--heat:75%"]
