@@ -8,6 +8,11 @@ from matplotlib.figure import Figure
 History = Sequence[Mapping[str, float]]
 
 
+def points(history: History, key: str) -> list[tuple[float, float]]:
+    """Epoch and value of a quantity, wherever it was logged."""
+    return [(entry["epoch"], entry[key]) for entry in history if key in entry]
+
+
 def training_figure(histories: Mapping[str, History], path: Path, ceiling: float | None = None) -> None:
     """Draw the histories of one or more runs into a PNG.
 
@@ -24,9 +29,8 @@ def training_figure(histories: Mapping[str, History], path: Path, ceiling: float
             (losses, "semantic_loss", ":", f"{name}: semantic"),
             (scores, "eval_f1", "-", name),
         ):
-            points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, marker=".", color=f"C{number}", label=label)
+            if curve := points(history, key):
+                axes.plot(*zip(*curve, strict=True), style, marker=".", color=f"C{number}", label=label)
     if ceiling is not None:
         scores.axhline(ceiling, linestyle="--", color="grey", label="best that words alone allow")
     losses.set(xlabel="epoch", ylabel="loss (nats)", yscale="log", title="training")
