@@ -1,0 +1,63 @@
+"""The tables of types against the scorer, on random tags and by hand."""
+
+import random
+
+from page_parser import Page
+
+from reference_models.data.samples import TAGS
+from reference_models.report.scores import NONE, confusion_map, outcomes, type_table, types_by_support
+from reference_models.training.metrics import TYPES, ner_scores, relation_scores
+
+
+def test_outcomes_of_a_sentence() -> None:
+    true = ["B-PER", "I-PER", "O", "B-LOC", "B-ORG", "O"]
+    said = ["B-PER", "I-PER", "O", "B-ORG", "O"]  # cut off by the length limit
+    assert outcomes({"true": true, "predicted": said}) == [("PER", "PER"), ("LOC", "ORG"), ("ORG", NONE)]
+    assert outcomes({"true": ["O", "O"], "predicted": ["B-MISC", "O"]}) == [(NONE, "MISC")]
+
+
+def test_other_boundaries_are_missed_and_spurious() -> None:
+    row = {"true": ["B-PER", "I-PER"], "predicted": ["B-PER", "O"]}
+    assert sorted(outcomes(row)) == [(NONE, "PER"), ("PER", NONE)]
+
+
+def test_outcome_of_a_relation() -> None:
+    assert outcomes({"true": "/per/per/peer", "predicted": NONE}) == [("/per/per/peer", NONE)]
+
+
+def test_table_of_entities_gives_what_the_scorer_gives() -> None:
+    draw = random.Random(0)
+    rows = [{key: draw.choices(TAGS, k=9) for key in ("true", "predicted")} for _ in range(200)]
+    scores = ner_scores([row["true"] for row in rows], [row["predicted"] for row in rows])
+    pairs = [pair for row in rows for pair in outcomes(row)]
+    _, *by_type, of_all = Page(type_table(pairs, "entity")).tables[""][0]
+    assert {name: cells[2] for name, *cells in by_type} == {k: f"{100 * scores[f'{k}_f1']:.2f}" for k in TYPES}
+    assert of_all[1:4] == [f"{100 * scores[name]:.2f}" for name in ("precision", "recall", "f1")]
+
+
+def test_table_of_relations_by_hand() -> None:
+    pairs = [("a", "a"), ("a", "b"), ("a", NONE), ("b", "b"), (NONE, "a"), (NONE, NONE)]
+    rows = Page(type_table(pairs, "relation")).tables[""][0]
+    assert rows[1] == ["a", "50.00", "33.33", "40.00", "3", "2"]
+    assert rows[2] == ["b", "50.00", "100.00", "66.67", "1", "2"]
+    assert rows[3][3] == f"{100 * relation_scores(*zip(*pairs, strict=True))['f1']:.2f}"
+
+
+def test_confusion_by_hand() -> None:
+    pairs = [("a", "a"), ("a", "b"), ("a", NONE), ("a", NONE), (NONE, "b")]
+    page = Page(confusion_map(pairs, missed="missed", spurious="spurious"))
+    assert page.tables[""][0] == [
+        ["true \\ predicted", "a", "b", "missed"],
+        ["a", "1", "1", "2"],
+        ["b", "", "", ""],
+        ["spurious", "", "1", ""],
+    ]
+    assert page.values("style")[:3] == ["--heat:25%", "--heat:25%", "--heat:50%"]
+
+
+def test_types_with_the_most_samples_come_first() -> None:
+    assert types_by_support([("b", "c"), ("b", "b"), ("a", NONE), (NONE, "d")]) == ["b", "a", "c", "d"]
+
+
+def test_nothing_but_none() -> None:
+    assert Page(type_table([(NONE, NONE)], "relation")).tables[""][0][1] == ["all", "0.00", "0.00", "0.00", "0", "0"]
