@@ -1,0 +1,73 @@
+"""Examples: which are picked, how spans are marked, and the size of a thumbnail."""
+
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from page_parser import HOSTILE, Page
+from PIL import Image
+
+from reference_models.data.samples import Sample
+from reference_models.report.examples import example, is_right, labelled, pick, pick_examples, sentence, thumbnail
+
+PER, NOTHING = ["B-PER", "O"], ["O", "O"]
+
+
+def row(true: object, predicted: object) -> dict:
+    return {
+        "id": "test.txt:1",
+        "words": ["Ada", HOSTILE],
+        "true": true,
+        "predicted": predicted,
+        "head": [0, 1],
+        "tail": [1, 2],
+    }
+
+
+def test_picks_are_evenly_spaced() -> None:
+    assert pick(list(range(10)), 5) == [0, 2, 4, 6, 8]
+    assert pick(list(range(10)), 3) == [0, 3, 6]
+    assert pick([1, 2], 5) == [1, 2]
+
+
+def test_examples_have_something_to_find() -> None:
+    right, wrong, empty = row(PER, PER), row(PER, NOTHING), row(NOTHING, NOTHING)
+    assert pick_examples([empty, right, wrong, empty, right], 6) == ([right, right], [wrong])
+    assert pick_examples([row("None", "None"), row("None", "peer")], 6) == ([], [row("None", "peer")])
+
+
+def test_a_sentence_cut_off_where_nothing_is_missed_is_right() -> None:
+    assert is_right(row(PER, ["B-PER"]))
+    assert not is_right(row(PER, NOTHING))
+
+
+def test_spans_may_overlap() -> None:
+    marked = sentence(["a", "b", "c", "d"], [(0, 2, "head"), (1, 3, "tail")])
+    assert Page(marked).text[""] == "a\xa0head b\xa0head, tail c\xa0tail d"
+
+
+def test_neighbours_of_one_type_are_two_entities() -> None:
+    assert sentence(["a", "b"], [(0, 1, "PER"), (1, 2, "PER")]).count("<mark") == 2
+
+
+def test_marks_tell_right_from_wrong() -> None:
+    looks = Page(sentence(["a", "b"], [(0, 1, "PER"), (1, 2, "LOC")], {(0, 1, "PER")})).values("class")
+    assert looks == ["right", "wrong"]
+
+
+@pytest.mark.parametrize("value", [row(PER, NOTHING), row("peer", "None")])
+def test_words_are_escaped(value: dict) -> None:
+    for written in (labelled(value), example(value, Sample("test.txt:1", tuple(value["words"])))):
+        assert HOSTILE in Page(written).text[""]
+
+
+@pytest.mark.parametrize(("size", "shown"), [((640, 320), (240, 120)), ((30, 90), (80, 240)), ((2000, 1), (240, 1))])
+def test_thumbnail_keeps_proportions(size: tuple[int, int], shown: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", size, "red").save(tmp_path / "a.png")
+    page = Page(thumbnail(tmp_path / "a.png", 240))
+    (source,) = page.values("src")
+    picture = Image.open(BytesIO(b64decode(source.split(",")[1])))
+    assert picture.size == shown
+    assert picture.getpixel((0, 0)) == pytest.approx((255, 0, 0), abs=3)
+    assert (page.values("width"), page.values("height")) == ([str(shown[0])], [str(shown[1])])
