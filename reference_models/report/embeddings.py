@@ -1,0 +1,114 @@
+"""What a trained model makes of test samples: both sides of the semantic loss, and the attention across a batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from attnmixup import SemanticKLLoss
+from attnmixup.functional import masked_mean, semantic_kl
+from reference_models.data.dataset import EncodedSplit
+from reference_models.models.i2srm import I2SRM
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far apart the modalities are.
+
+    Attributes:
+        own: mean divergence between a text and its own picture, nats.
+        other: the same with the picture of another sample.
+        means: divergence between the mean distributions of the modalities, nats.
+        distance: between the means of the log-probabilities.
+        spread: mean distance of the log-probabilities of a text, and of a picture, from the mean of their modality.
+        features: over how many features the distribution of a text, and of a picture, spreads: exp of its mean entropy.
+    """
+
+    own: float
+    other: float
+    means: float
+    distance: float
+    spread: tuple[float, float]
+    features: tuple[float, float]
+
+
+@torch.inference_mode()
+def semantic_sides(model: I2SRM, split: EncodedSplit, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, D) of texts and of pictures, as the semantic loss compares them.
+
+    A sample without a picture has no part. Of a loss that compares every word, the mean of the words stands for the
+    text.
+    """
+    semantic = model.semantic
+    sides: list[tuple[Tensor, Tensor]] = []
+    for items in DataLoader(split, batch_size, collate_fn=split.processor.collate):
+        batch = {name: value.to(model.device) for name, value in items.items()}
+        fused, shown = model.fuse(batch), batch["image_mask"][:, 0]
+        if not shown.any():
+            continue
+        text = fused.h
+        if text.ndim == 3:
+            text = text[:, 0] if semantic.pool == "first" else masked_mean(text, fused.mask)
+        # In evaluation mode `fuse` passes over whole pictures, which no prediction needs.
+        pair = text[shown], model.vision(batch["pixel_values"][shown, 0]).embedding
+        maps = semantic.text_projection, semantic.image_projection
+        text, image = (side if linear is None else linear(side) for side, linear in zip(pair, maps, strict=True))
+        sides.append(((text / semantic.temperature).log_softmax(-1), (image / semantic.temperature).log_softmax(-1)))
+    if not sides:
+        empty = torch.empty(0, 0)
+        return empty, empty
+    texts, images = zip(*sides, strict=True)
+    return torch.cat(texts).cpu().float(), torch.cat(images).cpu().float()
+
+
+def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
+    """The gap between log-probabilities (N, D) of texts and of their pictures, of two samples or more."""
+    # Neighbours of a file may share a picture, which those half of the samples away hardly do.
+    others = image.roll(len(image) // 2, dims=0)
+    own, other = (semantic_kl(text, side, direction=semantic.direction).mean().item() for side in (image, others))
+    mean_text, mean_image = (side.exp().mean(dim=0, keepdim=True).log() for side in (text, image))
+    return Gap(
+        own=own,
+        other=other,
+        means=semantic_kl(mean_text, mean_image, direction=semantic.direction).item(),
+        distance=(text.mean(dim=0) - image.mean(dim=0)).norm().item(),
+        spread=tuple((side - side.mean(dim=0)).norm(dim=1).mean().item() for side in (text, image)),
+        features=tuple((-(side.exp() * side).sum(dim=1)).mean().exp().item() for side in (text, image)),
+    )
+
+
+def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sides (N, D) on their first two principal components (N, 2), and the components' shares of the variance."""
+    rows = torch.cat([text, image])
+    rows = rows - rows.mean(dim=0)
+    _, scale, directions = torch.linalg.svd(rows, full_matrices=False)
+    # The sign of a component is left open; its largest entry shall be positive.
+    directions = directions[:2]
+    directions = directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
+    placed_text, placed_image = (rows @ directions.T).chunk(2)
+    return placed_text, placed_image, scale[:2].square() / scale.square().sum()
+
+
+@torch.inference_mode()
+def batch_attention(model: I2SRM, split: EncodedSplit) -> Tensor:
+    """Weights (B, B) of AttnMixup's attention between the samples of one batch, the mean of its heads and words."""
+    items = split.processor.collate([split[number] for number in range(len(split))])
+    fused = model.fuse({name: value.to(model.device) for name, value in items.items()})
+    _, weights = model.mixer.attention(fused.h, mask=fused.mask, need_attention=True)
+    return mean_attention(weights, fused.mask).cpu().float()
+
+
+def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over heads and over the words that a sample really has.
+
+    Args:
+        weights: (heads, B, B), or (words, heads, B, B); 1 for the first B where all samples attend alike.
+        mask: (B, words), True for a word, of weights by word.
+    """
+    weights = weights.mean(dim=-3)
+    weights = weights.expand(*weights.shape[:-2], weights.shape[-1], weights.shape[-1])
+    if mask is None:
+        return weights
+    real = mask.T.unsqueeze(-1).to(weights.dtype)
+    return (weights * real).sum(dim=0) / real.sum(dim=0)

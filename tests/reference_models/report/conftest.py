@@ -1,0 +1,35 @@
+"""Finished runs on tiny synthetic sets, one of them with a hostile sentence, and one that reads text alone."""
+
+from ast import literal_eval
+from pathlib import Path
+
+import pytest
+from page_parser import HOSTILE
+
+from reference_models.data.synthetic import generate
+from reference_models.settings import find_config, read_settings
+from reference_models.training.run import train
+
+SIZES = {"train": 32, "valid": 8, "test": 24}
+TEXT_ONLY = ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("report")
+    for task, file in (("ner", "test.txt"), ("re", "txt/ours_test.txt")):
+        data = root / task / "posts"
+        generate(data, task, 0, SIZES)
+        text = data / file
+        first, rest = text.read_text().split("\n\n" if task == "ner" else "\n", maxsplit=1)
+        if task == "ner":
+            sentence = f"{first}\n{HOSTILE}\tO\n\n{rest}"
+        else:
+            row = literal_eval(first)
+            sentence = f"{row | {'token': [*row['token'], HOSTILE]}!r}\n{rest}"
+        text.write_text(sentence)
+    for name, task, overrides in (("ner", "ner", []), ("re", "re", []), ("text-only", "ner", TEXT_ONLY)):
+        basis = ["--data.root", str(root / task / "posts"), "--output", str(root / "runs" / name)]
+        sizes = ["--training.epochs", "2", "--training.batch_size", "8"]
+        train(read_settings(find_config(f"synthetic-{task}"), [*basis, *sizes, *overrides]))
+    return {name: root / "runs" / name for name in ("ner", "re", "text-only")}

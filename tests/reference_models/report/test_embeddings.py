@@ -1,0 +1,105 @@
+"""What the model is asked for, against its own loss and against slow oracles."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attnmixup import SampleAttention, SemanticKLLoss
+from reference_models.data.dataset import EncodedSplit
+from reference_models.report.embeddings import batch_attention, mean_attention, measure_gap, project, semantic_sides
+from reference_models.settings import read_settings
+from reference_models.training.run import CONFIG, load_model, read_split
+
+
+@pytest.fixture(params=["ner", "re"])
+def trained(request: pytest.FixtureRequest, runs: dict[str, Path]) -> tuple:
+    run = runs[request.param]
+    model, processor = load_model(run)
+    samples, _ = read_split(read_settings(run / CONFIG, []), "test")
+    return model, EncodedSplit(samples, processor)
+
+
+def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
+    model, split = trained
+    gap = measure_gap(*semantic_sides(model, split, 7), model.semantic)
+    batch = split.processor.collate([split[i] for i in range(len(split))])
+    with torch.no_grad():
+        fused = model.fuse(batch)
+        image = model.vision(batch["pixel_values"][:, 0]).embedding
+        loss = model.semantic(fused.h, image, mask=fused.mask, sample_mask=batch["image_mask"][:, 0])
+    assert gap.own == pytest.approx(loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_sides_of_any_semantic_loss(pool: str, trained: tuple) -> None:
+    model, split = trained
+    widths = model.semantic.text_dim, model.semantic.image_dim
+    model.semantic = SemanticKLLoss(*widths, project="image", pool=pool, temperature=3, direction="symmetric")
+    text, image = semantic_sides(model, split, 16)
+    assert text.shape == image.shape == (len(split), widths[0])
+    batch = split.processor.collate([split[i] for i in range(len(split))])
+    with torch.no_grad():
+        fused = model.fuse(batch)
+        loss = model.semantic(fused.h, model.vision(batch["pixel_values"][:, 0]).embedding, mask=fused.mask)
+    assert measure_gap(text, image, model.semantic).own == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_gap_by_hand() -> None:
+    torch.manual_seed(0)
+    text, image = torch.randn(2, 6, 5).log_softmax(-1)
+    gap = measure_gap(text, image, SemanticKLLoss(5, 5))
+    others = torch.stack([image[(i + 3) % 6] for i in range(6)])
+    assert gap.own == pytest.approx(F.kl_div(image, text, log_target=True, reduction="batchmean").item(), rel=1e-5)
+    assert gap.other == pytest.approx(F.kl_div(others, text, log_target=True, reduction="batchmean").item(), rel=1e-5)
+    mean_text, mean_image = text.exp().mean(0), image.exp().mean(0)
+    assert gap.means == pytest.approx((mean_text * (mean_text / mean_image).log()).sum().item(), rel=1e-4)
+    assert gap.distance == pytest.approx(torch.dist(text.mean(0), image.mean(0)).item(), rel=1e-5)
+    entropies = [torch.distributions.Categorical(logits=row).entropy() for row in image]
+    assert gap.features[1] == pytest.approx(torch.stack(entropies).mean().exp().item(), rel=1e-5)
+
+
+def test_flat_distributions_spread_over_all_features() -> None:
+    flat = torch.zeros(4, 8).log_softmax(-1)
+    gap = measure_gap(flat, flat, SemanticKLLoss(8, 8))
+    assert gap.features == pytest.approx((8, 8))
+    assert (gap.own, gap.distance, gap.spread) == (0, 0, (0, 0))
+
+
+def test_projection_against_the_covariance() -> None:
+    torch.manual_seed(0)
+    text, image = torch.randn(20, 6) * torch.arange(1, 7), torch.randn(20, 6) * torch.arange(1, 7) + 4
+    placed_text, placed_image, shares = project(text, image)
+    values, vectors = torch.linalg.eigh(torch.cat([text, image]).T.cov())
+    placed = torch.cat([placed_text, placed_image])
+    centred = torch.cat([text, image]) - torch.cat([text, image]).mean(0)
+    for axis, column in enumerate((-1, -2)):
+        expected = centred @ vectors[:, column]
+        assert min((placed[:, axis] - s * expected).abs().max() for s in (1, -1)) < 1e-3
+        assert shares[axis] == pytest.approx((values[column] / values.sum()).item(), rel=1e-4)
+
+
+def test_attention_of_a_batch(trained: tuple) -> None:
+    model, split = trained
+    weights = batch_attention(model, split)
+    assert weights.shape == (len(split), len(split))
+    assert torch.allclose(weights.sum(1), torch.ones(len(split)), atol=1e-5)
+
+
+@pytest.mark.parametrize("score", ["additive", "shared", "dot"])
+@pytest.mark.parametrize("sequence", ["pooled", "position"])
+def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
+    torch.manual_seed(0)
+    attention = SampleAttention(8, heads=2, score=score, sequence=sequence)
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()
+    _, weights = attention(torch.randn(3, 3, 8), mask=mask, need_attention=True)
+    mean = mean_attention(weights, mask)
+    assert torch.allclose(mean.sum(1), torch.ones(3))
+    for i in range(3):
+        words = [weights[word, :, min(i, weights.shape[2] - 1)].mean(0) for word in range(3) if mask[i, word]]
+        assert torch.allclose(mean[i], torch.stack(words).mean(0))
+
+
+def test_samples_that_attend_alike_are_rows_alike() -> None:
+    assert mean_attention(torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]]]), None).tolist() == [[0.5, 0.5], [0.5, 0.5]]
