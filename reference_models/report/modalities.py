@@ -1,0 +1,84 @@
+"""The sections of the page that the trained model is asked for: the gap between the modalities, and the attention."""
+
+from collections.abc import Sequence
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.models.i2srm import I2SRM
+from reference_models.report.charts import projection_chart
+from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
+from reference_models.report.examples import Row, labelled
+from reference_models.report.figure import History, points
+from reference_models.report.markup import Markup, element, heat_map, join, table
+
+DIVERGENCES = {
+    "text_to_image": "KL(text || image)",
+    "image_to_text": "KL(image || text)",
+    "symmetric": "Jensen-Shannon divergence",
+}
+
+
+def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) -> Markup:
+    """The size of the semantic loss and the distance between the two sides that it compares."""
+    if model.semantic is None:
+        return _note("The run was trained without the semantic loss, so there are no two sides to compare.")
+    text, image = semantic_sides(model, split, batch_size)
+    if len(text) < 2:
+        return _note(f"Of {len(split)} test samples {len(text)} have a picture: too few to compare the modalities.")
+    measured = measure_gap(text, image, model.semantic)
+    divergence = DIVERGENCES[model.semantic.direction]
+    of_text, of_image = measured.spread
+    rows = [
+        [f"{divergence}, each text and its own picture", f"{measured.own:.4g} nats"],
+        [f"{divergence}, each text and the picture of another sample", f"{measured.other:.4g} nats"],
+        [f"{divergence} of the mean distributions", f"{measured.means:.4g} nats"],
+        ["distance between the means of the log-probabilities", f"{measured.distance:.4g}"],
+        ["mean distance of a text from the mean of the texts", f"{of_text:.4g}"],
+        ["mean distance of a picture from the mean of the pictures", f"{of_image:.4g}"],
+        [f"features, of {text.shape[1]}, over which a text spreads", f"{measured.features[0]:.1f}"],
+        [f"features, of {text.shape[1]}, over which a picture spreads", f"{measured.features[1]:.1f}"],
+    ]
+    losses = [loss for _, loss in points(history, "semantic_loss")]
+    placed_text, placed_image, shares = project(text, image)
+    return join(
+        [
+            element(
+                "p",
+                f"In training the semantic loss went from {losses[0]:.4g} to {losses[-1]:.4g} nats (the curve above). "
+                f"Below is the final model in evaluation mode, on {len(text)} test samples with a picture: the "
+                "log-probabilities that the loss compares, on their two principal components, the mean of each "
+                "modality marked by a cross.",
+            ),
+            element("div", projection_chart({"text": placed_text, "image": placed_image}, shares), class_="charts"),
+            table(["gap", "final model"], rows),
+            _note(
+                "Where its own picture is no closer to a text than another one, the loss has brought the modalities "
+                "together as a whole and not sample by sample. A distribution that spreads over all features is flat."
+            ),
+        ]
+    )
+
+
+def attention(model: I2SRM, batch: EncodedSplit, rows: Sequence[Row]) -> Markup:
+    """How much each sample of a batch takes from each other one, with their sentences."""
+    if model.mixer is None:
+        return _note("The run was trained without AttnMixup, so no sample attends to another.")
+    weights = batch_attention(model, batch)
+    strongest = weights.max().item()
+    names = [str(number) for number in range(1, len(batch) + 1)]
+    cells = [[(f"{100 * weight:.1f}", weight / strongest) for weight in line] for line in weights.tolist()]
+    return join(
+        [
+            element(
+                "p",
+                f"Percent that a sample (row) takes from each sample of its batch (column) in AttnMixup, the mean over "
+                f"{model.mixer.attention.heads} heads; alike for all it would be {100 / len(batch):.1f}. The batch is "
+                f"{len(batch)} test samples: the attention acts in training alone and does not touch predictions.",
+            ),
+            heat_map("takes \\ from", names, names, cells),
+            element("ol", *(element("li", labelled(row)) for row in rows), class_="sentences"),
+        ]
+    )
+
+
+def _note(text: str) -> Markup:
+    return element("p", text, class_="note")

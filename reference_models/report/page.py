@@ -1,0 +1,91 @@
+"""`report.html`: all that a finished run tells, on one page that needs no other file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from reference_models.config import RunConfig
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.images import check_images
+from reference_models.data.samples import Sample, fingerprint
+from reference_models.errors import UserError
+from reference_models.report.examples import pick, pick_examples
+from reference_models.report.markup import Markup, element
+from reference_models.report.modalities import attention, gap
+from reference_models.report.sections import curves, examples, facts, types
+from reference_models.report.style import STYLE
+from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, READERS, SPLITS, load_model
+
+REPORT = "report.html"
+COMPARED = 400  # test samples at most whose modalities are compared
+EXAMPLES = 6  # right ones, and wrong ones, at most
+ATTENDING = 16  # samples of a batch at most that can be read in a heat map
+
+# A browser that reads the page runs no script and fetches nothing, whatever words the data hold.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_report(run: Path, config: RunConfig) -> Path:
+    """Write the page of a finished run into its folder; the same run gives the same page.
+
+    Args:
+        run: folder of the run.
+        config: its settings, perhaps with another data folder.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: data that are gone, or are not those of the run.
+    """
+    metrics = json.loads((run / METRICS).read_text())
+    history = json.loads((run / HISTORY).read_text())
+    rows = [json.loads(line) for line in (run / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    compared, shown = pick(rows, COMPARED), pick_examples(rows, EXAMPLES)
+    attending = pick(compared, min(config.training.batch_size, ATTENDING))
+    wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}
+    samples = _read_test(config, metrics["labels_fingerprint"], wanted)
+    model, processor = load_model(run)
+    split, batch = (EncodedSplit([samples[row["id"]] for row in some], processor) for some in (compared, attending))
+    task = processor.task
+    sections = {
+        "Scores": facts(task, metrics, (run / CONFIG).read_text()),
+        "Training": curves(history),
+        "Types": types(task, rows),
+        "Modalities": gap(model, split, history, config.training.batch_size),
+        "Attention": attention(model, batch, attending),
+        "Examples": examples(*shown, samples),
+    }
+    path = run / REPORT
+    path.write_text(_page(f"Report of {run.resolve().name}", sections), encoding="utf-8")
+    return path
+
+
+def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sample]:
+    """Those samples of the test split that are wanted, by id, with pictures that can be read."""
+    root = Path(config.data.root)
+    if not root.is_dir():
+        raise UserError(f"the data of the run are no longer in {root}; name their folder with --data.root FOLDER")
+    read, file = READERS[config.data.format]
+    if (found := fingerprint(file(root, split) for split in SPLITS)) != known:
+        raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
+    samples = read(root, "test", visual=config.model.visual, max_crops=config.data.max_crops)
+    # What the policy "drop" drops was never predicted.
+    policy = "error" if config.data.bad_images == "error" else "blank"
+    checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)
+    return {sample.id: sample for sample in checked}
+
+
+def _page(title: str, sections: Mapping[str, Markup]) -> str:
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", **{"http-equiv": "Content-Security-Policy"}, content=POLICY),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("title", title),
+        element("style", Markup(STYLE)),
+    )
+    links = element("nav", *(element("a", name, href=f"#{name.lower()}") for name in sections))
+    parts = [element("section", element("h2", name), body, id=name.lower()) for name, body in sections.items()]
+    body = element("body", element("h1", title), links, element("main", *parts))
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"

@@ -1,0 +1,95 @@
+"""The sections of the page that come from the files of a run: facts and scores, curves, types, examples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from reference_models.data.samples import Sample
+from reference_models.report.charts import IMAGE, TEXT, curve_chart
+from reference_models.report.examples import Row, example
+from reference_models.report.figure import History, points
+from reference_models.report.markup import Markup, element, join, table
+from reference_models.report.scores import confusion_map, outcomes, type_table
+
+BAD_LISTED = 20
+
+
+def facts(task: str, metrics: Mapping[str, Any], settings: str) -> Markup:
+    """What was run on what, and the scores of both splits."""
+    bad = {split: checked.get("found", []) for split, checked in metrics["bad_images"].items()}
+    known = {
+        "task": {"ner": "named entities", "re": "relations"}[task],
+        "labels": f"fingerprint {metrics['labels_fingerprint']}",
+        "seed": str(metrics["seed"]),
+        "training": f"{metrics['seconds']:.0f} s, best epoch {metrics['best_epoch']:.0f}",
+        "samples": _by_split(metrics["samples"]),
+        "too long, left out": _by_split({split: len(ids) for split, ids in metrics["too_long"].items()}),
+        "bad images": _by_split({split: len({one["file"] for one in found}) for split, found in bad.items()}),
+    }
+    listed = [
+        f"{one['file']} of {one['sample']}: {one['reason']}; {one['action']}" for found in bad.values() for one in found
+    ]
+    if len(listed) > BAD_LISTED:
+        listed[BAD_LISTED:] = [f"and {len(listed) - BAD_LISTED} more, which metrics.json lists"]
+    scores = [name for name in ("precision", "recall", "f1", "accuracy") if name in metrics["test"]]
+    rows = [
+        [split, *(f"{100 * metrics[split][name]:.2f}" for name in scores), str(metrics["samples"][split])]
+        for split in ("valid", "test")
+    ]
+    return join(
+        [
+            element("dl", *(join([element("dt", name), element("dd", value)]) for name, value in known.items())),
+            table(["percent", *(name.replace("f1", "F1") for name in scores), "samples"], rows),
+            _folded("bad images", "\n".join(listed)) if listed else "",
+            _folded("settings", settings),
+        ]
+    )
+
+
+def curves(history: History) -> Markup:
+    """The losses and the F1 on validation over the epochs."""
+    charts = [curve_chart(history, "task_loss", "task loss (nats)", TEXT, yscale="log")]
+    told = []
+    if points(history, "semantic_loss"):
+        charts.append(curve_chart(history, "semantic_loss", "semantic loss (nats)", IMAGE, yscale="log"))
+    else:
+        told = [element("p", "There is no curve of a semantic loss: the run was trained without one.", class_="note")]
+    charts.append(curve_chart(history, "eval_f1", "F1 on validation", TEXT, ylim=(0, 1)))
+    return join([element("div", *charts, class_="charts"), *told])
+
+
+def types(task: str, rows: Sequence[Row]) -> Markup:
+    """The scores of each type on the test split, and the confusion of types."""
+    pairs = [pair for row in rows for pair in outcomes(row)]
+    if task == "ner":
+        names = {"missed": "missed", "spurious": "spurious"}
+        how = "An entity is missed where none was predicted at its very words, and spurious where there is none."
+    else:
+        names = {"missed": "None", "spurious": "None"}
+        how = "None is no relation; it has no part in the scores above."
+    return join(
+        [
+            element("p", "Percent, on the test split.", class_="note"),
+            type_table(pairs, {"ner": "entity", "re": "relation"}[task]),
+            element("h3", "Taken for which"),
+            element("p", f"Counts; the colour is the share of the row. {how}", class_="note"),
+            confusion_map(pairs, **names),
+        ]
+    )
+
+
+def examples(right: Sequence[Row], wrong: Sequence[Row], samples: Mapping[str, Sample]) -> Markup:
+    """Rows of predictions with the pictures of their samples."""
+    parts = []
+    for title, chosen in (("Right", right), ("Wrong", wrong)):
+        shown = [example(row, samples[row["id"]]) for row in chosen]
+        body = element("div", *shown, class_="examples") if shown else element("p", "None.", class_="note")
+        parts += [element("h3", title), body]
+    return join(parts)
+
+
+def _by_split(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {number:,}" for split, number in numbers.items())
+
+
+def _folded(title: str, text: str) -> Markup:
+    return element("details", element("summary", title), element("pre", text))
