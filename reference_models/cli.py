@@ -1,4 +1,4 @@
-"""`i2srm`: demo, data, train, evaluate and predict on the command line."""
+"""`i2srm`: demo, data, train, sweep, evaluate and predict on the command line."""
 
 import argparse
 import json
@@ -11,10 +11,10 @@ from reference_models.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, or 2 after one line about a user's mistake."""
+    """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_train, _evaluate):
+    if overrides and options.command not in (_train, _evaluate, _sweep):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     logging.basicConfig(format="%(message)s")
@@ -23,14 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        options.command(options)
+        failed = options.command(options)
     except UserError as error:
         print(f"i2srm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"i2srm: interrupted; {stop}" if str(stop) else "i2srm: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return 1 if failed else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +53,23 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
     train.set_defaults(command=_train)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train a table of the paper and print it beside the paper's",
+        epilog="Settings for all cells follow, as in --training.epochs 5. The same command resumes a sweep.",
+    )
+    sweep.add_argument("table", metavar="TABLE", help="table1 to table6")
+    sweep.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        help="mnre, twitter2015, twitter2017 (default: those of the table), or synthetic-ner, synthetic-re",
+    )
+    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the training (default: 0 1 2)")
+    sweep.add_argument("--output", type=Path, help="folder of the sweep (default: runs/TABLE)")
+    sweep.add_argument("--list", action="store_true", help="print the cells and how far they are; train nothing")
+    sweep.set_defaults(command=_sweep)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -96,11 +113,22 @@ def _train(options: argparse.Namespace) -> None:
 
     config = read_settings(options.config and find_config(options.config), options.overrides)
     metrics = train(config)
-    print(f"\nbest epoch {metrics['best_epoch']:.0f} of {config.training.epochs}, {metrics['seconds']:.0f} s of training")
+    print(f"\nbest epoch {metrics['best_epoch']:g} of {config.training.epochs}, {metrics['seconds']:.0f} s of training")
     print(f"samples {metrics['samples']}, labels {metrics['labels_fingerprint']}, seed {metrics['seed']}")
     _print_scores("valid", metrics["valid"])
     _print_scores("test", metrics["test"])
     print(f"model, scores, predictions and training.png are in {config.output}/")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from reference_models.sweeps.run import list_cells, run_sweep
+
+    output = options.output or Path("runs") / options.table
+    sweep = (options.table, options.data, options.seeds, output, options.overrides)
+    if options.list:
+        print(list_cells(*sweep))
+        return 0
+    return run_sweep(*sweep)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

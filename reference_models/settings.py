@@ -33,7 +33,7 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     Raises:
         UserError: a key that does not exist, a value of the wrong type, or a file that is not YAML.
     """
-    parser = ArgumentParser(prog="i2srm train CONFIG", exit_on_error=False)
+    parser = ArgumentParser(prog="i2srm train CONFIG", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file of settings")
     parser.add_class_arguments(RunConfig, fail_untyped=True)
     try:
