@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
 
-CONFIG, START, LOCK = "config.yaml", "start.json", "lock"
+CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
 # The workers that load pictures outlive a killed training by up to 5 seconds, and hold its lock.
 LOCK_SECONDS = 10
 
@@ -51,6 +51,16 @@ def check_folder(output: Path, start: dict[str, Any]) -> None:
         )
 
 
+def check_unfinished(output: Path) -> None:
+    """Check that the run in `output`, if there is one, is not finished.
+
+    Raises:
+        UserError: it is.
+    """
+    if (output / METRICS).exists():
+        raise UserError(f"the run in {output} exists already and is finished; name another folder with --output")
+
+
 def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
     """Begin a run, unless it is begun: the folder appears with all that `check_folder` and `evaluate` need."""
     if output.exists():
@@ -64,21 +74,30 @@ def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, needed: bool) -> Iterator[None]:
-    """Keep `folder`, which is made, to this process, so that the same command given twice trains once.
+def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
+    """Keep an unfinished run to this process, so that the same command given twice trains once.
+
+    Args:
+        output: folder of the run.
+        checkpoints: its folder of checkpoints, made if it is not there.
+        needed: False for the processes that leave the writing to another.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has the run, or has just finished it.
+        KeyboardInterrupt: where one came, with a message that says how to go on.
     """
     if not needed:
         yield
         return
-    folder.mkdir(exist_ok=True)
+    checkpoints.mkdir(exist_ok=True)
     try:
-        with FileLock(folder / LOCK, timeout=LOCK_SECONDS):
+        with FileLock(checkpoints / "lock", timeout=LOCK_SECONDS):
+            check_unfinished(output)
             yield
     except Timeout as error:
-        raise UserError(f"another process is training in {folder.parent}") from error
+        raise UserError(f"another process is training in {output}") from error
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"the run in {output} is unfinished; the same command goes on with it") from stop
 
 
 def write_json(path: Path, value: object) -> None:

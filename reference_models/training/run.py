@@ -23,13 +23,22 @@ from reference_models.models.i2srm import I2SRM
 from reference_models.report.figure import training_figure
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
-from reference_models.training.folder import CONFIG, check_folder, locked, make_folder, start_of, write_json
+from reference_models.training.folder import (
+    CONFIG,
+    METRICS,
+    check_folder,
+    check_unfinished,
+    locked,
+    make_folder,
+    start_of,
+    write_json,
+)
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
 READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-MODEL, METRICS, HISTORY, CHECKPOINTS = "model", "metrics.json", "history.json", "checkpoints"
+MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
@@ -98,13 +107,10 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     known = fingerprint(path for path in labels if path.is_file())
     start = start_of(config, labels_fingerprint=known, processes=arguments.world_size)
     check_folder(output, start)
-    if (output / METRICS).exists():
-        # A kill just before the end can have left them.
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        if not skip_finished:
-            raise UserError(f"the run in {output} exists already and is finished; name another folder with --output")
+    if skip_finished and (output / METRICS).exists():
         metrics: dict[str, Any] = json.loads((output / METRICS).read_text())
         return metrics
+    check_unfinished(output)
     set_seed(config.training.seed)
     samples, pictures = {}, {}
     for split in SPLITS:
@@ -115,14 +121,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
-    with locked(checkpoints, needed=arguments.should_save):
+    with locked(output, checkpoints, needed=arguments.should_save):
         with arguments.main_process_first(local=False):
             last = last_checkpoint(checkpoints)
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
-        try:
-            trainer.train(resume_from_checkpoint=last)
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(f"the run in {output} is unfinished; the same command goes on with it") from stop
+        trainer.train(resume_from_checkpoint=last)
         trainer.load_best()
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 from tiny_runs import config, tiny_set
 
 from reference_models.errors import UserError
 from reference_models.training import folder
-from reference_models.training.folder import START, check_folder, locked, make_folder, start_of, write_json
+from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
 from reference_models.training.run import train
 
 STEPS = ("--training.checkpoint_steps", "4")
@@ -83,12 +82,14 @@ def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_same_command_twice_at_once_trains_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "LOCK_SECONDS", 0)
-    with FileLock(tmp_path / "lock"):
-        with pytest.raises(UserError, match="another process is training"), locked(tmp_path, needed=True):
+    checkpoints = tmp_path / "checkpoints"
+    with locked(tmp_path, checkpoints, needed=True):
+        with pytest.raises(UserError, match="another process"), locked(tmp_path, checkpoints, needed=True):
             pass
-        with locked(tmp_path, needed=False):
+        with locked(tmp_path, checkpoints, needed=False):
             pass
-    with locked(tmp_path, needed=True):
+    (tmp_path / METRICS).touch()  # finished while this process waited
+    with pytest.raises(UserError, match="finished"), locked(tmp_path, checkpoints, needed=True):
         pass
 
 

@@ -133,9 +133,9 @@ def test_workers_change_nothing(data: Path, tmp_path: Path, finished: Path) -> N
 
 
 def test_gradient_checkpointing_changes_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
-    settings = config(data, tmp_path / "run", *STEPS, "--training.gradient_checkpointing", "true")
-    assert make_trainer(settings).model.is_gradient_checkpointing
-    train(settings)
+    option = ("--training.gradient_checkpointing", "true")
+    assert make_trainer(config(data, tmp_path / "other", *option)).model.is_activation_checkpointing
+    train(config(data, tmp_path / "run", *STEPS, *option))
     assert_same_run(tmp_path / "run", finished)
 
 
