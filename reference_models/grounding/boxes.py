@@ -7,18 +7,23 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 MAX_OVERLAP = 0.5  # intersection over union above which two boxes show the same thing
+LEAST_SIDE = 4  # pixels; a narrower box shows nothing
 
 
 def select_boxes(boxes: Sequence["Box"], width: int, height: int, top: int) -> list["Box"]:
     """The `top` boxes with the highest scores, best first, on whole pixels and inside a picture of width x height.
 
-    Boxes without area inside the picture, or with a bound or score that is no finite number, are left out; so is a box
-    that overlaps a better one by more than `MAX_OVERLAP`. Of equal scores the earlier one comes first.
+    Boxes with a side below `LEAST_SIDE` inside the picture, or with a bound or score that is no finite number, are left
+    out; so is a box that overlaps a better one by more than `MAX_OVERLAP`. Of equal scores the earlier one comes first.
     """
     kept: list[Box] = []
     for box in sorted((box for box in boxes if box.is_finite()), key=lambda box: -box.score):
         inside = box.clip(width, height)
-        if len(kept) < top and inside.area() > 0 and all(overlap(inside, other) <= MAX_OVERLAP for other in kept):
+        if (
+            len(kept) < top
+            and inside.side() >= LEAST_SIDE
+            and all(overlap(inside, other) <= MAX_OVERLAP for other in kept)
+        ):
             kept.append(inside)
     return kept
 
@@ -58,9 +63,13 @@ class Box:
         """Left, top, right, bottom."""
         return self.left, self.top, self.right, self.bottom
 
+    def side(self) -> float:
+        """The shorter one, in pixels; negative if the right is left of the left, or the bottom above the top."""
+        return min(self.right - self.left, self.bottom - self.top)
+
     def area(self) -> float:
-        """In square pixels; 0 if the right is left of the left, or the bottom above the top."""
-        return max(self.right - self.left, 0) * max(self.bottom - self.top, 0)
+        """In square pixels."""
+        return (self.right - self.left) * (self.bottom - self.top)
 
     def is_finite(self) -> bool:
         """Whether every bound and the score is a finite number."""

@@ -98,7 +98,7 @@ class Row:
     Attributes:
         key: of the crop dictionary: the image's name, or the row's place in its label file.
         sample: id of the sample that says the phrase, or of the first with this picture.
-        image: path of the picture.
+        image: path of the picture, from the data folder.
         phrase: what the detector looked for; None if it takes no phrases.
         box: left, top, right, bottom in pixels of the picture.
         score: of the box, 0 to 1.

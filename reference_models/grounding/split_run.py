@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -164,7 +165,7 @@ class SplitRun:
         return Row(
             key=picture.key,
             sample=sample,
-            image=str(picture.image),
+            image=os.path.relpath(picture.image, self.root),
             detector=self.detector.name,
             version=self.detector.version,
             settings=self.settings,

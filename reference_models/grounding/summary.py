@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +44,17 @@ class Summary:
         for row in rows:
             if row.problem is not None:
                 bad.setdefault((row.image, row.problem), []).append(row.sample)
+        root = manifest.parent
         return cls(
             split=split,
             detector=rows[0].detector,
             pictures=len({row.key for row in rows}),
             crops=sum(row.crop is not None for row in rows),
             empty=len({row.key for row in rows if row.crop is None and row.problem is None}),
-            bad=tuple(f"{image} of {', '.join(samples)}: {reason}" for (image, reason), samples in bad.items()),
+            bad=tuple(
+                f"{os.path.normpath(root / image)} of {', '.join(samples)}: {reason}"
+                for (image, reason), samples in bad.items()
+            ),
             dictionary=dictionary,
             manifest=manifest,
             folder=folder,

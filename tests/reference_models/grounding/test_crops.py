@@ -100,7 +100,8 @@ def test_true_boxes_give_the_regions_of_the_picture(bare: DataConfig) -> None:
         for row in rows:
             sample = by_id[row["sample"]]
             phrase = " ".join(sample.words[slice(*sample.head)]) if sample.head else None
-            assert (row["phrase"], row["image"]) == (phrase, str(sample.image))
+            assert row["phrase"] == phrase
+            assert (Path(bare.root) / row["image"]).samefile(sample.image)
             assert (row["detector"], row["version"]) == ("truth", "1")
         assert (summary.pictures, summary.crops, summary.empty) == (len(samples), len(rows), 0)
         assert str(summary.dictionary) in summary.text()
