@@ -1,4 +1,4 @@
-"""`i2srm`: demo, data, train, sweep, evaluate and predict on the command line."""
+"""`i2srm`: demo, data, train, sweep, evaluate, report and predict on the command line."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_train, _evaluate, _sweep):
+    if overrides and options.command not in (_train, _evaluate, _sweep, _report):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     logging.basicConfig(format="%(message)s")
@@ -80,6 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test")
     evaluate.set_defaults(command=_evaluate)
 
+    report = commands.add_parser(
+        "report",
+        help="put all that a run tells on one page, report.html",
+        epilog="Settings of the run can be changed, as in --data.root FOLDER.",
+    )
+    report.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    report.set_defaults(command=_report)
+
     predict = commands.add_parser("predict", help="entities of a post, or the relation of two entities; one or many")
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     predict.add_argument("--text", help="the sentence, its words divided by spaces")
@@ -138,6 +146,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     run = find_run(options.run)
     config = read_settings(run / CONFIG, options.overrides)
     _print_scores(options.split, evaluate(run, config, options.split).scores)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from reference_models.report.page import write_report
+    from reference_models.settings import read_settings
+    from reference_models.training.run import CONFIG, find_run
+
+    run = find_run(options.run)
+    print(f"{write_report(run, read_settings(run / CONFIG, options.overrides))} is written")
 
 
 def _predict(options: argparse.Namespace) -> None:
