@@ -8,7 +8,7 @@ from torch import Tensor
 from attnmixup.checks import check_mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """B samples; :meth:`attnmixup.AttnMixup.forward` documents the fields.
 

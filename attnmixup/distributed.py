@@ -91,7 +91,10 @@ def own_share(mixed: MixedBatch, sizes: list[int]) -> MixedBatch:
     rank, total, others = dist.get_rank(), sum(sizes), len(mixed.lam) - sum(sizes)
     start, end = sum(sizes[:rank]), sum(sizes[: rank + 1])
     first, last = start * others // total, end * others // total
-    rows = torch.cat([torch.arange(start, end), torch.arange(total + first, total + last)]).to(mixed.lam.device)
+    device = mixed.lam.device
+    rows = torch.cat(
+        [torch.arange(start, end, device=device), torch.arange(total + first, total + last, device=device)]
+    )
     fields = {name: getattr(mixed, name) for name in BY_ROW}
     own: dict[str, Any] = {name: None if field is None else field[rows] for name, field in fields.items()}
     own["weight"] = own["weight"] * len(sizes)

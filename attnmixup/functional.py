@@ -166,7 +166,6 @@ def sample_attention(
     Returns:
         Shape ``(..., heads, Q, C)``.
     """
-
     groups, heads = values.shape[-3], key.shape[-3]
 
     def attend(rows: Tensor) -> Tensor:
@@ -220,7 +219,7 @@ def interpolate(
         return mixed
     shape = first_mask.shape + (1,) * (first.ndim - first_mask.ndim)
     first_real, second_real = first_mask.reshape(shape), second_mask.reshape(shape)
-    return torch.where(first_real & second_real, mixed, torch.where(second_real & ~first_real, second, first))
+    return torch.where(first_real & second_real, mixed, torch.where(second_real, second, first))
 
 
 def interpolate_targets(

@@ -22,7 +22,7 @@ class Origin(IntEnum):
     SYNTHETIC = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixedBatch:
     """The final set of Eq. 16, N rows: originals first, then transformed, then synthetic ones.
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from attnmixup.options import MixupOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixupPlan:
     """Everything that is random about one mixup step.
 
@@ -139,7 +139,8 @@ def draw_balanced(group: Tensor, classes: Tensor, *, generator: Generator | None
 
 def _weighted_choice(weights: Tensor, generator: Generator | None) -> Tensor:
     # The largest of weight / Exponential(1) is a draw by weight; torch.multinomial would wait for the device.
-    return (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(1)
+    waits = torch.empty_like(weights).exponential_(generator=generator).clamp_min(torch.finfo(weights.dtype).tiny)
+    return (weights / waits).argmax(1)
 
 
 def class_of(targets: Tensor | None) -> Tensor:
