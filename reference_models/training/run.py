@@ -107,9 +107,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     known = fingerprint(path for path in labels if path.is_file())
     start = start_of(config, labels_fingerprint=known, processes=arguments.world_size)
     check_folder(output, start)
-    if skip_finished and (output / METRICS).exists():
-        metrics: dict[str, Any] = json.loads((output / METRICS).read_text())
-        return metrics
+    if (output / METRICS).exists():
+        shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them
+        if skip_finished:
+            metrics: dict[str, Any] = json.loads((output / METRICS).read_text())
+            return metrics
     check_unfinished(output)
     set_seed(config.training.seed)
     samples, pictures = {}, {}

@@ -56,7 +56,8 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_num_workers=settings.workers,
     )
-    _ = arguments.device  # it is this property that joins the processes
+    # Asking is what joins the processes. One accelerator each: DataParallel would split the batch that AttnMixup mixes.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
