@@ -70,7 +70,7 @@ def eager_attention(
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype), dropout, module.training)
+    weights = F.dropout(scores.softmax(dim=-1), dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 

@@ -31,15 +31,15 @@ def add_concat(layers: nn.ModuleList) -> None:
         ValueError: the layers take no `attention_mask`.
     """
     for number, layer in enumerate(layers):
-        names = list(inspect.signature(layer.forward).parameters)
+        names = tuple(inspect.signature(layer.forward).parameters)
         if "attention_mask" not in names:
             raise ValueError("its layers take no attention_mask")
-        layer.register_forward_pre_hook(_Join(number, names.index("attention_mask")), with_kwargs=True)
+        layer.register_forward_pre_hook(_Join(number, names), with_kwargs=True)
         layer.register_forward_hook(_strip, with_kwargs=True)
 
 
 def extend_mask(mask: Tensor | None, hidden: Tensor, prefix: Tensor) -> Tensor:
-    """A boolean mask (B, 1, P + L, P + L): every token sees the visual ones of `prefix` (B, P) and what text it saw.
+    """A boolean mask (B, 1, P + L, P + L): every token sees the visual ones that count, and what text it saw.
 
     Args:
         mask: boolean (B, 1, L, L), or None where the text attends to all of itself.
@@ -50,33 +50,9 @@ def extend_mask(mask: Tensor | None, hidden: Tensor, prefix: Tensor) -> Tensor:
     count = prefix.shape[1]
     text = hidden.new_ones(1, dtype=torch.bool) if mask is None else mask
     text = text.expand(size, 1, length, length)
-    # Visual queries see what any text token sees: their states are thrown away, but no row may be empty.
-    columns = torch.cat([text.any(dim=2, keepdim=True).expand(-1, -1, count, -1), text], dim=2)
+    # Visual queries see what the first token sees: their states are thrown away, but no row may be empty.
+    columns = torch.cat([text[:, :, :1].expand(-1, -1, count, -1), text], dim=2)
     return torch.cat([prefix[:, None, None, :].expand(-1, -1, count + length, -1), columns], dim=-1)
-
-
-class _Join:
-    """Before a layer: join states, mask and rotations of the visual tokens to the text's."""
-
-    def __init__(self, number: int, mask_index: int) -> None:
-        self.number, self.mask_index = number, mask_index
-
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        prefix: PrefixStates | None = kwargs.get("prefix_states")
-        if prefix is None:
-            return None
-        hidden, *rest = args
-        kwargs = dict(kwargs)
-        in_args = len(args) > self.mask_index
-        mask = extend_mask(args[self.mask_index] if in_args else kwargs["attention_mask"], hidden, prefix.mask)
-        if in_args:
-            rest[self.mask_index - 1] = mask
-        else:
-            kwargs["attention_mask"] = mask
-        if kwargs.get("position_embeddings") is not None:
-            kwargs["position_embeddings"] = _rotate_none(*kwargs["position_embeddings"], prefix.mask.shape[1])
-        states = prefix.states[self.number].to(hidden.dtype)
-        return (torch.cat([states, hidden], dim=1), *rest), kwargs
 
 
 def _rotate_none(cosine: Tensor, sine: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -88,3 +64,21 @@ def _strip(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outp
     """After a layer: leave the text's states."""
     prefix: PrefixStates | None = kwargs.get("prefix_states")
     return output if prefix is None else output[:, prefix.mask.shape[1] :]
+
+
+class _Join:
+    """Before layer `number`: join states, mask and rotations of the visual tokens to the text's."""
+
+    def __init__(self, number: int, names: tuple[str, ...]) -> None:
+        self.number, self.names = number, names
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        prefix: PrefixStates | None = kwargs.get("prefix_states")
+        if prefix is None:
+            return None
+        hidden, *others = args
+        given = kwargs | dict(zip(self.names[1:], others, strict=False))
+        given["attention_mask"] = extend_mask(given["attention_mask"], hidden, prefix.mask)
+        if given.get("position_embeddings") is not None:
+            given["position_embeddings"] = _rotate_none(*given["position_embeddings"], prefix.mask.shape[1])
+        return (torch.cat([prefix.states[self.number].to(hidden.dtype), hidden], dim=1),), given
