@@ -29,7 +29,7 @@ class StepCheckpoints(TrainerCallback):
         return control
 
 
-def checkpoint(folder: Path, step: int) -> Path:
+def checkpoint_folder(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return folder / f"checkpoint-{step}"
 
@@ -39,8 +39,8 @@ def finish_checkpoint(folder: Path, step: int, best_step: int | None) -> None:
 
     A checkpoint comes and goes by one renaming, before which and after which the folder is sound.
     """
-    (folder / PARTIAL).rename(checkpoint(folder, step))
-    kept = {checkpoint(folder, step), checkpoint(folder, best_step or step)}
+    (folder / PARTIAL).rename(checkpoint_folder(folder, step))
+    kept = {checkpoint_folder(folder, step), checkpoint_folder(folder, best_step or step)}
     for old in folder.glob("checkpoint-*"):
         if old not in kept:
             shutil.rmtree(old.rename(folder / REMOVED))

@@ -22,11 +22,11 @@ LOCK_SECONDS = 10
 def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
     """What a run must share with the one it goes on with: its settings, and facts such as the data's fingerprint.
 
-    The name of the folder and the number of workers change nothing about the result and are left out.
+    What changes nothing about the result is left out: the name of the folder, say, or the number of workers.
     """
-    sections = asdict(config)
-    del sections["output"], sections["training"]["workers"]
-    named = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    sections = {"data": config.data, "model": config.model, "training": config.training}
+    named = {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}
+    del named["training.workers"]
     start: dict[str, Any] = json.loads(json.dumps(named | facts))
     return start
 

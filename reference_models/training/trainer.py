@@ -13,7 +13,7 @@ from reference_models.config import TrainingConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.errors import UserError
 from reference_models.models.base import Extractor, ExtractorOutput
-from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint, finish_checkpoint
+from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
 from reference_models.training.evaluation import score
 from reference_models.training.optimizer import learning_rates, parameter_groups
 from reference_models.training.sampling import EpochSampler
@@ -144,7 +144,7 @@ class ExtractionTrainer(Trainer):
 
     def load_best(self) -> None:
         """Take the weights of the best epoch on validation."""
-        self._load_from_checkpoint(str(checkpoint(Path(self.args.output_dir), self.state.best_global_step)))
+        self._load_from_checkpoint(str(checkpoint_folder(Path(self.args.output_dir), self.state.best_global_step)))
         self.accelerator.wait_for_everyone()
 
     def _scores_of_validation(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -24,14 +24,16 @@ PLAIN = ("--model.attn_mixup", "false", "--model.head_dropout", "0", "--model.fr
 
 
 class Record(TrainerCallback):
-    """Keeps the rates and the gradients of every step."""
+    """Keeps the rates and the gradients of every step, and the names of parameters that got none."""
 
     def __init__(self) -> None:
         self.rates: list[dict[str, float]] = []
+        self.missed: set[str] = set()
         self.gradients: list[torch.Tensor] = []
 
     def on_pre_optimizer_step(self, *args: Any, model: Any, optimizer: Any, **_: Any) -> None:
         self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+        self.missed |= {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
         parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
         self.gradients.append(torch.cat(parts).clone())
 
@@ -61,6 +63,7 @@ def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path
     for part, peak in (("text", 5e-4), ("vision", 1e-3), ("prefix", 1e-3), ("regularisers", 1e-3), ("heads", 1e-2)):
         assert [rates[part] for rates in kept.rates] == pytest.approx([peak * factor for factor in factors])
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
+    assert kept.missed == set()
 
 
 @pytest.mark.parametrize("small", [2, 4])
