@@ -4,17 +4,22 @@ import argparse
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reference_models.errors import UserError
+
+if TYPE_CHECKING:
+    from reference_models.prediction import Predictor
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_train, _evaluate, _sweep, _report):
+    if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     logging.basicConfig(format="%(message)s")
@@ -44,11 +49,27 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="new folder (default: %(default)s)")
     demo.set_defaults(command=_demo)
 
-    data = commands.add_parser("data", help="write a synthetic set in the layout of the real files")
-    data.add_argument("task", choices=["ner", "re"])
-    data.add_argument("root", type=Path, help="new folder of the set")
-    data.add_argument("--seed", type=int, default=0)
-    data.set_defaults(command=_data)
+    data = commands.add_parser("data", help="write a synthetic set, make object crops, or look a data set over")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+    synthetic = data_commands.add_parser("synthetic", help="write a synthetic set in the layout of the real files")
+    synthetic.add_argument("task", choices=["ner", "re"])
+    synthetic.add_argument("root", type=Path, help="new folder of the set")
+    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.set_defaults(command=_synthetic)
+    crops = data_commands.add_parser(
+        "crops",
+        help="find the objects of the pictures and cut them out",
+        epilog="Settings follow, as in --grounding.detector centre; i2srm train --help lists all.",
+    )
+    crops.add_argument("config", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    crops.set_defaults(command=_crops)
+    check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
+    check.add_argument("root", type=Path, help="folder of the set")
+    check.add_argument("--format", choices=["twitter", "mnre"], help="recognised from the folder by default")
+    check.add_argument("--text-only", action="store_true", help="do not look at pictures")
+    check.add_argument("--bad-images", choices=["error", "blank", "drop"], default="error", help="as data.bad_images")
+    check.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    check.set_defaults(command=_check)
 
     train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
@@ -88,15 +109,20 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     report.set_defaults(command=_report)
 
-    predict = commands.add_parser("predict", help="entities of a post, or the relation of two entities; one or many")
+    predict = commands.add_parser(
+        "predict",
+        help="entities of a post, or the relation of two of its entities; one post or a file of them",
+        epilog="Settings of --ground follow, as in --grounding.detector centre.",
+    )
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     predict.add_argument("--text", help="the sentence, its words divided by spaces")
-    predict.add_argument("--image", help="the picture; without --crops it stands for its only crop")
+    predict.add_argument("--image", help="the picture; without crops it stands for its only crop")
     predict.add_argument("--crops", nargs="+", help="pictures of its objects")
     predict.add_argument("--head", help="for a relation: the head entity as it stands in the sentence")
     predict.add_argument("--tail", help="for a relation: the tail entity")
     predict.add_argument("--input", type=Path, metavar="POSTS.jsonl", help="instead of --text: a JSON object a line")
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line")
+    predict.add_argument("--ground", action="store_true", help="find the objects of pictures that come without crops")
     predict.set_defaults(command=_predict)
     return parser
 
@@ -108,11 +134,28 @@ def _demo(options: argparse.Namespace) -> None:
     print("\n" + run_demo(tasks, options.output, seed=options.seed, quick=options.quick))
 
 
-def _data(options: argparse.Namespace) -> None:
+def _synthetic(options: argparse.Namespace) -> None:
     from reference_models.data.synthetic import generate
 
     ceilings = generate(options.root, options.task, options.seed)
     print(f"{options.root} is written; best F1 from words alone: {json.dumps(ceilings)}")
+
+
+def _crops(options: argparse.Namespace) -> None:
+    from reference_models.grounding.crops import make_crops
+    from reference_models.settings import find_config, read_settings
+
+    config = read_settings(find_config(options.config), options.overrides)
+    for summary in make_crops(config.data, config.grounding):
+        print(summary.text())
+
+
+def _check(options: argparse.Namespace) -> bool:
+    from reference_models.data.check import check_data
+
+    report = check_data(options.format, options.root, visual=not options.text_only, bad_images=options.bad_images)
+    print(json.dumps(report.to_json(), indent=1) if options.json else report.table())
+    return bool(report.fatal)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -158,18 +201,30 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from reference_models.prediction import Predictor, describe, predict_file
+    from reference_models.grounding.posts import PostGrounder
+    from reference_models.prediction import Predictor, predict_file
+    from reference_models.settings import read_settings
+    from reference_models.training.run import CONFIG, find_run
 
-    names = ("text", "image", "crops", "head", "tail")
-    post = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if ("text" in post) == (options.input is not None) or (options.input is None) != (options.output is None):
+    if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")
-    predictor = Predictor(options.run)
-    if options.input is not None:
+    config = read_settings(find_run(options.run) / CONFIG, options.overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
+        ground = PostGrounder(config.data.format, config.grounding, crops) if options.ground else None
+        predictor = Predictor(options.run, ground=ground)
+        if options.input is None:
+            _predict_one(predictor, options)
+            return
         counts = predict_file(predictor, options.input, options.output)
-        print(f"{counts['lines']} posts, {counts['errors']} of them with an error; the records are in {options.output}")
-        return
-    sample = predictor.read(post, Path())
+    print(f"{counts['lines']} posts, {counts['errors']} of them with an error; the records are in {options.output}")
+
+
+def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
+    from reference_models.prediction import describe
+
+    values = {name: getattr(options, name) for name in ("text", "image", "crops", "head", "tail")}
+    sample = predictor.read({name: value for name, value in values.items() if value is not None}, Path())
     [prediction] = predictor.predict([sample])
     print(describe(sample, prediction.said))
     likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)

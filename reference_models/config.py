@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reference_models.errors import UserError
+from reference_models.grounding.config import GroundingConfig
 
 
 @dataclass
@@ -129,12 +130,14 @@ class RunConfig:
 
     Args:
         output: folder of the run; a new one, or that of a run with the same settings that was stopped.
+        grounding: how `i2srm data crops`, and `predict` with a detector, make object crops.
     """
 
     output: str = "runs/i2srm"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    grounding: GroundingConfig = field(default_factory=GroundingConfig)
 
 
 def _check_at_least(settings: object, section: str, **least: float) -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from reference_models.errors import UserError
 from reference_models.training.metrics import spans
 from reference_models.training.run import find_run, load_model
 
+Ground = Callable[[Sample, str], Sample]
 KEYS = {"id", "text", "image", "crops", "head", "tail"}
 
 
@@ -38,14 +39,15 @@ class Predictor:
     Args:
         run: folder of the run.
         batch_size: posts that are computed at once.
+        ground: makes the crops of a post's picture, see `grounding.posts.PostGrounder`.
 
     Raises:
         UserError: the folder holds no finished run.
     """
 
-    def __init__(self, run: Path, *, batch_size: int = 32) -> None:
+    def __init__(self, run: Path, *, batch_size: int = 32, ground: Ground | None = None) -> None:
         self.model, self.processor = load_model(find_run(run))
-        self.batch_size = batch_size
+        self.batch_size, self.ground = batch_size, ground
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
@@ -66,14 +68,15 @@ class Predictor:
             for relation, row in zip(said, chances, strict=True)
         ]
 
-    def read(self, post: Mapping[str, Any], folder: Path) -> Sample:
+    def read(self, post: Mapping[str, Any], folder: Path, name: str = "the post") -> Sample:
         """The sample of a post.
 
         Args:
             post: `text`, words divided by spaces; `image` and `crops`, paths; for relations `head` and `tail`, the two
-                entities as they stand in the text. The prefix of the text encoder is made of crops, so without crops
-                the picture itself stands for its only crop.
+                entities as they stand in the text. The prefix of the text encoder is made of crops. A picture without
+                any is given to `ground`; where there is none, it stands for its only crop.
             folder: where relative paths begin.
+            name: of the post, its id.
 
         Raises:
             UserError: a key or value that does not belong there, an entity that is not in the text, or a picture that
@@ -89,8 +92,10 @@ class Predictor:
         head = _find("head", post["head"], words, taken=None) if relation else None
         tail = _find("tail", post["tail"], words, taken=head) if relation else None
         image = folder / post["image"] if "image" in post else None
-        crops = tuple(folder / crop for crop in post.get("crops", ())) or ((image,) if image else ())
-        sample = Sample("the post", words, image, crops, head=head, tail=tail)
+        crops = tuple(folder / crop for crop in post.get("crops", ()))
+        sample = Sample(name, words, image, crops, head=head, tail=tail)
+        if image and not crops:
+            sample = self.ground(sample, name.replace(" ", "_")) if self.ground else replace(sample, crops=(image,))
         if len(crops) > self.processor.max_crops:
             raise UserError(f"expected at most {self.processor.max_crops} crops, got {len(crops)}")
         return check_images([sample], "error", progress=False)[0][0]
@@ -111,7 +116,7 @@ class Predictor:
                 try:
                     post = _parse(line)
                     record |= {key: post[key] for key in ("id",) if key in post}
-                    sample = replace(self.read(post, folder), id=f"line {number}")
+                    sample = self.read(post, folder, f"line {number}")
                     self.processor.encode(sample)
                 except UserError as error:
                     record["error"] = str(error)

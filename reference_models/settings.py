@@ -45,4 +45,4 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
         raise UserError(
             f"settings from {path or 'the defaults'} and the command line: {' '.join(str(error).split())}"
         ) from error
-    return RunConfig(values.output, values.data, values.model, values.training)
+    return RunConfig(values.output, values.data, values.model, values.training, values.grounding)

@@ -37,7 +37,7 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     """
     try:
         # Twice the size keeps the reduced decoding of a JPEG invisible after the resize.
-        image = _decode(path, 2 * size)
+        image = decode_image(path, 2 * size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
@@ -94,21 +94,26 @@ def _reason(path: Path) -> str | None:
     """Why a picture cannot be used; None if it can."""
     try:
         # The smallest scale a JPEG offers is the fastest, and still reads the file to its end.
-        _decode(path, 1)
+        decode_image(path, 1)
     except UserError as error:
         return str(error)
     return None
 
 
-def _decode(path: Path, least: int) -> Image.Image:
-    """A picture in RGB, a JPEG at its smallest scale with no side below `least`; what fails is raised as the reason."""
+def decode_image(path: Path, least: int | None = None) -> Image.Image:
+    """A picture in RGB; given `least`, a JPEG at its smallest scale with no side below it.
+
+    Raises:
+        UserError: the reason why it cannot be read.
+    """
     try:
         if path.stat().st_size == 0:
             raise UserError("the file is empty")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
-            image.draft(None, (least, least))  # does nothing for other formats
+            if least is not None:
+                image.draft(None, (least, least))  # does nothing for other formats
             if image.mode.startswith("I"):
                 return Image.fromarray((np.array(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode == "P" and "transparency" in image.info:

@@ -78,7 +78,7 @@ def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int =
     while not lines[-1].strip():
         lines.pop()
     crop_names: dict[int, tuple[str, ...]] = {}
-    if visual:
+    if visual and max_crops:
         crop_names = read_crop_names([path.with_name(f"mre_{DICTIONARY_NAMES[split]}_dict.pth")], int, max_crops)
     images = root / "img_org" / TEXT_NAMES[split]
     crops = root / "img_vg" / TEXT_NAMES[split] / "crops"

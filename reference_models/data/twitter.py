@@ -61,7 +61,7 @@ def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: in
     images = folder.with_name(f"{folder.name}_images")
     crops = folder.with_name(f"{folder.name}_aux_images") / ("val" if split == "valid" else split) / "crops"
     crop_names: dict[str, tuple[str, ...]] = {}
-    if visual:
+    if visual and max_crops:
         labels = ("val", "valid") if split == "valid" else (split,)
         crop_names = read_crop_names([root / f"{folder.name}_{label}_dict.pth" for label in labels], str, max_crops)
     return [

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from reference_models.data.images import _decode
+from reference_models.data.images import decode_image
 from reference_models.data.samples import Split, read_crop_names
 from reference_models.errors import UserError
 from reference_models.grounding import manifest
@@ -23,7 +23,6 @@ from reference_models.grounding.layout import Layout
 from reference_models.grounding.manifest import Key, Row
 from reference_models.grounding.pictures import Picture
 
-WHOLE = 1_000_000  # no side is as long: the picture is decoded at its full size
 NARROW = 100  # times as long as wide: detectors' own resizing would leave no pixel of the short side
 
 
@@ -125,7 +124,7 @@ class SplitRun:
         images, problems = {}, {}
         for number, picture in batch.items():
             try:
-                image = _decode(picture.image, WHOLE)
+                image = decode_image(picture.image)
             except UserError as error:
                 problems[number] = str(error)
                 continue

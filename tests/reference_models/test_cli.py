@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reference_models.cli import main
+from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
@@ -281,4 +282,32 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_synthetic_set_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is not empty" in complaint(capsys, ["data", "ner", str(Path(__file__).parent)])
+    assert "is not empty" in complaint(capsys, ["data", "synthetic", "ner", str(Path(__file__).parent)])
+
+
+def test_crops_are_made_and_the_set_is_looked_over(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "posts"
+    shutil.copytree(sets / "re" / "posts", root)
+    for dictionary in (root / "txt").glob("*.pth"):
+        dictionary.unlink()
+    arguments = ["--data.root", str(root), "--grounding.detector", "centre", "--grounding.size", "32"]
+    assert main(["data", "crops", "synthetic-re", *arguments]) == 0
+    assert all(len(sample.crops) == 3 for sample in read_mnre(root, "train"))
+    capsys.readouterr()
+    assert main(["data", "check", str(root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fatal"] == []
+    (root / "img_org/train/train_0.jpg").unlink()
+    assert main(["data", "check", str(root)]) == 1
+    assert "train_0.jpg" in capsys.readouterr().out
+
+
+def test_a_report_is_written_beside_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(runs / "ner")]) == 0
+    assert (runs / "ner" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "table5", "--data", "synthetic-re", "--output", str(tmp_path / "sweep"), "--list"]) == 0
+    assert "0 of 4 are finished" in capsys.readouterr().out

@@ -13,6 +13,8 @@ from reference_models.config import DataConfig, ModelConfig, RunConfig, Training
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import Predictor, describe, predict_file
 from reference_models.training.run import train
 
@@ -35,7 +37,7 @@ def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name in ("a.png", "b.png"):
-        Image.new("RGB", (8, 8), (200, 30, 30)).save(tmp_path / name)
+        Image.new("RGB", (60, 60), (200, 30, 30)).save(tmp_path / name)
     return tmp_path
 
 
@@ -44,6 +46,21 @@ def test_without_crops_the_picture_is_its_own_crop(predictors: dict[str, Predict
     assert read({"text": "x y", "image": "a.png"}, folder).crops == (folder / "a.png",)
     assert read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
     assert read({"text": "x y"}, folder) == Sample("the post", ("x", "y"))
+
+
+def test_a_picture_without_crops_is_given_to_the_detector(
+    predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = predictors["ner"]
+    config = GroundingConfig(detector="centre", top=2, size=16)
+    monkeypatch.setattr(predictor, "ground", PostGrounder("twitter", config, folder / "crops"))
+    crops = predictor.read({"text": "x y", "image": "a.png"}, folder, "line 7").crops
+    assert [crop.name for crop in crops] == ["line_7_0.png", "line_7_1.png"]
+    assert all(Image.open(crop).size == (16, 16) for crop in crops)
+    assert predictor.read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
+    assert predictor.read({"text": "x y"}, folder).crops == ()
+    with pytest.raises(UserError, match=r"c\.png: the file does not exist"):
+        predictor.read({"text": "x y", "image": "c.png"}, folder)
 
 
 def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: dict[str, Predictor]) -> None:

@@ -1,0 +1,54 @@
+"""Object crops of single posts, made when they are asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from reference_models.data.images import decode_image
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+from reference_models.grounding.boxes import cut, select_boxes
+from reference_models.grounding.config import GroundingConfig
+from reference_models.grounding.detectors import Detector, load_detector
+from reference_models.grounding.layout import Format
+from reference_models.grounding.pictures import choose_phrases
+
+
+class PostGrounder:
+    """Finds the objects of a post's picture and writes their crops.
+
+    Args:
+        format: "twitter" looks for the noun phrases of the text, "mnre" for its two entities.
+        config: how.
+        folder: for the crops.
+        detector: instead of the one that `config` names.
+
+    Raises:
+        UserError: weights or a pipeline that are needed and cannot be loaded.
+    """
+
+    def __init__(
+        self, format: Format, config: GroundingConfig, folder: Path, *, detector: Detector | None = None
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.detector = detector or load_detector(config)
+        _, self._find_phrases = choose_phrases(format, config, self.detector)
+
+    def __call__(self, sample: Sample, name: str) -> Sample:
+        """The sample with crops of its picture, in files that begin with `name`; without any where nothing is found.
+
+        Raises:
+            UserError: the picture cannot be read.
+        """
+        if sample.image is None:
+            return sample
+        try:
+            picture = decode_image(sample.image)
+        except UserError as error:
+            raise UserError(f"{sample.image}: {error}") from error
+        [boxes] = self.detector.detect([picture], self._find_phrases([sample]))
+        crops = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for rank, box in enumerate(select_boxes(boxes, picture.width, picture.height, self.config.top)):
+            crops.append(self.folder / f"{name}_{rank}.png")
+            cut(picture, box, self.config.size).save(crops[-1])
+        return replace(sample, crops=tuple(crops))
