@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from reference_models.errors import UserError
 if TYPE_CHECKING:
     from reference_models.prediction import Predictor
 
+SHOWN = ("precision", "recall", "f1")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
@@ -22,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
-    logging.basicConfig(format="%(message)s")
+    first_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if first_process else logging.ERROR)
     try:
         # Importing torch and transformers takes seconds, which `--help` should not.
         from transformers.utils.logging import disable_progress_bar
@@ -73,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
     train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    train.add_argument("--seeds", type=int, nargs="+", help="train once for each and report mean and spread")
     train.set_defaults(command=_train)
 
     sweep = commands.add_parser(
@@ -159,16 +164,25 @@ def _check(options: argparse.Namespace) -> bool:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
     from reference_models.settings import find_config, read_settings
     from reference_models.training.run import train
+    from reference_models.training.seeds import train_seeds
 
     config = read_settings(options.config and find_config(options.config), options.overrides)
-    metrics = train(config)
-    print(f"\nbest epoch {metrics['best_epoch']:g} of {config.training.epochs}, {metrics['seconds']:.0f} s of training")
-    print(f"samples {metrics['samples']}, labels {metrics['labels_fingerprint']}, seed {metrics['seed']}")
-    _print_scores("valid", metrics["valid"])
-    _print_scores("test", metrics["test"])
-    print(f"model, scores, predictions and training.png are in {config.output}/")
+    result = train_seeds(config, options.seeds) if options.seeds else train(config)
+    if not PartialState().is_main_process:
+        return
+    print(f"\nlabels {result['labels_fingerprint']}, everything is in {config.output}/")
+    if options.seeds:
+        for split, scores in result["scores"].items():
+            shown = (f"{key} {100 * scores[key]['mean']:.2f} ± {100 * scores[key]['spread']:.2f}" for key in SHOWN)
+            print(f"{split} (percent, seeds {', '.join(map(str, options.seeds))}): {', '.join(shown)}")
+        return
+    print(f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training")
+    for split in ("valid", "test"):
+        print(_scores(split, result["samples"][split], result[split]))
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -188,7 +202,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     run = find_run(options.run)
     config = read_settings(run / CONFIG, options.overrides)
-    _print_scores(options.split, evaluate(run, config, options.split).scores)
+    evaluation = evaluate(run, config, options.split)
+    print(_scores(options.split, len(evaluation.samples), evaluation.scores))
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -232,6 +247,5 @@ def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
         print(f"  {probability:.4f}  {relation}")
 
 
-def _print_scores(split: str, scores: dict[str, float]) -> None:
-    shown = ", ".join(f"{name} {100 * scores[name]:.2f}" for name in ("precision", "recall", "f1"))
-    print(f"{split} (percent): {shown}")
+def _scores(split: str, samples: int, scores: dict[str, float]) -> str:
+    return f"{split} ({samples} samples, percent): " + ", ".join(f"{key} {100 * scores[key]:.2f}" for key in SHOWN)

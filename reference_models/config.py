@@ -93,6 +93,7 @@ class TrainingConfig:
         precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
         gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
         group_by_length: make batches of sentences of about one length.
+        keep: epoch whose weights are kept: the "best" on validation (the first of equals), or the "last".
         checkpoint_steps: steps between two checkpoints; 0 for one at the end of each epoch, which there is in any case.
         seed: of everything random.
         workers: processes that load pictures beside the training; 0 loads them in it.
@@ -112,6 +113,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     group_by_length: bool = False
+    keep: Literal["best", "last"] = "best"
     checkpoint_steps: int = 0
     seed: int = 0
     workers: int = 0

@@ -20,7 +20,7 @@ def facts(task: str, metrics: Mapping[str, Any], settings: str) -> Markup:
         "task": {"ner": "named entities", "re": "relations"}[task],
         "labels": f"fingerprint {metrics['labels_fingerprint']}",
         "seed": str(metrics["seed"]),
-        "training": f"{metrics['seconds']:.0f} s, best epoch {metrics['best_epoch']:.0f}",
+        "training": f"{metrics['seconds']:.0f} s, epoch {metrics['kept_epoch']:.0f} kept",
         "samples": _by_split(metrics["samples"]),
         "too long, left out": _by_split({split: len(ids) for split, ids in metrics["too_long"].items()}),
         "bad images": _by_split({split: len({one["file"] for one in found}) for split, found in bad.items()}),

@@ -78,7 +78,7 @@ def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
 
 
 def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
-    """Train on the training split, keep the best epoch on validation, score the test split, and save everything.
+    """Train on the training split, keep one epoch (the best on validation), score the test split, and save everything.
 
     The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
     the test split, and the history of the training as numbers and as a picture. A run that was stopped, at whatever
@@ -128,17 +128,20 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             last = last_checkpoint(checkpoints)
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
         trainer.train(resume_from_checkpoint=last)
-        trainer.load_best()
+        # Trainer's own summary is left out: it is about the time since the last start alone.
+        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+        epochs = [entry for entry in history if "eval_f1" in entry]
+        kept = epochs[-1]
+        if config.training.keep == "best":
+            trainer.load_best()
+            kept = max(epochs, key=lambda entry: entry["eval_f1"])
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
-        # Trainer's own summary is left out: it is about the time since the last start alone.
-        history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-        best = max((entry for entry in history if "eval_f1" in entry), key=lambda entry: entry["eval_f1"])
         metrics = {
             "test": test.scores,
-            "valid": {key.removeprefix("eval_"): value for key, value in best.items() if key.startswith("eval_")},
-            "best_epoch": best["epoch"],
+            "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
+            "kept_epoch": kept["epoch"],
             "samples": {name: len(split) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
             "bad_images": pictures,

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from reference_models.config import TrainingConfig
@@ -16,6 +16,7 @@ from reference_models.models.base import Extractor, ExtractorOutput
 from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
 from reference_models.training.evaluation import score
 from reference_models.training.optimizer import learning_rates, parameter_groups
+from reference_models.training.progress import EpochLines
 from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
@@ -96,6 +97,8 @@ class ExtractionTrainer(Trainer):
             compute_metrics=self._scores_of_validation,
             callbacks=[StepCheckpoints(settings.checkpoint_steps)] if settings.checkpoint_steps else None,
         )
+        self.remove_callback(ProgressCallback)
+        self.add_callback(EpochLines())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over `parameter_groups`."""

@@ -311,3 +311,11 @@ def test_a_report_is_written_beside_the_run(runs: Path, capsys: pytest.CaptureFi
 def test_a_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "table5", "--data", "synthetic-re", "--output", str(tmp_path / "sweep"), "--list"]) == 0
     assert "0 of 4 are finished" in capsys.readouterr().out
+
+
+def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]["test"]["f1"]
+    printed = capsys.readouterr().out
+    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['spread']:.2f}" in printed
+    assert "seeds 3, 5" in printed

@@ -11,48 +11,19 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from transformers import (
-    BertConfig,
-    BertTokenizerFast,
     CLIPTokenizerFast,
-    GroundingDinoConfig,
-    GroundingDinoForObjectDetection,
-    GroundingDinoImageProcessor,
-    GroundingDinoProcessor,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
-    SwinConfig,
 )
 
+from examples.tiny_grounding_dino import LETTERS, save_grounding_dino
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import CentreDetector, TorchvisionDetector, load_detector
 from reference_models.grounding.zero_shot import GroundingDinoDetector
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-
-
-def save_grounding_dino(folder: Path) -> None:
-    words = [f"[unused{i}]" for i in range(1030)] + list(LETTERS) + [f"##{letter}" for letter in LETTERS]
-    # The model knows the tokens that divide phrases by BERT's own ids.
-    for number, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 1012: ".", 1029: "?"}.items():
-        words[number] = word
-    backbone = SwinConfig(
-        image_size=32, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_indices=[2, 3, 4]
-    )
-    text = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
-    config = GroundingDinoConfig(
-        backbone_config=backbone, text_config=text, d_model=32, num_queries=10, max_text_len=24, **sizes
-    )
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
-    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 200})
-    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
 
 
 def save_owlv2(folder: Path) -> None:

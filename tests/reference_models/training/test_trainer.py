@@ -84,21 +84,24 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, s
             assert other[name] == pytest.approx(one[name], rel=1e-4), name
 
 
-def test_best_epoch_is_saved_and_scored(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("keep", "kept", "other"), [("best", 2, 3), ("last", 3, 2)])
+def test_the_epoch_to_keep_is_saved_and_scored(
+    keep: str, kept: int, other: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     after_epoch: list[dict[str, torch.Tensor]] = []
 
     def pretend(trainer: ExtractionTrainer, _: object) -> dict[str, float]:
         after_epoch.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
-        return {"f1": [0.2, 0.9, 0.9][len(after_epoch) - 1]}
+        return {"f1": [0.2, 0.9, 0.9][len(after_epoch) - 1]}  # of equals, the first is the best
 
     monkeypatch.setattr(ExtractionTrainer, "_scores_of_validation", pretend)
     run = tmp_path / "run"
-    metrics = train(config(data, run, *STEPS))
+    metrics = train(config(data, run, *STEPS, "--training.keep", keep))
     saved = weights(run)
-    assert metrics["best_epoch"] == 2
+    assert metrics["kept_epoch"] == kept
     assert metrics["valid"]["f1"] == 0.9
-    assert all(torch.equal(saved[name], after_epoch[1][name]) for name in saved)
-    assert not all(torch.equal(saved[name], after_epoch[2][name]) for name in saved)
+    assert all(torch.equal(saved[name], after_epoch[kept - 1][name]) for name in saved)
+    assert not all(torch.equal(saved[name], after_epoch[other - 1][name]) for name in saved)
     assert evaluate(run, config(data, run), "test").scores == metrics["test"]
 
 

@@ -1,0 +1,44 @@
+"""Writes a Grounding DINO that is tiny and knows nothing: `python examples/tiny_grounding_dino.py FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import (
+    BertConfig,
+    BertTokenizerFast,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
+    SwinConfig,
+)
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def save_grounding_dino(folder: Path) -> None:
+    """Write model and processor with random weights; its vocabulary is the letters."""
+    words = [f"[unused{i}]" for i in range(1030)] + list(LETTERS) + [f"##{letter}" for letter in LETTERS]
+    # The model knows the tokens that divide phrases by BERT's own ids.
+    for number, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 1012: ".", 1029: "?"}.items():
+        words[number] = word
+    backbone = SwinConfig(
+        image_size=32, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=2, out_indices=[2, 3, 4]
+    )
+    text = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    sizes = {f"{part}_{name}": 2 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = GroundingDinoConfig(
+        backbone_config=backbone, text_config=text, d_model=32, num_queries=10, max_text_len=24, **sizes
+    )
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
+    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 200})
+    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    save_grounding_dino(Path(sys.argv[1]))

@@ -1,0 +1,33 @@
+"""What a training says while it goes on: Trainer's bar, and a line an epoch that people can read."""
+
+from typing import Any
+
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class EpochLines(ProgressCallback):
+    """Trainer's progress bar, above which each epoch leaves a line with its losses and the F1 on validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._losses = ""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Called by Trainer; the losses come first, then the scores."""
+        if self.training_bar is None or logs is None:
+            return
+        if "loss" in logs:
+            parts = (("task loss", "task_loss"), ("semantic loss", "semantic_loss"))
+            self._losses = ", ".join(f"{label} {logs[key]:.4f}" for label, key in parts if key in logs)
+        elif "eval_f1" in logs:
+            epoch = f"epoch {logs['epoch']:g} of {state.num_train_epochs}"
+            self.training_bar.write(
+                f"{epoch}: {self._losses}, validation F1 {100 * logs['eval_f1']:.2f} ({logs['seconds']:.0f} s)"
+            )
