@@ -159,10 +159,11 @@ def test_padding_samples_are_neither_mixed_nor_counted(size, length, seed):
         padded = torch.cat([embeddings, tensors(seed + 1, 2, *shape[1:])])
         real = torch.arange(size + 2) < size
         mask = real if len(shape) == 2 else real[:, None].expand(-1, length)
-        mixed = mixer_of(seed, final="weight")(padded, torch.arange(size + 2), mask=mask)
-        assert torch.equal(real[mixed.index_a], real[mixed.index_b])
-        assert (mixed.weight[~real[mixed.index_a]] == 0).all()
-        torch.testing.assert_close(mixed.weight.sum(), torch.tensor(1.0))
+        for group in (None, torch.arange(size + 2) % 2):
+            mixed = mixer_of(seed, final="weight")(padded, torch.arange(size + 2), mask=mask, group=group)
+            assert torch.equal(real[mixed.index_a], real[mixed.index_b])
+            assert (mixed.weight[~real[mixed.index_a]] == 0).all()
+            torch.testing.assert_close(mixed.weight.sum(), torch.tensor(1.0))
 
 
 def test_groups_are_never_mixed():
