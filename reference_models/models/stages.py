@@ -32,7 +32,7 @@ class GatedConvolutions(nn.Module):
     def forward(self, cells: list[Tensor]) -> Tensor:
         """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
         levels = torch.stack([project(x) for project, x in zip(self.projections, cells, strict=True)])
-        return torch.einsum("ls,smpf->lmpf", self.gates.softmax(dim=-1).to(levels.dtype), levels)
+        return torch.einsum("ls,smpf->lmpf", self.gates.softmax(dim=-1), levels)
 
 
 class GatedPerceptron(nn.Module):
@@ -60,4 +60,4 @@ class GatedPerceptron(nn.Module):
         shares = rearrange(self.perceptron(torch.cat(cells, dim=-1)), "m p (s f) -> s m p f", s=self.shares)
         scores = F.leaky_relu(self.gates(shares.mean(dim=0).flatten(1)))
         gates = rearrange(scores, "m (l s) -> l s m", l=self.layers).softmax(dim=1)
-        return torch.einsum("lsm,smpf->lmpf", gates.to(shares.dtype), shares)
+        return torch.einsum("lsm,smpf->lmpf", gates, shares)

@@ -90,11 +90,10 @@ class VisionBackbone(nn.Module):
         if shown is not None:
             scaled = scaled.masked_fill(~shown[:, None, None, None], 0.0)
         scaled = scaled.to(next(self.body.parameters()).dtype, memory_format=torch.channels_last)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if isinstance(self.body, ResNetModel):
-                stages = self.body(scaled, output_hidden_states=True).hidden_states[1:]
-                return VisualFeatures(tuple(stages), stages[-1].mean(dim=(2, 3)))
-            *stages, last = self.body(scaled).values()
-            if self.signal == "logits":
-                return VisualFeatures(tuple(stages), last)
-            return VisualFeatures((*stages, last), last.mean(dim=(2, 3)))
+        if isinstance(self.body, ResNetModel):
+            stages = self.body(scaled, output_hidden_states=True).hidden_states[1:]
+            return VisualFeatures(tuple(stages), stages[-1].mean(dim=(2, 3)))
+        *stages, last = self.body(scaled).values()
+        if self.signal == "logits":
+            return VisualFeatures(tuple(stages), last)
+        return VisualFeatures((*stages, last), last.mean(dim=(2, 3)))
