@@ -124,7 +124,7 @@ def test_file_that_is_no_file_of_weights_is_refused_and_not_executed(content, tm
     elif content == "damaged":
         path.write_bytes(b"PK\x03\x04 no archive")
     elif content != "missing":
-        torch.save([1, 2] if content == "list" else {"epoch": 3}, path)
+        torch.save([1, 2] if content == "list" else {"conv1.weight": 3}, path)
     settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(path))
     with pytest.raises(UserError, match=r"model\.vision_weights: "):
         build_model(settings, make_processor())

@@ -17,8 +17,9 @@ from transformers import (
 )
 
 from reference_models.errors import UserError
+from reference_models.models.attention import NAMES
 from reference_models.models.prefix import Prefix, PrefixStates
-from reference_models.models.text import TextEncoder
+from reference_models.models.text import TextEncoder, probe
 
 ATTENDED = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
 FUSIONS = ("prefix", "concat")
@@ -245,6 +246,24 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 def test_encoder_that_would_ignore_its_prefix_is_refused(config, fusion):
     with pytest.raises(UserError, match="cannot take a visual prefix"):
         TextEncoder(config, fusion=fusion)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("ignored", "does not change with the prefix"), ("unmasked", "a wholly masked prefix changes its output")],
+)
+def test_probe_notices_what_fails_silently(fault, message):
+    encoder = make_encoder("bert")
+    forward = encoder.body.forward
+
+    def broken(*, prefix=None, **kwargs):
+        if prefix is not None and fault == "unmasked":
+            kwargs["prefix"] = Prefix(prefix.keys, prefix.values, torch.ones_like(prefix.mask))
+        return forward(**kwargs)
+
+    encoder.body.forward = broken
+    with pytest.raises(UserError, match=message):
+        probe(encoder, NAMES["sdpa"], "prefix")
 
 
 def test_text_alone_takes_any_encoder():
