@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
@@ -39,9 +39,9 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     try:
         namespace = parser.parse_args([*(["--config", str(path)] if path else []), *overrides])
         values = parser.instantiate_classes(namespace)
-    except (ArgumentError, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == 0:
-            raise
+    except SystemExit:
+        raise  # after --help
+    except Exception as error:  # a damaged file can fail with almost any exception
         raise UserError(
             f"settings from {path or 'the defaults'} and the command line: {' '.join(str(error).split())}"
         ) from error

@@ -43,7 +43,7 @@ def read_relations(root: Path) -> dict[str, int]:
     path = root / "ours_rel2id.json"
     try:
         relations = json.loads("\n".join(read_lines(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"{path}: expected JSON, a dict of relation names to ids ({error})") from error
     if not isinstance(relations, dict) or not all(type(number) is int for number in relations.values()):
         raise UserError(f"{path}: expected a dict of relation names to ids (whole numbers)")
