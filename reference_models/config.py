@@ -51,10 +51,12 @@ class ModelConfig:
         fusion: visual tokens as keys and values of each text layer ("prefix"), or as hidden states before the text's
             ("concat").
         attention: "sdpa" (fused kernels) or "eager" (step by step).
+        image_signal: what the semantic loss compares with the text: the "pooled" last stage, or the class "logits".
         freeze_image_backbone: keep the backbone's weights and statistics.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         attn_mixup: whether AttnMixup acts in training.
         mixup: keyword arguments of `attnmixup.AttnMixup` beyond its defaults.
+        semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
         head_dropout: dropout before the linear layer of the head.
     """
 
@@ -66,10 +68,12 @@ class ModelConfig:
     prefix: Literal["paper", "release"] = "paper"
     fusion: Literal["prefix", "concat"] = "prefix"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    image_signal: Literal["pooled", "logits"] = "pooled"
     freeze_image_backbone: bool = False
     semantic_weight: float = 0.5
     attn_mixup: bool = True
     mixup: dict[str, Any] = field(default_factory=dict)
+    semantic: dict[str, Any] = field(default_factory=dict)
     head_dropout: float = 0.1
 
     def __post_init__(self) -> None:

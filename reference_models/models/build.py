@@ -1,7 +1,6 @@
 """Builds a model with pre-trained weights; only this file reads weights from the hub or from local files."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -15,25 +14,18 @@ from reference_models.data.tokenizer import SPECIAL
 from reference_models.errors import UserError
 from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.i2srm import I2SRM
-from reference_models.models.vision import ImageSignal, VisionBackbone
+from reference_models.models.vision import VisionBackbone
 
 CLASSIFIERS = ("fc.", "classifier.")
 TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
 
 
-def build_model(
-    settings: ModelConfig,
-    processor: Processor,
-    *,
-    image_signal: ImageSignal = "pooled",
-    semantic: dict[str, Any] | None = None,
-) -> I2SRM:
+def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
     """An `I2SRM` for the processor's task and labels, with the weights that `settings` names.
 
     Args:
         settings: what the model is made of.
         processor: of its task, labels and vocabulary.
-        image_signal, semantic: see `I2SRMConfig`.
 
     Raises:
         UserError: weights that cannot be found or do not fit, an encoder that cannot take a visual prefix.
@@ -52,15 +44,15 @@ def build_model(
         prefix=settings.prefix,
         fusion=settings.fusion,
         attention=settings.attention,
-        image_signal=image_signal,
-        semantic=semantic,
+        image_signal=settings.image_signal,
+        semantic=settings.semantic,
         freeze_image_backbone=settings.freeze_image_backbone,
         head_dropout=settings.head_dropout,
     )
     try:
         model = I2SRM(config)
     except (TypeError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"model.mixup: {error}") from error
+        raise error if isinstance(error, UserError) else UserError(f"model.mixup or model.semantic: {error}") from error
     if pretrained is not None:
         body = model.text.body
         missing, _ = body.load_state_dict(pretrained.state_dict(), strict=False)
@@ -102,7 +94,12 @@ def _fill_backbone(backbone: VisionBackbone, name: str, weights: str) -> None:
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if weights == "imagenet":
-        state: dict[str, Tensor] = torchvision_models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict()
+        try:
+            state: dict[str, Tensor] = torchvision_models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict()
+        except OSError as error:
+            raise UserError(
+                f"model.vision_weights: torchvision's weights of {name} cannot be downloaded ({error}); name a file"
+            ) from error
         return state
     path = Path(weights)
     if not path.is_file():

@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-# What the code published with the paper meant to do: `I2SRMConfig(..., **RELEASE)`. The default is the paper itself.
+# What the code published with the paper meant to do, as in configs/mnre-release.yaml. The default is the paper itself.
 RELEASE: dict[str, Any] = {
     "prefix": "release",
     "image_signal": "logits",

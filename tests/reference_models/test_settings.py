@@ -6,6 +6,7 @@ import pytest
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
+from reference_models.models.configuration import RELEASE
 from reference_models.settings import CONFIGS, find_config, read_settings
 
 
@@ -55,3 +56,9 @@ def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"mine\.yaml") as error:
         read_settings(tmp_path / "mine.yaml", [])
     assert "\n" not in str(error.value)
+
+
+def test_the_release_is_in_its_file() -> None:
+    model = read_settings(find_config("mnre-release"), []).model
+    assert {key: getattr(model, key) for key in RELEASE} == RELEASE
+    assert model.freeze_image_backbone
