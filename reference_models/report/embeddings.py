@@ -78,6 +78,17 @@ def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
     )
 
 
+def gap_scores(model: I2SRM, split: EncodedSplit, batch_size: int) -> dict[str, float]:
+    """The gap as numbers to log, of a model with a semantic loss and a split with two pictures or more; else none."""
+    if model.semantic is None:
+        return {}
+    text, image = semantic_sides(model, split, batch_size)
+    if len(text) < 2:
+        return {}
+    gap = measure_gap(text, image, model.semantic)
+    return {"gap_own": gap.own, "gap_other": gap.other, "gap_distance": gap.distance}
+
+
 def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides (N, D) on their first two principal components (N, 2), and the components' shares of the variance."""
     rows = torch.cat([text, image])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from reference_models.data.dataset import EncodedSplit
 from reference_models.models.i2srm import I2SRM
-from reference_models.report.charts import projection_chart
+from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.examples import Row, labelled
 from reference_models.report.figure import History, points
@@ -38,6 +38,15 @@ def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) ->
         [f"features, of {text.shape[1]}, over which a picture spreads", f"{measured.features[1]:.1f}"],
     ]
     losses = [loss for _, loss in points(history, "semantic_loss")]
+    over_time = [
+        curve_chart(history, key, title, colour)
+        for key, title, colour in (
+            ("eval_gap_own", f"{divergence}, own picture", TEXT),
+            ("eval_gap_other", f"{divergence}, another picture", IMAGE),
+            ("eval_gap_distance", "distance between the means", TEXT),
+        )
+        if points(history, key)
+    ]
     placed_text, placed_image, shares = project(text, image)
     return join(
         [
@@ -49,6 +58,8 @@ def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) ->
                 "modality marked by a cross.",
             ),
             element("div", projection_chart({"text": placed_text, "image": placed_image}, shares), class_="charts"),
+            element("p", "The gap over the epochs, on the first validation samples in evaluation mode:"),
+            element("div", *over_time, class_="charts"),
             table(["gap", "final model"], rows),
             _note(
                 "Where its own picture is no closer to a text than another one, the loss has brought the modalities "

@@ -13,6 +13,7 @@ from reference_models.config import TrainingConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.errors import UserError
 from reference_models.models.base import Extractor, ExtractorOutput
+from reference_models.report.embeddings import gap_scores
 from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
 from reference_models.training.evaluation import score
 from reference_models.training.optimizer import learning_rates, parameter_groups
@@ -20,6 +21,7 @@ from reference_models.training.progress import EpochLines
 from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
+COMPARED = 64  # samples of the validation split at most whose modalities are compared after each epoch
 
 
 def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArguments:
@@ -86,6 +88,7 @@ class ExtractionTrainer(Trainer):
         self.settings = settings
         self._parts: dict[str, Tensor] = {}
         self._clock = time.perf_counter()
+        self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor)
         if settings.gradient_checkpointing:
             model.text.body.activation_checkpointing_enable()
         super().__init__(
@@ -151,7 +154,8 @@ class ExtractionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _scores_of_validation(self, prediction: EvalPrediction) -> dict[str, float]:
-        return score(self.eval_dataset, prediction.predictions).scores
+        scores = score(self.eval_dataset, prediction.predictions).scores
+        return scores | gap_scores(self.model, self._compared, self.settings.batch_size)
 
     def _get_train_sampler(self, train_dataset: EncodedSplit | None = None) -> EpochSampler:
         # Trainer's own order under length grouping comes from random numbers that a resumed epoch does not see again.

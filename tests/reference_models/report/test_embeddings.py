@@ -1,5 +1,7 @@
 """What the model is asked for, against its own loss and against slow oracles."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,14 @@ import torch.nn.functional as F
 
 from attnmixup import SampleAttention, SemanticKLLoss
 from reference_models.data.dataset import EncodedSplit
-from reference_models.report.embeddings import batch_attention, mean_attention, measure_gap, project, semantic_sides
+from reference_models.report.embeddings import (
+    batch_attention,
+    gap_scores,
+    mean_attention,
+    measure_gap,
+    project,
+    semantic_sides,
+)
 from reference_models.settings import read_settings
 from reference_models.training.run import CONFIG, load_model, read_split
 
@@ -30,6 +39,25 @@ def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
         image = model.vision(batch["pixel_values"][:, 0]).embedding
         loss = model.semantic(fused.h, image, mask=fused.mask, sample_mask=batch["image_mask"][:, 0])
     assert gap.own == pytest.approx(loss.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_training_logs_the_gap_of_each_epoch(task: str, runs: dict[str, Path]) -> None:
+    model, processor = load_model(runs[task])
+    samples, _ = read_split(read_settings(runs[task] / CONFIG, []), "valid")
+    metrics = json.loads((runs[task] / "metrics.json").read_text())["valid"]
+    for name, value in gap_scores(model, EncodedSplit(samples[:64], processor), 7).items():
+        assert metrics[name] == pytest.approx(value, rel=1e-3)
+    history = json.loads((runs[task] / "history.json").read_text())
+    assert sum("eval_gap_own" in entry for entry in history) == sum("eval_f1" in entry for entry in history)
+
+
+def test_without_two_sides_there_is_no_gap(trained: tuple) -> None:
+    model, split = trained
+    blind = [replace(sample, image=None, crops=()) for sample in split.samples]
+    assert gap_scores(model, EncodedSplit(blind, split.processor), 7) == {}
+    model.semantic = None
+    assert gap_scores(model, split, 7) == {}
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
