@@ -57,6 +57,7 @@ class ModelConfig:
         attn_mixup: whether AttnMixup acts in training.
         mixup: keyword arguments of `attnmixup.AttnMixup` beyond its defaults.
         semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
+        tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
         head_dropout: dropout before the linear layer of the head.
     """
 
@@ -74,6 +75,7 @@ class ModelConfig:
     attn_mixup: bool = True
     mixup: dict[str, Any] = field(default_factory=dict)
     semantic: dict[str, Any] = field(default_factory=dict)
+    tag_head: Literal["crf", "softmax"] = "crf"
     head_dropout: float = 0.1
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The two heads (Eq. 17-19): a CRF over words and a softmax over relations."""
+"""The heads (Eq. 17-19): a CRF or a softmax over words, and a softmax over relations."""
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,29 @@ class TaggingHead(nn.Module):
         length = mask.shape[1]
         best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
         return torch.tensor(best, device=scores.device)
+
+
+class SoftmaxTaggingHead(nn.Module):
+    """Dropout and linear layer over word sequences; each word's tag by itself, as in the paper's plain BERT."""
+
+    def __init__(self, width: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, labels)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scores (N, words, labels) of `rows` (N, words, C)."""
+        scores: Tensor = self.linear(self.dropout(rows))
+        return scores.float()
+
+    def loss(self, scores: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+        """Mean cross-entropy over the words of each row, (N,)."""
+        by_word = F.cross_entropy(scores.transpose(1, 2), tags, reduction="none")
+        return by_word.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1)
+
+    def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Likeliest tags (N, words), -100 behind the last word."""
+        return scores.argmax(dim=-1).masked_fill(~mask, -100)
 
 
 class RelationHead(nn.Module):

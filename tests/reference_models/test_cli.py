@@ -319,3 +319,12 @@ def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.C
     printed = capsys.readouterr().out
     assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['spread']:.2f}" in printed
     assert "seeds 3, 5" in printed
+
+
+def test_words_can_be_tagged_without_a_crf(sets: Path, tmp_path: Path) -> None:
+    more = ["--model.tag_head", "softmax"]
+    assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert "head.linear.weight" in weights
+    assert not any(name.startswith("head.crf") for name in weights)
+    assert main(["evaluate", str(tmp_path / "run")]) == 0

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_models.models.heads import RelationHead, TaggingHead
+from reference_models.models.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
 
 LABELS, WIDTH = 3, 4
 
@@ -53,6 +53,22 @@ def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
         assert losses[row].item() == pytest.approx(expected, abs=1e-4)
         found = tuple(best[row, :length].tolist())
         assert totals[found] == pytest.approx(max(totals.values()), abs=1e-4)
+        assert best[row, length:].tolist() == [-100] * (len(best[row]) - length)
+
+
+@given(lengths=ragged, seed=seeds)
+def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
+    head = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0)
+    scores, tags, mask = make_scores(lengths, seed)
+    scores[~mask] = 1e30
+    losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
+    for row, length in enumerate(lengths):
+        expected = 0.0
+        for place in range(length):
+            exponentials = [math.exp(score) for score in scores[row, place].tolist()]
+            expected -= math.log(exponentials[tags[row, place]] / sum(exponentials)) / length
+            assert best[row, place].item() == exponentials.index(max(exponentials))
+        assert losses[row].item() == pytest.approx(expected, abs=1e-4)
         assert best[row, length:].tolist() == [-100] * (len(best[row]) - length)
 
 
