@@ -6,22 +6,29 @@ from torch import Tensor, nn
 from torchcrf import CRF
 
 
-class TaggingHead(nn.Module):
-    """Dropout, linear layer and CRF over compact, right-padded word sequences.
-
-    pytorch-crf wants a boolean mask without holes, float32 scores and finite padding; this is the one place that knows.
-    """
+class LinearHead(nn.Module):
+    """Dropout and linear layer, of which every head is made."""
 
     def __init__(self, width: int, labels: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, labels)
-        self.crf = CRF(labels, batch_first=True)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Scores (N, words, labels) of `rows` (N, words, C)."""
+        """Scores (..., labels) of `rows` (..., C), in float32."""
         scores: Tensor = self.linear(self.dropout(rows))
         return scores.float()
+
+
+class TaggingHead(LinearHead):
+    """A CRF over compact, right-padded word sequences.
+
+    pytorch-crf wants a boolean mask without holes, float32 scores and finite padding; this is the one place that knows.
+    """
+
+    def __init__(self, width: int, labels: int, dropout: float) -> None:
+        super().__init__(width, labels, dropout)
+        self.crf = CRF(labels, batch_first=True)
 
     def loss(self, scores: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
         """Negative log-likelihood of each row divided by its number of words (Eq. 17), (N,)."""
@@ -38,18 +45,8 @@ class TaggingHead(nn.Module):
         return torch.tensor(best, device=scores.device)
 
 
-class SoftmaxTaggingHead(nn.Module):
-    """Dropout and linear layer over word sequences; each word's tag by itself, as in the paper's plain BERT."""
-
-    def __init__(self, width: int, labels: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, labels)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Scores (N, words, labels) of `rows` (N, words, C)."""
-        scores: Tensor = self.linear(self.dropout(rows))
-        return scores.float()
+class SoftmaxTaggingHead(LinearHead):
+    """Each word's tag by itself, as in the paper's plain BERT."""
 
     def loss(self, scores: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
         """Mean cross-entropy over the words of each row, (N,)."""
@@ -61,22 +58,12 @@ class SoftmaxTaggingHead(nn.Module):
         return scores.argmax(dim=-1).masked_fill(~mask, -100)
 
 
-class RelationHead(nn.Module):
-    """Dropout and linear layer over pair vectors; cross-entropy over the relations (Eq. 18-19)."""
-
-    def __init__(self, width: int, labels: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(width, labels)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Scores (N, labels) of `rows` (N, 2C)."""
-        scores: Tensor = self.linear(self.dropout(rows))
-        return scores
+class RelationHead(LinearHead):
+    """A softmax over the relations of pair vectors (Eq. 18-19)."""
 
     def loss(self, scores: Tensor, relations: Tensor, mask: None = None) -> Tensor:
         """Cross-entropy of each row (Eq. 19), (N,)."""
-        return F.cross_entropy(scores.float(), relations, reduction="none")
+        return F.cross_entropy(scores, relations, reduction="none")
 
     def decode(self, scores: Tensor, mask: None = None) -> Tensor:
         """Likeliest relations (N,)."""
