@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"i2srm: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"i2srm: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stop:
         print(f"i2srm: interrupted; {stop}" if str(stop) else "i2srm: interrupted", file=sys.stderr)
         return 130

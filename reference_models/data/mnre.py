@@ -41,8 +41,9 @@ def read_relations(root: Path) -> dict[str, int]:
         UserError: the file is no JSON object that numbers relations from 0 without a gap, "None" among them.
     """
     path = root / "ours_rel2id.json"
+    text = "\n".join(read_lines(path))
     try:
-        relations = json.loads("\n".join(read_lines(path)))
+        relations = json.loads(text)
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise UserError(f"{path}: expected JSON, a dict of relation names to ids ({error})") from error
     if not isinstance(relations, dict) or not all(type(number) is int for number in relations.values()):

@@ -328,3 +328,17 @@ def test_words_can_be_tagged_without_a_crf(sets: Path, tmp_path: Path) -> None:
     assert "head.linear.weight" in weights
     assert not any(name.startswith("head.crf") for name in weights)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    line = complaint(capsys, train_arguments("ner", sets / "ner" / "posts", tmp_path / "file" / "run"))
+    assert "Not a directory" in line
+    assert complaint(capsys, ["demo", "--quick", "--output", str(tmp_path / "file" / "demo")]).count("file/demo") == 1
+
+
+def test_a_set_of_the_other_task_is_named(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, train_arguments("re", sets / "ner" / "posts", tmp_path / "run"))
+    assert line.endswith("ours_rel2id.json: cannot be read (No such file or directory)")
