@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 torch.set_num_threads(1)
 
 checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
