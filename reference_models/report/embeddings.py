@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from attnmixup import SemanticKLLoss
 from attnmixup.functional import masked_mean, semantic_kl
@@ -42,8 +41,10 @@ def semantic_sides(model: I2SRM, split: EncodedSplit, batch_size: int) -> tuple[
     """
     semantic = model.semantic
     sides: list[tuple[Tensor, Tensor]] = []
-    for items in DataLoader(split, batch_size, collate_fn=split.processor.collate):
-        batch = {name: value.to(model.device) for name, value in items.items()}
+    # A DataLoader would draw from the random numbers of a training that is under way.
+    for start in range(0, len(split), batch_size):
+        items = [split[i] for i in range(start, min(start + batch_size, len(split)))]
+        batch = {name: value.to(model.device) for name, value in split.processor.collate(items).items()}
         fused, shown = model.fuse(batch), batch["image_mask"][:, 0]
         if not shown.any():
             continue

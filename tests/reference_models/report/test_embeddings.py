@@ -52,6 +52,13 @@ def test_training_logs_the_gap_of_each_epoch(task: str, runs: dict[str, Path]) -
     assert sum("eval_gap_own" in entry for entry in history) == sum("eval_f1" in entry for entry in history)
 
 
+def test_measuring_draws_no_random_number(trained: tuple) -> None:
+    model, split = trained
+    before = torch.get_rng_state()
+    assert gap_scores(model, split, 7)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_without_two_sides_there_is_no_gap(trained: tuple) -> None:
     model, split = trained
     blind = [replace(sample, image=None, crops=()) for sample in split.samples]
