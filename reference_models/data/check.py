@@ -12,13 +12,11 @@ from statistics import median
 
 from reference_models.data.check_report import Report, SplitReport
 from reference_models.data.images import Policy, check_images
-from reference_models.data.mnre import read_mnre
+from reference_models.data.readers import READERS
 from reference_models.data.samples import Sample, Split, fingerprint, read_crop_names
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.grounding.layout import Format, layout
 
-READERS = {"twitter": read_twitter, "mnre": read_mnre}
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 ALL = 1_000_000  # crops of a sample, more than any dictionary lists
 
@@ -92,7 +90,7 @@ def orphan_tags(samples: Sequence[Sample]) -> int:
 def _check_split(
     format: Format, root: Path, split: Split, visual: bool, max_crops: int, policy: Policy, progress: bool
 ) -> tuple[SplitReport, list[Sample]]:
-    place, read = layout(format, root, split), READERS[format]
+    place, (read, _) = layout(format, root, split), READERS[format]
     try:
         samples = read(root, split, visual=False)
     except UserError as error:

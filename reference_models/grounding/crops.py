@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 from reference_models.config import DataConfig
-from reference_models.data.mnre import read_mnre
+from reference_models.data.readers import READERS
 from reference_models.data.samples import Split, fingerprint
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import Detector, load_detector
@@ -18,7 +17,6 @@ from reference_models.grounding.pictures import choose_phrases, group_pictures
 from reference_models.grounding.split_run import SplitRun
 from reference_models.grounding.summary import Summary
 
-READERS = {"twitter": read_twitter, "mnre": read_mnre}
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
@@ -45,10 +43,11 @@ def make_crops(
     """
     detector = detector or load_detector(config)
     source, find_phrases = choose_phrases(data.format, config, detector)
+    read, _ = READERS[data.format]
     runs = []
     for split in SPLITS:
         place = layout(data.format, Path(data.root), split)
-        samples = READERS[data.format](Path(data.root), split, max_crops=0)
+        samples = read(Path(data.root), split, max_crops=0)
         settings = {
             "detector": [detector.name, detector.version],
             "phrases": source,

@@ -7,6 +7,7 @@ from pathlib import Path
 from reference_models.config import RunConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
+from reference_models.data.readers import READERS
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.report.examples import pick, pick_examples
@@ -14,7 +15,7 @@ from reference_models.report.markup import Markup, element
 from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
-from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, READERS, SPLITS, load_model
+from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_model
 
 REPORT = "report.html"
 COMPARED = 400  # test samples at most whose modalities are compared

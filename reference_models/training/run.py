@@ -12,11 +12,11 @@ from transformers import set_seed
 from reference_models.config import RunConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
-from reference_models.data.mnre import mnre_file, read_mnre, read_relations
+from reference_models.data.mnre import read_relations
 from reference_models.data.processor import Processor
+from reference_models.data.readers import READERS
 from reference_models.data.samples import TAGS, Sample, Split, fingerprint
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
-from reference_models.data.twitter import read_twitter, twitter_file
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
 from reference_models.models.i2srm import I2SRM
@@ -36,7 +36,6 @@ from reference_models.training.folder import (
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
-READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
