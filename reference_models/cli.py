@@ -183,7 +183,10 @@ def _train(options: argparse.Namespace) -> None:
             shown = (f"{key} {100 * scores[key]['mean']:.2f} ± {100 * scores[key]['spread']:.2f}" for key in SHOWN)
             print(f"{split} (percent, seeds {', '.join(map(str, options.seeds))}): {', '.join(shown)}")
         return
-    print(f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training")
+    print(
+        f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training, "
+        f"{result['waited']:.0%} of it waiting for data"
+    )
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
 

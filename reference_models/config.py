@@ -97,6 +97,10 @@ class TrainingConfig:
         weight_decay: of AdamW; biases and norms have none.
         warmup: share of the steps over which the rates rise; they then fall linearly to 0.
         precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
+        fast_float32: faster float32 products, about twice as fast on many CPUs; refused where the machine would trade
+            accuracy for it.
+        compile: compile the text encoder by `torch.compile`, for GPUs; it begins with a minute of compiling, and CPUs
+            lose by it.
         gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
         group_by_length: make batches of sentences of about one length.
         keep: epoch whose weights are kept: the "best" on validation (the first of equals), or the "last".
@@ -117,6 +121,8 @@ class TrainingConfig:
     weight_decay: float = 1e-2
     warmup: float = 0.06
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    fast_float32: bool = False
+    compile: bool = False
     gradient_checkpointing: bool = False
     group_by_length: bool = False
     keep: Literal["best", "last"] = "best"

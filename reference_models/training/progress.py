@@ -10,7 +10,7 @@ class EpochLines(ProgressCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self._losses = ""
+        self._losses = self._waited = ""
 
     def on_log(
         self,
@@ -26,8 +26,9 @@ class EpochLines(ProgressCallback):
         if "loss" in logs:
             parts = (("task loss", "task_loss"), ("semantic loss", "semantic_loss"))
             self._losses = ", ".join(f"{label} {logs[key]:.4f}" for label, key in parts if key in logs)
+            self._waited = f"waited {logs['waited']:.0%} for data"
         elif "eval_f1" in logs:
-            epoch = f"epoch {logs['epoch']:g} of {state.num_train_epochs}"
+            epoch, seconds = f"epoch {logs['epoch']:g} of {state.num_train_epochs}", f"{logs['seconds']:.0f} s"
             self.training_bar.write(
-                f"{epoch}: {self._losses}, validation F1 {100 * logs['eval_f1']:.2f} ({logs['seconds']:.0f} s)"
+                f"{epoch}: {self._losses}, validation F1 {100 * logs['eval_f1']:.2f} ({seconds}; {self._waited})"
             )

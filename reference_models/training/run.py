@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from reference_models.training.folder import (
     start_of,
     write_json,
 )
+from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -122,7 +124,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
-    with locked(output, checkpoints, needed=arguments.should_save):
+    faster = float32_products(fast=config.training.fast_float32, device=arguments.device)
+    with faster, locked(output, checkpoints, needed=arguments.should_save):
         with arguments.main_process_first(local=False):
             last = last_checkpoint(checkpoints)
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
@@ -146,6 +149,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "bad_images": pictures,
             "labels_fingerprint": known,
             "seconds": history[-1]["seconds"],
+            "waited": fmean(entry["waited"] for entry in history if "waited" in entry),
             "seed": config.training.seed,
         }
         if arguments.should_save:

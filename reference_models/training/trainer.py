@@ -87,8 +87,10 @@ class ExtractionTrainer(Trainer):
     ) -> None:
         self.settings = settings
         self._parts: dict[str, Tensor] = {}
-        self._clock = time.perf_counter()
+        self._clock, self._waited = time.perf_counter(), 0.0
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor)
+        if settings.compile:
+            model.text.compile(dynamic=True)
         if settings.gradient_checkpointing:
             model.text.body.activation_checkpointing_enable()
         super().__init__(
@@ -116,8 +118,10 @@ class ExtractionTrainer(Trainer):
         return self.optimizer
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Any]:
-        """The batches of a step, whose samples are counted."""
+        """The batches of a step, whose samples are counted, and the time that the step waits for them."""
+        start = time.perf_counter()
         batches, items = super().get_batch_samples(*args)
+        self._waited += time.perf_counter() - start
         self._samples_of_step = sum(len(batch["input_ids"]) for batch in batches)
         return batches, items
 
@@ -136,15 +140,20 @@ class ExtractionTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the mean of each part of the loss since the last entry of the training log, and the seconds until now."""
+        """Add the mean of each part of the loss since the last entry of the training log, and the seconds until now.
+
+        Of the seconds of training, `waited` is the share in which a step waited for its batch.
+        """
+        now = time.perf_counter()
+        passed = now - self._clock
         if "loss" in logs:
             steps = self._parts.pop("steps")
             for name, part in self._parts.items():
                 logs[name] = self.accelerator.reduce(part / steps, "mean").item()
             self._parts = {}
-        now = time.perf_counter()
+            logs["waited"], self._waited = self._waited / passed, 0.0
         before = self.state.log_history[-1]["seconds"] if self.state.log_history else 0.0
-        logs["seconds"] = before + now - self._clock
+        logs["seconds"] = before + passed
         self._clock = now
         super().log(logs, *args, **kwargs)
 

@@ -3,18 +3,21 @@
 import json
 import math
 from collections.abc import Sequence
+from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_run, config, encoder_without_dropout, tiny_set, weights
+from tiny_runs import assert_same_run, config, encoder_without_dropout, history, tiny_set, weights
 from transformers import TrainerCallback, set_seed
 
 from reference_models.config import RunConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
+from reference_models.models.text import TextEncoder
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
@@ -162,3 +165,43 @@ def test_fp16_needs_an_accelerator(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs an accelerator"):
         train(config(data, tmp_path / "run", "--training.precision", "fp16"))
     assert not (tmp_path / "run").exists()
+
+
+def test_share_of_the_time_that_steps_wait_for_data_is_logged(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    load, compute = EncodedSplit.__getitem__, ExtractionTrainer.compute_loss
+
+    def slow_load(split: EncodedSplit, index: int) -> dict[str, Any]:
+        clock[0] += 3
+        return load(split, index)
+
+    def slow_step(*args: Any, **kwargs: Any) -> Any:
+        clock[0] += 6
+        return compute(*args, **kwargs)
+
+    monkeypatch.setattr("reference_models.training.trainer.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(EncodedSplit, "__getitem__", slow_load)
+    monkeypatch.setattr(ExtractionTrainer, "compute_loss", slow_step)
+    metrics = train(config(data, tmp_path / "run", *STEPS))
+    entries = json.loads((tmp_path / "run" / "history.json").read_text())
+    shares = [entry["waited"] for entry in entries if "loss" in entry]
+    assert shares == pytest.approx([24 / 30] * 3)  # 8 samples of a step at 3 seconds, and 6 for its computation
+    assert metrics["waited"] == pytest.approx(0.8)
+
+
+def test_compiled_text_encoder_learns_what_the_plain_one_does(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = encoder_without_dropout(data, tmp_path / "encoder")
+    options = (*PLAIN, "--model.text", str(encoder), "--training.epochs", "1")
+    monkeypatch.setattr(TextEncoder, "compile", partialmethod(torch.nn.Module.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
+    train(config(data, tmp_path / "plain", *options))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+    train(config(data, tmp_path / "compiled", *options, "--training.compile", "true"))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for plain, compiled in zip(history(tmp_path / "plain"), history(tmp_path / "compiled"), strict=True):
+        assert compiled == pytest.approx(plain, rel=1e-3)
+    torch.compiler.reset()

@@ -23,7 +23,7 @@ from reference_models.data.twitter import read_twitter
 from reference_models.settings import find_config, read_settings
 
 SIZES = {"train": 48, "valid": 16, "test": 16}
-TIMES = ("seconds", "runtime", "per_second")
+TIMES = ("seconds", "waited", "runtime", "per_second")
 # Processes are forked from one that has imported everything: an import takes longer than a run.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["reference_models.training.seeds", "reference_models.cli"])

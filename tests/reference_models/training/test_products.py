@@ -1,0 +1,42 @@
+import pytest
+import torch
+
+from reference_models.errors import UserError
+from reference_models.training import products
+from reference_models.training.products import float32_products, product_error
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _plain():
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_precision_is_set_inside_and_restored_after_it(monkeypatch):
+    monkeypatch.setattr(products, "product_error", lambda device: 3e-7)
+    torch.set_float32_matmul_precision("high")
+    with float32_products(fast=True, device=CPU):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "high"
+    with float32_products(fast=False, device=CPU):
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_machine_that_trades_accuracy_is_refused(monkeypatch):
+    monkeypatch.setattr(products, "product_error", lambda device: 2e-3)
+    with pytest.raises(UserError, match="on this cpu the products would have a relative error of 2e-03"):
+        float32_products(fast=True, device=CPU).__enter__()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_error_of_a_product_is_that_of_its_number_format(monkeypatch):
+    assert 1e-8 < product_error(CPU) < products.TOLERANCE
+
+    def in_bfloat16(rows, weights):
+        return (rows.bfloat16() @ weights.bfloat16().T).float()
+
+    monkeypatch.setattr(products.F, "linear", in_bfloat16)
+    assert product_error(CPU) > 100 * products.TOLERANCE
