@@ -11,7 +11,7 @@ from reference_models.models.base import Extractor, Fused
 from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.prefix import Prefix, PrefixStates, VisualPrefix
 from reference_models.models.text import TextEncoder
-from reference_models.models.vision import VisionBackbone
+from reference_models.models.vision import VisionBackbone, VisualFeatures
 
 
 class I2SRM(Extractor):
@@ -43,7 +43,7 @@ class I2SRM(Extractor):
         """Encode the text with the pictures as prefix; words for tagging, the marked pair for relations."""
         prefix = image = has_image = None
         if self.config.vision is not None:
-            prefix, image, has_image = self._look(batch["pixel_values"], batch["image_mask"])
+            prefix, image, has_image = self._look(batch)
         hidden = self.text(batch["input_ids"], batch["attention_mask"], prefix)
         if self.config.task == "ner":
             words = hidden.gather(1, batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2]))
@@ -51,17 +51,24 @@ class I2SRM(Extractor):
         entities = [masked_mean(hidden, batch[name]) for name in ("head_mask", "tail_mask")]
         return Fused(torch.cat(entities, dim=-1), None, image, has_image)
 
-    def _look(self, pixels: Tensor, present: Tensor) -> tuple[Prefix | PrefixStates, Tensor, Tensor]:
-        """One backbone pass over what is needed: the prefix, and the embedding of each whole picture (slot 0)."""
-        seen = present
+    def features(self, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:
+        """Features of the pictures of a batch where `seen` (B, slots) is True: as read with it, or by one pass."""
+        if "visual_cells" in batch:
+            cells = batch["visual_cells"][seen].split(self.vision.stage_widths, dim=-1)
+            return VisualFeatures(cells, batch["visual_embedding"][seen])
+        return self.vision(batch["pixel_values"][seen], batch["image_mask"][seen])
+
+    def _look(self, batch: Mapping[str, Tensor]) -> tuple[Prefix | PrefixStates, Tensor, Tensor]:
+        """The prefix, and the embedding of each whole picture (slot 0), of the pictures that are needed."""
+        present = seen = batch["image_mask"]
         if self.config.prefix == "release":  # absent crops of a sample with a picture are zero images, attended to
             seen = present.any(dim=1, keepdim=True).expand_as(present)
         if not (self.training and self.semantic is not None):
             seen = seen & (torch.arange(seen.shape[1], device=seen.device) >= self.prefix.first)
-        features = self.vision(pixels[seen], present[seen])
+        features = self.features(batch, seen)
         embeddings = features.embedding.new_zeros(*seen.shape, features.embedding.shape[1])
         embeddings[seen] = features.embedding
-        return self.prefix(features.stages, seen), embeddings[:, 0], (seen & present)[:, 0]
+        return self.prefix(features.cells, seen), embeddings[:, 0], (seen & present)[:, 0]
 
 
 AutoConfig.register(I2SRMConfig.model_type, I2SRMConfig)

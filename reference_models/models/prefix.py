@@ -6,7 +6,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from reference_models.models.stages import GRID, GatedConvolutions, GatedPerceptron, pool_stages
+from reference_models.models.stages import GRID, GatedConvolutions, GatedPerceptron
 
 Reading = Literal["paper", "release"]
 Fusion = Literal["prefix", "concat"]
@@ -30,7 +30,7 @@ class PrefixStates:
 
 
 class VisualPrefix(nn.Module):
-    """Turns the stages of a batch's pictures into a prefix for each text layer.
+    """Turns the pooled stages of a batch's pictures into a prefix for each text layer.
 
     Args:
         stage_widths: channels of the stages.
@@ -61,17 +61,18 @@ class VisualPrefix(nn.Module):
         mixer = GatedPerceptron if reading == "release" else GatedConvolutions
         self.mixer = mixer(stage_widths, layers, 2 * width if fusion == "prefix" else width)
 
-    def forward(self, stages: tuple[Tensor, ...], seen: Tensor) -> Prefix | PrefixStates:
+    def forward(self, cells: tuple[Tensor, ...], seen: Tensor) -> Prefix | PrefixStates:
         """Prefix of a batch.
 
         Args:
-            stages: features of the M pictures that were looked at, in the order of `seen`.
+            cells: (M, GRID * GRID, channels) of each stage, of the M pictures that were looked at, in the order of
+                `seen`.
             seen: (B, 1 + crops), True for those M; the others are masked out. The scrambled heads of the release cannot
                 be masked by token: there a sample's pictures are all seen, or none.
         """
         wanted = seen.nonzero()[:, 1] >= self.first
         slots = seen[:, self.first :]
-        tokens = self.mixer([cells[wanted] for cells in pool_stages(stages)])
+        tokens = self.mixer([stage[wanted] for stage in cells])
         packed = tokens.new_zeros(*slots.shape, tokens.shape[0], *tokens.shape[2:])
         packed[slots] = rearrange(tokens, "l m p f -> m l p f")
         rows = rearrange(packed, "b n l p f -> l b (n p) f")

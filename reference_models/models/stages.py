@@ -1,5 +1,7 @@
 """Eq. 3: the four stages of pictures, pooled to a few cells, become features for each text layer, in two readings."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -8,9 +10,9 @@ from torch import Tensor, nn
 GRID = 2  # each picture gives GRID x GRID prefix tokens
 
 
-def pool_stages(stages: tuple[Tensor, ...]) -> list[Tensor]:
+def pool_stages(stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Average-pool maps (M, channels, height, width) to cells (M, GRID * GRID, channels), row by row."""
-    return [rearrange(F.adaptive_avg_pool2d(stage, GRID), "m c y x -> m (y x) c") for stage in stages]
+    return tuple(rearrange(F.adaptive_avg_pool2d(stage, GRID), "m c y x -> m (y x) c") for stage in stages)
 
 
 class GatedConvolutions(nn.Module):
@@ -29,7 +31,7 @@ class GatedConvolutions(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(channels, features) for channels in stage_widths)
         self.gates = nn.Parameter(torch.zeros(layers, len(stage_widths)))
 
-    def forward(self, cells: list[Tensor]) -> Tensor:
+    def forward(self, cells: Sequence[Tensor]) -> Tensor:
         """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
         levels = torch.stack([project(x) for project, x in zip(self.projections, cells, strict=True)])
         return torch.einsum("ls,smpf->lmpf", self.gates.softmax(dim=-1), levels)
@@ -55,9 +57,9 @@ class GatedPerceptron(nn.Module):
         )
         self.gates = nn.Linear(GRID * GRID * features, layers * self.shares)
 
-    def forward(self, cells: list[Tensor]) -> Tensor:
+    def forward(self, cells: Sequence[Tensor]) -> Tensor:
         """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
-        shares = rearrange(self.perceptron(torch.cat(cells, dim=-1)), "m p (s f) -> s m p f", s=self.shares)
+        shares = rearrange(self.perceptron(torch.cat(tuple(cells), dim=-1)), "m p (s f) -> s m p f", s=self.shares)
         scores = F.leaky_relu(self.gates(shares.mean(dim=0).flatten(1)))
         gates = rearrange(scores, "m (l s) -> l s m", l=self.layers).softmax(dim=1)
         return torch.einsum("lsm,smpf->lmpf", gates, shares)

@@ -1,4 +1,4 @@
-"""Image backbones: one pass over all pictures of a batch gives the four stages and the image embedding."""
+"""Image backbones: one pass over pictures gives the cells of the four stages and the image embedding."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import ResNetConfig, ResNetModel
 
 from reference_models.errors import UserError
+from reference_models.models.stages import pool_stages
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 ImageSignal = Literal["pooled", "logits"]
@@ -23,9 +24,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class VisualFeatures:
-    """Features of N pictures: `stages`, four maps (N, channels, height, width in cells), and `embedding` (N, D)."""
+    """Features of N pictures: `cells` (N, P, channels) of the four stages, and `embedding` (N, D)."""
 
-    stages: tuple[Tensor, ...]
+    cells: tuple[Tensor, ...]
     embedding: Tensor
 
 
@@ -51,7 +52,7 @@ class VisionBackbone(nn.Module):
             raise UserError(f"unknown image backbone {name!r}; choose one of {', '.join(BACKBONES)}")
         if name == "tiny" and signal == "logits":
             raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")
-        self.frozen, self.signal = frozen, signal
+        self.name, self.frozen, self.signal = name, frozen, signal
         self.body: nn.Module
         if name == "tiny":
             config = ResNetConfig(
@@ -66,7 +67,7 @@ class VisionBackbone(nn.Module):
             self.body = create_feature_extractor(getattr(torchvision_models, name)(weights=None), nodes)
         with torch.no_grad():
             features = self.eval()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-        self.stage_widths = tuple(stage.shape[1] for stage in features.stages)
+        self.stage_widths = tuple(cells.shape[2] for cells in features.cells)
         self.embedding_width = features.embedding.shape[1]
         self.train()
         if frozen:
@@ -92,8 +93,8 @@ class VisionBackbone(nn.Module):
         scaled = scaled.to(next(self.body.parameters()).dtype, memory_format=torch.channels_last)
         if isinstance(self.body, ResNetModel):
             stages = self.body(scaled, output_hidden_states=True).hidden_states[1:]
-            return VisualFeatures(tuple(stages), stages[-1].mean(dim=(2, 3)))
+            return VisualFeatures(pool_stages(stages), stages[-1].mean(dim=(2, 3)))
         *stages, last = self.body(scaled).values()
         if self.signal == "logits":
-            return VisualFeatures(tuple(stages), last)
-        return VisualFeatures((*stages, last), last.mean(dim=(2, 3)))
+            return VisualFeatures(pool_stages(stages), last)
+        return VisualFeatures(pool_stages((*stages, last)), last.mean(dim=(2, 3)))

@@ -45,14 +45,16 @@ def semantic_sides(model: I2SRM, split: EncodedSplit, batch_size: int) -> tuple[
     for start in range(0, len(split), batch_size):
         items = [split[i] for i in range(start, min(start + batch_size, len(split)))]
         batch = {name: value.to(model.device) for name, value in split.processor.collate(items).items()}
-        fused, shown = model.fuse(batch), batch["image_mask"][:, 0]
+        whole = batch["image_mask"].clone()
+        whole[:, 1:] = False
+        fused, shown = model.fuse(batch), whole[:, 0]
         if not shown.any():
             continue
         text = fused.h
         if text.ndim == 3:
             text = text[:, 0] if semantic.pool == "first" else masked_mean(text, fused.mask)
         # In evaluation mode `fuse` passes over whole pictures, which no prediction needs.
-        pair = text[shown], model.vision(batch["pixel_values"][shown, 0]).embedding
+        pair = text[shown], model.features(batch, whole).embedding
         maps = semantic.text_projection, semantic.image_projection
         text, image = (side if linear is None else linear(side) for side, linear in zip(pair, maps, strict=True))
         sides.append(((text / semantic.temperature).log_softmax(-1), (image / semantic.temperature).log_softmax(-1)))

@@ -22,6 +22,10 @@ def make(reading="paper", fusion="prefix", seed=0):
     return made
 
 
+def make_cells(count):
+    return pool_stages(make_stages(count))
+
+
 def make_stages(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(count, c, s, s, generator=generator) for c, s in zip(WIDTHS, SIDES, strict=True))
@@ -90,7 +94,7 @@ def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
     made = make(reading, fusion)
     stages = make_stages(int(seen.sum()))
     with torch.no_grad():
-        prefix = made(stages, seen)
+        prefix = made(pool_stages(stages), seen)
     slots = 4 - made.first
     assert prefix.mask.shape == (len(seen), 4 * slots)
     numbers = (seen.flatten().cumsum(0) - 1).view_as(seen)
@@ -132,10 +136,10 @@ def test_only_the_release_scrambles_heads():
     seen = torch.ones(1, 4, dtype=torch.bool)
     for reading, transposed in (("paper", True), ("release", False)):
         made = make(reading)
-        prefix = made(make_stages(4), seen)
+        prefix = made(make_cells(4), seen)
         assert isinstance(prefix, Prefix)
         by_token = prefix.keys.transpose(2, 3).flatten(3)
-        tokens = made.mixer([cells[made.first :] for cells in pool_stages(make_stages(4))])[..., :WIDTH].flatten(1, 2)
+        tokens = made.mixer([cells[made.first :] for cells in make_cells(4)])[..., :WIDTH].flatten(1, 2)
         assert torch.allclose(by_token[:, 0], tokens) == transposed
 
 
@@ -147,7 +151,7 @@ def test_paper_starts_with_equal_gates():
 @pytest.mark.parametrize("reading", ["paper", "release"])
 def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
     made = make(reading)
-    prefix = made(make_stages(6), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).bool())
+    prefix = made(make_cells(6), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).bool())
     (prefix.keys * torch.randn_like(prefix.keys) + prefix.values.square()).sum().backward()
     for name, parameter in made.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
@@ -157,14 +161,14 @@ def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
 def test_release_alone_reads_the_whole_picture(reading):
     made = make(reading)
     seen = torch.ones(1, 4, dtype=torch.bool)
-    stages = make_stages(4)
-    other = tuple(torch.cat([stage[:1] + 1, stage[1:]]) for stage in stages)
-    assert torch.equal(made(stages, seen).keys, made(other, seen).keys) == (reading == "paper")
+    cells = make_cells(4)
+    other = tuple(torch.cat([stage[:1] + 1, stage[1:]]) for stage in cells)
+    assert torch.equal(made(cells, seen).keys, made(other, seen).keys) == (reading == "paper")
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
 def test_batch_without_any_picture_has_an_empty_prefix(reading):
-    prefix = make(reading)(make_stages(0), torch.zeros(2, 4, dtype=torch.bool))
+    prefix = make(reading)(make_cells(0), torch.zeros(2, 4, dtype=torch.bool))
     assert not prefix.mask.any()
     assert prefix.keys.abs().sum() == prefix.values.abs().sum() == 0
 
@@ -172,6 +176,6 @@ def test_batch_without_any_picture_has_an_empty_prefix(reading):
 @pytest.mark.parametrize("reading", ["paper", "release"])
 def test_prefix_in_bfloat16(reading):
     made = make(reading).bfloat16()
-    prefix = made(tuple(stage.bfloat16() for stage in make_stages(4)), torch.ones(1, 4, dtype=torch.bool))
+    prefix = made(tuple(stage.bfloat16() for stage in make_cells(4)), torch.ones(1, 4, dtype=torch.bool))
     assert prefix.keys.dtype == torch.bfloat16
     assert prefix.keys.isfinite().all()

@@ -1,4 +1,4 @@
-"""The image backbones: stages, embedding, what is frozen, and batches of few pictures."""
+"""The image backbones: cells of the stages, embedding, what is frozen, and batches of few pictures."""
 
 import pytest
 import torch
@@ -34,12 +34,10 @@ def test_four_stages_of_every_backbone(name):
     assert backbone.embedding_width == WIDTHS[name][-1]
     with torch.no_grad():
         features = backbone(make_pixels(1))
-    assert [tuple(stage.shape) for stage in features.stages] == [
-        (1, width, side, side) for width, side in zip(WIDTHS[name], (16, 8, 4, 2), strict=True)
-    ]
+    assert [tuple(cells.shape) for cells in features.cells] == [(1, 4, width) for width in WIDTHS[name]]
 
 
-def test_stages_are_those_of_torchvision_and_nothing_behind_them_is_kept():
+def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is_kept():
     backbone = VisionBackbone("resnet18").eval()
     whole = torchvision_models.resnet18(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict(), strict=False)
@@ -47,9 +45,12 @@ def test_stages_are_those_of_torchvision_and_nothing_behind_them_is_kept():
     with torch.no_grad():
         x = whole.maxpool(whole.relu(whole.bn1(whole.conv1(normalise(make_pixels())))))
         features = backbone(make_pixels())
-        for stage, layer in zip(features.stages, (whole.layer1, whole.layer2, whole.layer3, whole.layer4), strict=True):
+        for cells, layer in zip(features.cells, (whole.layer1, whole.layer2, whole.layer3, whole.layer4), strict=True):
             x = layer(x)
-            torch.testing.assert_close(stage, x, atol=1e-4, rtol=1e-4)
+            half = x.shape[2] // 2
+            for number, (y, z) in enumerate(((0, 0), (0, half), (half, 0), (half, half))):
+                mean = x[:, :, y : y + half, z : z + half].mean(dim=(2, 3))
+                torch.testing.assert_close(cells[:, number], mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(features.embedding, x.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
 
 
@@ -79,7 +80,7 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
     backbone.train()
     features = backbone(make_pixels())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    assert not any(tensor.requires_grad for tensor in (*features.stages, features.embedding))
+    assert not any(tensor.requires_grad for tensor in (*features.cells, features.embedding))
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
 
 
@@ -87,7 +88,7 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
 def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(name):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    sum((stage * torch.randn_like(stage)).sum() for stage in backbone(make_pixels()).stages).backward()
+    sum((cells * torch.randn_like(cells)).sum() for cells in backbone(make_pixels()).cells).backward()
     for key, parameter in backbone.named_parameters():
         assert parameter.grad.abs().sum() > 0, key
     moved = [key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])]
@@ -100,8 +101,8 @@ def test_fewer_than_two_pictures_leave_the_statistics_alone(name, count):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     features = backbone(make_pixels(count, side=32))
-    assert [len(stage) for stage in features.stages] == [count] * 4
-    (features.embedding.sum() + sum(stage.sum() for stage in features.stages)).backward()
+    assert [len(cells) for cells in features.cells] == [count] * 4
+    (features.embedding.sum() + sum(cells.sum() for cells in features.cells)).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
     torch.testing.assert_close(dict(backbone.named_buffers()), before, rtol=0, atol=0)
     backbone(make_pixels(2))
