@@ -21,6 +21,9 @@ class DataConfig:
         max_length: limit of a sentence in sub-words.
         image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
         max_crops: object crops of a sample at most.
+        feature_cache: folder where the features of pictures are kept, so that each picture meets a frozen image
+            backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs
+            `model.visual` and `model.freeze_image_backbone`; without it, pictures are decoded for every batch.
     """
 
     format: Literal["twitter", "mnre"] = "mnre"
@@ -30,6 +33,7 @@ class DataConfig:
     max_length: int = 80
     image_size: int = 224
     max_crops: int = 3
+    feature_cache: str | None = None
 
     def __post_init__(self) -> None:
         _check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
@@ -152,6 +156,14 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
+
+    def __post_init__(self) -> None:
+        frozen = self.model.visual and self.model.freeze_image_backbone
+        if self.data.feature_cache is not None and not frozen:
+            raise UserError(
+                "data.feature_cache keeps the features of a frozen image backbone: it needs model.visual=true and "
+                f"model.freeze_image_backbone=true, got {self.model.visual} and {self.model.freeze_image_backbone}"
+            )
 
 
 def _check_at_least(settings: object, section: str, **least: float) -> None:

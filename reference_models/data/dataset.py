@@ -4,8 +4,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from torch.utils.data import Dataset
 
+from reference_models.data.features import FeatureCache
 from reference_models.data.processor import Processor, TooLongError
 from reference_models.data.samples import Sample
 
@@ -19,6 +21,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         samples: of one split.
         processor: encodes them, once, here.
         long_samples: "error", or "drop" to leave out relations with an entity behind the length limit, which is logged.
+        features: where those of the pictures are read; None loads the pictures themselves.
 
     Attributes:
         samples: those that are kept, in order.
@@ -27,9 +30,13 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, samples: Sequence[Sample], processor: Processor, long_samples: Literal["error", "drop"] = "error"
+        self,
+        samples: Sequence[Sample],
+        processor: Processor,
+        long_samples: Literal["error", "drop"] = "error",
+        features: FeatureCache | None = None,
     ) -> None:
-        self.processor = processor
+        self.processor, self.features = processor, features
         self.samples: list[Sample] = []
         self.dropped: list[str] = []
         self._items: list[dict[str, Any]] = []
@@ -51,6 +58,9 @@ class EncodedSplit(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = dict(self._items[index])
-        if self.processor.image_size is not None:
+        if self.features is not None:
+            paths = self.processor.pictures(self.samples[index])
+            item["features"] = (*self.features.read(paths), torch.tensor([path is not None for path in paths]))
+        elif self.processor.image_size is not None:
             item["pixels"] = self.processor.pixels(self.samples[index])
         return item

@@ -22,6 +22,7 @@ Policy = Literal["error", "blank", "drop"]
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
 THREADS = 4
+RESIZE_VERSION = 1  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:

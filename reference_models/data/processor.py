@@ -19,6 +19,11 @@ from reference_models.errors import UserError
 
 MARKERS = ("[HEAD]", "[/HEAD]", "[TAIL]", "[/TAIL]")
 FILE = "processor.json"
+# What an item holds of its pictures, and what becomes of that in a batch.
+PICTURES = {
+    "pixels": ("pixel_values", "image_mask"),
+    "features": ("visual_cells", "visual_embedding", "image_mask"),
+}
 
 
 class TooLongError(UserError):
@@ -75,11 +80,16 @@ class Processor:
         """
         return self._encode_words(sample) if self.task == "ner" else self._encode_pair(sample)
 
+    def pictures(self, sample: Sample) -> list[Path | None]:
+        """The 1 + max_crops slots of a sample: its picture and its crops, None where there is none."""
+        paths = [sample.image, *sample.crops[: self.max_crops]]
+        return paths + [None] * (1 + self.max_crops - len(paths))
+
     def pixels(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """The picture and crops of a sample, uint8 (1 + max_crops, 3, size, size), and where there is one."""
         values = torch.zeros(1 + self.max_crops, 3, self.image_size, self.image_size, dtype=torch.uint8)
         present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
-        for slot, path in enumerate([sample.image, *sample.crops[: self.max_crops]]):
+        for slot, path in enumerate(self.pictures(sample)):
             if path is not None:
                 values[slot] = load_image(path, self.image_size)
                 present[slot] = True
@@ -101,9 +111,10 @@ class Processor:
             for name in ("head", "tail"):
                 start, end = torch.tensor([item[name] for item in items]).T[..., None]
                 batch[f"{name}_mask"] = (positions >= start) & (positions < end)
-        if self.image_size is not None:
-            batch["pixel_values"] = torch.stack([item["pixels"][0] for item in items])
-            batch["image_mask"] = torch.stack([item["pixels"][1] for item in items])
+        for key, names in PICTURES.items():
+            if key in items[0]:
+                parts = zip(*(item[key] for item in items), strict=True)
+                batch |= {name: torch.stack(part) for name, part in zip(names, parts, strict=True)}
         if "labels" in items[0]:
             labels = [item["labels"] for item in items]
             batch["labels"] = _pad(labels, 0) if self.task == "ner" else torch.tensor(labels)

@@ -24,6 +24,7 @@ from reference_models.models.i2srm import I2SRM
 from reference_models.report.figure import training_figure
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
+from reference_models.training.feature_cache import fill_cache
 from reference_models.training.folder import (
     CONFIG,
     METRICS,
@@ -121,6 +122,12 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     processor = make_processor(config, samples["train"])
     splits = {name: EncodedSplit(rows, processor, config.data.long_samples) for name, rows in samples.items()}
     model = build_model(config.model, processor)
+    if config.data.feature_cache is not None:
+        model.vision.to(arguments.device)
+        for rows in splits.values():
+            rows.features = fill_cache(
+                Path(config.data.feature_cache), model.vision, rows, progress=arguments.should_log
+            )
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
@@ -169,6 +176,8 @@ def evaluate(run: Path, config: RunConfig, split: Split) -> Evaluation:
     model, processor = load_model(run)
     samples, _ = read_split(config, split)
     rows = EncodedSplit(samples, processor, config.data.long_samples)
+    if config.data.feature_cache is not None:
+        rows.features = fill_cache(Path(config.data.feature_cache), model.vision, rows)
     return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 

@@ -88,7 +88,7 @@ class ExtractionTrainer(Trainer):
         self.settings = settings
         self._parts: dict[str, Tensor] = {}
         self._clock, self._waited = time.perf_counter(), 0.0
-        self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor)
+        self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
         if settings.compile:
             model.text.compile(dynamic=True)
         if settings.gradient_checkpointing:

@@ -3,10 +3,13 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from reference_models.data.dataset import EncodedSplit
+from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
 from reference_models.data.processor import Processor, TooLongError
 from reference_models.data.samples import Sample
 from reference_models.data.tokenizer import learn_tokenizer
@@ -39,3 +42,21 @@ def test_pictures_come_with_their_sample(tmp_path: Path) -> None:
     assert pixels[0, :, 0, 0].tolist() == [7, 8, 9]
     assert present.tolist() == [True, False, False, False]
     assert "pixels" not in EncodedSplit([sample], make())[0]
+
+
+def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
+    image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # which are not there, and not asked for
+    generator = np.random.default_rng(0)
+    cells, embedding = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))
+    keys = np.array([path_key(path) for path in (image, crop, None)], KEY)
+    write_shard(shard_file(tmp_path, 0), keys, cells.reshape(3, 4, 6), embedding)
+    features = FeatureCache(tmp_path, read_index(tmp_path))
+    sample = Sample("f:1", ("a", "b"), image, (crop,), head=(0, 1), tail=(1, 2), relation="None")
+    bare = Sample("f:2", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
+    split = EncodedSplit([sample, bare], make(4), features=features)
+    batch = split.processor.collate([split[0], split[1]])
+    rows = np.array([[0, 1, 2, 2], [2, 2, 2, 2]])
+    assert "pixel_values" not in batch
+    assert torch.equal(batch["visual_cells"].flatten(2), torch.tensor(cells[rows]))
+    assert torch.equal(batch["visual_embedding"], torch.tensor(embedding[rows]))
+    assert batch["image_mask"].tolist() == [[True, True, False, False], [False] * 4]

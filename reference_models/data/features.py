@@ -1,0 +1,165 @@
+"""Features of pictures on disk: shards that appear whole and are read row by row, and the index of what is in them."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from reference_models.errors import UserError
+
+KEY = "V16"  # half a SHA-256
+BLANK = bytes(16)  # the key of a picture that is not there, which is read as zeros after the scaling
+ROW = ("keys", "cells", "embedding")  # tensors of a shard, beside the checksums of their rows
+
+
+def path_key(path: Path | None) -> bytes:
+    """The key of a path; None is that of the blank picture."""
+    return BLANK if path is None else sha256(os.fsencode(path)).digest()[:16]
+
+
+def content_key(path: Path | None) -> bytes:
+    """The key of what is in a file; None is that of the blank picture."""
+    if path is None:
+        return BLANK
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()[:16]
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """Where a shard is."""
+    return folder / f"shard-{number:06}.safetensors"
+
+
+def write_shard(path: Path, keys: np.ndarray, cells: np.ndarray, embedding: np.ndarray) -> None:
+    """Write a shard that appears whole or not at all.
+
+    Args:
+        path: from `shard_file`.
+        keys: (N,) of type `KEY`.
+        cells: (N, P, sum of the stages' channels), float32.
+        embedding: (N, D), float32.
+    """
+    tensors = dict(zip(ROW, (keys.view(np.uint8).reshape(-1, 16), cells, embedding), strict=True))
+    tensors["checksums"] = np.array([_checksum(row) for row in zip(*tensors.values(), strict=True)], np.uint32)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(save(tensors))  # `save_file` would keep other users from reading it
+    partial.replace(path)
+
+
+def read_index(folder: Path) -> Index:
+    """The index of all shards in a folder.
+
+    Raises:
+        UserError: a shard that is damaged, by its name.
+    """
+    files = sorted(folder.glob("shard-*.safetensors"))
+    keys = [_open(file).get_tensor("keys").view(KEY)[:, 0] for file in files]
+    numbers = [int(file.stem.removeprefix("shard-")) for file in files]
+    places = [np.stack([np.full(len(k), n), np.arange(len(k))], 1) for n, k in zip(numbers, keys, strict=True)]
+    return Index.make(np.concatenate([np.empty(0, KEY), *keys]), np.concatenate([np.empty((0, 2), int), *places]))
+
+
+def _open(path: Path) -> Any:
+    try:
+        shard = safe_open(path, "np")
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from error
+    if set(shard.keys()) != {*ROW, "checksums"}:
+        raise _damaged(path, f"it holds {', '.join(sorted(shard.keys()))}")
+    return shard
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is a damaged file of features ({reason}); delete it, and the next run computes it again")
+
+
+def _checksum(row: Iterable[np.ndarray]) -> int:
+    return reduce(lambda checksum, part: zlib.crc32(part, checksum), row, 0)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which row of which shard belongs to a key.
+
+    Attributes:
+        keys: (N,) of type `KEY`, in order.
+        places: (N, 2), int32: for each the number of its shard, and its row there.
+    """
+
+    keys: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def make(cls, keys: np.ndarray, places: np.ndarray) -> Index:
+        """An index of keys in any order."""
+        order = np.argsort(keys)
+        return cls(keys[order], places[order].astype(np.int32))
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """The places (M, 2) of keys (M,); -1 for those that are not there."""
+        places = np.full((len(keys), 2), -1, np.int32)
+        if len(self.keys):
+            nearest = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+            known = self.keys[nearest] == keys
+            places[known] = self.places[nearest[known]]
+        return places
+
+
+class FeatureCache:
+    """The features of a split's pictures, in shards that each process maps into memory when it first reads of them.
+
+    Args:
+        folder: of the shards.
+        index: by `path_key`, with the blank picture.
+    """
+
+    def __init__(self, folder: Path, index: Index) -> None:
+        self.folder, self.index = folder, index
+        self._shards: dict[int, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_shards": {}}
+
+    def read(self, paths: Sequence[Path | None]) -> tuple[Tensor, Tensor]:
+        """Features of pictures.
+
+        Args:
+            paths: of N pictures of the split; None for the blank one.
+
+        Returns:
+            The cells (N, P, sum of the stages' channels) and the embeddings (N, D), float32.
+
+        Raises:
+            ValueError: a picture that is not of the split.
+            UserError: a shard that is damaged, by its name.
+        """
+        places = self.index.find(np.array([path_key(path) for path in paths], KEY)).tolist()
+        rows = []
+        for path, (number, row) in zip(paths, places, strict=True):
+            if row < 0:
+                raise ValueError(f"{path} is not among the pictures whose features were computed")
+            rows.append(self._read_row(number, row))
+        cells, embeddings = zip(*rows, strict=True)
+        return torch.from_numpy(np.stack(cells)), torch.from_numpy(np.stack(embeddings))
+
+    def _read_row(self, number: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        file = shard_file(self.folder, number)
+        if number not in self._shards:
+            self._shards[number] = _open(file)
+        *parts, checksum = (self._shards[number].get_slice(name)[row] for name in (*ROW, "checksums"))
+        if _checksum(parts) != checksum:
+            raise _damaged(file, f"row {row} does not have its checksum")
+        _, cells, embedding = parts
+        return cells, embedding
