@@ -62,3 +62,12 @@ def test_the_release_is_in_its_file() -> None:
     model = read_settings(find_config("mnre-release"), []).model
     assert {key: getattr(model, key) for key in RELEASE} == RELEASE
     assert model.freeze_image_backbone
+
+
+@pytest.mark.parametrize("option", ["--model.visual", "--model.freeze_image_backbone"])
+def test_a_feature_cache_needs_a_frozen_image_backbone(option: str) -> None:
+    overrides = ["--data.feature_cache", "x", "--model.freeze_image_backbone", "true", option]
+    assert read_settings(None, [*overrides, "true"]).data.feature_cache == "x"
+    with pytest.raises(UserError, match=r"data\.feature_cache .* needs model\.visual=true and model\.freeze") as error:
+        read_settings(None, [*overrides, "false"])
+    assert "\n" not in str(error.value)

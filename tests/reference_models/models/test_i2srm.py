@@ -172,6 +172,25 @@ def test_semantic_signal_is_the_embedding_of_each_whole_picture(prefix):
         torch.testing.assert_close(fused.image[sample], alone, atol=1e-5, rtol=1e-5)
 
 
+@each_task
+@each_reading
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_features_in_the_batch_stand_for_a_pass(task, options, mode, monkeypatch):
+    model = make_model(task=task, freeze_image_backbone=True, **options).train(mode == "train")
+    batch = make_batch(task)
+    features = model.vision(batch["pixel_values"].flatten(0, 1), batch["image_mask"].flatten())
+    read = {name: value for name, value in batch.items() if name != "pixel_values"}
+    read["visual_cells"] = torch.cat(features.cells, dim=-1).unflatten(0, (4, 4))
+    read["visual_embedding"] = features.embedding.unflatten(0, (4, 4))
+    torch.manual_seed(0)
+    computed = model(**batch)
+    monkeypatch.setattr(model.vision, "forward", None)
+    torch.manual_seed(0)
+    assert (computed.semantic_loss is not None) == (mode == "train")
+    for name, value in model(**read).items():
+        torch.testing.assert_close(value, computed[name], atol=1e-5, rtol=1e-5)
+
+
 def test_masked_mean_is_a_mean_of_what_is_marked():
     hidden = torch.randn(2, 4, 3)
     mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]]).bool()

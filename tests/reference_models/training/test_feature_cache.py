@@ -1,0 +1,336 @@
+"""Each picture is computed once and for all, and a training cannot tell."""
+
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import PROCESSES, arguments, assert_same_run, history, start
+from torch.utils.data import DataLoader
+
+from reference_models.data import processor as processor_module
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.features import FeatureCache, read_index
+from reference_models.data.images import load_image
+from reference_models.data.processor import Processor
+from reference_models.data.samples import TAGS
+from reference_models.data.synthetic import generate
+from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.data.twitter import read_twitter
+from reference_models.errors import UserError
+from reference_models.models.vision import VisionBackbone
+from reference_models.settings import find_config, read_settings
+from reference_models.training import feature_cache
+from reference_models.training.feature_cache import describe, fill_cache, map_ahead, weights_fingerprint
+from reference_models.training.run import METRICS, evaluate, train
+
+FROZEN = ("--model.freeze_image_backbone", "true")
+
+
+def make_split(data: Path, size: int = 32) -> EncodedSplit:
+    samples = read_twitter(data, "test")
+    tokenizer = learn_tokenizer((sample.words for sample in samples), 100)
+    return EncodedSplit(samples, Processor(tokenizer, "ner", TAGS, image_size=size))
+
+
+def make_backbone(name: str = "tiny", *, signal: str = "pooled", seed: int = 0) -> VisionBackbone:
+    torch.manual_seed(seed)
+    return VisionBackbone(name, frozen=True, signal=signal)
+
+
+def pictures(split: EncodedSplit) -> list[Path]:
+    paths = (path for sample in split.samples for path in (sample.image, *sample.crops))
+    return list(dict.fromkeys(path for path in paths if path))
+
+
+def fill(folder: Path, backbone: VisionBackbone, split: EncodedSplit) -> tuple[FeatureCache, int]:
+    """The cache, and how many pictures were computed for it."""
+    computed: list[int] = []
+    hook = backbone.register_forward_pre_hook(lambda _, inputs: computed.append(int(inputs[1].sum())))
+    try:
+        return fill_cache(folder, backbone, split, progress=False), sum(computed)
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> EncodedSplit:
+    """A set of its own, which a test may change: 40 different pictures and crops or so."""
+    generate(tmp_path / "set" / "posts", "ner", 0, {"train": 4, "valid": 4, "test": 16})
+    return make_split(tmp_path / "set" / "posts")
+
+
+@pytest.mark.parametrize(("name", "signal"), [("tiny", "pooled"), ("resnet18", "pooled"), ("resnet18", "logits")])
+def test_features_are_those_of_the_backbone(name: str, signal: str, split: EncodedSplit, tmp_path: Path) -> None:
+    backbone = make_backbone(name, signal=signal)
+    cache, computed = fill(tmp_path / "cache", backbone, split)
+    assert computed == len(pictures(split)) > 30
+    with torch.no_grad():
+        for path in pictures(split):
+            cells, embedding = cache.read([path])
+            direct = backbone(load_image(path, 32)[None])
+            torch.testing.assert_close(cells, torch.cat(direct.cells, dim=-1), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(embedding, direct.embedding, atol=1e-5, rtol=1e-4)
+        blank = backbone(load_image(pictures(split)[0], 32)[None], torch.tensor([False]))
+    cells, embedding = cache.read([None])
+    assert not torch.allclose(embedding, cache.read(pictures(split)[:1])[1], atol=1e-2)
+    torch.testing.assert_close(cells, torch.cat(blank.cells, dim=-1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(embedding, blank.embedding, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_is_computed_twice(split: EncodedSplit, tmp_path: Path) -> None:
+    backbone = make_backbone()
+    first = pictures(split)[0]
+    copy = first.with_name("copy.jpg")
+    copy.write_bytes(first.read_bytes())
+    split.samples[3] = replace(split.samples[3], image=copy)
+    split.samples[4] = replace(split.samples[4], image=first)
+    before = torch.get_rng_state()
+    cache, computed = fill(tmp_path, backbone, split)
+    assert computed == len({path.read_bytes() for path in pictures(split)})
+    assert all(torch.equal(*pair) for pair in zip(cache.read([copy]), cache.read([first]), strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    _, again = fill(tmp_path, make_backbone(), split)
+    assert again == 0
+
+
+def test_picture_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path: Path) -> None:
+    backbone = make_backbone()
+    path, other = pictures(split)[:2]
+    old, _ = fill(tmp_path, backbone, split)
+    Image.new("RGB", (40, 40), "red").save(path, "PNG")
+    new, computed = fill(tmp_path, backbone, split)
+    assert computed == 1
+    direct = backbone(load_image(path, 32)[None])
+    torch.testing.assert_close(new.read([path])[1], direct.embedding, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(old.read([path])[1], direct.embedding, atol=1e-3)
+    assert torch.equal(old.read([other])[0], new.read([other])[0])
+
+
+def test_what_features_depend_on_has_a_folder_of_its_own(
+    split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = len(pictures(split))
+    _, computed = fill(tmp_path / "cache", make_backbone("resnet18"), split)
+    assert computed == every
+    for backbone in (make_backbone("resnet18", seed=1), make_backbone("resnet18", signal="logits")):
+        assert fill(tmp_path / "cache", backbone, split)[1] == every
+    nudged = make_backbone("resnet18")
+    nudged.body.state_dict()["layer4.1.bn2.running_mean"][7] += 1e-3
+    assert fill(tmp_path / "cache", nudged, split)[1] == every
+    split.processor.image_size = 48
+    assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == every
+    split.processor.image_size = 32
+    monkeypatch.setattr(feature_cache, "RESIZE_VERSION", feature_cache.RESIZE_VERSION + 1)
+    assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == every
+    monkeypatch.undo()
+    assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == 0
+    assert len(list((tmp_path / "cache").glob("*/meta.json"))) == 6
+
+
+def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
+    def of(tensor: torch.Tensor, name: str = "weight") -> str:
+        module = torch.nn.Module()
+        module.register_buffer(name, tensor)
+        return weights_fingerprint(module)
+
+    weights = torch.arange(24.0).view(2, 3, 2, 2)
+    assert of(weights) == of(weights.clone().to(memory_format=torch.channels_last))
+    changed = weights.clone()
+    changed[1, 2, 1, 1] = torch.nextafter(changed[1, 2, 1, 1], torch.tensor(99.0))
+    others = [of(weights, "other"), of(weights.view(3, 2, 2, 2)), of(weights.view(torch.int32)), of(changed)]
+    assert len({of(weights), *others}) == 5
+    assert of(torch.tensor(1)) != of(torch.tensor(2))
+    assert describe(make_backbone(), 32) == describe(make_backbone(), 32)
+
+
+def test_stop_in_the_middle_costs_one_shard(
+    split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_cache, "SHARD", 1)
+    whole, _ = fill(tmp_path / "whole", make_backbone(), split)
+    every = len(pictures(split))
+
+    def stop(path: Path, size: int) -> torch.Tensor:
+        if path == pictures(split)[20]:
+            raise KeyboardInterrupt
+        return load_image(path, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "load_image", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path / "stopped", make_backbone(), split)
+    cache, computed = fill(tmp_path / "stopped", make_backbone(), split)
+    assert every - 16 <= computed <= every - 15  # a shard of 16, one of which may be the blank picture
+    for ours, theirs in zip(cache.read(pictures(split)), whole.read(pictures(split)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, tmp_path: Path) -> None:
+    cache, every = fill(tmp_path, make_backbone(), split)
+    [shard] = tmp_path.glob("*/shard-*")
+    shard.write_bytes(shard.read_bytes()[:-9])
+    with pytest.raises(UserError, match=rf"{shard} is a damaged file of features .* delete it"):
+        fill(tmp_path, make_backbone(), split)
+    shard.unlink()
+    again, computed = fill(tmp_path, make_backbone(), split)
+    assert computed == every
+    assert torch.equal(cache.read(pictures(split))[0], again.read(pictures(split))[0])
+
+
+def test_picture_that_cannot_be_read_or_changes_meanwhile(
+    split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pictures(split)[5]
+    good = path.read_bytes()
+    path.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=rf"{path}: not an image"):
+        fill(tmp_path, make_backbone(), split)
+    path.write_bytes(good)
+
+    def change(path: Path, size: int) -> torch.Tensor:
+        pixels = load_image(path, size)
+        path.write_bytes(path.read_bytes() + b"more")
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache, "load_image", change)
+        with pytest.raises(UserError, match="changed while its features were computed"):
+            fill(tmp_path, make_backbone(), split)
+    assert fill(tmp_path, make_backbone(), split)[1] == len(pictures(split))
+
+
+def test_backbone_that_learns_is_refused(split: EncodedSplit, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="evaluation mode"):
+        fill_cache(tmp_path, VisionBackbone("tiny").train(), split)
+
+
+def fill_and_tell(folder: Path, data: Path, told: Path) -> None:
+    """In a process of its own: fill slowly, and write how many pictures were computed."""
+    feature_cache.SHARD = 1
+
+    def slowly(path: Path, size: int) -> torch.Tensor:
+        time.sleep(0.01)
+        return load_image(path, size)
+
+    feature_cache.load_image = slowly
+    torch.set_num_threads(1)
+    _, computed = fill(folder, make_backbone(), make_split(data))
+    told.write_text(str(computed))
+
+
+def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: Path, tmp_path: Path) -> None:
+    split, folder = make_split(data), tmp_path / "cache"
+    first = PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / "killed"))
+    first.start()
+    while not list(folder.glob("*/shard-000000*.safetensors")):
+        time.sleep(0.002)
+    first.kill()
+    first.join()
+    [place] = folder.iterdir()
+    kept = len(read_index(place).keys)
+    assert kept > 0
+    pair = [PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / name)) for name in "ab"]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+        assert process.exitcode == 0
+    computed = sorted(int((tmp_path / name).read_text()) for name in "ab")
+    different = len({path.read_bytes() for path in pictures(split)})
+    assert computed[0] == 0
+    assert different - kept <= computed[1] <= different - kept + 1  # the blank picture is not counted
+    assert len(read_index(place).keys) == different + 1
+    assert fill(folder, make_backbone(), split)[1] == 0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_the_same(method: str, split: EncodedSplit, tmp_path: Path) -> None:
+    split.features, _ = fill(tmp_path, make_backbone(), split)
+    alone = list(DataLoader(split, 5, collate_fn=split.processor.collate))  # which opens the shards in this process
+    context = multiprocessing.get_context(method)
+    loader = DataLoader(split, 5, collate_fn=split.processor.collate, num_workers=2, multiprocessing_context=context)
+    for ours, theirs in zip(loader, alone, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert "visual_cells" in ours
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_map_ahead_keeps_the_order_and_holds_little() -> None:
+    taken = 0
+
+    def values() -> Iterator[int]:
+        nonlocal taken
+        for value in range(1, 201):
+            taken = value
+            yield value
+
+    def slow_square(value: int) -> int:
+        time.sleep(random.random() / 1000)
+        return value * value
+
+    got = []
+    for square in map_ahead(slow_square, values()):
+        got.append(square)
+        assert taken - len(got) <= feature_cache.AHEAD
+    assert got == [value * value for value in range(1, 201)]
+    assert list(map_ahead(slow_square, [])) == []
+
+
+def run_config(task: str, data: Path, output: Path, *overrides: str) -> Any:
+    basis = ["--data.root", str(data), "--output", str(output), "--training.batch_size", "8", "--training.epochs", "2"]
+    return read_settings(find_config(f"synthetic-{task}"), [*basis, *FROZEN, *overrides])
+
+
+def refuse(*_: object) -> torch.Tensor:
+    raise AssertionError("a picture was decoded")
+
+
+@pytest.mark.parametrize(
+    ("task", "prefix", "signal"),
+    [("ner", "paper", "pooled"), ("ner", "release", "logits"), ("re", "paper", "logits"), ("re", "release", "pooled")],
+)
+def test_losses_are_those_without_a_cache(
+    task: str, prefix: str, signal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "set" / "posts"
+    generate(data, task, 0, {"train": 24, "valid": 8, "test": 8})
+    vision = ("--model.vision", "resnet18", "--model.vision_weights", "none", "--data.image_size", "64")
+    options = (*vision, "--model.prefix", prefix, "--model.image_signal", signal)
+    train(run_config(task, data, tmp_path / "plain", *options))
+    monkeypatch.setattr(processor_module, "load_image", refuse)  # of what loads batches
+    cached = run_config(task, data, tmp_path / "cached", *options, "--data.feature_cache", str(tmp_path / "cache"))
+    metrics = train(cached)
+    for ours, theirs in zip(history(tmp_path / "cached"), history(tmp_path / "plain"), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5, rel=1e-5)
+
+    monkeypatch.setattr(feature_cache, "load_image", refuse)
+    assert evaluate(tmp_path / "cached", cached, "test").scores == metrics["test"]
+    mixed = replace(cached, output=str(tmp_path / "mixed"), training=replace(cached.training, precision="bf16"))
+    train(mixed)  # by the same features
+
+
+def test_killed_run_with_a_cache_ends_as_one_that_never_was(data: Path, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        # The deaths are counted below every path that begins with that of the run.
+        return arguments(data, tmp_path / name, *FROZEN, "--data.feature_cache", str(tmp_path / f"{name}-cache"))
+
+    whole = start(command("whole"))
+    whole.join()
+    assert whole.exitcode == 0, (tmp_path / "whole.log").read_text()
+    for die_at in count(2, 1 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 7):
+        process = start(command("run"), die_at=die_at)
+        process.join()
+        if (tmp_path / "run" / METRICS).exists():
+            break
+        assert process.exitcode == 9, (tmp_path / "run.log").read_text()
+    assert die_at > 20
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
