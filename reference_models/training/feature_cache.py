@@ -77,9 +77,9 @@ def fill_cache(folder: Path, backbone: VisionBackbone, split: EncodedSplit, *, p
             index = read_index(place)  # another process may have been at work until now
             _, once = np.unique(keys, return_index=True)
             missing = np.sort(once[index.find(keys[once])[:, 0] < 0])
-            pictures = zip(map(bytes, keys[missing]), _pick(split, first[missing]), strict=True)
-            shown = tqdm(pictures, total=len(missing), desc="computing features", disable=not progress)
-            _write_shards(place, index, _compute(backbone, split.processor.image_size, shown))
+            pairs = zip(map(bytes, keys[missing]), _pick(split, first[missing]), strict=True)
+            pictures = tqdm(pairs, total=len(missing), desc="computing features", disable=not progress)
+            _write_shards(place, index, _compute(backbone, split.processor.image_size, pictures))
     return FeatureCache(place, Index.make(names, read_index(place).find(keys)))
 
 
