@@ -1,0 +1,91 @@
+"""Seconds of a batch of pictures and crops: read from the feature cache, and loaded and computed.
+
+python -m benchmarks.feature_cache [--vision resnet50] [--samples 50]
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.features import FeatureCache, content_key
+from reference_models.data.processor import Processor
+from reference_models.data.samples import TAGS, Sample
+from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.models.vision import VisionBackbone
+from reference_models.training.feature_cache import fill_cache, map_ahead
+
+BATCH, SLOTS, REPEATS = 16, 4, 5
+
+
+def make_split(folder: Path, samples: int) -> EncodedSplit:
+    """Samples with a picture and three crops each: JPEG files of 800 x 600 pixels and about 90 kB."""
+    generator = np.random.default_rng(0)
+    paths = [folder / f"{number}.jpg" for number in range(SLOTS * samples)]
+    for path in paths:
+        blots = Image.fromarray(generator.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+        blots.resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=90)
+    rows = [paths[start : start + SLOTS] for start in range(0, len(paths), SLOTS)]
+    posts = [Sample(f"x:{number}", ("a",), image, tuple(crops)) for number, (image, *crops) in enumerate(rows)]
+    return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), "ner", TAGS))
+
+
+def seconds(function: Callable[[], object], repeats: int = REPEATS) -> float:
+    """Median of some calls."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vision", default="resnet50")
+    parser.add_argument("--samples", type=int, default=50)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    backbone = VisionBackbone(options.vision, frozen=True).eval()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        split = make_split(folder, options.samples)
+        numbers = np.random.default_rng(0).integers(len(split), size=BATCH).tolist()
+
+        def load() -> dict[str, torch.Tensor]:
+            return split.processor.collate([split[number] for number in numbers])
+
+        loading, pixels = seconds(load), load()["pixel_values"].flatten(0, 1)
+        with torch.inference_mode():
+            computing = seconds(lambda: backbone(pixels))
+        filling = seconds(lambda: fill_cache(folder, backbone, split), 1)
+        split.features = fill_cache(folder, backbone, split, progress=False)
+        shards = list(split.features.folder.glob("shard-*"))
+        warm = seconds(load)
+        split.features = FeatureCache(split.features.folder, split.features.index)  # which has no shard open yet
+        for shard in shards:
+            with shard.open("rb") as file:
+                os.fsync(file.fileno())  # what is not yet on the disk stays in memory
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        cold = seconds(load, 1)
+        files = sorted(folder.glob("*.jpg"))
+        hashing = seconds(lambda: list(map_ahead(content_key, files)))
+        size = sum(file.stat().st_size for file in files) / 1e6
+        kept = sum(shard.stat().st_size for shard in shards)
+    count = SLOTS * options.samples
+    print(f"{options.vision}, batches of {BATCH} samples with {SLOTS} pictures each, one thread")
+    print(f"a batch: load {loading:.3f} s, compute {computing:.3f} s; read {warm:.4f} s, from the disk {cold:.4f} s")
+    print(f"all {count} pictures: fill {filling:.1f} s, hash {hashing:.3f} s ({size / hashing:.0f} MB/s)")
+    print(f"on disk: {kept / count:,.0f} bytes a picture")
+
+
+if __name__ == "__main__":
+    main()
