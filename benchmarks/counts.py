@@ -1,0 +1,70 @@
+"""What a training step must compute and move, counted: the floor of its time on any machine.
+
+A product of (m, k) and (k, n) takes 2 m k n operations. Forward and backward are three products for each of the forward
+pass, or two where the input needs no gradient.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.batches import PICTURES
+from reference_models.models.i2srm import I2SRM
+from reference_models.models.stages import GRID
+
+# A weight is read forward and backward; its gradient is written, clipped and read; AdamW reads and writes the weight
+# and both moments.
+ACCESSES_OF_WEIGHT = 2 + 4 + 6
+OTHERS = ("text", "vision", "prefix")
+
+
+def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
+    """Of the text encoder, forward and backward: sentences of these lengths, without padding."""
+    config = model.text.body.config
+    width, tokens = config.hidden_size, int(lengths.sum())
+    visual = GRID * GRID * (PICTURES - model.prefix.first)
+    linear = 2 * tokens * (4 * width**2 + 2 * width * config.intermediate_size)
+    attention = 2 * 2 * width * int((lengths * (lengths + visual)).sum())
+    return 3.0 * config.num_hidden_layers * (linear + attention)
+
+
+def prefix_flops(model: I2SRM, samples: int) -> float:
+    """Of the visual prefix in the release's reading, forward and backward."""
+    mixer = model.prefix.mixer
+    first, last = (part for part in mixer.perceptron if isinstance(part, nn.Linear))
+    cells = GRID * GRID
+    mixing = mixer.layers * last.out_features
+    by_picture = 2 * cells * first.weight.numel() + 3 * (
+        cells * last.weight.numel() + mixer.gates.weight.numel() + cells * mixing
+    )
+    return 2.0 * samples * PICTURES * by_picture
+
+
+def module_flops(model: I2SRM, samples: int, rows: int) -> float:
+    """Of AttnMixup, the semantic loss and the head, forward and backward; `rows` are samples, or words of all samples.
+
+    A weight meets each row once, but queries, keys and the semantic loss see one vector of a sample.
+    """
+    pooled = ("mixer.attention.query", "mixer.attention.key", "semantic")
+    parts = [(name, p.numel()) for name, p in model.named_parameters() if p.ndim == 2 and not name.startswith(OTHERS)]
+    return 3.0 * 2 * sum((samples if name.startswith(pooled) else rows) * size for name, size in parts)
+
+
+@torch.no_grad()
+def picture_flops(model: I2SRM, side: int) -> float:
+    """Of a picture in the backbone, forward."""
+    with FlopCounterMode(display=False) as counter:
+        model.vision(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    return float(counter.get_total_flops())
+
+
+def necessary_flops(model: I2SRM, lengths: Tensor, *, cached: bool, side: int) -> float:
+    """Of a step on pictures of side x side; without the cache each meets the backbone once, forward."""
+    rows = len(lengths) if model.config.task == "re" else int(((lengths - 2) // 2).sum())
+    flops = encoder_flops(model, lengths) + prefix_flops(model, len(lengths)) + module_flops(model, len(lengths), rows)
+    return flops if cached else flops + len(lengths) * PICTURES * picture_flops(model, side)
+
+
+def necessary_bytes(model: I2SRM) -> float:
+    """Of weights, gradients and AdamW's moments of a step in float32; activations are left out."""
+    return 4.0 * ACCESSES_OF_WEIGHT * sum(p.numel() for p in model.parameters() if p.requires_grad)

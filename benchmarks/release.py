@@ -1,0 +1,46 @@
+"""The computation of the code published with the paper, re-created on our model's weights: same numbers, its cost."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from benchmarks.batches import PICTURES
+from reference_models.models.i2srm import I2SRM
+from reference_models.models.stages import GatedPerceptron, pool_stages
+from reference_models.models.vision import MEAN, RESNET_STAGES, STD, VisualFeatures
+
+
+def five_passes(model: I2SRM, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:
+    """`I2SRM.features` by a pass for each slot, and a fifth for the class logits of the whole pictures."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    pixels = (batch["pixel_values"] / 255 - mean) / std
+    passes = [model.vision.body(pixels[:, slot]) for slot in range(PICTURES)]
+    logits = model.vision.body(pixels[:, 0])["fc"]
+    cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
+    embeddings = torch.stack([logits] + [torch.zeros_like(logits)] * (PICTURES - 1), dim=1)
+    return VisualFeatures(tuple(stage[seen] for stage in cells), embeddings[seen])
+
+
+def pool(features: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return pool_stages([features[name] for name in RESNET_STAGES])
+
+
+def looped_gates(mixer: GatedPerceptron, cells: Sequence[Tensor]) -> Tensor:
+    """`GatedPerceptron.forward` picture by picture, layer by layer and share by share."""
+    pictures = torch.cat(list(cells), dim=-1).unflatten(0, (-1, PICTURES)).unbind(dim=1)
+    shares = [mixer.perceptron(picture).chunk(mixer.shares, dim=-1) for picture in pictures]
+    tokens = []
+    for weight, bias in zip(mixer.gates.weight.split(mixer.shares), mixer.gates.bias.split(mixer.shares), strict=True):
+        mixed = []
+        for parts in shares:
+            seen = torch.stack(parts).sum(dim=0).flatten(1) / len(parts)
+            gate = F.softmax(F.leaky_relu(F.linear(seen, weight, bias)), dim=-1)
+            total = torch.zeros_like(parts[0])
+            for number, part in enumerate(parts):
+                total = total + torch.einsum("bg,blh->blh", gate[:, number].view(-1, 1), part)
+            mixed.append(total)
+        tokens.append(rearrange(mixed, "n b p f -> (b n) p f"))
+    return torch.stack(tokens)

@@ -1,0 +1,137 @@
+"""A training step of the release's computation against ours: time, memory, and how near to the machine's limit.
+
+python -m benchmarks.step --against release [--tasks ner re] [--groups 5] [--length 80]
+
+Weights are random. Sentences are as long as the real ones, in batches of about one length, and each has an image and
+three crops. All ways to compute take turns in one process; peak memory is that of a process of its own, libraries
+included. A step is forward, backward, clipping and AdamW; pictures are decoded before it.
+"""
+
+import argparse
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.batches import Task, length_groups
+from benchmarks.counts import necessary_bytes, necessary_flops
+from benchmarks.variants import OURS, Variant, ladder, make_optimizers, training_step
+from benchmarks.workload import SIZES, Size, Work, losses_without_chance, make_model, make_work
+from reference_models.models.i2srm import I2SRM
+from reference_models.training.products import float32_products
+
+BATCH_SIZES: dict[Task, int] = {"ner": 8, "re": 16}
+OURS_ALONE = {"ours in float32": OURS, "ours in bfloat16": replace(OURS, bf16=True)}
+WITHOUT_MODULES = {"ours in float32, without both modules": replace(OURS, modules=False)}
+# The ways whose memory is measured.
+WEIGHED = {"release", "+ faster float32 products", "+ feature cache", "+ bfloat16", *OURS_ALONE}
+PEAK_SIZES = ((1280, 768, 3072), (1280, 3072, 768), (2048, 2048, 2048), (4096, 4096, 4096))
+
+
+def seconds(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def product_peak(dtype: torch.dtype) -> float:
+    """The most operations a second that a product of matrices reaches here."""
+    best = 0.0
+    for rows, inner, columns in PEAK_SIZES:
+        left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
+        product = partial(F.linear, left, right)
+        shortest = min(seconds(product) for _ in range(8))
+        best = max(best, 2 * rows * inner * columns / shortest)
+    return best
+
+
+def peak_memory(*arguments: object) -> float:
+    """GiB that two steps hold at most, in a process of their own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_memory, arguments)
+
+
+def _peak_memory(task: Task, size: Size, variant: Variant, lengths: torch.Tensor) -> float:
+    model = make_model(task, size)
+    batch = make_work(model, lengths, size.side).batch(variant)
+    optimizer = make_optimizers(model)[variant.fused]
+    for _ in range(2):
+        training_step(model, optimizer, batch, variant)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant]) -> dict[str, list[float]]:
+    """Seconds of a step on each batch in each way, after one that does not count."""
+    optimizers = make_optimizers(model)
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for part in [work[0], *work]:
+        for name, variant in variants.items():
+            step = partial(training_step, model, optimizers[variant.fused], part.batch(variant), variant)
+            times[name].append(seconds(step))
+    return {name: values[1:] for name, values in times.items()}
+
+
+def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespace) -> None:
+    """Measure one task and print its table."""
+    size, batch_size = SIZES[options.size], BATCH_SIZES[task]
+    groups = length_groups(task, batch_size, options.groups)
+    if options.length:
+        groups = [torch.full_like(group, options.length) for group in groups]
+    memory = {name: peak_memory(task, size, variants[name], groups[-1]) for name in WEIGHED & variants.keys()}
+    model = make_model(task, size)
+    work = [make_work(model, lengths, size.side, seed=number) for number, lengths in enumerate(groups)]
+    with float32_products(fast=True, device=torch.device("cpu")):
+        peaks = {False: product_peak(torch.float32), True: product_peak(torch.bfloat16)}
+    times = time_steps(model, work, variants)
+    losses = losses_without_chance(task, size, groups[0], variants)
+
+    mean = torch.cat(groups).float().mean()
+    print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words a sentence (median of {len(work)} batches)\n")
+    print(
+        f"Products reach {peaks[False] / 1e9:.0f} GFLOP/s in float32 and {peaks[True] / 1e9:.0f} in bfloat16; ", end=""
+    )
+    print(f"weights and AdamW move {necessary_bytes(model) / 1e9:.1f} GB a step.\n")
+    print("| | seconds | samples/s | times the first | times the one before | peak GiB | TFLOP | % of peak | loss |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    first = before = next(iter(medians.values()))
+    for name, way in variants.items():
+        flops = [necessary_flops(model, part.lengths, cached=way.cached, side=size.side) for part in work]
+        rates = [count / took for count, took in zip(flops, times[name], strict=True)]
+        cost = medians[name]
+        cells = [
+            f"{cost:.2f}",
+            f"{batch_size / cost:.1f}",
+            f"{first / cost:.2f}",
+            f"{before / cost:.2f}",
+            f"{memory[name]:.1f}" if name in memory else "",
+            f"{statistics.fmean(flops) / 1e12:.2f}",
+            f"{100 * statistics.median(rates) / peaks[way.bf16]:.0f}",
+            f"{losses[name]:.5f}",
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+        before = cost
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", choices=["release"], help="begin there, and add measure after measure")
+    parser.add_argument("--tasks", nargs="+", choices=["ner", "re"], default=["ner", "re"])
+    parser.add_argument("--groups", type=int, default=5, help="batches, from short sentences to long ones")
+    parser.add_argument("--length", type=int, help="sub-words of all sentences, instead of real lengths")
+    parser.add_argument("--size", choices=list(SIZES), default="base")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    for task in options.tasks:
+        measure(task, (ladder() if options.against else OURS_ALONE) | WITHOUT_MODULES, options)
+
+
+if __name__ == "__main__":
+    main()

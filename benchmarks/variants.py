@@ -1,0 +1,117 @@
+"""A training step from the release's computation to ours, one measure after another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.release import five_passes, looped_gates
+from reference_models.models.attention import NAMES, Implementation
+from reference_models.models.i2srm import I2SRM
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a step is computed; the result is the same up to rounding. The default is the release's way.
+
+    Attributes:
+        once: one pass of a frozen backbone in channels_last, instead of five in training mode whose gradients are
+            thrown away.
+        vectorised: gates of the prefix without loops.
+        unpadded: sentences as long as the longest of the batch, not of `batches.LIMIT` sub-words.
+        attention: of the text encoder.
+        fused: AdamW in one kernel.
+        fast: faster float32 products.
+        cached: features of the pictures are there.
+        bf16: mixed precision.
+        modules: with AttnMixup and the semantic loss.
+    """
+
+    once: bool = False
+    vectorised: bool = False
+    unpadded: bool = False
+    attention: Implementation = "eager"
+    fused: bool = False
+    fast: bool = False
+    cached: bool = False
+    bf16: bool = False
+    modules: bool = True
+
+
+RELEASE = Variant()
+MEASURES: dict[str, dict[str, object]] = {
+    "one pass of a frozen backbone, channels_last": {"once": True},
+    "vectorised gates": {"vectorised": True},
+    "padding to the longest of the batch": {"unpadded": True},
+    "SDPA": {"attention": "sdpa"},
+    "fused AdamW": {"fused": True},
+    "faster float32 products": {"fast": True},
+    "feature cache": {"cached": True},
+    "bfloat16": {"bf16": True},
+}
+
+
+def ladder() -> dict[str, Variant]:
+    """The release and what each measure, added to those before it, makes of it."""
+    steps = {"release": RELEASE}
+    for name, change in MEASURES.items():
+        steps[f"+ {name}"] = replace(list(steps.values())[-1], **change)
+    return steps
+
+
+OURS = replace(list(ladder().values())[-1], bf16=False)
+
+
+@contextmanager
+def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) -> Iterator[None]:
+    """Let a model compute in the way of a variant; with `batch_statistics=False` those of the backbone stay fixed."""
+    model.vision.frozen = variant.once
+    model.vision.requires_grad_(not variant.once)
+    model.train()
+    model.vision.train(batch_statistics)
+    model.text.body.set_attn_implementation(NAMES[variant.attention])
+    mixer, modules = model.prefix.mixer, (model.mixer, model.semantic)
+    if not variant.once:
+        model.features = partial(five_passes, model)
+    if not variant.vectorised:
+        mixer.forward = partial(looped_gates, mixer)
+    if not variant.modules:
+        model.mixer = model.semantic = None
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if variant.fast else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        model.mixer, model.semantic = modules
+        for module, name in ((model, "features"), (mixer, "forward")):
+            module.__dict__.pop(name, None)
+
+
+def training_step(model: I2SRM, optimizer: torch.optim.Optimizer, batch: Batch, variant: Variant) -> None:
+    """Forward, backward, clipping, AdamW."""
+    with computing(model, variant):
+        loss_of(model, batch, variant).backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+    model.zero_grad()
+
+
+def loss_of(model: I2SRM, batch: Batch, variant: Variant) -> Tensor:
+    """The loss of a batch, computed as `computing` set it."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=variant.bf16):
+        loss: Tensor = model(**batch).loss
+    return loss
+
+
+def make_optimizers(model: I2SRM) -> dict[bool, torch.optim.Optimizer]:
+    """AdamW over what is trained, by whether it is fused."""
+    own = [p for name, p in model.named_parameters() if not name.startswith("vision.")]
+    return {
+        fused: torch.optim.AdamW(own, lr=1e-5, weight_decay=1e-2, fused=fused, foreach=False) for fused in (False, True)
+    }

@@ -1,0 +1,104 @@
+"""The model and the batches that a training step is measured on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import RobertaConfig
+
+from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, picture_batch, text_batch
+from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
+from reference_models.models.configuration import RELEASE as RELEASE_READING
+from reference_models.models.configuration import I2SRMConfig
+from reference_models.models.i2srm import I2SRM
+
+TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+
+
+@dataclass(frozen=True)
+class Size:
+    """The text encoder beside RoBERTa-base, the image backbone, and the side of a picture."""
+
+    text: dict[str, int]
+    vision: str
+    side: int
+
+
+SIZES = {"base": Size({}, "resnet50", 224), "tiny": Size(TINY_TEXT, "resnet18", 64)}  # tiny is for the tests
+
+
+def make_model(task: Task, size: Size) -> I2SRM:
+    """I2SRM in the release's reading, with random weights."""
+    torch.manual_seed(0)
+    config = I2SRMConfig(
+        text_config=RobertaConfig(vocab_size=50269, max_position_embeddings=514, type_vocab_size=1, **size.text),
+        vision=size.vision,
+        task=task,
+        labels=[str(number) for number in range(TAGS if task == "ner" else RELATIONS)],
+        freeze_image_backbone=True,
+        **RELEASE_READING,
+    )
+    return I2SRM(config)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch of sentences, as short as it can be and padded as the release does, with their pictures.
+
+    Attributes:
+        lengths: sub-words of each sentence.
+        texts: by whether the text is unpadded.
+        pictures: pixels, and where there is a picture.
+        cache: what the feature cache gives for them.
+    """
+
+    lengths: Tensor
+    texts: dict[bool, Batch]
+    pictures: Batch
+    cache: Batch
+
+    def batch(self, variant: Variant) -> Batch:
+        """What the model takes in a variant."""
+        return self.texts[variant.unpadded] | self.pictures | (self.cache if variant.cached else {})
+
+
+def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Work:
+    """Random sentences of these lengths, with pictures of noise."""
+    pictures = picture_batch(len(lengths), torch.Generator().manual_seed(seed), side=side)
+    texts = {}
+    for unpadded in (False, True):
+        texts[unpadded] = text_batch(
+            model.config.task,
+            lengths,
+            torch.Generator().manual_seed(seed),
+            vocabulary=model.text.body.config.vocab_size,
+            padded=int(lengths.max()) if unpadded else LIMIT,
+        )
+    with torch.inference_mode(), computing(model, OURS):
+        features = model.vision(pictures["pixel_values"].flatten(0, 1))
+    slots = pictures["image_mask"].shape
+    cells = torch.cat(features.cells, dim=-1).unflatten(0, slots)
+    return Work(
+        lengths,
+        texts,
+        pictures,
+        {"visual_cells": cells.clone(), "visual_embedding": features.embedding.unflatten(0, slots).clone()},
+    )
+
+
+def losses_without_chance(task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]) -> dict[str, float]:
+    """Losses of one batch in training, without dropout and with fixed batch statistics; the same pairs are mixed."""
+    model = make_model(task, size)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "rate"):
+            module.rate = 0.0
+    work = make_work(model, lengths, size.side)
+    losses = {}
+    for name, variant in variants.items():
+        torch.manual_seed(0)
+        with torch.no_grad(), computing(model, variant, batch_statistics=False):
+            losses[name] = float(loss_of(model, work.batch(variant), variant))
+    return losses

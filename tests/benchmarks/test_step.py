@@ -1,0 +1,98 @@
+"""The step that is measured: the same numbers in every way to compute it, and counts that a counter confirms."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import step
+from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, text_batch
+from benchmarks.counts import encoder_flops, necessary_flops
+from benchmarks.variants import OURS, RELEASE, computing, ladder, loss_of
+from benchmarks.workload import SIZES, losses_without_chance, make_model, make_work
+
+TINY = SIZES["tiny"]
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_every_way_to_compute_a_step_gives_the_loss_of_the_release(task):
+    losses = losses_without_chance(task, TINY, length_groups(task, 6, 2)[0], ladder())
+    in_bfloat16 = losses.pop("+ bfloat16")
+    assert len(losses) == 8
+    assert losses == pytest.approx(dict.fromkeys(losses, losses["release"]), rel=1e-5)
+    assert in_bfloat16 == pytest.approx(losses["release"], rel=1e-2)
+    assert in_bfloat16 != losses["release"]
+
+
+def test_the_release_computes_gradients_that_nothing_uses_and_moves_batch_statistics():
+    model = make_model("re", TINY)
+    work = make_work(model, torch.tensor([8, 9, 10]), TINY.side)
+    before = {name: buffer.clone() for name, buffer in model.vision.named_buffers() if name.endswith("running_mean")}
+    for variant, wasted in ((OURS, False), (RELEASE, True)):
+        with computing(model, variant):
+            loss_of(model, work.batch(variant), variant).backward()
+        assert any(p.grad is not None for p in model.vision.parameters()) is wasted
+        moved = {
+            name for name, buffer in model.vision.named_buffers() if name in before and (buffer != before[name]).any()
+        }
+        assert (moved == before.keys()) is wasted
+    with computing(model, OURS):
+        assert not any(p.requires_grad for p in model.vision.parameters())
+    assert model.mixer is not None
+    assert "forward" not in model.prefix.mixer.__dict__
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_operations_are_those_that_a_counter_sees(task):
+    model = make_model(task, TINY)
+    lengths = torch.full((5,), 12)
+    batch = make_work(model, lengths, TINY.side).batch(OURS)
+    with computing(model, OURS), FlopCounterMode(display=False) as counter:
+        loss_of(model, batch, OURS).backward()
+    counted = counter.get_total_flops()
+    assert necessary_flops(model, lengths, cached=True, side=TINY.side) == pytest.approx(counted, rel=0.01)
+    with torch.no_grad(), FlopCounterMode(display=False) as pictures:
+        model.vision(torch.zeros(20, 3, TINY.side, TINY.side, dtype=torch.uint8))
+    counted += pictures.get_total_flops()
+    assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
+
+
+def test_operations_of_the_encoder_are_counted_without_padding():
+    model = make_model("re", TINY)
+    lengths = torch.tensor([8, 30, 11])
+    alone = sum(encoder_flops(model, length[None]) for length in lengths)
+    assert encoder_flops(model, lengths) == alone < encoder_flops(model, torch.full((3,), 30))
+
+
+def test_groups_of_sentences_have_the_lengths_of_the_histogram():
+    for task, counts in HISTOGRAM.items():
+        groups = torch.stack(length_groups(task, 16, 40)).float()
+        middles = torch.arange(len(counts)) * BIN + (BIN - 1) / 2
+        mean = (middles * torch.tensor(counts)).sum() / sum(counts)
+        assert groups.mean() == pytest.approx(float(mean), rel=0.02)
+        assert (groups.max(dim=1).values - groups.min(dim=1).values).median() <= BIN
+        assert groups.max() < LIMIT
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_padding_leaves_a_text_as_it_is(task):
+    lengths = torch.tensor([8, 15, 11])
+    short, long = (
+        text_batch(task, lengths, torch.Generator().manual_seed(1), vocabulary=90, padded=padded)
+        for padded in (15, LIMIT)
+    )
+    for name, value in short.items():
+        rest = long[name][:, value.shape[1] :] if value.ndim == 2 else long[name][:0]
+        assert torch.equal(value, long[name][:, : value.shape[1]] if value.ndim == 2 else long[name])
+        assert not rest.any() or name == "input_ids"
+    assert short["attention_mask"].sum(dim=1).tolist() == lengths.tolist()
+
+
+def test_the_benchmark_prints_a_row_for_every_way(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["step", "--against", "release", "--size", "tiny", "--groups", "1", "--tasks", "re"]
+    )
+    monkeypatch.setattr(step, "peak_memory", lambda *arguments: 1.0)
+    monkeypatch.setattr(step, "PEAK_SIZES", ((64, 64, 64),))
+    step.main()
+    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [*ladder(), *step.WITHOUT_MODULES]
