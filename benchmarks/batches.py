@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 Task = Literal["ner", "re"]
 PICTURES = 4  # of a sample: the whole image and three crops
 TAGS, RELATIONS = 9, 23
-LIMIT = 80  # sub-words of a sentence at most, and what the release pads every sentence to
+LIMIT = 80  # sub-words that the release pads every sentence to
 BIN = 4
 # Sentences by length: how many have 0-3, 4-7, ... sub-words of BERT's vocabulary, with markers and special tokens. The
 # training texts of Twitter-2015 and 2017 together, and of MNRE; no sentence reaches the limit of 80.
@@ -41,7 +41,8 @@ def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary:
     size = len(lengths)
     positions = torch.arange(padded)
     text = positions < lengths[:, None]
-    ids = torch.randint(3, vocabulary, (size, LIMIT), generator=generator)
+    drawn = (size, max(padded, LIMIT))  # the same text, whatever it is padded to
+    ids = torch.randint(3, vocabulary, drawn, generator=generator)
     batch = {"input_ids": ids[:, :padded].where(text, 1), "attention_mask": text.long()}
     if task == "re":
         labels = torch.randint(RELATIONS, (size,), generator=generator)
@@ -50,7 +51,7 @@ def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary:
     words = (lengths - 2) // 2
     numbers = torch.arange(LIMIT if padded == LIMIT else int(words.max()))
     mask = numbers < words[:, None]
-    tags = torch.randint(TAGS, (size, LIMIT), generator=generator)[:, : len(numbers)]
+    tags = torch.randint(TAGS, drawn, generator=generator)[:, : len(numbers)]
     return batch | {"word_starts": (1 + 2 * numbers).where(mask, 0), "labels": tags.where(mask, 0), "word_mask": mask}
 
 
