@@ -1,0 +1,82 @@
+"""What a training step should take on an H100, computed from the same counts as on a CPU. Nothing here is measured.
+
+python -m benchmarks.gpu_plan
+
+Time is at least that of the operations at the peak of bfloat16, plus that of moving weights and moments; it is also at
+least the time to launch the kernels, one for each operation of PyTorch. Memory is that of weights, gradients and moments
+in float32, and of activations in bfloat16 by the count of Korthikanti et al. (2022), 34 C bytes a token and layer.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.batches import Task, length_groups
+from benchmarks.counts import necessary_bytes, necessary_flops
+from benchmarks.variants import OURS, make_optimizers, training_step
+from benchmarks.workload import SIZES, TINY_TEXT, Size, make_model, make_work
+from reference_models.models.i2srm import I2SRM
+
+PEAK = 989e12  # operations a second of dense bfloat16 products, H100 SXM, from its data sheet
+BANDWIDTH = 3.35e12  # bytes a second, likewise
+LAUNCH = 5e-6  # seconds a kernel, assumed
+REACHED = 0.5  # of the peak by products of this size, assumed
+ACTIVATIONS = 34  # bytes a token, layer and unit of width
+BATCH_SIZES: dict[Task, tuple[int, ...]] = {"ner": (8, 64), "re": (16, 128)}
+
+
+LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+MODELS = {"RoBERTa-base": SIZES["base"], "RoBERTa-large": replace(SIZES["base"], text=LARGE)}
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that compute something; `count` is their number so far."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def launches(task: Task, size: Size) -> int:
+    """Operations of a step; widths do not change their number, so they are counted on a narrow model as deep."""
+    depth = size.text.get("num_hidden_layers", 12)
+    model = make_model(task, replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}))
+    work = make_work(model, torch.tensor([20, 24]), SIZES["tiny"].side).batch(OURS)
+    with Launches() as counter:
+        training_step(model, make_optimizers(model)[True], work, OURS)
+    return counter.count
+
+
+def memory(model: I2SRM, tokens: int) -> float:
+    """Bytes: 16 of a trained weight, 4 of a frozen one, and the activations."""
+    config = model.text.body.config
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters()) - trained
+    return 16 * trained + 4 * frozen + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
+
+
+def main() -> None:
+    print("| task | encoder | B | TFLOP | GB moved | kernels | floor ms | launching ms | expected ms | memory GB |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for task, sizes in BATCH_SIZES.items():
+        for name, size in MODELS.items():
+            with torch.device("meta"):
+                model = make_model(task, size)
+            kernels = launches(task, size)
+            for samples in sizes:
+                [lengths] = length_groups(task, samples, 1)
+                flops = necessary_flops(model, lengths, cached=True, side=size.side)
+                moved = necessary_bytes(model)
+                floor, launching = flops / PEAK + moved / BANDWIDTH, LAUNCH * kernels
+                expected = max(flops / PEAK / REACHED + moved / BANDWIDTH, launching)
+                cells = [task, name, samples, f"{flops / 1e12:.2f}", f"{moved / 1e9:.1f}", kernels]
+                cells += [f"{1e3 * time:.1f}" for time in (floor, launching, expected)]
+                print(f"| {' | '.join(map(str, cells))} | {memory(model, int(lengths.sum())) / 1e9:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""The plan for a GPU: counts that grow with the model as they must."""
+
+from dataclasses import replace
+
+import torch
+
+from benchmarks import gpu_plan
+from benchmarks.workload import SIZES, TINY_TEXT, make_model
+
+
+def test_kernels_grow_by_the_same_number_with_each_layer():
+    sizes = [replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}) for depth in (1, 2, 3)]
+    one, two, three = (gpu_plan.launches("re", size) for size in sizes)
+    assert three - two == two - one > 30
+
+
+def test_memory_is_that_of_weights_and_of_activations():
+    with torch.device("meta"):
+        model = make_model("re", SIZES["tiny"])
+    trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision."))
+    frozen = sum(p.numel() for p in model.vision.parameters())
+    assert gpu_plan.memory(model, 0) == 16 * trained + 4 * frozen
+    assert gpu_plan.memory(model, 10) - gpu_plan.memory(model, 0) == 34 * 48 * 2 * 10
+
+
+def test_plan_has_a_line_for_every_batch(capsys):
+    gpu_plan.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [(row[1].strip(), int(row[3])) for row in rows][::2] == [("ner", 8), ("ner", 8), ("re", 16), ("re", 16)]
+    for row in rows:
+        floor, launching, expected = (float(cell) for cell in row[7:10])
+        assert expected >= max(floor, launching)
