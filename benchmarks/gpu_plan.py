@@ -3,8 +3,9 @@
 python -m benchmarks.gpu_plan
 
 Time is at least that of the operations at the peak of bfloat16, plus that of moving weights and moments; it is also at
-least the time to launch the kernels, one for each operation of PyTorch. Memory is that of weights, gradients and moments
-in float32, and of activations in bfloat16 by the count of Korthikanti et al. (2022), 34 C bytes a token and layer.
+least the time to launch the kernels, one for each operation of PyTorch. Memory is that of weights, gradients and
+moments in float32, and of activations in bfloat16 by the count of Korthikanti et al. (2022), 34 C bytes a token and
+layer.
 """
 
 from dataclasses import replace
