@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
+from reference_models.training.evaluation import map_by_length, predict_batch
 from reference_models.training.metrics import spans
 from reference_models.training.run import find_run, load_model
 
 Ground = Callable[[Sample, str], Sample]
 KEYS = {"id", "text", "image", "crops", "head", "tail"}
+WINDOW = 16  # batches of a file's posts that are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -49,24 +50,9 @@ class Predictor:
         self.model, self.processor = load_model(find_run(run))
         self.batch_size, self.ground = batch_size, ground
 
-    @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
-        """Predictions for samples, in their order."""
-        items = []
-        for sample in samples:
-            items.append(self.processor.encode(sample))
-            if self.processor.image_size is not None:
-                items[-1]["pixels"] = self.processor.pixels(sample)
-        batch = {name: value.to(self.model.device) for name, value in self.processor.collate(items).items()}
-        output = self.model(**batch)
-        said = [self.processor.names(s, row.tolist()) for s, row in zip(samples, output.predictions, strict=True)]
-        if self.processor.task == "ner":
-            return [Prediction(tags, {}) for tags in said]
-        chances = output.scores.float().softmax(dim=-1).tolist()
-        return [
-            Prediction(relation, dict(zip(self.processor.labels, row, strict=True)))
-            for relation, row in zip(said, chances, strict=True)
-        ]
+        """Predictions for any number of samples, in their order."""
+        return self._predict(samples, [self.processor.encode(sample) for sample in samples])
 
     def read(self, post: Mapping[str, Any], folder: Path, name: str = "the post") -> Sample:
         """The sample of a post.
@@ -103,29 +89,52 @@ class Predictor:
     def records(self, posts: Iterable[bytes], folder: Path, *, first: int = 1) -> Iterator[dict[str, Any]]:
         """One record for each line of JSON, in order; a line that is no post gives a record with its `error`.
 
+        Lines are read and records given `WINDOW` batches at a time.
+
         Args:
             posts: lines, each with an object as `read` takes it; an `id` goes along to the record.
             folder: where relative paths begin.
             first: number of the first line.
         """
         numbered = enumerate(posts, start=first)
-        while chunk := list(itertools.islice(numbered, self.batch_size)):
-            records, samples = [], []
-            for number, line in chunk:
+        while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):
+            records, samples, items = [], [], []
+            for number, line in window:
                 record: dict[str, Any] = {"line": number}
                 try:
                     post = _parse(line)
                     record |= {key: post[key] for key in ("id",) if key in post}
                     sample = self.read(post, folder, f"line {number}")
-                    self.processor.encode(sample)
+                    items.append(self.processor.encode(sample))
                 except UserError as error:
                     record["error"] = str(error)
                 else:
                     samples.append(sample)
                 records.append(record)
-            predictions = zip(samples, self.predict(samples), strict=True) if samples else iter(())
+            predictions = zip(samples, self._predict(samples, items), strict=True)
             for record in records:
                 yield record if "error" in record else record | as_json(*next(predictions))
+
+    def _predict(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> list[Prediction]:
+        """Predictions for samples and what they are encoded to; pictures are loaded a batch at a time."""
+
+        def predict(numbers: Sequence[int]) -> list[Prediction]:
+            batch = [dict(items[number]) for number in numbers]
+            if self.processor.image_size is not None:
+                for number, item in zip(numbers, batch, strict=True):
+                    item["pixels"] = self.processor.pixels(samples[number])
+            output = predict_batch(self.model, self.processor, batch)
+            rows = zip(numbers, output.predictions, strict=True)
+            said = [self.processor.names(samples[number], row.tolist()) for number, row in rows]
+            if self.processor.task == "ner":
+                return [Prediction(tags, {}) for tags in said]
+            chances = output.scores.float().softmax(dim=-1).tolist()
+            return [
+                Prediction(relation, dict(zip(self.processor.labels, row, strict=True)))
+                for relation, row in zip(said, chances, strict=True)
+            ]
+
+        return map_by_length([len(item["input_ids"]) for item in items], self.batch_size, predict)
 
 
 def as_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """Predictions of a model for a split, and their scores."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from reference_models.data.dataset import EncodedSplit
+from reference_models.data.processor import Processor
 from reference_models.data.samples import Sample
-from reference_models.models.base import Extractor
+from reference_models.models.base import Extractor, ExtractorOutput
 from reference_models.training.metrics import ner_scores, relation_scores
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -25,16 +29,44 @@ class Evaluation:
 
 
 def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
-    """Predict and score a split; the model is left in evaluation mode."""
+    """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
     model.eval()
-    loader = DataLoader(split, batch_size, collate_fn=split.processor.collate)
-    rows: list[np.ndarray] = []
-    with torch.inference_mode():
-        for batch in tqdm(loader, desc="evaluating", disable=not progress):
-            batch.pop("labels", None)
-            output = model(**{name: value.to(model.device) for name, value in batch.items()})
-            rows.extend(output.predictions.cpu().numpy())
-    return score(split, rows)
+    with tqdm(total=len(split), desc="evaluating", disable=not progress) as bar:
+
+        def predict(numbers: Sequence[int]) -> list[np.ndarray]:
+            output = predict_batch(model, split.processor, [split[number] for number in numbers])
+            bar.update(len(numbers))
+            return list(output.predictions.cpu().numpy())
+
+        return score(split, map_by_length(split.lengths, batch_size, predict))
+
+
+def map_by_length(
+    lengths: Sequence[int], batch_size: int, function: Callable[[Sequence[int]], Sequence[Result]]
+) -> list[Result]:
+    """Results for samples in their order, computed in batches of about one length, which need little padding.
+
+    Args:
+        lengths: of the samples, in sub-words. The longest come first, so that what memory cannot hold fails at once;
+            samples of one length stay in their order.
+        batch_size: samples of a batch.
+        function: from the numbers of the samples of a batch to one result for each.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    results: dict[int, Result] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        results.update(zip(batch, function(batch), strict=True))
+    return [results[number] for number in range(len(lengths))]
+
+
+@torch.inference_mode()
+def predict_batch(model: Extractor, processor: Processor, items: Sequence[dict[str, Any]]) -> ExtractorOutput:
+    """Predictions and scores of a model in evaluation mode for encoded samples, whatever their labels."""
+    batch = processor.collate(items)
+    batch.pop("labels", None)
+    output: ExtractorOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
+    return output
 
 
 def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Evaluation:

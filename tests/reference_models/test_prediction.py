@@ -1,6 +1,8 @@
 """Posts: what is wrong with one is said, order is kept, a stopped file goes on, and batches change nothing."""
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,26 @@ from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
-from reference_models.prediction import Predictor, describe, predict_file
+from reference_models.prediction import WINDOW, Predictor, describe, predict_file
 from reference_models.training.run import train
 
 FORMATS = {"ner": "twitter", "re": "mnre"}
 
 
 @pytest.fixture(scope="module")
-def predictors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    made = {}
     for task, format_ in FORMATS.items():
         generate(folder / task / "posts", task, 0, {"train": 16, "valid": 4, "test": 4})
         data = DataConfig(format=format_, root=str(folder / task / "posts"), image_size=32)
         model = ModelConfig(text="tiny", vision="tiny", vision_weights="none")
         train(RunConfig(str(folder / f"run-{task}"), data, model, TrainingConfig(epochs=1, batch_size=8)))
-        made[task] = Predictor(folder / f"run-{task}", batch_size=3)
-    return made
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictors(runs: Path) -> dict[str, Predictor]:
+    return {task: Predictor(runs / f"run-{task}", batch_size=3) for task in FORMATS}
 
 
 @pytest.fixture
@@ -136,16 +141,60 @@ def test_a_stopped_file_goes_on_where_it_was(cut: int, predictors: dict[str, Pre
     assert counts["done"] == whole.read_bytes()[:cut].count(b"\n")
 
 
+def make_samples(predictor: Predictor, folder: Path, count: int) -> list[Sample]:
+    """Samples of any length in any order, some of them of one length."""
+    extra = {"head": "Ruby", "tail": "Vex"} if predictor.processor.task == "re" else {}
+    words = [3 * n % 7 for n in range(count)]
+    posts = [{"text": f"{'so ' * n}Ruby Vex", "image": ("a.png", "b.png")[n % 2], **extra} for n in words]
+    return [predictor.read(post, folder) for post in posts]
+
+
 @pytest.mark.parametrize("task", FORMATS)
-def test_a_batch_says_what_its_posts_say_alone(task: str, predictors: dict[str, Predictor], folder: Path) -> None:
+def test_many_posts_say_what_each_says_alone(task: str, predictors: dict[str, Predictor], folder: Path) -> None:
     predictor = predictors[task]
-    extra = {"head": "Ruby", "tail": "Vex"} if task == "re" else {}
-    posts = [{"text": f"{'so ' * n}Ruby Vex", "image": ("a.png", "b.png")[n % 2], **extra} for n in range(4)]
-    samples = [predictor.read(post, folder) for post in posts]
+    samples = make_samples(predictor, folder, 10)  # four batches of three
     for together, sample in zip(predictor.predict(samples), samples, strict=True):
         [alone] = predictor.predict([sample])
         assert alone.said == together.said
-        assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-6)
+        assert len(together.said) == len(sample.words) or task == "re"
+        assert alone.probabilities == pytest.approx(together.probabilities, abs=1e-5)
+    assert predictor.predict([]) == []
+
+
+def test_pictures_are_loaded_for_one_batch_at_a_time_and_texts_encoded_once(
+    predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, events = predictors["ner"], []
+
+    def watch(name: str, size: Callable[[Any], int]) -> None:
+        function = getattr(predictor.processor, name)
+
+        def watched(given: Any) -> Any:
+            events.append((name, size(given)))
+            return function(given)
+
+        monkeypatch.setattr(predictor.processor, name, watched)
+
+    watch("encode", lambda sample: len(sample.words))
+    watch("pixels", lambda sample: len(sample.words))
+    watch("collate", len)
+    lines = [json.dumps({"text": "so " * n, "image": "a.png"}).encode() for n in (1, 4, 2, 5, 3)]
+    records = list(predictor.records(lines, folder))
+    assert [record["line"] for record in records] == [1, 2, 3, 4, 5]
+    assert events == [
+        *[("encode", n) for n in (1, 4, 2, 5, 3)],
+        *[("pixels", 5), ("pixels", 4), ("pixels", 3), ("collate", 3)],
+        *[("pixels", 2), ("pixels", 1), ("collate", 2)],
+    ]
+
+
+def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+    taken = itertools.count()
+    lines = (json.dumps({"text": "so", "id": next(taken)}).encode() for _ in range(200))
+    records = predictors["ner"].records(lines, tmp_path)
+    assert next(records)["id"] == 0
+    assert next(taken) == WINDOW * predictors["ner"].batch_size
+    assert len(list(records)) == 199
 
 
 def test_predictions_in_plain_words() -> None:

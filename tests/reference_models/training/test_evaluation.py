@@ -1,0 +1,69 @@
+"""Batches of about one length, against one sample after the other."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import config
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.training.evaluation import evaluate_split, map_by_length, predict_batch
+from reference_models.training.run import load_model, read_split
+
+
+@given(st.lists(st.integers(1, 9)), st.integers(1, 5))
+def test_every_sample_is_computed_once_beside_its_like_and_comes_back_in_order(
+    lengths: list[int], batch_size: int
+) -> None:
+    batches: list[list[int]] = []
+
+    def function(numbers: list[int]) -> list[str]:
+        batches.append([lengths[number] for number in numbers])
+        return [f"result {number}" for number in numbers]
+
+    assert map_by_length(lengths, batch_size, function) == [f"result {number}" for number in range(len(lengths))]
+    assert list(chain(*batches)) == sorted(lengths, reverse=True)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+
+
+def test_a_result_too_few_is_no_silent_loss() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        map_by_length([3, 1, 2], 2, lambda numbers: [0])
+
+
+@pytest.fixture(scope="module")
+def split(data: Path, finished: Path) -> EncodedSplit:
+    samples, _ = read_split(config(data, finished), "test")
+    return EncodedSplit(samples, load_model(finished)[1])
+
+
+def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path) -> None:
+    model, _ = load_model(finished)
+    assert len(set(split.lengths)) > 3
+    alone = [predict_batch(model, split.processor, [split[number]]) for number in range(len(split))]
+    said = [split.processor.names(s, o.predictions[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
+    evaluation = evaluate_split(model, split, 5, progress=False)
+    assert evaluation.predictions == said
+    assert evaluation.samples == split.samples
+
+    def scores(numbers: list[int]) -> list[torch.Tensor]:
+        return list(predict_batch(model, split.processor, [split[number] for number in numbers]).scores)
+
+    for one, row in zip(alone, map_by_length(split.lengths, 5, scores), strict=True):
+        torch.testing.assert_close(row[: one.scores.shape[1]], one.scores[0], rtol=0, atol=1e-5)
+
+
+def test_a_model_in_training_predicts_as_one_at_rest(split: EncodedSplit, finished: Path) -> None:
+    model, _ = load_model(finished)
+    expected = evaluate_split(model, split, 5, progress=False)
+    assert evaluate_split(model.train(), split, 5, progress=False) == expected
+    assert not model.training
+
+
+def test_a_split_of_no_sample_has_no_predictions(split: EncodedSplit, finished: Path) -> None:
+    empty = EncodedSplit([], split.processor)
+    assert evaluate_split(load_model(finished)[0], empty, 5, progress=False).predictions == []
