@@ -59,6 +59,8 @@ class Extractor(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ("crf",)  # its sums over words lose too much in bfloat16
+    # What training alone reads is saved, but a model that is loaded for prediction has no place for it.
+    _keys_to_ignore_on_load_unexpected = (r"^mixer\.", r"^semantic\.", r"^vision\.body\.(fc|classifier)\.")
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
     def finish(self, width: int, image_width: int | None) -> None:

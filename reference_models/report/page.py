@@ -15,7 +15,7 @@ from reference_models.report.markup import Markup, element
 from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
-from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_model
+from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_whole_model
 
 REPORT = "report.html"
 COMPARED = 400  # test samples at most whose modalities are compared
@@ -46,7 +46,7 @@ def write_report(run: Path, config: RunConfig) -> Path:
     attending = pick(compared, min(config.training.batch_size, ATTENDING))
     wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}
     samples = _read_test(config, metrics["labels_fingerprint"], wanted)
-    model, processor = load_model(run)
+    model, processor = load_whole_model(run)
     split, batch = (EncodedSplit([samples[row["id"]] for row in some], processor) for some in (compared, attending))
     task = processor.task
     sections = {

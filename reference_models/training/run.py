@@ -172,12 +172,13 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
 
 
 def evaluate(run: Path, config: RunConfig, split: Split) -> Evaluation:
-    """Score a split with the model that a run saved; `config` is the run's, perhaps with another data folder."""
+    """Score a split with what `load_model` gives; `config` is the run's, perhaps with another data folder."""
     model, processor = load_model(run)
     samples, _ = read_split(config, split)
     rows = EncodedSplit(samples, processor, config.data.long_samples)
     if config.data.feature_cache is not None:
-        rows.features = fill_cache(Path(config.data.feature_cache), model.vision, rows)
+        whole, _ = load_whole_model(run)  # features are kept under the name of the backbone that was trained with
+        rows.features = fill_cache(Path(config.data.feature_cache), whole.vision, rows)
     return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 
@@ -194,7 +195,19 @@ def find_run(run: Path) -> Path:
 
 
 def load_model(run: Path) -> tuple[I2SRM, Processor]:
-    """The model and the processor that a run saved, in evaluation mode, on the first accelerator found."""
-    model = I2SRM.from_pretrained(run / MODEL).eval()
+    """The model and the processor that a run saved, ready to predict, on the first accelerator found.
+
+    What acts in training alone is neither made nor read: AttnMixup, the semantic loss, and the class logits for it.
+    """
+    return _load(run, attn_mixup=False, semantic_weight=0.0)
+
+
+def load_whole_model(run: Path) -> tuple[I2SRM, Processor]:
+    """The same with all that was trained, in evaluation mode."""
+    return _load(run)
+
+
+def _load(run: Path, **changes: Any) -> tuple[I2SRM, Processor]:
+    model = I2SRM.from_pretrained(run / MODEL, **changes).eval()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return model.to(device), Processor.from_pretrained(run / MODEL)

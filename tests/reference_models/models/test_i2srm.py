@@ -1,6 +1,7 @@
 """I2SRM as a whole: what moves its output, what learns, and what a saved model gives back."""
 
 import copy
+import logging
 import socket
 
 import pytest
@@ -226,6 +227,25 @@ def test_saved_strength_of_the_mixup_comes_back(tmp_path):
     model.mixer.set_strength(0.25)
     model.save_pretrained(tmp_path)
     assert I2SRM.from_pretrained(tmp_path).mixer.strength == 0.25
+
+
+@each_task
+@pytest.mark.parametrize("vision", ["resnet18", "mobilenet_v2"])
+def test_without_its_modules_for_training_a_loaded_model_scores_alike_and_misses_nothing(
+    task, vision, tmp_path, caplog, monkeypatch
+):
+    model, batch = make_model(task=task, vision=vision, image_signal="logits").eval(), make_batch(task)
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    loaded = I2SRM.from_pretrained(tmp_path, attn_mixup=False, semantic_weight=0.0)
+    assert caplog.messages == []
+    gone = model.state_dict().keys() - loaded.state_dict().keys()
+    assert {".".join(name.split(".")[:3]) for name in gone if name.startswith("vision.")} in (
+        {"vision.body.fc"},
+        {"vision.body.classifier"},
+    )
+    assert {name.split(".")[0] for name in gone} == {"mixer", "semantic", "vision"}
+    assert torch.equal(scores(loaded, batch), scores(model, batch))
 
 
 @each_task

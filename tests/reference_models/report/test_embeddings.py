@@ -19,13 +19,13 @@ from reference_models.report.embeddings import (
     semantic_sides,
 )
 from reference_models.settings import read_settings
-from reference_models.training.run import CONFIG, load_model, read_split
+from reference_models.training.run import CONFIG, load_whole_model, read_split
 
 
 @pytest.fixture(params=["ner", "re"])
 def trained(request: pytest.FixtureRequest, runs: dict[str, Path]) -> tuple:
     run = runs[request.param]
-    model, processor = load_model(run)
+    model, processor = load_whole_model(run)
     samples, _ = read_split(read_settings(run / CONFIG, []), "test")
     return model, EncodedSplit(samples, processor)
 
@@ -43,7 +43,7 @@ def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
 
 @pytest.mark.parametrize("task", ["ner", "re"])
 def test_training_logs_the_gap_of_each_epoch(task: str, runs: dict[str, Path]) -> None:
-    model, processor = load_model(runs[task])
+    model, processor = load_whole_model(runs[task])
     samples, _ = read_split(read_settings(runs[task] / CONFIG, []), "valid")
     metrics = json.loads((runs[task] / "metrics.json").read_text())["valid"]
     for name, value in gap_scores(model, EncodedSplit(samples[:64], processor), 7).items():
