@@ -41,13 +41,14 @@ class Predictor:
         run: folder of the run.
         batch_size: posts that are computed at once.
         ground: makes the crops of a post's picture, see `grounding.posts.PostGrounder`.
+        int8: compute the text encoder in int8, see `models.int8`.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or its model cannot be computed in int8 here.
     """
 
-    def __init__(self, run: Path, *, batch_size: int = 32, ground: Ground | None = None) -> None:
-        self.model, self.processor = load_model(find_run(run))
+    def __init__(self, run: Path, *, batch_size: int = 32, ground: Ground | None = None, int8: bool = False) -> None:
+        self.model, self.processor = load_model(find_run(run), int8=int8)
         self.batch_size, self.ground = batch_size, ground
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:

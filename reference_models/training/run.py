@@ -21,6 +21,7 @@ from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
 from reference_models.models.i2srm import I2SRM
+from reference_models.models.int8 import use_int8
 from reference_models.report.figure import training_figure
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
@@ -171,9 +172,9 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     return metrics
 
 
-def evaluate(run: Path, config: RunConfig, split: Split) -> Evaluation:
+def evaluate(run: Path, config: RunConfig, split: Split, *, int8: bool = False) -> Evaluation:
     """Score a split with what `load_model` gives; `config` is the run's, perhaps with another data folder."""
-    model, processor = load_model(run)
+    model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
     rows = EncodedSplit(samples, processor, config.data.long_samples)
     if config.data.feature_cache is not None:
@@ -194,12 +195,22 @@ def find_run(run: Path) -> Path:
     return run
 
 
-def load_model(run: Path) -> tuple[I2SRM, Processor]:
+def load_model(run: Path, *, int8: bool = False) -> tuple[I2SRM, Processor]:
     """The model and the processor that a run saved, ready to predict, on the first accelerator found.
 
     What acts in training alone is neither made nor read: AttnMixup, the semantic loss, and the class logits for it.
+
+    Args:
+        run: folder of the run.
+        int8: compute the text encoder in int8, see `models.int8`.
+
+    Raises:
+        UserError: it cannot be computed in int8 here.
     """
-    return _load(run, attn_mixup=False, semantic_weight=0.0)
+    model, processor = _load(run, attn_mixup=False, semantic_weight=0.0)
+    if int8:
+        use_int8(model.text.body)
+    return model, processor
 
 
 def load_whole_model(run: Path) -> tuple[I2SRM, Processor]:

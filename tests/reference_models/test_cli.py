@@ -16,6 +16,7 @@ from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
+from reference_models.models.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
 from reference_models.training.run import PREDICTIONS
 
@@ -100,6 +101,33 @@ def test_evaluate_and_predict_agree_with_the_model_in_memory(
         arguments += ["--head", head, "--tail", tail]
     assert main(arguments) == 0
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
+def test_int8_computes_the_text_encoder_alone_in_int8(
+    command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    computed = []
+    forward = Int8Linear.forward
+    monkeypatch.setattr(Int8Linear, "forward", lambda layer, x: computed.append(layer) or forward(layer, x))
+    for more, number in ([], 0), (["--int8"], 3 * 6):  # of three layers
+        computed.clear()
+        assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
+        assert len(set(computed)) == number
+        assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
+def test_without_int8_on_this_machine_that_is_one_line(
+    command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(torch, "_int_mm")
+    before = (runs / "ner" / "model" / "model.safetensors").read_bytes()
+    assert "int8: this machine has no exact product" in complaint(
+        capsys, [command[0], str(runs / "ner"), *command[1:], "--int8"]
+    )
+    assert (runs / "ner" / "model" / "model.safetensors").read_bytes() == before
 
 
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:

@@ -17,6 +17,7 @@ from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
+from reference_models.models.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import WINDOW, Predictor, describe, predict_file
 from reference_models.training.run import train
 
@@ -195,6 +196,18 @@ def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor
     assert next(records)["id"] == 0
     assert next(taken) == WINDOW * predictors["ner"].batch_size
     assert len(list(records)) == 199
+
+
+@pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
+@pytest.mark.parametrize("task", FORMATS)
+def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], runs: Path, folder: Path) -> None:
+    ours, theirs = Predictor(runs / f"run-{task}", int8=True), predictors[task]
+    assert any(isinstance(module, Int8Linear) for module in ours.model.text.modules())
+    samples = make_samples(theirs, folder, 10)
+    pairs = list(zip(ours.predict(samples), theirs.predict(samples), strict=True))
+    assert sum(one.said == other.said for one, other in pairs) >= 8
+    for one, other in pairs:
+        assert one.probabilities == pytest.approx(other.probabilities, abs=0.05)
 
 
 def test_predictions_in_plain_words() -> None:
