@@ -1,0 +1,54 @@
+"""How fast a finished run predicts its test split: one by one, in batches, in batches of about one length, and in int8.
+
+python -m benchmarks.inference RUN [--repeats 5]
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.settings import read_settings
+from reference_models.training.evaluation import evaluate_split
+from reference_models.training.run import CONFIG, find_run, load_model, read_split
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--repeats", type=int, default=5)
+    options, overrides = parser.parse_known_args()
+    run = find_run(options.run)
+    config = read_settings(run / CONFIG, overrides)
+    (model, processor), (in_int8, _) = load_model(run), load_model(run, int8=True)
+    split = EncodedSplit(read_split(config, "test")[0], processor, config.data.long_samples)
+    in_file_order = copy.copy(split)
+    in_file_order.lengths = [0] * len(split)  # samples of one length stay in their order
+    size = 4 * config.training.batch_size  # as `i2srm evaluate` takes it
+    ways = {
+        "one by one": (model, split, 1),
+        f"batches of {size} in the order of the file": (model, in_file_order, size),
+        f"batches of {size} of about one length": (model, split, size),
+        "the same in int8": (in_int8, split, size),
+    }
+    f1: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.repeats):
+        for name, way in ways.items():  # in turn, so that a slow minute of the machine falls on all of them
+            start = time.perf_counter()
+            f1[name] = evaluate_split(*way, progress=False).scores["f1"]
+            seconds[name].append(time.perf_counter() - start)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(split)} test samples; medians\n")
+    print("| prediction | seconds | samples/s | times as fast as one by one | F1 |\n|---|---|---|---|---|")
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, median in medians.items():
+        ratio = medians["one by one"] / median
+        print(f"| {name} | {median:.2f} | {len(split) / median:.1f} | {ratio:.2f} | {100 * f1[name]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
