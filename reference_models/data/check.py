@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +13,7 @@ from statistics import median
 from reference_models.data.check_report import Report, SplitReport
 from reference_models.data.images import Policy, check_images
 from reference_models.data.readers import READERS
-from reference_models.data.samples import Sample, Split, fingerprint, read_crop_names
+from reference_models.data.samples import Sample, Split, fingerprint, read_crop_names, spooled
 from reference_models.errors import UserError
 from reference_models.grounding.layout import Format, layout
 
@@ -54,7 +54,7 @@ def check_data(
         root=str(root),
         fingerprint=fingerprint(labels) if all(path.is_file() for path in labels) else None,
         splits=tuple(splits),
-        duplicate_sentences=_shared({split: [s.words for s in rows] for split, rows in samples.items()}),
+        duplicate_sentences=_shared({split: _sentence_keys(rows) for split, rows in samples.items()}),
         duplicate_images=_shared({split: _image_keys(rows) for split, rows in samples.items()}),
         # Files of a split that could not be read would all seem unused.
         unused=_unused(format, root, samples) if visual and all(samples.values()) else None,
@@ -78,7 +78,7 @@ def recognise(root: Path) -> Format:
     return found[0]
 
 
-def orphan_tags(samples: Sequence[Sample]) -> int:
+def orphan_tags(samples: Iterable[Sample]) -> int:
     """How many I- tags follow neither B- nor I- of their own type."""
     return sum(
         tag.startswith("I-") and before[2:] != tag[2:]
@@ -89,10 +89,10 @@ def orphan_tags(samples: Sequence[Sample]) -> int:
 
 def _check_split(
     format: Format, root: Path, split: Split, visual: bool, max_crops: int, policy: Policy, progress: bool
-) -> tuple[SplitReport, list[Sample]]:
+) -> tuple[SplitReport, Sequence[Sample]]:
     place, (read, _) = layout(format, root, split), READERS[format]
     try:
-        samples = read(root, split, visual=False)
+        samples = spooled(read(root, split, visual=False))
     except UserError as error:
         return SplitReport(split=split, fatal=(str(error),)), []
     lengths = [len(sample.words) for sample in samples]
@@ -109,11 +109,11 @@ def _check_split(
     listed = place.dictionary() is not None
     try:
         names = read_crop_names(place.dictionaries, place.key_type, ALL) if listed else {}
-        samples = read(root, split, max_crops=ALL)
+        samples = spooled(read(root, split, max_crops=ALL))
     except UserError as error:
         return replace(report, fatal=(str(error),)), samples
 
-    used = [replace(sample, crops=sample.crops[:max_crops]) for sample in samples]
+    used = spooled(replace(sample, crops=sample.crops[:max_crops]) for sample in samples)
     _, bad = check_images(used, "blank", progress=progress)
     reasons = {entry.file: entry.reason for entry in bad.found}
     missing = tuple(file for file in reasons if not Path(file).exists())
@@ -136,31 +136,36 @@ def _check_split(
     ), samples
 
 
-def _labels(samples: Sequence[Sample]) -> dict[str, int]:
+def _labels(samples: Iterable[Sample]) -> dict[str, int]:
     """Relations, or types of entities (each counted at its B- tag), the most frequent first."""
     labels = Counter(tag[2:] for sample in samples for tag in sample.tags or () if tag.startswith("B-"))
     labels.update(sample.relation for sample in samples if sample.relation is not None)
     return dict(labels.most_common())
 
 
-def _shared(keys: dict[Split, list[Hashable]]) -> dict[str, int]:
-    """How many different keys two splits have in common."""
-    return {f"{first}/{second}": len({*keys[first]} & {*keys[second]}) for first, second in combinations(keys, 2)}
+def _shared(keys: dict[Split, set[Hashable]]) -> dict[str, int]:
+    """How many keys two splits have in common."""
+    return {f"{first}/{second}": len(keys[first] & keys[second]) for first, second in combinations(keys, 2)}
 
 
-def _image_keys(samples: Sequence[Sample]) -> list[Hashable]:
+def _sentence_keys(samples: Iterable[Sample]) -> set[Hashable]:
+    """Each sentence by half a SHA-256, which takes less memory than its words."""
+    return {hashlib.sha256(repr(sample.words).encode()).digest()[:16] for sample in samples}
+
+
+def _image_keys(samples: Iterable[Sample]) -> set[Hashable]:
     """Each picture by its bytes, so that copies under other names are found; by its name where it is missing."""
-    keys = []
+    keys: set[Hashable] = set()
     for path in dict.fromkeys(sample.image for sample in samples if sample.image):
         if path.is_file():
             with path.open("rb") as file:
-                keys.append(hashlib.file_digest(file, "sha256").digest())
+                keys.add(hashlib.file_digest(file, "sha256").digest())
         else:
-            keys.append(path.name)
+            keys.add(path.name)
     return keys
 
 
-def _unused(format: Format, root: Path, samples: dict[Split, list[Sample]]) -> tuple[str, ...]:
+def _unused(format: Format, root: Path, samples: dict[Split, Sequence[Sample]]) -> tuple[str, ...]:
     """Files in the folders of pictures and crops that no sample lists."""
     used = {path for rows in samples.values() for sample in rows for path in (sample.image, *sample.crops)}
     places = [layout(format, root, split) for split in samples]

@@ -1,7 +1,8 @@
 """A split ready for a model: every text encoded once, pictures loaded when asked for."""
 
 import logging
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,16 +10,17 @@ from torch.utils.data import Dataset
 
 from reference_models.data.features import FeatureCache
 from reference_models.data.processor import Processor, TooLongError
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Sample, spooled
+from reference_models.data.spool import Spool
 
 logger = logging.getLogger(__name__)
 
 
 class EncodedSplit(Dataset[dict[str, Any]]):
-    """The samples of a split as the items that `Processor.collate` takes.
+    """The samples of a split as the items that `Processor.collate` takes, encoded into a temporary file.
 
     Args:
-        samples: of one split.
+        samples: of one split; they are kept as they are, so in memory if they are a list.
         processor: encodes them, once, here.
         long_samples: "error", or "drop" to leave out relations with an entity behind the length limit, which is logged.
         features: where those of the pictures are read; None loads the pictures themselves.
@@ -37,30 +39,34 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         features: FeatureCache | None = None,
     ) -> None:
         self.processor, self.features = processor, features
-        self.samples: list[Sample] = []
         self.dropped: list[str] = []
-        self._items: list[dict[str, Any]] = []
-        for sample in samples:
-            try:
-                self._items.append(processor.encode(sample))
-            except TooLongError:
-                if long_samples == "error":
-                    raise
-                self.dropped.append(sample.id)
-            else:
-                self.samples.append(sample)
-        if self.dropped:
+        self.lengths = array("I")
+        self._items = Spool(self._encode(samples, long_samples))
+        self.samples = samples
+        if dropped := set(self.dropped):
+            self.samples = spooled(sample for sample in samples if sample.id not in dropped)
             logger.warning("%d samples too long, dropped: %s", len(self.dropped), ", ".join(self.dropped))
-        self.lengths = [len(item["input_ids"]) for item in self._items]
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        item = dict(self._items[index])
+        item = self._items[index]
         if self.features is not None:
             paths = self.processor.pictures(self.samples[index])
             item["features"] = (*self.features.read(paths), torch.tensor([path is not None for path in paths]))
         elif self.processor.image_size is not None:
             item["pixels"] = self.processor.pixels(self.samples[index])
         return item
+
+    def _encode(self, samples: Sequence[Sample], long_samples: Literal["error", "drop"]) -> Iterator[dict[str, Any]]:
+        for sample in samples:
+            try:
+                item = self.processor.encode(sample)
+            except TooLongError:
+                if long_samples == "error":
+                    raise
+                self.dropped.append(sample.id)
+            else:
+                self.lengths.append(len(item["input_ids"]))
+                yield item

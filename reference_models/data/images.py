@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,7 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Sample, spooled
 from reference_models.errors import UserError
 
 Policy = Literal["error", "blank", "drop"]
@@ -23,6 +25,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
 THREADS = 4
 RESIZE_VERSION = 1  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
+QUEUED = 1000  # pictures that wait for the threads
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -45,8 +48,12 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def check_images(samples: list[Sample], policy: Policy, *, progress: bool = True) -> tuple[list[Sample], BadImages]:
+def check_images(
+    samples: Sequence[Sample], policy: Policy, *, progress: bool = True
+) -> tuple[Sequence[Sample], BadImages]:
     """Decode every picture and crop of the samples once, and do with the unreadable ones as the policy says.
+
+    In memory are the paths of different pictures, and what was found, but no samples.
 
     Args:
         samples: left as they are.
@@ -55,31 +62,22 @@ def check_images(samples: list[Sample], policy: Policy, *, progress: bool = True
         progress: show a progress bar.
 
     Returns:
-        The samples to go on with, and a report of every picture that could not be read.
+        The samples to go on with (those that were given, if all can be read), and a report of every picture that
+        could not be read.
 
     Raises:
         UserError: by policy, naming file, reason and sample; or if "drop" would leave no sample at all.
     """
     if policy not in get_args(Policy):
         raise UserError(f"unknown policy for bad images {policy!r}, expected one of {', '.join(get_args(Policy))}")
-    paths = list(dict.fromkeys(path for sample in samples for path in (sample.image, *sample.crops) if path))
+    paths = list(dict.fromkeys(str(path) for sample in samples for path in _listed(sample)))
     with ThreadPoolExecutor(THREADS) as pool:
-        reasons = list(tqdm(pool.map(_reason, paths), total=len(paths), desc="checking images", disable=not progress))
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-
-    kept, found = [], []
-    for sample in samples:
-        broken = [path for path in (sample.image, *sample.crops) if path in bad]
-        for path in broken:
-            blanked = "image blanked" if path == sample.image else "crop left out"
-            action = {"error": "stopped", "blank": blanked, "drop": "sample dropped"}[policy]
-            found.append(BadImage(file=str(path), sample=sample.id, reason=bad[path], action=action))
-        if not broken:
-            kept.append(sample)
-        elif policy == "blank":
-            image = None if sample.image in bad else sample.image
-            kept.append(replace(sample, image=image, crops=tuple(crop for crop in sample.crops if crop not in bad)))
-
+        batches = (paths[start : start + QUEUED] for start in range(0, len(paths), QUEUED))
+        reasons = chain.from_iterable(pool.map(_reason, batch) for batch in batches)
+        bar = tqdm(reasons, total=len(paths), desc="checking images", disable=not progress)
+        bad = {path: reason for path, reason in zip(paths, bar, strict=True) if reason}
+    found: list[BadImage] = []
+    kept = spooled(_usable(samples, bad, policy, found)) if bad else samples
     if found and (policy == "error" or not kept):
         first = found[0]
         more = f"; {len(bad) - 1} more of {len(paths)} images cannot be used" if len(bad) > 1 else ""
@@ -91,11 +89,30 @@ def check_images(samples: list[Sample], policy: Policy, *, progress: bool = True
     return kept, BadImages(policy=policy, checked=len(paths), found=tuple(found))
 
 
-def _reason(path: Path) -> str | None:
+def _listed(sample: Sample) -> list[Path]:
+    return [path for path in (sample.image, *sample.crops) if path]
+
+
+def _usable(samples: Sequence[Sample], bad: dict[str, str], policy: Policy, found: list[BadImage]) -> Iterator[Sample]:
+    """The samples to go on with; what is wrong with the others is added to `found`."""
+    for sample in samples:
+        broken = [path for path in _listed(sample) if str(path) in bad]
+        for path in broken:
+            blanked = "image blanked" if path == sample.image else "crop left out"
+            action = {"error": "stopped", "blank": blanked, "drop": "sample dropped"}[policy]
+            found.append(BadImage(file=str(path), sample=sample.id, reason=bad[str(path)], action=action))
+        if not broken:
+            yield sample
+        elif policy == "blank":
+            image = None if sample.image in broken else sample.image
+            yield replace(sample, image=image, crops=tuple(crop for crop in sample.crops if crop not in broken))
+
+
+def _reason(path: str) -> str | None:
     """Why a picture cannot be used; None if it can."""
     try:
         # The smallest scale a JPEG offers is the fastest, and still reads the file to its end.
-        decode_image(path, 1)
+        decode_image(Path(path), 1)
     except UserError as error:
         return str(error)
     return None

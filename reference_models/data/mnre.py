@@ -2,7 +2,7 @@
 
 import ast
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ def read_relations(root: Path) -> dict[str, int]:
     return dict(sorted(relations.items(), key=lambda item: item[1]))
 
 
-def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int = 3) -> list[Sample]:
-    """Read one split of a data set in the layout that the field's code bases share.
+def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int = 3) -> Iterator[Sample]:
+    """Read one split, sample by sample, of a data set in the layout that the field's code bases share.
 
     Rows are in `txt/ours_{train,val,test}.txt`, pictures in `img_org/{train,val,test}/`, crops in
     `img_vg/{train,val,test}/crops/`, and which crops belong to which row in `txt/mre_{train,dev,test}_dict.pth`, by the
@@ -75,20 +75,22 @@ def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int =
     """
     relations = read_relations(root)
     path = mnre_file(root, split)
-    lines = read_lines(path)
-    while not lines[-1].strip():
-        lines.pop()
     crop_names: dict[int, tuple[str, ...]] = {}
     if visual and max_crops:
         crop_names = read_crop_names([path.with_name(f"mre_{DICTIONARY_NAMES[split]}_dict.pth")], int, max_crops)
     images = root / "img_org" / TEXT_NAMES[split]
     crops = root / "img_vg" / TEXT_NAMES[split] / "crops"
 
-    samples = []
-    for index, line in enumerate(lines):
-        where = f"{path}:{index + 1}"
-        if not line.strip():  # one gap would give every later row the crops of its neighbour
-            raise UserError(f"{where}: expected a row, got a blank line; crops are found by a row's place in the file")
+    blank = 0  # number of the first blank line
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            blank = blank or number
+            continue
+        if blank:  # one gap would give every later row the crops of its neighbour
+            raise UserError(
+                f"{path}:{blank}: expected a row, got a blank line; crops are found by a row's place in the file"
+            )
+        where = f"{path}:{number}"
         try:
             row = ast.literal_eval(line)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
@@ -104,15 +106,12 @@ def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int =
                 raise UserError(f"{where}: expected {expected} under {key!r}, got {str(row[key])[:80]!r}")
         if row["relation"] not in relations:
             raise UserError(f"{where}: unknown relation {row['relation']!r}, it is not in {root / 'ours_rel2id.json'}")
-        samples.append(
-            Sample(
-                id=f"{path.name}:{index + 1}",
-                words=tuple(row["token"]),
-                image=images / row["img_id"] if visual else None,
-                crops=tuple(crops / crop for crop in crop_names.get(index, ())),
-                head=tuple(row["h"]["pos"]),
-                tail=tuple(row["t"]["pos"]),
-                relation=row["relation"],
-            )
+        yield Sample(
+            id=f"{path.name}:{number}",
+            words=tuple(row["token"]),
+            image=images / row["img_id"] if visual else None,
+            crops=tuple(crops / crop for crop in crop_names.get(number - 1, ())),
+            head=tuple(row["h"]["pos"]),
+            tail=tuple(row["t"]["pos"]),
+            relation=row["relation"],
         )
-    return samples

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
+from reference_models.data.spool import Spool
 from reference_models.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -19,29 +21,31 @@ Key = TypeVar("Key", str, int)
 Split = Literal["train", "valid", "test"]
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I-MISC")
+HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
-def read_lines(path: Path) -> list[str]:
-    r"""The lines of a UTF-8 text file, without line ends.
+def read_lines(path: Path) -> Iterator[str]:
+    r"""The lines of a UTF-8 text file one by one, without line ends.
 
     Only "\n" and "\r\n" end a line: tweets hold other characters that `str.splitlines` would break at.
 
     Raises:
         UserError: the file cannot be read, holds nothing, or a line is not UTF-8.
     """
+    empty = True
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                line = raw.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                empty = empty and not line.strip()
+                yield line
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    lines = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            lines.append(line.decode("utf-8").removesuffix("\r"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not") from error
-    if not any(line.strip() for line in lines):
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not") from error
+    if empty:
         raise UserError(f"{path}: the file is empty")
-    return lines
 
 
 def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: int) -> dict[Key, tuple[str, ...]]:
@@ -77,12 +81,22 @@ def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: 
             raise UserError(f"{path}: {expected}, got the key {key!r}")
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise UserError(f"{path}: {expected}, got something other than strings under the key {key!r}")
-    return {key: tuple(names[:max_crops]) for key, names in content.items()}
+        content[key] = tuple(names[:max_crops])  # in its place, so that no second dictionary is in memory
+    return content
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """Twelve hex digits that name this version of the label files (`cat FILES | sha256sum` begins with the same)."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # goes on with the bytes of the files before
+    return digest.hexdigest()[:12]
+
+
+def spooled(samples: Iterable[Sample]) -> Spool[Sample]:
+    """Samples in a temporary file; see `Spool`."""
+    return Spool(samples, Sample.to_json, Sample.from_json)
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.words or not all(self.words):
             raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words)}")
-        if any("\ud800" <= character <= "\udfff" for word in self.words for character in word):
+        if HALF.search("".join(self.words)):
             raise UserError(f"{self.id}: a word holds half a character (a lone surrogate), which no tokenizer can read")
         if self.tags is not None:
             if len(self.tags) != len(self.words):
@@ -131,3 +145,22 @@ class Sample:
                     f"{self.id}: the {name} entity's span {list(span)} is empty or not inside the sentence of "
                     f"{len(self.words)} words (start counts from 0, end is not included)"
                 )
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain types, ready for `json.dump`."""
+        return {**vars(self), "image": self.image and str(self.image), "crops": [str(path) for path in self.crops]}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Sample:
+        """The sample that `to_json`, and JSON, made this of."""
+        image, crops, tags, head, tail = (row[name] for name in ("image", "crops", "tags", "head", "tail"))
+        return cls(
+            id=row["id"],
+            words=tuple(row["words"]),
+            image=image and Path(image),
+            crops=tuple(map(Path, crops)),
+            tags=tags and tuple(tags),
+            head=head and tuple(head),
+            tail=tail and tuple(tail),
+            relation=row["relation"],
+        )

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, train
 from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from reference_models.data.spool import Spool
 from reference_models.errors import UserError
 
 SPECIAL = {
@@ -19,10 +20,11 @@ SPECIAL = {
 
 def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
     """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
-    texts = [" ".join(words) for words in sentences]
+    texts = Spool(" ".join(words) for words in sentences)  # they are gone through twice
     normalizer = normalizers.BertNormalizer(lowercase=False)
     # The trainer would number continuing characters in the order of a hash map, and it breaks ties by number.
-    inside = [f"##{c}" for c in sorted(set(normalizer.normalize_str("".join(texts)))) if not c.isspace()]
+    characters = {character for text in texts for character in normalizer.normalize_str(text)}
+    inside = [f"##{character}" for character in sorted(characters) if not character.isspace()]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary_size, min_frequency=2, special_tokens=[*SPECIAL.values(), *inside], show_progress=False
     )

@@ -1,6 +1,9 @@
 """The Twitter-2015 and Twitter-2017 files: sentences with BIO tags, each with a picture and its object crops."""
 
 import os
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from reference_models.data.samples import TAGS, Sample, Split, read_crop_names, read_lines
@@ -12,8 +15,8 @@ def twitter_file(root: Path, split: Split) -> Path:
     return root / f"{split}.txt"
 
 
-def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: int = 3) -> list[Sample]:
-    """Read one split of a data set in the layout that the field's code bases share.
+def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: int = 3) -> Iterator[Sample]:
+    """Read one split, sample by sample, of a data set in the layout that the field's code bases share.
 
     With `root` = `.../twitter2017`: sentences are in `twitter2017/{train,valid,test}.txt`, pictures in
     `twitter2017_images/`, crops in `twitter2017_aux_images/{train,val,test}/crops/`, and which crops belong to which
@@ -30,16 +33,41 @@ def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: in
         UserError: naming file, line, what was expected and what came.
     """
     path = twitter_file(root, split)
-    sentences: list[tuple[int, str, list[str], list[str]]] = []  # line of the IMGID, image name, words, tags
-    inside = False
+    folder = Path(os.path.abspath(root))  # so that "." has a name too
+    images = folder.with_name(f"{folder.name}_images")
+    crops = folder.with_name(f"{folder.name}_aux_images") / ("val" if split == "valid" else split) / "crops"
+    crop_names: dict[str, tuple[str, ...]] = {}
+    if visual and max_crops:
+        labels = ("val", "valid") if split == "valid" else (split,)
+        crop_names = read_crop_names([root / f"{folder.name}_{label}_dict.pth" for label in labels], str, max_crops)
+    for (number, name), rows in groupby(_rows(path), key=itemgetter(0)):
+        columns = [row for _, row in rows if row]
+        if not columns:
+            raise UserError(f"{path}:{number}: expected words below 'IMGID:{name}', this sample has none")
+        words, tags = zip(*columns, strict=True)
+        yield Sample(
+            id=f"{path.name}:{number}",
+            words=words,
+            image=images / f"{name}.jpg" if visual else None,
+            crops=tuple(crops / crop for crop in crop_names.get(f"{name}.jpg", ())),
+            tags=tags,
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[tuple[int, str], tuple[str, str] | None]]:
+    """Each word with its tag, behind the number of its sentence's IMGID line and the name of the image there.
+
+    The IMGID line itself comes first, with None for a word.
+    """
+    sentence, inside = (0, ""), False
     for number, line in enumerate(read_lines(path), start=1):
         where = f"{path}:{number}"
         if line.startswith("IMGID:"):
             name = line.removeprefix("IMGID:").strip()
             if not name or "\t" in name:
                 raise UserError(f"{where}: expected 'IMGID:' and the name of one image, got {line!r}")
-            sentences.append((number, name, [], []))
-            inside = True
+            sentence, inside = (number, name), True
+            yield sentence, None
         elif not line.strip(" "):
             inside = False
         elif not inside:
@@ -48,29 +76,7 @@ def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: in
             columns = line.split("\t")
             if len(columns) != 2 or not columns[0]:
                 raise UserError(f"{where}: expected a word, a tab and a tag, got {line!r}")
-            tag = columns[1].replace("OTHER", "MISC")
+            word, tag = columns[0], columns[1].replace("OTHER", "MISC")
             if tag not in TAGS:
                 raise UserError(f"{where}: unknown tag {columns[1]!r}, expected one of {', '.join(TAGS)}")
-            sentences[-1][2].append(columns[0])
-            sentences[-1][3].append(tag)
-    for number, name, words, _ in sentences:
-        if not words:
-            raise UserError(f"{path}:{number}: expected words below 'IMGID:{name}', this sample has none")
-
-    folder = Path(os.path.abspath(root))  # so that "." has a name too
-    images = folder.with_name(f"{folder.name}_images")
-    crops = folder.with_name(f"{folder.name}_aux_images") / ("val" if split == "valid" else split) / "crops"
-    crop_names: dict[str, tuple[str, ...]] = {}
-    if visual and max_crops:
-        labels = ("val", "valid") if split == "valid" else (split,)
-        crop_names = read_crop_names([root / f"{folder.name}_{label}_dict.pth" for label in labels], str, max_crops)
-    return [
-        Sample(
-            id=f"{path.name}:{number}",
-            words=tuple(words),
-            image=images / f"{name}.jpg" if visual else None,
-            crops=tuple(crops / crop for crop in crop_names.get(f"{name}.jpg", ())),
-            tags=tuple(tags),
-        )
-        for number, name, words, tags in sentences
-    ]
+            yield sentence, (word, tag)

@@ -47,7 +47,7 @@ def make_crops(
     runs = []
     for split in SPLITS:
         place = layout(data.format, Path(data.root), split)
-        samples = read(Path(data.root), split, max_crops=0)
+        samples = list(read(Path(data.root), split, max_crops=0))
         settings = {
             "detector": [detector.name, detector.version],
             "phrases": source,

@@ -24,7 +24,7 @@ class Evaluation:
     """Scores of a split, and for each of its samples the predicted tags or relation."""
 
     scores: dict[str, float]
-    samples: list[Sample]
+    samples: Sequence[Sample]
     predictions: list[list[str] | str]
 
 

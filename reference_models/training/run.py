@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +17,7 @@ from reference_models.data.images import check_images
 from reference_models.data.mnre import read_relations
 from reference_models.data.processor import Processor
 from reference_models.data.readers import READERS
-from reference_models.data.samples import TAGS, Sample, Split, fingerprint
+from reference_models.data.samples import TAGS, Sample, Split, fingerprint, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
@@ -45,23 +46,23 @@ MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
-def read_split(config: RunConfig, split: Split) -> tuple[list[Sample], dict[str, Any]]:
+def read_split(config: RunConfig, split: Split) -> tuple[Sequence[Sample], dict[str, Any]]:
     """The usable samples of a split, and what was found about their pictures.
 
     Raises:
         UserError: a file that is missing or wrong, or a picture that cannot be read where the policy is "error".
     """
     read, _ = READERS[config.data.format]
-    samples = read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops)
+    samples = spooled(read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops))
     if not config.model.visual:
         return samples, {}
-    samples, bad = check_images(samples, config.data.bad_images)
+    usable, bad = check_images(samples, config.data.bad_images)
     if bad.found:
         logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
-    return samples, bad.to_json()
+    return usable, bad.to_json()
 
 
-def make_processor(config: RunConfig, train: list[Sample]) -> Processor:
+def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
     """The processor for a configuration; the tokenizer of `tiny` is learnt from the training sentences."""
     data = config.data
     ner = data.format == "twitter"

@@ -36,4 +36,4 @@ class EpochSampler(Sampler[int]):
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         if self.lengths is not None:
             return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
-        return iter(torch.randperm(self.size, generator=generator).tolist())
+        return map(int, torch.randperm(self.size, generator=generator).numpy())

@@ -81,7 +81,7 @@ def test_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> Non
     path = folder / "ner" / "train.txt"
     processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), "ner", TAGS, max_length=20, image_size=None)
     with restored(path, changes):
-        samples = read_twitter(folder / "ner", "train")
+        samples = list(read_twitter(folder / "ner", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["labels"].shape == batch["word_mask"].shape
 
@@ -93,7 +93,7 @@ def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: P
     with restored(path, changes):
         relations = read_relations(folder / "re")
         processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), "re", list(relations), image_size=None)
-        samples = read_mnre(folder / "re", "train")
+        samples = list(read_mnre(folder / "re", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["head_mask"].any(dim=1).all()
         assert batch["tail_mask"].any(dim=1).all()

@@ -30,7 +30,7 @@ def test_a_long_relation_stops_by_default() -> None:
 def test_a_dropped_relation_is_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         split = EncodedSplit([LONG, SHORT, LONG], make(), "drop")
-    assert (len(split), split.samples, split.dropped) == (1, [SHORT], ["f:2", "f:2"])
+    assert (len(split), list(split.samples), split.dropped) == (1, [SHORT], ["f:2", "f:2"])
     assert "2 samples too long, dropped: f:2, f:2" in caplog.text
 
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reference_models.data.mnre import mnre_file, read_mnre, read_relations
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 
 ROW: dict[str, Any] = {
@@ -21,6 +21,10 @@ ROW: dict[str, Any] = {
     "relation": "/per/loc/place_of_residence",
 }
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(root: Path, split: Split, **options: Any) -> list[Sample]:
+    return list(read_mnre(root, split, **options))
 
 
 def write(root: Path, *rows: object) -> None:
@@ -40,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_reads_text_and_paths(root: Path) -> None:
     words, image, crops = tuple(ROW["token"]), root / "img_org/train/a b.jpg", root / "img_vg/train/crops"
-    assert read_mnre(root, "train") == [
+    assert read(root, "train") == [
         Sample("ours_train.txt:1", words, image, (), None, (0, 2), (4, 5), "/per/loc/place_of_residence"),
         Sample(
             "ours_train.txt:2",
@@ -53,12 +57,12 @@ def test_reads_text_and_paths(root: Path) -> None:
             "None",
         ),
     ]
-    assert [crop.name for crop in read_mnre(root, "train", max_crops=1)[1].crops] == ["x.png"]
+    assert [crop.name for crop in read(root, "train", max_crops=1)[1].crops] == ["x.png"]
 
 
 def test_without_pictures_it_looks_at_the_text_alone(root: Path) -> None:
     (root / "txt" / "mre_train_dict.pth").write_bytes(b"never opened")
-    samples = read_mnre(root, "train", visual=False)
+    samples = read(root, "train", visual=False)
     assert [(sample.image, sample.crops, sample.head) for sample in samples] == [(None, (), (0, 2)), (None, (), (2, 3))]
 
 
@@ -66,7 +70,7 @@ def test_without_pictures_it_looks_at_the_text_alone(root: Path) -> None:
 def test_both_names_of_the_validation_file_are_known(root: Path, name: str) -> None:
     (root / "txt" / name).write_text(str(ROW))
     torch.save({0: ["x.png"]}, root / "txt" / "mre_dev_dict.pth")
-    (sample,) = read_mnre(root, "valid")
+    (sample,) = read(root, "valid")
     assert mnre_file(root, "valid").name == name
     assert sample.id == f"{name}:1"
     assert sample.image == root / "img_org" / "val" / "a b.jpg"
@@ -74,10 +78,10 @@ def test_both_names_of_the_validation_file_are_known(root: Path, name: str) -> N
 
 
 def test_windows_line_ends_and_blank_last_lines_change_nothing(root: Path) -> None:
-    expected = read_mnre(root, "train")
+    expected = read(root, "train")
     path = root / "txt" / "ours_train.txt"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n \n\n")
-    assert read_mnre(root, "train") == expected
+    assert read(root, "train") == expected
 
 
 def changed(key: str, value: object) -> dict:
@@ -117,7 +121,7 @@ def changed(key: str, value: object) -> dict:
 def test_a_broken_row_is_one_clear_error(root: Path, row: object, message: str) -> None:
     write(root, ROW, row, ROW)
     with pytest.raises(UserError, match=rf"ours_train\.txt:2: .*{message}|ours_train\.txt:2: {message}"):
-        read_mnre(root, "train")
+        read(root, "train")
 
 
 def test_a_call_in_a_row_is_not_executed(root: Path) -> None:
@@ -125,22 +129,22 @@ def test_a_call_in_a_row_is_not_executed(root: Path) -> None:
     path = root / "txt" / "ours_train.txt"
     path.write_text(path.read_text().replace("'TRAP'", f"open({str(root / 'trap')!r}, 'w')"))
     with pytest.raises(UserError, match=r"ours_train\.txt:1: .*not executed"):
-        read_mnre(root, "train")
+        read(root, "train")
     assert not (root / "trap").exists()
 
 
 def test_absent_and_empty_files_are_named(root: Path) -> None:
     with pytest.raises(UserError, match=r"ours_test\.txt: cannot be read"):
-        read_mnre(root, "test")
+        read(root, "test")
     write(root)
     with pytest.raises(UserError, match=r"ours_train\.txt: the file is empty"):
-        read_mnre(root, "train")
+        read(root, "train")
 
 
 def test_a_dictionary_of_image_names_is_refused(root: Path) -> None:
     torch.save({"a b.jpg": ["x.png"]}, root / "txt" / "mre_train_dict.pth")
     with pytest.raises(UserError, match=r"mre_train_dict\.pth: .*dict of int to .*got the key 'a b\.jpg'"):
-        read_mnre(root, "train")
+        read(root, "train")
 
 
 def test_relations_come_in_the_order_of_their_ids(root: Path) -> None:
@@ -175,7 +179,7 @@ WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, m
 @SHARED
 def test_what_is_written_is_read_back(root: Path, sentences: list[list[str]]) -> None:
     write(root, *({**ROW, "token": words, "h": {"pos": [0, 1]}, "t": {"pos": [0, len(words)]}} for words in sentences))
-    samples = read_mnre(root, "train")
+    samples = read(root, "train")
     assert [list(sample.words) for sample in samples] == sentences
     assert [len(sample.words[slice(*sample.tail or ())]) for sample in samples] == [len(words) for words in sentences]
 
@@ -191,7 +195,7 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
     (root / "txt" / "ours_train.txt").write_bytes(content)
     samples, message = [], ""
     try:
-        samples = read_mnre(root, "train")
+        samples = read(root, "train")
     except UserError as error:
         message = str(error)
     assert samples or "ours_train.txt" in message

@@ -42,7 +42,7 @@ def test_same_seed_same_bytes(task: str, tmp_path: Path) -> None:
 def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path) -> None:
     generate(tmp_path / "set", task, 0, SIZES)
     for split, size in SIZES.items():
-        samples = READERS[task](tmp_path / "set", split)
+        samples = list(READERS[task](tmp_path / "set", split))
         truth = [json.loads(line) for line in (tmp_path / "set" / f"truth_{split}.jsonl").read_text().splitlines()]
         assert [sample.id for sample in samples] == [row["id"] for row in truth] == list(kinds(tmp_path / "set", split))
         assert len(samples) == size

@@ -2,18 +2,23 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference_models.data.samples import TAGS, Sample
+from reference_models.data.samples import TAGS, Sample, Split
 from reference_models.data.twitter import read_twitter, twitter_file
 from reference_models.errors import UserError
 
 TEXT = "IMGID:1 a\nRT\tO\nNew\tB-LOC\nYork\tI-LOC\n\nIMGID:2\nThe\tB-OTHER\nVoice\tI-OTHER\nAnn\tI-PER\n\n"
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read(root: Path, split: Split, **options: Any) -> list[Sample]:
+    return list(read_twitter(root, split, **options))
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_reads_text_and_paths(root: Path) -> None:
     images, crops = root.parent / "tweets_images", root.parent / "tweets_aux_images" / "train" / "crops"
-    assert read_twitter(root, "train") == [
+    assert read(root, "train") == [
         Sample("train.txt:1", ("RT", "New", "York"), images / "1 a.jpg", (), ("O", "B-LOC", "I-LOC")),
         Sample(
             "train.txt:6",
@@ -40,13 +45,13 @@ def test_reads_text_and_paths(root: Path) -> None:
             ("B-MISC", "I-MISC", "I-PER"),
         ),
     ]
-    assert [crop.name for crop in read_twitter(root, "train", max_crops=1)[1].crops] == ["x.png"]
+    assert [crop.name for crop in read(root, "train", max_crops=1)[1].crops] == ["x.png"]
     assert twitter_file(root, "valid") == root / "valid.txt"
 
 
 def test_without_pictures_it_looks_at_the_text_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "tweets_train_dict.pth").write_bytes(b"never opened")
-    samples = read_twitter(root, "train", visual=False)
+    samples = read(root, "train", visual=False)
     assert [sample.words for sample in samples] == [("RT", "New", "York"), ("The", "Voice", "Ann")]
     assert all(sample.image is None and sample.crops == () for sample in samples)
     assert not caplog.records
@@ -55,13 +60,13 @@ def test_without_pictures_it_looks_at_the_text_alone(root: Path, caplog: pytest.
 @pytest.mark.parametrize("label", ["val", "valid"])
 def test_both_names_of_the_validation_dictionary_are_known(root: Path, label: str) -> None:
     torch.save({"2.jpg": ["x.png"]}, root / f"tweets_{label}_dict.pth")
-    (crop,) = read_twitter(root, "valid")[1].crops
+    (crop,) = read(root, "valid")[1].crops
     assert crop == root.parent / "tweets_aux_images" / "val" / "crops" / "x.png"
 
 
 def test_without_a_dictionary_there_are_no_crops_and_one_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        samples = read_twitter(root, "test")
+        samples = read(root, "test")
     assert [sample.crops for sample in samples] == [(), ()]
     assert samples[0].image == root.parent / "tweets_images" / "1 a.jpg"
     assert [record.getMessage() for record in caplog.records] == [
@@ -71,14 +76,14 @@ def test_without_a_dictionary_there_are_no_crops_and_one_warning(root: Path, cap
 
 def test_the_current_folder_is_a_root_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
-    assert read_twitter(Path("."), "train") == read_twitter(root, "train")
+    assert read(Path("."), "train") == read(root, "train")
 
 
 def test_line_ends_of_windows_and_a_missing_last_newline_change_nothing(root: Path) -> None:
-    expected = read_twitter(root, "train")
+    expected = read(root, "train")
     for text in (TEXT.replace("\n", "\r\n"), TEXT.rstrip("\n"), TEXT.replace("\n\nIMGID", "\nIMGID"), "\n \n" + TEXT):
         (root / "train.txt").write_bytes(text.encode())
-        samples = read_twitter(root, "train")
+        samples = read(root, "train")
         assert [(sample.words, sample.tags, sample.crops) for sample in samples] == [
             (sample.words, sample.tags, sample.crops) for sample in expected
         ]
@@ -87,7 +92,7 @@ def test_line_ends_of_windows_and_a_missing_last_newline_change_nothing(root: Pa
 def test_odd_words_are_kept(root: Path) -> None:
     words = ("\xa0", "a\u2028b", "\x85", "two words", "\U0001f600", "imgid:3", "#", "\ufffd")
     (root / "train.txt").write_text("IMGID:9\n" + "".join(f"{word}\tO\n" for word in words), encoding="utf-8")
-    assert read_twitter(root, "train", visual=False)[0].words == words
+    assert read(root, "train", visual=False)[0].words == words
 
 
 @pytest.mark.parametrize(
@@ -113,19 +118,19 @@ def test_odd_words_are_kept(root: Path) -> None:
 def test_a_broken_file_is_one_clear_error(root: Path, text: str, message: str) -> None:
     (root / "train.txt").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=message):
-        read_twitter(root, "train")
+        read(root, "train")
 
 
 def test_a_missing_split_is_named(root: Path) -> None:
     (root / "test.txt").unlink()
     with pytest.raises(UserError, match=r"test\.txt: cannot be read"):
-        read_twitter(root, "test")
+        read(root, "test")
 
 
 def test_a_dictionary_of_row_indices_is_refused(root: Path) -> None:
     torch.save({0: ["x.png"]}, root / "tweets_train_dict.pth")
     with pytest.raises(UserError, match=r"tweets_train_dict\.pth: .*got the key 0"):
-        read_twitter(root, "train")
+        read(root, "train")
 
 
 WORD = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"]), min_size=1, max_size=5)
@@ -139,7 +144,7 @@ SENTENCE = st.lists(
 def test_what_is_written_is_read_back(root: Path, sentences: list[list[tuple[str, str]]]) -> None:
     blocks = [f"IMGID:{i}\n" + "".join(f"{word}\t{tag}\n" for word, tag in s) for i, s in enumerate(sentences)]
     (root / "train.txt").write_text("\n".join(blocks), encoding="utf-8", newline="\n")
-    samples = read_twitter(root, "train", visual=False)
+    samples = read(root, "train", visual=False)
     assert [list(zip(sample.words, sample.tags or (), strict=True)) for sample in samples] == sentences
     assert len({sample.id for sample in samples}) == len(samples)
 
@@ -155,7 +160,7 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
     (root / "train.txt").write_bytes(content)
     samples, message = [], ""
     try:
-        samples = read_twitter(root, "train")
+        samples = read(root, "train")
     except UserError as error:
         message = str(error)
     assert samples or message.startswith(f"{root / 'train.txt'}:")

@@ -38,7 +38,7 @@ class Truth:
         self.boxes: dict[bytes, list[list[int]]] = {}
         for split in SIZES:
             rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
-            samples = READERS[format](root, split)
+            samples = list(READERS[format](root, split))
             for row, sample in zip(rows, samples, strict=True):
                 with Image.open(sample.image) as picture:
                     self.boxes[picture.convert("RGB").tobytes()] = [figure["box"] for figure in row["objects"]]
@@ -65,7 +65,7 @@ def bare(data: DataConfig) -> DataConfig:
 
 
 def read(data: DataConfig, split: Any) -> list[Sample]:
-    return READERS[data.format](Path(data.root), split)
+    return list(READERS[data.format](Path(data.root), split))
 
 
 def make(data: DataConfig, config: GroundingConfig = CENTRE, detector: Any = None) -> Any:
