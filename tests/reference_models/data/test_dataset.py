@@ -1,17 +1,23 @@
 """A split: long relations are an error or are left out and named; pictures are loaded with their sample."""
 
+import gc
+import json
 import logging
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
+from reference_models.data.images import check_images
+from reference_models.data.mnre import read_mnre
 from reference_models.data.processor import Processor, TooLongError
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Sample, spooled
 from reference_models.data.tokenizer import learn_tokenizer
 
 SHORT = Sample("f:1", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
@@ -60,3 +66,40 @@ def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
     assert torch.equal(batch["visual_cells"].flatten(2), torch.tensor(cells[rows]))
     assert torch.equal(batch["visual_embedding"], torch.tensor(embedding[rows]))
     assert batch["image_mask"].tolist() == [[True, True, False, False], [False] * 4]
+
+
+def test_spawned_workers_give_the_same_batches() -> None:
+    split = EncodedSplit(spooled([SHORT] * 5), make())
+    here, spawned = (
+        list(DataLoader(split, 2, collate_fn=split.processor.collate, **options))
+        for options in ({}, {"num_workers": 2, "multiprocessing_context": "spawn"})
+    )
+    assert len(here) == 3
+    for expected, batch in zip(here, spawned, strict=True):
+        assert expected.keys() == batch.keys()
+        assert all(torch.equal(batch[name], value) for name, value in expected.items())
+
+
+def write_rows(root: Path, count: int) -> None:
+    (root / "txt").mkdir(parents=True)
+    (root / "img_org" / "train").mkdir(parents=True)
+    Image.new("RGB", (6, 6)).save(root / "img_org" / "train" / "a.png")
+    (root / "ours_rel2id.json").write_text(json.dumps({"None": 0}))
+    row = {"token": ["a", "b"] * 6, "h": {"pos": [0, 1]}, "t": {"pos": [1, 2]}, "img_id": "a.png", "relation": "None"}
+    (root / "txt" / "ours_train.txt").write_text(f"{row}\n" * count)
+
+
+def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
+    processor, held = Processor(learn_tokenizer([["a", "b"]] * 4, 50), "re", ["None"], image_size=4), []
+    for count in (100, 500, 2500):  # the first fills what Python keeps for later
+        write_rows(tmp_path / str(count), count)
+        tracemalloc.start()
+        samples, _ = check_images(spooled(read_mnre(tmp_path / str(count), "train")), "error", progress=False)
+        split = EncodedSplit(samples, processor)
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory())
+        tracemalloc.stop()
+        assert len(split) == len(split.lengths) == count
+    now, peak = ((held[2][kind] - held[1][kind]) / 2000 for kind in (0, 1))
+    assert now < 30
+    assert peak < 60

@@ -124,6 +124,14 @@ def test_a_broken_row_is_one_clear_error(root: Path, row: object, message: str) 
         read(root, "train")
 
 
+def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
+    write(root, ROW, "no row")
+    samples = read_mnre(root, "train")
+    assert next(samples).id.endswith(":1")
+    with pytest.raises(UserError, match="no row"):
+        next(samples)
+
+
 def test_a_call_in_a_row_is_not_executed(root: Path) -> None:
     write(root, {**ROW, "token": "TRAP"})
     path = root / "txt" / "ours_train.txt"

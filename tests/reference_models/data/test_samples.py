@@ -1,8 +1,11 @@
 """The checks of a single sample and the readers of files that both data sets use."""
 
 import hashlib
+import json
 import logging
 import pickle
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference_models.data.samples import TAGS, Sample, fingerprint, read_crop_names, read_lines
+from reference_models.data.samples import TAGS, Sample, fingerprint, read_crop_names, read_lines, spooled
 from reference_models.errors import UserError
 
 
@@ -52,6 +55,49 @@ def test_sample_takes_a_span_exactly_when_it_names_words(start: int, end: int) -
     else:
         with pytest.raises(UserError, match="head"):
             Sample("a:1", words, head=(start, end), tail=(0, 1))
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> Sample:
+    words = draw(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+    inside = st.integers(0, len(words) - 1).flatmap(lambda start: st.tuples(st.just(start), st.just(start + 1)))
+    paths = st.text(st.characters(exclude_characters="\0")).map(Path)
+    pair = draw(st.none() | st.tuples(inside, inside))
+    return Sample(
+        draw(st.text()),
+        tuple(words),
+        draw(st.none() | paths),
+        tuple(draw(st.lists(paths, max_size=3))),
+        draw(st.none() | st.tuples(*[st.sampled_from(TAGS)] * len(words))),
+        *(pair or (None, None)),
+        draw(st.none() | st.text()),
+    )
+
+
+@given(st.lists(samples(), max_size=3))
+def test_a_sample_comes_back_from_json(rows: list[Sample]) -> None:
+    assert [Sample.from_json(json.loads(json.dumps(row.to_json()))) for row in rows] == rows
+    kept = spooled(rows)
+    assert list(kept) == rows
+    assert [hash(row) for row in kept] == [hash(row) for row in rows]
+
+
+def peak_memory(call: Callable[[], object]) -> int:
+    """Bytes that Python held at most, beyond what was there before."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_lines_come_while_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a line\n" * 1_000_000 + b"\xff")
+    assert peak_memory(lambda: next(read_lines(path))) < 500_000
+    with pytest.raises(UserError, match=r"a\.txt:1000001: expected UTF-8, byte 1 of"):
+        list(read_lines(path))
 
 
 def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
@@ -167,3 +213,11 @@ def test_fingerprint_follows_bytes_and_order(tmp_path: Path) -> None:
     second.write_bytes(b"two\n")
     assert fingerprint([first, second]) == hashlib.sha256(b"one\r\ntwo\n").hexdigest()[:12]
     assert fingerprint([first, second]) != fingerprint([second, first])
+
+
+def test_fingerprint_reads_a_large_file_piece_by_piece(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with path.open("wb") as file:
+        file.truncate(20_000_000)
+    assert peak_memory(lambda: fingerprint([path])) < 1_000_000
+    assert fingerprint([path]) == hashlib.sha256(bytes(20_000_000)).hexdigest()[:12]

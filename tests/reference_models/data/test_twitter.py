@@ -121,6 +121,14 @@ def test_a_broken_file_is_one_clear_error(root: Path, text: str, message: str) -
         read(root, "train")
 
 
+def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
+    (root / "train.txt").write_text("IMGID:1\nw\tO\n\nIMGID:2\nno tag\n")
+    samples = read_twitter(root, "train")
+    assert next(samples).id.endswith(":1")
+    with pytest.raises(UserError, match="no tag"):
+        next(samples)
+
+
 def test_a_missing_split_is_named(root: Path) -> None:
     (root / "test.txt").unlink()
     with pytest.raises(UserError, match=r"test\.txt: cannot be read"):
