@@ -1,0 +1,143 @@
+"""How time and memory grow with the size of the problem.
+
+python -m benchmarks.scaling --part data [--rows 1000 10000 100000 1000000] [--format mnre]
+
+data: the rows of a data set, from its files through reader, check of the pictures, and encoding to batches.
+
+Memory is anonymous memory, which only the process itself can give back. Pages of files that the system has cached, the
+temporary files of the data path among them, do not count: the system drops them as soon as it needs the room.
+"""
+
+import argparse
+import json
+import random
+import string
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.images import check_images
+from reference_models.data.processor import Processor
+from reference_models.data.readers import READERS
+from reference_models.data.samples import TAGS, spooled
+from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.grounding.layout import Format, layout
+
+Result = TypeVar("Result")
+
+WORDS = ["".join(random.Random(seed).choices(string.ascii_lowercase, k=2 + seed % 8)) for seed in range(5000)]
+RELATIONS = ("None", "/per/per/peer")
+PICTURES = 200  # shared by all rows
+IMAGE_SIZE = 32  # small, so that decoding does not hide the rest
+BATCH = 16
+DRAWN = 20_000  # samples of the epoch, from all over the set
+
+
+def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a function returns in a process that has done nothing before, so that its memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and how many seconds it took."""
+    start = time.perf_counter()
+    return call(), time.perf_counter() - start
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file stands behind."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
+def write_set(format: Format, root: Path, rows: int) -> None:
+    """A training split of random words, of tweets' lengths, with a few noisy pictures."""
+    place, draw = layout(format, root, "train"), random.Random(0)
+    for folder in (place.labels.parent, place.images):
+        folder.mkdir(parents=True)
+    for number in range(PICTURES):
+        Image.effect_noise((64, 64), 64).save(place.images / f"{number}.jpg")
+    (root / "ours_rel2id.json").write_text(json.dumps({name: number for number, name in enumerate(RELATIONS)}))
+    write_row = {"twitter": twitter_row, "mnre": mnre_row}[format]
+    with place.labels.open("w") as file:
+        for number in range(rows):
+            file.write(write_row(draw.choices(WORDS, k=draw.randint(10, 30)), number % PICTURES, draw))
+
+
+def twitter_row(words: list[str], picture: int, draw: random.Random) -> str:
+    lines = [f"{word}\t{draw.choice(TAGS)}\n" for word in words]
+    return f"IMGID:{picture}\n{''.join(lines)}\n"
+
+
+def mnre_row(words: list[str], picture: int, draw: random.Random) -> str:
+    head, tail = ({"name": words[place], "pos": [place, place + 1]} for place in (1, 5))
+    row = {"token": words, "h": head, "t": tail, "img_id": f"{picture}.jpg", "relation": draw.choice(RELATIONS)}
+    return f"{row}\n"
+
+
+def measure_data(format: Format, root: Path) -> dict[str, float]:
+    """Seconds of each step over one data set, and the memory after them."""
+    tokenizer, (read, _) = learn_tokenizer([WORDS], 2000), READERS[format]
+    labels = TAGS if format == "twitter" else RELATIONS
+    processor = Processor(tokenizer, "ner" if format == "twitter" else "re", labels, image_size=IMAGE_SIZE)
+    before = anonymous_memory()
+    samples, reading = timed(lambda: spooled(read(root, "train", max_crops=0)))
+    after_reading = anonymous_memory()
+    (samples, _), checking = timed(lambda: check_images(samples, "error", progress=False))
+    split, encoding = timed(lambda: EncodedSplit(samples, processor))
+    order = torch.randint(len(split), (DRAWN,), generator=torch.Generator().manual_seed(0)).tolist()
+    loader = DataLoader(split, BATCH, sampler=order, collate_fn=processor.collate)
+    _, loading = timed(lambda: sum(1 for _ in loader))
+    return {
+        "reading": reading,
+        "checking": checking,
+        "encoding": encoding,
+        "loading": loading,
+        "memory after reading": after_reading - before,
+        "memory": anonymous_memory() - before,
+    }
+
+
+def data(options: argparse.Namespace) -> None:
+    """A table with a line for each number of rows; the last column compares it with the line above."""
+    print(f"{options.format}, {PICTURES} pictures at {IMAGE_SIZE} pixels, batches of {BATCH}, one process\n")
+    print("| rows | read, rows/s | checked, rows/s | encoded, rows/s | loaded, rows/s", end=" ")
+    print("| MB after reading | MB at the end | bytes a row more |\n|---|---|---|---|---|---|---|---|")
+    smaller, less = 0, 0.0
+    for rows in sorted(options.rows):
+        with TemporaryDirectory() as folder:
+            root = Path(folder) / "set"
+            write_set(options.format, root, rows)
+            found = in_fresh_process(measure_data, options.format, root)
+        rates = [f"{rows / found[step]:,.0f}" for step in ("reading", "checking", "encoding")]
+        megabytes = [f"{found[name] / 1e6:.1f}" for name in ("memory after reading", "memory")]
+        more = f"{(found['memory'] - less) / (rows - smaller):.0f}" if smaller else "-"
+        cells = [f"{rows:,}", *rates, f"{DRAWN / found['loading']:,.0f}", *megabytes, more]
+        print(f"| {' | '.join(cells)} |", flush=True)
+        smaller, less = rows, found["memory"]
+
+
+PARTS = {"data": data}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--format", choices=READERS, default="mnre")
+    options = parser.parse_args()
+    PARTS[options.part](options)
+
+
+if __name__ == "__main__":
+    main()
