@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from reference_models.data.samples import Sample, spooled
+from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 
 Policy = Literal["error", "blank", "drop"]
@@ -23,9 +22,7 @@ Policy = Literal["error", "blank", "drop"]
 # Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
-THREADS = 4
 RESIZE_VERSION = 1  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
-QUEUED = 1000  # pictures that wait for the threads
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -71,11 +68,8 @@ def check_images(
     if policy not in get_args(Policy):
         raise UserError(f"unknown policy for bad images {policy!r}, expected one of {', '.join(get_args(Policy))}")
     paths = list(dict.fromkeys(str(path) for sample in samples for path in _listed(sample)))
-    with ThreadPoolExecutor(THREADS) as pool:
-        batches = (paths[start : start + QUEUED] for start in range(0, len(paths), QUEUED))
-        reasons = chain.from_iterable(pool.map(_reason, batch) for batch in batches)
-        bar = tqdm(reasons, total=len(paths), desc="checking images", disable=not progress)
-        bad = {path: reason for path, reason in zip(paths, bar, strict=True) if reason}
+    reasons = tqdm(map_ahead(_reason, paths), total=len(paths), desc="checking images", disable=not progress)
+    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
     found: list[BadImage] = []
     kept = spooled(_usable(samples, bad, policy, found)) if bad else samples
     if found and (policy == "error" or not kept):

@@ -1,14 +1,12 @@
 """Computes the features of a split's pictures by a frozen backbone: each picture once, whichever runs ask for it."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import sha256
 from itertools import chain, compress, count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +25,15 @@ from reference_models.data.features import (
     shard_file,
     write_shard,
 )
-from reference_models.data.images import RESIZE_VERSION, THREADS, load_image
+from reference_models.data.images import RESIZE_VERSION, load_image
+from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 from reference_models.models.stages import GRID
 from reference_models.models.vision import MEAN, STD, VisionBackbone
 from reference_models.training.folder import write_json
 
-Value = TypeVar("Value")
-Result = TypeVar("Result")
 META, LOCK = "meta.json", "lock"
 BATCH = 16  # pictures of a pass
-AHEAD = 2 * BATCH  # pictures that are read before they are asked for
 SHARD = 32  # passes of a shard, which is about 36 MB for ResNet-50
 
 
@@ -104,18 +100,6 @@ def weights_fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def map_ahead(function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
-    """`map` by threads, in order, which takes values only as far ahead as results are asked for."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[Future[Result]] = deque()
-        for value in values:
-            waiting.append(pool.submit(function, value))
-            if len(waiting) > AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _slots(split: EncodedSplit) -> Iterator[Path | None]:

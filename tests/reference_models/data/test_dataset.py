@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
@@ -66,18 +65,6 @@ def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
     assert torch.equal(batch["visual_cells"].flatten(2), torch.tensor(cells[rows]))
     assert torch.equal(batch["visual_embedding"], torch.tensor(embedding[rows]))
     assert batch["image_mask"].tolist() == [[True, True, False, False], [False] * 4]
-
-
-def test_spawned_workers_give_the_same_batches() -> None:
-    split = EncodedSplit(spooled([SHORT] * 5), make())
-    here, spawned = (
-        list(DataLoader(split, 2, collate_fn=split.processor.collate, **options))
-        for options in ({}, {"num_workers": 2, "multiprocessing_context": "spawn"})
-    )
-    assert len(here) == 3
-    for expected, batch in zip(here, spawned, strict=True):
-        assert expected.keys() == batch.keys()
-        assert all(torch.equal(batch[name], value) for name, value in expected.items())
 
 
 def write_rows(root: Path, count: int) -> None:

@@ -2,9 +2,7 @@
 
 import multiprocessing
 import os
-import random
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -29,14 +27,14 @@ from reference_models.errors import UserError
 from reference_models.models.vision import VisionBackbone
 from reference_models.settings import find_config, read_settings
 from reference_models.training import feature_cache
-from reference_models.training.feature_cache import describe, fill_cache, map_ahead, weights_fingerprint
+from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
 from reference_models.training.run import METRICS, evaluate, train
 
 FROZEN = ("--model.freeze_image_backbone", "true")
 
 
 def make_split(data: Path, size: int = 32) -> EncodedSplit:
-    samples = read_twitter(data, "test")
+    samples = list(read_twitter(data, "test"))
     tokenizer = learn_tokenizer((sample.words for sample in samples), 100)
     return EncodedSplit(samples, Processor(tokenizer, "ner", TAGS, image_size=size))
 
@@ -262,27 +260,6 @@ def test_workers_read_the_same(method: str, split: EncodedSplit, tmp_path: Path)
         assert ours.keys() == theirs.keys()
         assert "visual_cells" in ours
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_map_ahead_keeps_the_order_and_holds_little() -> None:
-    taken = 0
-
-    def values() -> Iterator[int]:
-        nonlocal taken
-        for value in range(1, 201):
-            taken = value
-            yield value
-
-    def slow_square(value: int) -> int:
-        time.sleep(random.random() / 1000)
-        return value * value
-
-    got = []
-    for square in map_ahead(slow_square, values()):
-        got.append(square)
-        assert taken - len(got) <= feature_cache.AHEAD
-    assert got == [value * value for value in range(1, 201)]
-    assert list(map_ahead(slow_square, [])) == []
 
 
 def run_config(task: str, data: Path, output: Path, *overrides: str) -> Any:
