@@ -2,10 +2,11 @@
 
 python -m benchmarks.scaling --part data [--rows 1000 10000 100000 1000000] [--format mnre]
 
-data: the rows of a data set, from its files through reader, check of the pictures, and encoding to batches.
+data: the rows of a data set, from its files through reader, check of the pictures, encoding and features to batches.
 
-Memory is anonymous memory, which only the process itself can give back. Pages of files that the system has cached, the
-temporary files of the data path among them, do not count: the system drops them as soon as it needs the room.
+Memory is beyond that of the imports, and is what the process alone can give back (anonymous memory). Pages of files do
+not count, those of the temporary files among them: the system keeps them while it has room, and drops them as it needs.
+The most there was for a moment is that of all resident memory, mapped files included.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import json
 import random
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +32,8 @@ from reference_models.data.readers import READERS
 from reference_models.data.samples import TAGS, spooled
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.grounding.layout import Format, layout
+from reference_models.models.vision import VisionBackbone
+from reference_models.training.feature_cache import fill_cache
 
 Result = TypeVar("Result")
 
@@ -54,10 +57,10 @@ def timed(call: Callable[[], Result]) -> tuple[Result, float]:
     return call(), time.perf_counter() - start
 
 
-def anonymous_memory() -> int:
-    """Bytes of this process that no file stands behind."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+def memory(name: str) -> float:
+    """Megabytes of this process: "Anonymous", which no file stands behind; "VmRSS", now resident; "VmHWM", at most."""
+    file = Path("/proc/self/smaps_rollup" if name == "Anonymous" else "/proc/self/status")
+    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)) * 1024 / 1e6
 
 
 def write_set(format: Format, root: Path, rows: int) -> None:
@@ -86,45 +89,54 @@ def mnre_row(words: list[str], picture: int, draw: random.Random) -> str:
 
 
 def measure_data(format: Format, root: Path) -> dict[str, float]:
-    """Seconds of each step over one data set, and the memory after them."""
+    """Rows a second of each step over one data set, and the memory after them."""
     tokenizer, (read, _) = learn_tokenizer([WORDS], 2000), READERS[format]
     labels = TAGS if format == "twitter" else RELATIONS
     processor = Processor(tokenizer, "ner" if format == "twitter" else "re", labels, image_size=IMAGE_SIZE)
-    before = anonymous_memory()
+    backbone = VisionBackbone("tiny", frozen=True).eval()
+    before, resident = memory("Anonymous"), memory("VmRSS")
     samples, reading = timed(lambda: spooled(read(root, "train", max_crops=0)))
-    after_reading = anonymous_memory()
+    after_reading = memory("Anonymous")
     (samples, _), checking = timed(lambda: check_images(samples, "error", progress=False))
     split, encoding = timed(lambda: EncodedSplit(samples, processor))
     order = torch.randint(len(split), (DRAWN,), generator=torch.Generator().manual_seed(0)).tolist()
     loader = DataLoader(split, BATCH, sampler=order, collate_fn=processor.collate)
-    _, loading = timed(lambda: sum(1 for _ in loader))
+    pixels = timed(lambda: exhaust(loader))[1]
+    split.features, caching = timed(lambda: fill_cache(root / "features", backbone, split, progress=False))
+    features = timed(lambda: exhaust(loader))[1]
     return {
-        "reading": reading,
-        "checking": checking,
-        "encoding": encoding,
-        "loading": loading,
-        "memory after reading": after_reading - before,
-        "memory": anonymous_memory() - before,
+        "read": len(split) / reading,
+        "checked": len(split) / checking,
+        "encoded": len(split) / encoding,
+        "cached": len(split) / caching,
+        "loaded with pixels": DRAWN / pixels,
+        "loaded with features": DRAWN / features,
+        "MB after reading": after_reading - before,
+        "MB at the end": memory("Anonymous") - before,
+        "MB at most": memory("VmHWM") - resident,
     }
 
 
+def exhaust(values: Iterable[object]) -> None:
+    for _ in values:
+        pass
+
+
 def data(options: argparse.Namespace) -> None:
-    """A table with a line for each number of rows; the last column compares it with the line above."""
-    print(f"{options.format}, {PICTURES} pictures at {IMAGE_SIZE} pixels, batches of {BATCH}, one process\n")
-    print("| rows | read, rows/s | checked, rows/s | encoded, rows/s | loaded, rows/s", end=" ")
-    print("| MB after reading | MB at the end | bytes a row more |\n|---|---|---|---|---|---|---|---|")
-    smaller, less = 0, 0.0
+    """A table with a line for each number of rows; the last column is what the memory at the end grows by."""
+    print(f"{options.format}, {PICTURES} pictures at {IMAGE_SIZE} pixels, batches of {BATCH}, rows a second\n")
+    before: tuple[int, float] | None = None
     for rows in sorted(options.rows):
         with TemporaryDirectory() as folder:
             root = Path(folder) / "set"
             write_set(options.format, root, rows)
             found = in_fresh_process(measure_data, options.format, root)
-        rates = [f"{rows / found[step]:,.0f}" for step in ("reading", "checking", "encoding")]
-        megabytes = [f"{found[name] / 1e6:.1f}" for name in ("memory after reading", "memory")]
-        more = f"{(found['memory'] - less) / (rows - smaller):.0f}" if smaller else "-"
-        cells = [f"{rows:,}", *rates, f"{DRAWN / found['loading']:,.0f}", *megabytes, more]
-        print(f"| {' | '.join(cells)} |", flush=True)
-        smaller, less = rows, found["memory"]
+        if before is None:
+            print(f"| rows | {' | '.join(found)} | bytes a row more |\n|{'---|' * (len(found) + 2)}")
+        at_end = found["MB at the end"]
+        more = "-" if before is None else f"{1e6 * (at_end - before[1]) / (rows - before[0]):.0f}"
+        print(f"| {rows:,} | {' | '.join(f'{number:,.0f}' for number in found.values())} | {more} |", flush=True)
+        before = rows, at_end
 
 
 PARTS = {"data": data}
