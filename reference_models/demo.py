@@ -84,7 +84,8 @@ def _run_task(task: Task, folder: Path, seed: int, quick: bool) -> str:
 
 
 def _read_predictions(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _table(task: Task, rows: Sequence[Row], ceiling: float) -> str:

@@ -41,7 +41,8 @@ def write_report(run: Path, config: RunConfig) -> Path:
     """
     metrics = json.loads((run / METRICS).read_text())
     history = json.loads((run / HISTORY).read_text())
-    rows = [json.loads(line) for line in (run / PREDICTIONS).read_text(encoding="utf-8").splitlines()]
+    with (run / PREDICTIONS).open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     compared, shown = pick(rows, COMPARED), pick_examples(rows, EXAMPLES)
     attending = pick(compared, min(config.training.batch_size, ATTENDING))
     wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}

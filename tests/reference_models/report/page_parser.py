@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-HOSTILE = "<script>alert('&')</script>\"<b"
+HOSTILE = "<script>alert('&')</script>\"<b\u2028c"
 VOID = {"img", "meta"}
 
 
