@@ -1,154 +1,32 @@
 """How time and memory grow with the size of the problem.
 
-python -m benchmarks.scaling --part data [--rows 1000 10000 100000 1000000] [--format mnre]
+python -m benchmarks.scaling [--part data batch length ranks] [--rows 1000 10000 100000 1000000] [--format mnre]
 
-data: the rows of a data set, from its files through reader, check of the pictures, encoding and features to batches.
-
-Memory is beyond that of the imports, and is what the process alone can give back (anonymous memory). Pages of files do
-not count, those of the temporary files among them: the system keeps them while it has room, and drops them as it needs.
-The most there was for a moment is that of all resident memory, mapped files included.
+data: rows of a data set through reader, check of the pictures, encoding and feature cache to batches.
+batch, length: samples of a training step, and sub-words of a sentence, with the feature cache.
+ranks: processes that train together.
 """
 
 import argparse
-import json
-import random
-import string
-import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TypeVar
 
-import torch
-from PIL import Image
-from torch.utils.data import DataLoader
-
-from reference_models.data.dataset import EncodedSplit
-from reference_models.data.images import check_images
-from reference_models.data.processor import Processor
+from benchmarks.scaling_data import data
+from benchmarks.scaling_step import batch, length, ranks
+from benchmarks.workload import SIZES
 from reference_models.data.readers import READERS
-from reference_models.data.samples import TAGS, spooled
-from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.grounding.layout import Format, layout
-from reference_models.models.vision import VisionBackbone
-from reference_models.training.feature_cache import fill_cache
 
-Result = TypeVar("Result")
-
-WORDS = ["".join(random.Random(seed).choices(string.ascii_lowercase, k=2 + seed % 8)) for seed in range(5000)]
-RELATIONS = ("None", "/per/per/peer")
-PICTURES = 200  # shared by all rows
-IMAGE_SIZE = 32  # small, so that decoding does not hide the rest
-BATCH = 16
-DRAWN = 20_000  # samples of the epoch, from all over the set
-
-
-def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function returns in a process that has done nothing before, so that its memory is its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """What a call returns, and how many seconds it took."""
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start
-
-
-def memory(name: str) -> float:
-    """Megabytes of this process: "Anonymous", which no file stands behind; "VmRSS", now resident; "VmHWM", at most."""
-    file = Path("/proc/self/smaps_rollup" if name == "Anonymous" else "/proc/self/status")
-    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)) * 1024 / 1e6
-
-
-def write_set(format: Format, root: Path, rows: int) -> None:
-    """A training split of random words, of tweets' lengths, with a few noisy pictures."""
-    place, draw = layout(format, root, "train"), random.Random(0)
-    for folder in (place.labels.parent, place.images):
-        folder.mkdir(parents=True)
-    for number in range(PICTURES):
-        Image.effect_noise((64, 64), 64).save(place.images / f"{number}.jpg")
-    (root / "ours_rel2id.json").write_text(json.dumps({name: number for number, name in enumerate(RELATIONS)}))
-    write_row = {"twitter": twitter_row, "mnre": mnre_row}[format]
-    with place.labels.open("w") as file:
-        for number in range(rows):
-            file.write(write_row(draw.choices(WORDS, k=draw.randint(10, 30)), number % PICTURES, draw))
-
-
-def twitter_row(words: list[str], picture: int, draw: random.Random) -> str:
-    lines = [f"{word}\t{draw.choice(TAGS)}\n" for word in words]
-    return f"IMGID:{picture}\n{''.join(lines)}\n"
-
-
-def mnre_row(words: list[str], picture: int, draw: random.Random) -> str:
-    head, tail = ({"name": words[place], "pos": [place, place + 1]} for place in (1, 5))
-    row = {"token": words, "h": head, "t": tail, "img_id": f"{picture}.jpg", "relation": draw.choice(RELATIONS)}
-    return f"{row}\n"
-
-
-def measure_data(format: Format, root: Path) -> dict[str, float]:
-    """Rows a second of each step over one data set, and the memory after them."""
-    tokenizer, (read, _) = learn_tokenizer([WORDS], 2000), READERS[format]
-    labels = TAGS if format == "twitter" else RELATIONS
-    processor = Processor(tokenizer, "ner" if format == "twitter" else "re", labels, image_size=IMAGE_SIZE)
-    backbone = VisionBackbone("tiny", frozen=True).eval()
-    before, resident = memory("Anonymous"), memory("VmRSS")
-    samples, reading = timed(lambda: spooled(read(root, "train", max_crops=0)))
-    after_reading = memory("Anonymous")
-    (samples, _), checking = timed(lambda: check_images(samples, "error", progress=False))
-    split, encoding = timed(lambda: EncodedSplit(samples, processor))
-    order = torch.randint(len(split), (DRAWN,), generator=torch.Generator().manual_seed(0)).tolist()
-    loader = DataLoader(split, BATCH, sampler=order, collate_fn=processor.collate)
-    pixels = timed(lambda: exhaust(loader))[1]
-    split.features, caching = timed(lambda: fill_cache(root / "features", backbone, split, progress=False))
-    features = timed(lambda: exhaust(loader))[1]
-    return {
-        "read": len(split) / reading,
-        "checked": len(split) / checking,
-        "encoded": len(split) / encoding,
-        "cached": len(split) / caching,
-        "loaded with pixels": DRAWN / pixels,
-        "loaded with features": DRAWN / features,
-        "MB after reading": after_reading - before,
-        "MB at the end": memory("Anonymous") - before,
-        "MB at most": memory("VmHWM") - resident,
-    }
-
-
-def exhaust(values: Iterable[object]) -> None:
-    for _ in values:
-        pass
-
-
-def data(options: argparse.Namespace) -> None:
-    """A table with a line for each number of rows; the last column is what the memory at the end grows by."""
-    print(f"{options.format}, {PICTURES} pictures at {IMAGE_SIZE} pixels, batches of {BATCH}, rows a second\n")
-    before: tuple[int, float] | None = None
-    for rows in sorted(options.rows):
-        with TemporaryDirectory() as folder:
-            root = Path(folder) / "set"
-            write_set(options.format, root, rows)
-            found = in_fresh_process(measure_data, options.format, root)
-        if before is None:
-            print(f"| rows | {' | '.join(found)} | bytes a row more |\n|{'---|' * (len(found) + 2)}")
-        at_end = found["MB at the end"]
-        more = "-" if before is None else f"{1e6 * (at_end - before[1]) / (rows - before[0]):.0f}"
-        print(f"| {rows:,} | {' | '.join(f'{number:,.0f}' for number in found.values())} | {more} |", flush=True)
-        before = rows, at_end
-
-
-PARTS = {"data": data}
+PARTS = {"data": data, "batch": batch, "length": length, "ranks": ranks}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS, required=True)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--format", choices=READERS, default="mnre")
+    parser.add_argument("--size", choices=list(SIZES), default="base")
     options = parser.parse_args()
-    PARTS[options.part](options)
+    for name in options.part:
+        print(f"\n## {name}\n")
+        PARTS[name](options)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     labels = [file(Path(config.data.root), split) for split in SPLITS]
     # The reader says best what is wrong with a missing file, but the folder is checked before the data are read.
     known = fingerprint(path for path in labels if path.is_file())
-    start = start_of(config, labels_fingerprint=known, processes=arguments.world_size)
+    weights = fingerprint(path for path in (Path(config.model.vision_weights),) if path.is_file())
+    start = start_of(config, labels_fingerprint=known, weights_fingerprint=weights, processes=arguments.world_size)
     check_folder(output, start)
     if (output / METRICS).exists():
         shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them

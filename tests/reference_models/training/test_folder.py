@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import config, tiny_set
+from torchvision.models import resnet18
 
+from reference_models.data.samples import fingerprint
 from reference_models.errors import UserError
 from reference_models.training import folder
 from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
@@ -37,7 +40,8 @@ def test_other_data_and_other_processes_are_another_run(data: Path, finished: Pa
     other = tiny_set(tmp_path, {"train": 8, "valid": 4, "test": 4})
     settings = config(other, finished, *STEPS)
     settings.data.root = str(data)
-    start = start_of(settings, labels_fingerprint="0123456789ab", processes=2)
+    facts = {"labels_fingerprint": "0123456789ab", "weights_fingerprint": fingerprint(()), "processes": 2}
+    start = start_of(settings, **facts)
     with pytest.raises(UserError, match=r"labels_fingerprint was '\w{12}' and is now '0123456789ab', processes was 1"):
         check_folder(finished, start)
 
@@ -98,3 +102,13 @@ def test_json_appears_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", object())
     assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n'
+
+
+def test_other_weights_of_the_image_backbone_are_another_run(data: Path, tmp_path: Path) -> None:
+    file, settings = tmp_path / "weights.pt", config(data, tmp_path / "run", "--training.epochs", "1")
+    settings.model.vision, settings.model.vision_weights = "resnet18", str(file)
+    torch.save(resnet18().state_dict(), file)
+    train(settings)
+    torch.save(resnet18().state_dict(), file)
+    with pytest.raises(UserError, match=r"weights_fingerprint was '\w{12}' and is now '\w{12}'; repeat"):
+        train(settings)
