@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.release import five_passes, looped_gates
 from reference_models.models.attention import NAMES, Implementation
+from reference_models.models.dropout import FastDropout, replace_dropout
 from reference_models.models.i2srm import I2SRM
 
 Batch = dict[str, Tensor]
@@ -27,6 +28,7 @@ class Variant:
         attention: of the text encoder.
         fused: AdamW in one kernel.
         fast: faster float32 products.
+        fast_dropout: cheaper random numbers for dropout.
         cached: features of the pictures are there.
         bf16: mixed precision.
         modules: with AttnMixup and the semantic loss.
@@ -38,6 +40,7 @@ class Variant:
     attention: Implementation = "eager"
     fused: bool = False
     fast: bool = False
+    fast_dropout: bool = False
     cached: bool = False
     bf16: bool = False
     modules: bool = True
@@ -50,6 +53,7 @@ MEASURES: dict[str, dict[str, object]] = {
     "padding to the longest of the batch": {"unpadded": True},
     "SDPA": {"attention": "sdpa"},
     "fused AdamW": {"fused": True},
+    "cheaper random numbers": {"fast_dropout": True},
     "faster float32 products": {"fast": True},
     "feature cache": {"cached": True},
     "bfloat16": {"bf16": True},
@@ -75,6 +79,7 @@ def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) 
     model.train()
     model.vision.train(batch_statistics)
     model.text.body.set_attn_implementation(NAMES[variant.attention])
+    replace_dropout(model, FastDropout if variant.fast_dropout else nn.Dropout)
     mixer, modules = model.prefix.mixer, (model.mixer, model.semantic)
     if not variant.once:
         model.features = partial(five_passes, model)

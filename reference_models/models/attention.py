@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from reference_models.models.dropout import FastDropout
 from reference_models.models.prefix import Prefix
 
 Implementation = Literal["sdpa", "eager"]
@@ -33,6 +34,11 @@ def prepend(
     return key, torch.cat([prefix.values[layer].to(value.dtype), value], dim=2), joined
 
 
+def has_fast_dropout(module: nn.Module) -> bool:
+    """Whether the dropout of an attention layer was replaced, see `models.dropout`."""
+    return isinstance(getattr(module, "dropout", None), FastDropout)
+
+
 def sdpa_attention(
     module: nn.Module,
     query: Tensor,
@@ -45,7 +51,15 @@ def sdpa_attention(
     prefix: Prefix | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention by PyTorch's fused kernels, as transformers calls it; returns (B, queries, heads, head width)."""
+    """Attention by PyTorch's fused kernels, as transformers calls it; returns (B, queries, heads, head width).
+
+    On a CPU they have no dropout, and PyTorch goes step by step; so do we where that is faster.
+    """
+    if dropout > 0 and query.device.type == "cpu" and has_fast_dropout(module):
+        output, _ = eager_attention(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, prefix=prefix
+        )
+        return output, None
     if prefix is not None:
         key, value, attention_mask = prepend(module.layer_idx, key, value, attention_mask, query.shape[2], prefix)
     output = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout_p=dropout, scale=scaling)
@@ -70,7 +84,8 @@ def eager_attention(
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), dropout, module.training)
+    weights = scores.softmax(dim=-1)
+    weights = module.dropout(weights) if has_fast_dropout(module) else F.dropout(weights, dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 

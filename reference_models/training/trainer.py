@@ -13,6 +13,7 @@ from reference_models.config import TrainingConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.errors import UserError
 from reference_models.models.base import Extractor, ExtractorOutput
+from reference_models.models.dropout import FastDropout, replace_dropout
 from reference_models.report.embeddings import gap_scores
 from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
 from reference_models.training.evaluation import score
@@ -89,6 +90,8 @@ class ExtractionTrainer(Trainer):
         self._parts: dict[str, Tensor] = {}
         self._clock, self._waited = time.perf_counter(), 0.0
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
+        if settings.fast_dropout:
+            replace_dropout(model, FastDropout)
         if settings.compile:
             model.text.compile(dynamic=True)
         if settings.gradient_checkpointing:

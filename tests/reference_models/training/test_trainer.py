@@ -205,3 +205,13 @@ def test_compiled_text_encoder_learns_what_the_plain_one_does(
     for plain, compiled in zip(history(tmp_path / "plain"), history(tmp_path / "compiled"), strict=True):
         assert compiled == pytest.approx(plain, rel=1e-3)
     torch.compiler.reset()
+
+
+def test_fast_dropout_is_drawn_by_the_seed_and_is_another_dropout(data: Path, tmp_path: Path) -> None:
+    options = ("--training.epochs", "1", "--training.fast_dropout", "true")
+    train(config(data, tmp_path / "plain", "--training.epochs", "1"))
+    train(config(data, tmp_path / "one", *options))
+    train(config(data, tmp_path / "two", *options))
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    assert history(tmp_path / "one")[0]["loss"] != history(tmp_path / "plain")[0]["loss"]
+    assert history(tmp_path / "one")[0]["loss"] == pytest.approx(history(tmp_path / "plain")[0]["loss"], rel=0.2)
