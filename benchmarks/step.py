@@ -10,7 +10,6 @@ included. A step is forward, backward, clipping and AdamW; pictures are decoded 
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 
 from benchmarks.batches import Task, length_groups
 from benchmarks.counts import necessary_bytes, necessary_flops
+from benchmarks.scaling_data import memory
 from benchmarks.variants import OURS, Variant, ladder, make_optimizers, training_step
 from benchmarks.workload import SIZES, Size, Work, losses_without_chance, make_model, make_work
 from reference_models.models.i2srm import I2SRM
@@ -64,7 +64,7 @@ def _peak_memory(task: Task, size: Size, variant: Variant, lengths: torch.Tensor
     optimizer = make_optimizers(model)[variant.fused]
     for _ in range(2):
         training_step(model, optimizer, batch, variant)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return memory("VmHWM") * 1e6 / 2**30  # unlike ru_maxrss, it does not begin with that of the parent
 
 
 def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant]) -> dict[str, list[float]]:
@@ -84,7 +84,7 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
     groups = length_groups(task, batch_size, options.groups)
     if options.length:
         groups = [torch.full_like(group, options.length) for group in groups]
-    memory = {name: peak_memory(task, size, variants[name], groups[-1]) for name in WEIGHED & variants.keys()}
+    held = {name: peak_memory(task, size, variants[name], groups[-1]) for name in WEIGHED & variants.keys()}
     model = make_model(task, size)
     work = [make_work(model, lengths, size.side, seed=number) for number, lengths in enumerate(groups)]
     with float32_products(fast=True, device=torch.device("cpu")):
@@ -111,7 +111,7 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
             f"{batch_size / cost:.1f}",
             f"{first / cost:.2f}",
             f"{before / cost:.2f}",
-            f"{memory[name]:.1f}" if name in memory else "",
+            f"{held[name]:.1f}" if name in held else "",
             f"{statistics.fmean(flops) / 1e12:.2f}",
             f"{100 * statistics.median(rates) / peaks[way.bf16]:.0f}",
             f"{losses[name]:.5f}",
