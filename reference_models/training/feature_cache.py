@@ -54,7 +54,8 @@ def fill_cache(folder: Path, backbone: VisionBackbone, split: EncodedSplit, *, p
 
     Raises:
         ValueError: the backbone is in training mode.
-        UserError: a shard that is damaged, or a picture that cannot be read or changes meanwhile.
+        UserError: a folder that cannot be made, a shard that is damaged, or a picture that cannot be read or changes
+            meanwhile.
     """
     if backbone.training:
         raise ValueError("expected a backbone in evaluation mode, because one that learns changes its features")
@@ -67,7 +68,10 @@ def fill_cache(folder: Path, backbone: VisionBackbone, split: EncodedSplit, *, p
     paths = tqdm(_pick(split, first), total=len(first), desc="hashing images", disable=not progress)
     keys = np.fromiter(map_ahead(content_key, paths), KEY)
     if (read_index(place).find(keys) < 0).any():
-        place.mkdir(parents=True, exist_ok=True)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"data.feature_cache: {folder} cannot be made or written to ({error.strerror})") from error
         with FileLock(place / LOCK):
             write_json(place / META, meta)
             index = read_index(place)  # another process may have been at work until now

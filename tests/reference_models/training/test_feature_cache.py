@@ -206,6 +206,14 @@ def test_picture_that_cannot_be_read_or_changes_meanwhile(
     assert fill(tmp_path, make_backbone(), split)[1] == len(pictures(split))
 
 
+def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"data\.feature_cache: .*/file cannot be made or written to \(Not a directory\)"
+    ):
+        fill(tmp_path / "file", make_backbone(), split)
+
+
 def test_backbone_that_learns_is_refused(split: EncodedSplit, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="evaluation mode"):
         fill_cache(tmp_path, VisionBackbone("tiny").train(), split)
