@@ -68,3 +68,8 @@ def necessary_flops(model: I2SRM, lengths: Tensor, *, cached: bool, side: int) -
 def necessary_bytes(model: I2SRM) -> float:
     """Of weights, gradients and AdamW's moments of a step in float32; activations are left out."""
     return 4.0 * ACCESSES_OF_WEIGHT * sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def state_bytes(model: I2SRM) -> int:
+    """Held from step to step in float32: all weights, and the gradients and two moments of those that are trained."""
+    return sum(4 * p.numel() * (4 if p.requires_grad else 1) for p in model.parameters())

@@ -6,8 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import step
 from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, text_batch
-from benchmarks.counts import encoder_flops, necessary_flops
-from benchmarks.variants import OURS, RELEASE, computing, ladder, loss_of
+from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
+from benchmarks.variants import OURS, RELEASE, computing, ladder, loss_of, make_optimizers
 from benchmarks.workload import SIZES, losses_without_chance, make_model, make_work
 
 TINY = SIZES["tiny"]
@@ -91,8 +91,23 @@ def test_the_benchmark_prints_a_row_for_every_way(monkeypatch, capsys):
     monkeypatch.setattr(
         "sys.argv", ["step", "--against", "release", "--size", "tiny", "--groups", "1", "--tasks", "re"]
     )
-    monkeypatch.setattr(step, "peak_memory", lambda *arguments: 1.0)
+    monkeypatch.setattr(step, "in_fresh_process", lambda *call: 1.0)
     monkeypatch.setattr(step, "PEAK_SIZES", ((64, 64, 64),))
     step.main()
-    rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows[1:] == [*ladder(), *step.WITHOUT_MODULES]
+    assert lines[-1].startswith("Both modules take ")
+
+
+def test_the_state_of_a_step_is_what_a_step_leaves():
+    model = make_model("re", TINY)
+    batch = make_work(model, torch.tensor([8, 9, 10]), TINY.side).batch(OURS)
+    optimizer = make_optimizers(model)[True]
+    with computing(model, OURS):
+        loss_of(model, batch, OURS).backward()
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    held = sum(4 * tensor.numel() for tensor in [*model.parameters(), *gradients, *moments])
+    assert state_bytes(model) == pytest.approx(held, rel=1e-3)
