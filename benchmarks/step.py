@@ -1,11 +1,11 @@
 """A training step of the release's computation against ours: time, memory, and how near to the machine's limit.
 
-python -m benchmarks.step --against release [--tasks ner re] [--groups 5] [--length 80]
+python -m benchmarks.step --against release [--tasks ner re] [--groups 5] [--repeats 1] [--length 80]
 
 Weights are random. Sentences are as long as the real ones, in batches of about one length, and each has an image and
 three crops. All ways to compute take turns in one process; peak memory is that of a process of its own, libraries
 included. A step is forward, backward, clipping and AdamW; pictures are decoded before it. What the modules cost is a
-small difference: 40 groups settle it.
+small difference: 10 repeats settle it.
 """
 
 import argparse
@@ -64,15 +64,15 @@ def peak_memory(task: Task, size: Size, variant: Variant, lengths: torch.Tensor)
     return memory("VmHWM") * GIB  # unlike ru_maxrss, it does not begin with that of the parent
 
 
-def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant]) -> dict[str, list[float]]:
-    """Seconds of a step on each batch in each way, after one that does not count."""
+def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant], repeats: int) -> dict[str, list[float]]:
+    """Seconds of a step on each batch in each way, so many times over, after one round that does not count."""
     optimizers = make_optimizers(model)
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for part in [work[0], *work]:
+    for part in work * (1 + repeats):
         for name, variant in variants.items():
             step = partial(training_step, model, optimizers[variant.fused], part.batch(variant), variant)
             times[name].append(seconds(step))
-    return {name: values[1:] for name, values in times.items()}
+    return {name: values[len(work) :] for name, values in times.items()}
 
 
 def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespace) -> None:
@@ -90,11 +90,12 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
     work = [make_work(model, lengths, size.side, seed=number) for number, lengths in enumerate(groups)]
     with float32_products(fast=True, device=torch.device("cpu")):
         peaks = {False: product_peak(torch.float32), True: product_peak(torch.bfloat16)}
-    times = time_steps(model, work, variants)
+    times = time_steps(model, work, variants, options.repeats)
     losses = losses_without_chance(task, size, groups[0], variants)
 
     mean = torch.cat(groups).float().mean()
-    print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words a sentence (median of {len(work)} batches)\n")
+    counted = f"{len(work)} batches, {options.repeats} times"
+    print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words a sentence (median of {counted})\n")
     print(
         f"Products reach {peaks[False] / 1e9:.0f} GFLOP/s in float32 and {peaks[True] / 1e9:.0f} in bfloat16; ", end=""
     )
@@ -106,6 +107,7 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
     first = before = next(iter(medians.values()))
     for name, way in variants.items():
         flops = [necessary_flops(model, part.lengths, cached=way.cached, side=size.side) for part in work]
+        flops *= options.repeats
         rates = [count / took for count, took in zip(flops, times[name], strict=True)]
         cost = medians[name]
         cells = [
@@ -132,6 +134,7 @@ def main() -> None:
     parser.add_argument("--against", choices=["release"], help="begin there, and add measure after measure")
     parser.add_argument("--tasks", nargs="+", choices=["ner", "re"], default=["ner", "re"])
     parser.add_argument("--groups", type=int, default=5, help="batches, from short sentences to long ones")
+    parser.add_argument("--repeats", type=int, default=1, help="steps on each batch")
     parser.add_argument("--length", type=int, help="sub-words of all sentences, instead of real lengths")
     parser.add_argument("--size", choices=list(SIZES), default="base")
     options = parser.parse_args()
