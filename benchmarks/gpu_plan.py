@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.batches import Task, length_groups
-from benchmarks.counts import necessary_bytes, necessary_flops
+from benchmarks.counts import necessary_bytes, necessary_flops, state_bytes
 from benchmarks.variants import OURS, make_optimizers, training_step
 from benchmarks.workload import SIZES, TINY_TEXT, Size, make_model, make_work
 from reference_models.models.i2srm import I2SRM
@@ -53,11 +53,9 @@ def launches(task: Task, size: Size) -> int:
 
 
 def memory(model: I2SRM, tokens: int) -> float:
-    """Bytes: 16 of a trained weight, 4 of a frozen one, and the activations."""
+    """Bytes: what is held from step to step, and the activations."""
     config = model.text.body.config
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters()) - trained
-    return 16 * trained + 4 * frozen + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
+    return state_bytes(model) + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
 
 
 def main() -> None:

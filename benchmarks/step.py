@@ -138,6 +138,9 @@ def main() -> None:
     parser.add_argument("--length", type=int, help="sub-words of all sentences, instead of real lengths")
     parser.add_argument("--size", choices=list(SIZES), default="base")
     options = parser.parse_args()
+    for name in ("groups", "repeats"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     print(f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     for task in options.tasks:
         measure(task, (ladder() if options.against else OURS_ALONE) | WITHOUT_MODULES, options)

@@ -100,6 +100,21 @@ def test_the_benchmark_prints_a_row_for_every_way(monkeypatch, capsys):
     assert lines[-1].startswith("Both modules take ")
 
 
+@pytest.mark.parametrize("option", ["--groups", "--repeats"])
+def test_nothing_to_measure_is_refused(option, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["step", option, "0"])
+    with pytest.raises(SystemExit, match="2"):
+        step.main()
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_each_way_takes_as_many_steps_as_asked_on_each_batch():
+    model = make_model("re", TINY)
+    work = [make_work(model, torch.tensor(lengths), TINY.side) for lengths in ([8, 9], [10, 11])]
+    times = step.time_steps(model, work, {"ours": OURS, "another": OURS}, repeats=3)
+    assert [len(values) for values in times.values()] == [6, 6]
+
+
 def test_the_state_of_a_step_is_what_a_step_leaves():
     model = make_model("re", TINY)
     batch = make_work(model, torch.tensor([8, 9, 10]), TINY.side).batch(OURS)
