@@ -1,16 +1,23 @@
 """AttnMixup: attention across the batch, then mixup of original and transformed samples (Eq. 8-16)."""
 
+import warnings
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from attnmixup import distributed
+from attnmixup import distributed, functional
 from attnmixup.batch import Batch
 from attnmixup.checks import check_choice, check_embeddings, check_ratio
-from attnmixup.final_set import final_set, unmixed
+from attnmixup.final_set import final_set, unmixed, used_rows
 from attnmixup.mixed_batch import MixedBatch
 from attnmixup.options import PRESETS, Averaging, Final, Lam, MixupOptions, Partner, Preset, Sampling
 from attnmixup.sample_attention import AttentionScore, SampleAttention, Sequence
 from attnmixup.sampling import MixupPlan, draw_plan
+
+# Training steps after which parameters that never changed are worth a warning, whatever gradients are accumulated.
+PATIENCE = 500
 
 
 class AttnMixup(nn.Module):
@@ -42,14 +49,14 @@ class AttnMixup(nn.Module):
             ``"weight"``: all rows of H, H* and the mixed set, weighted 1, Delta and 1 - Delta.
         averaging: The loss is the mean over all rows ``"together"`` (paper), or over real and synthetic rows
             ``"apart"``, and the two means added (release).
-        partner: Second of a pair: ``"uniform"`` is a random permutation, ``"other_class"`` a sample of another class,
-            ``"balanced"`` one whose class is uniform over the classes present.
+        partner: Second of a pair: ``"uniform"`` is a random permutation, ``"derangement"`` one that gives no sample
+            itself, ``"other_class"`` a sample of another class, ``"balanced"`` one whose class is uniform over the
+            classes present.
         global_batch: Under ``torch.distributed``, attention and pairs span the batches of all ranks.
+        process_group: The ranks of the global batch; None for all.
         preset: Source of what is None.
-
-    Attributes:
-        strength: How much transformed and synthetic rows count in the loss, 0 (the plain loss of the originals) to 1. A
-            buffer, saved with the state; set it by :meth:`set_strength`.
+        device: Of the parameters.
+        dtype: Of the parameters.
 
     Example:
         >>> mixer = AttnMixup(dim=16)
@@ -57,8 +64,6 @@ class AttnMixup(nn.Module):
         >>> mixed.embeddings.shape
         torch.Size([20, 16])
     """
-
-    strength: Tensor
 
     def __init__(
         self,
@@ -78,13 +83,17 @@ class AttnMixup(nn.Module):
         averaging: Averaging | None = None,
         partner: Partner = "uniform",
         global_batch: bool = False,
+        process_group: dist.ProcessGroup | None = None,
         preset: Preset | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         preset = preset or "paper"
         check_choice("preset", preset, Preset)
         defaults = PRESETS[preset]
         self.dim, self.global_batch = dim, global_batch
+        self.ranks = distributed.GroupReference(process_group)
         self.options = MixupOptions(
             sample_ratio=sample_ratio,
             transformed_ratio=transformed_ratio,
@@ -102,8 +111,15 @@ class AttnMixup(nn.Module):
             sequence=sequence,
             dropout=dropout,
             feed_forward=defaults["feed_forward"] if feed_forward is None else feed_forward,
+            device=device,
+            dtype=dtype,
         )
-        self.register_buffer("strength", torch.tensor(1.0))
+        # On the CPU and no buffer: it is read without waiting, and whoever fills a module that was made on the meta
+        # device leaves it alone. A tensor all the same, so that torch.compile does not compile anew for each value.
+        self._strength = torch.tensor(1.0, dtype=torch.float32, device="cpu")
+        self._acts = True
+        self._steps_unchanged = 0
+        self._version = 0
 
     def forward(
         self,
@@ -132,21 +148,31 @@ class AttnMixup(nn.Module):
             generator: Source of all random numbers, on the device of the embeddings.
             need_attention: Keep the attention weights in the result.
 
+        Returns:
+            The final set. In evaluation and at strength 0, the batch itself.
+
         Raises:
-            ValueError: If shapes do not go together.
+            ValueError: If shapes, or the modes and arguments of the ranks of a global batch, do not go together.
             TypeError: If a mask is not boolean or the embeddings are not floating point.
+            RuntimeError: If activation checkpointing runs it again with a generator, or a rank does not take part.
         """
-        check_embeddings(embeddings, self.dim, mask)
+        everywhere = self.global_batch and distributed.is_distributed()
+        check_embeddings(embeddings, self.dim, mask, may_be_empty=everywhere)
         batch = Batch(embeddings, targets, mask, target_mask, group)
+        if everywhere and (self.training or torch.is_grad_enabled()):
+            headers = distributed.exchange(
+                batch, training=self.training, plan=plan, strength=self.strength, group=self.ranks.group
+            )
         if not self.training:
             return unmixed(batch)
-        everywhere = self.global_batch and distributed.is_distributed()
-        sizes = [batch.size]
+        if not self._acts:
+            return unmixed(batch.replace_embeddings(self._tied(embeddings)))
+        _refuse_recomputation(generator)
+        self._notice_untrained()
         if everywhere:
-            batch, sizes = distributed.gather_batch(batch)
-        transformed, attention = self.attention(
-            batch.embeddings, mask=batch.mask, generator=generator, need_attention=need_attention
-        )
+            batch = distributed.gather_batch(batch, headers, self.ranks.group)
+        batch = batch.replace_embeddings(functional.finite_padding(batch.embeddings, batch.mask))
+        given = plan is not None
         if plan is None:
             plan = self.draw(
                 batch.size,
@@ -156,9 +182,49 @@ class AttnMixup(nn.Module):
                 device=embeddings.device,
             )
         if everywhere:
-            plan = distributed.broadcast_plan(plan)
-        mixed = final_set(batch, transformed, plan, self.options, self.strength, attention)
-        return distributed.own_share(mixed, sizes) if everywhere else mixed
+            plan = distributed.broadcast_plan(plan, headers, embeddings.device, self.ranks.group)
+        if given:
+            plan.check(batch.size)
+        share = None
+        if everywhere:
+            share = distributed.share_of(plan, [header.size for header in headers], self.ranks)
+        transformed, rows, attention = self._transform(batch, share.plan if share else plan, generator, need_attention)
+        return final_set(batch, transformed, rows, plan, self.options, self._strength, share=share, attention=attention)
+
+    def _transform(
+        self, batch: Batch, plan: MixupPlan, generator: Generator | None, need_attention: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows of H* that the plan uses, which rows these are, and the weights of all rows if asked for."""
+        rows = used_rows(plan)
+        if need_attention:
+            rows = torch.arange(batch.size, device=rows.device)
+        elif rows.shape[0] == 0 or self.options.never_transforms(plan.size):
+            return self._tied(batch.embeddings[:0]), rows[:0], None
+        transformed, attention = self.attention(
+            batch.embeddings, mask=batch.mask, rows=rows, generator=generator, need_attention=need_attention
+        )
+        return transformed, rows, attention
+
+    def _tied(self, embeddings: Tensor) -> Tensor:
+        """The embeddings, and under torch.distributed a gradient of 0 for all parameters, which DDP waits for."""
+        if not distributed.is_distributed():
+            return embeddings
+        tied: Tensor = _ZeroGradients.apply(embeddings, *self.parameters())
+        return tied
+
+    def _notice_untrained(self) -> None:
+        """Warn once if a parameter has not changed for many steps; a counter that optimizers advance tells."""
+        if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged > PATIENCE:
+            return
+        parameter = next(self.attention.parameters())
+        changed = parameter._version != self._version or not (parameter.requires_grad and torch.is_grad_enabled())
+        self._version, self._steps_unchanged = parameter._version, 0 if changed else self._steps_unchanged + 1
+        if self._steps_unchanged == PATIENCE:
+            warnings.warn(
+                f"The parameters of AttnMixup have not changed in {PATIENCE} training steps: are they in the "
+                "optimizer? attnmixup.training.missing_parameters(model, optimizer) lists what is not.",
+                stacklevel=3,
+            )
 
     def draw(
         self,
@@ -176,15 +242,65 @@ class AttnMixup(nn.Module):
             targets: Class labels, which ``partner="other_class"`` and ``"balanced"`` need.
             group: Integer, shape ``(B,)``; samples of different groups are never mixed.
             generator: Source of the random numbers.
-            device: Where to draw.
+            device: Where to draw; None is where ``targets`` or ``group`` are.
         """
         return draw_plan(self.options, size, targets=targets, group=group, generator=generator, device=device)
 
+    @property
+    def strength(self) -> float:
+        """How much transformed and synthetic rows count in the loss: 0 is the plain loss of the originals, 1 all.
+
+        Saved with the state; changed by :meth:`set_strength`.
+        """
+        return float(self._strength)
+
     def set_strength(self, strength: float) -> None:
-        """Let transformed and synthetic rows count this much in the loss, from 0 (not at all) to 1 (fully)."""
+        """Let transformed and synthetic rows count this much in the loss, from 0 (not at all) to 1 (fully).
+
+        At 0 nothing is drawn and nothing transformed; the mixer gives back the batch as in evaluation.
+
+        Raises:
+            ValueError: If it is not within [0, 1].
+        """
         check_ratio("strength", strength)
-        self.strength.fill_(strength)
+        self._strength = torch.tensor(strength, dtype=torch.float32, device="cpu")
+        self._acts = strength > 0
+
+    def reset_parameters(self) -> None:
+        """Set the strength to 1; the parameters belong to layers of their own, each with this method."""
+        self.set_strength(1.0)
+
+    def get_extra_state(self) -> Tensor:
+        """The strength, for ``state_dict``."""
+        return self._strength.clone()
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the strength from a ``state_dict``."""
+        self.set_strength(float(state))
 
     def extra_repr(self) -> str:
         """The options, for ``print(mixer)``."""
         return f"{self.options}, global_batch={self.global_batch}"
+
+
+class _ZeroGradients(torch.autograd.Function):
+    """The first of the tensors; the others receive a gradient of 0."""
+
+    @staticmethod
+    def forward(ctx: Any, first: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(*others)
+        return first.view_as(first)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(torch.zeros_like(other) for other in ctx.saved_tensors)
+
+
+def _refuse_recomputation(generator: Generator | None) -> None:
+    """Raise if activation checkpointing runs the forward pass again, which draws other numbers from a generator."""
+    if generator is not None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        raise RuntimeError(
+            "AttnMixup runs again within a backward pass (activation checkpointing), where its generator would draw "
+            "other numbers than in the forward pass: leave out generator= (the global random state is restored), or "
+            "keep the mixer out of the checkpointed part."
+        )

@@ -1,5 +1,6 @@
 """What goes into AttnMixup, checked: embeddings, targets, their masks, and which samples may be mixed."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,10 @@ class Batch:
                 f"group must be integer and of shape ({size},), got {self.group.dtype} {tuple(self.group.shape)}."
             )
 
+    def replace_embeddings(self, embeddings: Tensor) -> "Batch":
+        """The same batch with other embeddings of the same shape."""
+        return Batch(embeddings, self.targets, self.mask, self.target_mask, self.group)
+
     @property
     def size(self) -> int:
         """Number of samples B; not ``len()``, which would fix it for ``torch.export``."""
@@ -45,7 +50,7 @@ class Batch:
     def valid(self) -> Tensor:
         """1 for a real sample and 0 for padding, shape ``(B,)``."""
         if self.mask is None:
-            return torch.ones(self.size, device=self.embeddings.device)
+            return torch.ones(self.size, dtype=torch.float32, device=self.embeddings.device)
         return (self.mask if self.mask.ndim == 1 else self.mask.any(1)).float()
 
     @property
@@ -61,8 +66,15 @@ class Batch:
     @property
     def scored_mask(self) -> Tensor | None:
         """Mask of the targets' tokens: ``target_mask``, or ``mask`` if the targets have the same tokens."""
-        if self.target_mask is not None or self.targets is None or self.mask is None:
+        if self.target_mask is not None or self.targets is None or self.token_mask is None or self.targets.ndim < 2:
             return self.target_mask
-        # By token are tags (B, L) and vectors (B, L, K), but not a multi-label (B, K), even if K happens to be L.
-        by_token = self.targets.ndim - self.targets.is_floating_point() == 2
-        return self.mask if by_token and self.targets.shape[:2] == self.mask.shape else None
+        if self.targets.shape[:2] != self.token_mask.shape:
+            return None
+        if self.targets.ndim == 2 and self.targets.is_floating_point() and not torch.compiler.is_compiling():
+            warnings.warn(
+                f"Floating-point targets {tuple(self.targets.shape)} are as wide as the mask and are taken as "
+                "one value for each token. Pass target_mask to say which of them count: mask itself, or all True for "
+                "several labels of a sample.",
+                stacklevel=4,
+            )
+        return self.token_mask

@@ -18,9 +18,10 @@ def check_ratio(name: str, value: float) -> None:
         raise ValueError(f"{name} must be between 0 and 1, got {value}.")
 
 
-def check_embeddings(embeddings: Tensor, dim: int, mask: Tensor | None) -> None:
+def check_embeddings(embeddings: Tensor, dim: int, mask: Tensor | None, *, may_be_empty: bool = False) -> None:
     """Raise unless the embeddings are (B, dim) or (B, L, dim), floating point, with a mask that fits."""
-    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != dim or embeddings.shape[0] == 0:
+    empty = not may_be_empty and embeddings.shape[:1] == (0,)
+    if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != dim or empty:
         raise ValueError(
             f"embeddings must have shape (B, {dim}) or (B, L, {dim}) with B >= 1, got {tuple(embeddings.shape)}."
         )
@@ -36,3 +37,16 @@ def check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}.")
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be boolean, True for what is real, got {mask.dtype}; use {name}.bool().")
+
+
+def check_values(ok: Tensor, message: str) -> None:
+    """Raise ValueError unless all of ``ok`` is true; an accelerator checks it without making the host wait.
+
+    Not checked under torch.compile, which would break its graph.
+    """
+    if torch.compiler.is_compiling() or ok.is_meta:
+        return
+    if ok.device.type != "cpu":
+        torch._assert_async(ok.all(), message)
+    elif not bool(ok.all()):
+        raise ValueError(message)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from attnmixup import functional
 from attnmixup.batch import Batch
+from attnmixup.distributed import Share
 from attnmixup.mixed_batch import MixedBatch, Origin
 from attnmixup.options import MixupOptions
 from attnmixup.sampling import MixupPlan
@@ -30,56 +31,93 @@ def unmixed(batch: Batch) -> MixedBatch:
     )
 
 
+def used_rows(plan: MixupPlan) -> Tensor:
+    """Rows of H* that a plan uses, shape ``(R,)``, ascending, each once.
+
+    Where counting them would make the host wait for the device, or would fix their number in a compiled graph, these
+    are all rows.
+    """
+    size, device = plan.size, plan.first.device
+    rows = torch.arange(size, device=device)
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return rows
+    pairs = torch.cat([plan.first, plan.second])
+    used = torch.zeros(size, dtype=torch.bool)
+    used[plan.transformed] = True
+    used[pairs[pairs >= size] - size] = True
+    return rows[used]
+
+
 def final_set(
     batch: Batch,
     transformed: Tensor,
+    rows: Tensor,
     plan: MixupPlan,
     options: MixupOptions,
     strength: Tensor,
+    *,
+    share: Share | None = None,
     attention: Tensor | None = None,
 ) -> MixedBatch:
     """Originals, transformed samples and synthetic ones, as the plan says.
 
     Args:
-        batch: H and its targets.
-        transformed: H*, in the shape of H.
+        batch: H and its targets, B samples.
+        transformed: Rows of H*, shape ``(R, ...)``.
+        rows: Which rows of H* these are, shape ``(R,)``.
         plan: Which rows of H* to keep and which pairs to mix.
         options: How rows weigh in the loss.
         strength: What transformed and synthetic rows weigh beside the originals, a scalar.
+        share: The part of the final set that this process trains on; None for all of it.
         attention: Kept in the result.
     """
-    size = batch.size
-    rows = torch.arange(size, device=transformed.device)
-    first, second = plan.first % size, plan.second % size
-    pool = torch.cat([batch.embeddings, transformed])
-    synthetic = functional.interpolate(
-        pool[plan.first],
-        pool[plan.second],
-        plan.lam,
-        first_mask=_take(batch.token_mask, first),
-        second_mask=_take(batch.token_mask, second),
-    )
-    index_a = torch.cat([rows, plan.transformed, first])
-    index_b = torch.cat([rows, plan.transformed, second])
-    sizes = (size, len(plan.transformed), len(first))
+    size, device = batch.size, batch.embeddings.device
+    everything = torch.arange(size, device=device)
+    index_a = torch.cat([everything, plan.transformed, plan.first % size])
+    index_b = torch.cat([everything, plan.transformed, plan.second % size])
+    sizes = (size, plan.transformed.shape[0], plan.first.shape[0])
     ratio = options.transformed_ratio if options.final == "weight" else None
+    weight = functional.row_weights(
+        batch.valid[index_a], sizes, strength, transformed_ratio=ratio, apart=options.averaging == "apart"
+    )
+    lam = torch.cat([plan.lam.new_ones(sizes[0] + sizes[1]), plan.lam])
+    origin = torch.cat([everything.new_full((count,), origin) for origin, count in zip(Origin, sizes, strict=True)])
+    own_plan, start, end = plan, 0, size
+    if share is not None:
+        own = share.rows(size, device)
+        index_a, index_b, weight, lam, origin = (tensor[own] for tensor in (index_a, index_b, weight, lam, origin))
+        weight, own_plan, start, end = weight * share.world_size, share.plan, share.start, share.end
+
+    # Rows of H, then the computed rows of H*: where in these each row of the plan is found.
+    place = torch.zeros_like(everything).scatter(0, rows, torch.arange(rows.shape[0], device=device))
+    pool = torch.cat([batch.embeddings, transformed])
+    first, second = (
+        torch.where(pair < size, pair, size + place[pair % size]) for pair in (own_plan.first, own_plan.second)
+    )
+    synthetic = functional.interpolate(
+        pool[first],
+        pool[second],
+        own_plan.lam,
+        first_mask=_take(batch.token_mask, own_plan.first % size),
+        second_mask=_take(batch.token_mask, own_plan.second % size),
+    )
     return MixedBatch(
-        embeddings=torch.cat([batch.embeddings, transformed[plan.transformed], synthetic]),
+        embeddings=torch.cat([batch.embeddings[start:end], pool[size + place[own_plan.transformed]], synthetic]),
         targets_a=_take(batch.targets, index_a),
         targets_b=_take(batch.targets, index_b),
-        lam=torch.cat([plan.lam.new_ones(sizes[0] + sizes[1]), plan.lam]),
+        lam=lam,
         mask=None if batch.token_mask is None else batch.token_mask[index_a] | batch.token_mask[index_b],
         mask_a=_take(batch.scored_mask, index_a),
         mask_b=_take(batch.scored_mask, index_b),
-        weight=functional.row_weights(
-            batch.valid[index_a], sizes, strength, transformed_ratio=ratio, apart=options.averaging == "apart"
-        ),
-        origin=torch.cat([rows.new_full((count,), origin) for origin, count in zip(Origin, sizes, strict=True)]),
+        weight=weight,
+        origin=origin,
         index_a=index_a,
         index_b=index_b,
-        num_originals=size,
-        num_synthetic=len(first),
+        num_originals=end - start,
+        num_synthetic=own_plan.first.shape[0],
+        apart=options.averaging == "apart",
         attention=attention,
+        ranks=None if share is None else share.ranks,
     )
 
 

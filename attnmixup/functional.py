@@ -92,10 +92,26 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         Shape ``(B, C)``.
     """
+    wide = upcast(tokens)
     if mask is None:
-        return tokens.mean(1)
+        return wide.mean(1).to(tokens.dtype)
     real = mask.unsqueeze(-1)
-    return tokens.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)
+    return (wide.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)).to(tokens.dtype)
+
+
+def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace NaN and infinity in padding by 0, so that a head that multiplies padding by 0 gets 0.
+
+    Args:
+        embeddings: Shape ``(B, C)`` or ``(B, L, C)``.
+        mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for what is real; None if everything is.
+
+    Returns:
+        The shape of ``embeddings``; no gradient flows to what was replaced.
+    """
+    if mask is None:
+        return embeddings
+    return embeddings.masked_fill(~mask.unsqueeze(-1) & ~embeddings.isfinite(), 0)
 
 
 def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
@@ -103,7 +119,8 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 
     ``query`` holds W_q h_i + b and ``key`` W_k h_j. A query of a single row that holds only the bias gives the equation
     letter by letter, with the same scores for every sample. From a certain size on, the ``Q x B x width`` pairs are
-    never held at once but computed in tiles, and once more in the backward pass.
+    never held at once but computed in tiles, and once more in the backward pass; under ``torch.compile`` the compiler
+    fuses them into the sum instead. Second derivatives hold all pairs at once.
 
     Args:
         query: Shape ``(..., heads, Q, width)``.
@@ -115,10 +132,10 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
     """
     query, key, vector = upcast(query), upcast(key), upcast(vector)
     with _without_autocast(query.device.type):
-        if query.shape[-2] * key.numel() > tiled.tile_elements(query.device):
+        in_tiles = query.shape[-2] * key.numel() > tiled.tile_elements(query.device)
+        if in_tiles and not torch.compiler.is_compiling():
             return tiled.tiled_additive_scores(query, key, vector)
-        pairs = torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3))
-        return (pairs @ vector[:, None, :, None]).squeeze(-1)
+        return (torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) * vector[:, None, None]).sum(-1)
 
 
 def dot_scores(query: Tensor, key: Tensor) -> Tensor:
@@ -174,7 +191,7 @@ def sample_attention(
         context = rearrange(weights, "... (g h) q b -> ... g (h q) b", g=groups) @ values
         return rearrange(context, "... g (h q) c -> ... (g h) q c", h=heads // groups)
 
-    if block_rows is None or block_rows >= query.shape[-2]:
+    if block_rows is None or torch.compiler.is_compiling() or block_rows >= query.shape[-2]:
         return attend(query)
     blocks = [
         checkpoint(attend, rows, use_reentrant=False, preserve_rng_state=False)

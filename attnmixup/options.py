@@ -1,12 +1,14 @@
 """The options of the mixup step, and the two presets: the paper's equations and the code published with it."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 from attnmixup.checks import check_choice, check_ratio
 
 Sampling = Literal["random", "slice"]
-Partner = Literal["uniform", "other_class", "balanced"]
+Partner = Literal["uniform", "derangement", "other_class", "balanced"]
 Lam = Literal["sample", "batch"]
 Final = Literal["sample", "slice", "weight"]
 Averaging = Literal["together", "apart"]
@@ -44,14 +46,46 @@ class MixupOptions:
     lam: Lam
     final: Final
     averaging: Averaging
+    sample_share: tuple[int, int] = field(init=False, repr=False)
+    transformed_share: tuple[int, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_ratio("sample_ratio", self.sample_ratio)
         check_ratio("transformed_ratio", self.transformed_ratio)
-        if self.alpha <= 0:
-            raise ValueError(f"alpha must be positive, got {self.alpha}.")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be positive and finite, got {self.alpha}.")
         check_choice("sampling", self.sampling, Sampling)
         check_choice("partner", self.partner, Partner)
         check_choice("lam", self.lam, Lam)
         check_choice("final", self.final, Final)
         check_choice("averaging", self.averaging, Averaging)
+        object.__setattr__(self, "sample_share", _fraction(self.sample_ratio))
+        object.__setattr__(self, "transformed_share", _fraction(self.transformed_ratio))
+
+    def num_original(self, size: int) -> int:
+        """Rows of H in the set of Eq. 13, for a batch of this size."""
+        return rounded_share(self.sample_share, size)
+
+    def num_transformed(self, size: int) -> int:
+        """Rows of H* in the final set of Eq. 16, for a batch of this size."""
+        return rounded_share(self.transformed_share, size)
+
+    def num_mixed(self, pairs: int) -> int:
+        """Pairs of which ``final="slice"`` takes the mixed rows, the first 1 - Delta of all."""
+        kept, whole = self.transformed_share
+        return rounded_share((whole - kept, whole), pairs)
+
+    def never_transforms(self, size: int) -> bool:
+        """Whether no row of H* is used, as in plain mixup."""
+        none_in_pairs = self.num_original(size) == (size if self.sampling == "random" else 0)
+        return none_in_pairs and self.final != "weight" and self.num_transformed(size) == 0
+
+
+def rounded_share(share: tuple[int, int], size: int) -> int:
+    """Compute ``share * size`` of a fraction, rounded half up, in integers: one graph for all sizes."""
+    top, bottom = share
+    return (2 * top * size + bottom) // (2 * bottom)
+
+
+def _fraction(ratio: float) -> tuple[int, int]:
+    return Fraction(ratio).limit_denominator(10_000).as_integer_ratio()

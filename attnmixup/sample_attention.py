@@ -1,6 +1,6 @@
 """SampleAttention: the samples of a batch attend to each other (Eq. 8-12)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
@@ -38,6 +38,11 @@ class SampleAttention(nn.Module):
         dropout: Rate after the attention, and in the feed-forward block.
         feed_forward: Hidden width of a feed-forward block with a second LayerNorm; 0 for none. With ``score="dot"``
             this is ``nn.TransformerEncoderLayer`` across the batch, without dropout on the weights.
+        device: Of the parameters.
+        dtype: Of the parameters.
+
+    All parameters belong to ``nn.Linear`` and ``nn.LayerNorm`` layers, so that whoever initialises these (``to_empty``
+    with ``reset_parameters``, ``from_pretrained``) initialises this module.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class SampleAttention(nn.Module):
         sequence: Sequence = "pooled",
         dropout: float = 0.2,
         feed_forward: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_choice("score", score, AttentionScore)
@@ -59,20 +66,23 @@ class SampleAttention(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
         self.dim, self.heads, self.score, self.sequence = dim, heads, score, sequence
         inner, dot = heads * (dim // heads), score == "dot"
-        self.query = _BiasQuery(inner) if score == "shared" else nn.Linear(dim, inner)
-        self.key = nn.Linear(dim, inner, bias=dot)
-        self.vector = None if dot else nn.Parameter(nn.init.xavier_uniform_(torch.empty(heads, dim // heads)))
-        self.value = nn.Linear(dim, inner) if dot else nn.Identity()
-        self.output = nn.Linear(inner if dot else heads * dim, dim, bias=dot)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        # Not named "query" or "value", by which LoRA chooses the layers of an encoder.
+        self.project_query = None if score == "shared" else nn.Linear(dim, inner, **factory)
+        self.project_key = nn.Linear(dim, inner, bias=score != "additive", **factory)
+        self.vector = None if dot else _ScoreVectors(dim // heads, heads, bias=False, **factory)
+        self.project_value = nn.Linear(dim, inner, **factory) if dot else nn.Identity()
+        self.project_output = nn.Linear(inner if dot else heads * dim, dim, bias=dot, **factory)
         self.dropout = _Dropout(dropout)
-        self.norm = nn.LayerNorm(dim)
-        self.feed_forward = _FeedForward(dim, feed_forward, dropout) if feed_forward else None
+        self.norm = nn.LayerNorm(dim, **factory)
+        self.feed_forward = _FeedForward(dim, feed_forward, dropout, factory) if feed_forward else None
 
     def forward(
         self,
         embeddings: Tensor,
         *,
         mask: Tensor | None = None,
+        rows: Tensor | None = None,
         generator: Generator | None = None,
         need_attention: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -82,63 +92,71 @@ class SampleAttention(nn.Module):
             embeddings: H, shape ``(B, C)`` or ``(B, L, C)``.
             mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for a real sample or token. What is masked gives nothing
                 and comes out as it went in.
+            rows: Integer, shape ``(R,)``: transform these samples alone, from all samples; None for all.
             generator: Source of the dropout, on the device of the embeddings.
             need_attention: Also return the weights.
 
         Returns:
-            H*, in the shape and dtype of ``embeddings``, and the weights ``(heads, B, B)``, or ``(L, heads, B, B)`` for
-            sequences (``1`` for the first B with ``score="shared"``), or None if not asked for.
+            H*, in the dtype of ``embeddings``, shape ``(R, C)`` or ``(R, L, C)``, and the weights ``(heads, R, B)``, or
+            ``(L, heads, R, B)`` for sequences (``1`` for R with ``score="shared"``), or None if not asked for. R is B
+            without ``rows``.
         """
         check_embeddings(embeddings, self.dim, mask)
+        if rows is None:
+            rows = torch.arange(embeddings.shape[0], device=embeddings.device)
         by_token = embeddings.ndim == 3
+        clean = embeddings if mask is None else embeddings.masked_fill(~mask.unsqueeze(-1), 0)
         # Samples are the last axis but one from here on: (B, C) or (L, B, C).
-        rows = embeddings.transpose(0, 1) if by_token else embeddings
-        giving = mask.T if mask is not None and by_token else mask
-        asking = functional.masked_mean(embeddings, mask) if by_token and self.sequence == "pooled" else rows
+        giving = clean.transpose(0, 1) if by_token else clean
+        present = mask.T if mask is not None and by_token else mask
+        scored = functional.masked_mean(clean, mask) if by_token and self.sequence == "pooled" else giving
 
-        query = rearrange(self.query(asking), "... b (h w) -> ... h b w", h=self.heads)
-        key = rearrange(self.key(asking), "... b (h w) -> ... h b w", h=self.heads)
-        values = rearrange(self.value(rows), "... b (h c) -> ... h b c", h=1 if self.vector is not None else self.heads)
-        weights_of_row = self.heads * rows.numel() // self.dim
+        key = rearrange(self.project_key(scored), "... b (h w) -> ... h b w", h=self.heads)
+        if self.project_query is None:
+            query = torch.zeros_like(key[..., :1, :])
+        else:
+            asking = scored.index_select(-2, rows)
+            query = rearrange(self.project_query(asking), "... b (h w) -> ... h b w", h=self.heads)
+        shared_values = 1 if self.vector is not None else self.heads
+        values = rearrange(self.project_value(giving), "... b (h c) -> ... h b c", h=shared_values)
+        receiving = giving.index_select(-2, rows)
+        weights_of_row = self.heads * giving.numel() // self.dim
         context = functional.sample_attention(
-            self._scores, query, key, values, mask=giving, block_rows=max(1, BLOCK_ELEMENTS // weights_of_row)
+            self._scores, query, key, values, mask=present, block_rows=max(1, BLOCK_ELEMENTS // weights_of_row)
         )
-        update = self.output(rearrange(context, "... h b c -> ... b (h c)")).expand_as(rows)
-        result = self.norm(rows + self.dropout(update, generator))
+        update = self.project_output(rearrange(context, "... h b c -> ... b (h c)")).expand_as(receiving)
+        result = self.norm(receiving + self.dropout(update, generator))
         if self.feed_forward is not None:
             result = self.feed_forward(result, generator)
 
         result = (result.transpose(0, 1) if by_token else result).to(embeddings.dtype)
         if mask is not None:
-            result = torch.where(mask.unsqueeze(-1), result, embeddings)
-        return result, functional.attention_weights(self._scores(query, key), giving) if need_attention else None
+            result = torch.where(mask[rows].unsqueeze(-1), result, embeddings[rows])
+        return result, functional.attention_weights(self._scores(query, key), present) if need_attention else None
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:
         if self.vector is None:
             return functional.dot_scores(query, key)
-        return functional.additive_scores(query, key, self.vector)
+        return functional.additive_scores(query, key, self.vector.weight)
 
 
-class _BiasQuery(nn.Module):
-    """A single query for all samples, the bias of Eq. 8."""
+class _ScoreVectors(nn.Linear):
+    """The vectors v of Eq. 8, shape ``(heads, width)``; a linear layer, so that it is initialised as one."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, width))
-
-    def forward(self, asking: Tensor) -> Tensor:
-        return self.bias.expand(*asking.shape[:-2], 1, -1)
+    def reset_parameters(self) -> None:
+        """Draw as is usual for a layer before a tanh."""
+        nn.init.xavier_uniform_(self.weight)
 
 
 class _FeedForward(nn.Module):
     """The second half of a transformer layer: two linear maps, residual and LayerNorm."""
 
-    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float, factory: dict[str, Any]) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, hidden)
-        self.contract = nn.Linear(hidden, dim)
+        self.expand = nn.Linear(dim, hidden, **factory)
+        self.contract = nn.Linear(hidden, dim, **factory)
         self.dropout = _Dropout(dropout)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, **factory)
 
     def forward(self, rows: Tensor, generator: Generator | None) -> Tensor:
         hidden = self.dropout(torch.relu(self.expand(rows)), generator)

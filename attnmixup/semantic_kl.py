@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from attnmixup import functional
@@ -26,13 +27,15 @@ class SemanticKLLoss(nn.Module):
         project: The side with the linear map: ``"text"`` to the image's width, ``"image"`` to the text's, ``"both"`` to
             ``shared_dim``, or ``"none"`` where the widths are equal.
         shared_dim: The width to which ``project="both"`` maps.
-        pool: Of a text sequence ``(B, L, C)``, use the ``"mean"`` over real tokens, the ``"first"`` token, or compare
-            every ``"token"`` with the image and average.
+        pool: Of a text sequence ``(B, L, C)``, use the ``"mean"`` over real tokens, the ``"first"`` real token, or
+            compare every ``"token"`` with the image and average.
         temperature: Divides the logits of both sides.
         direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` its reverse, ``"symmetric"`` the
             Jensen-Shannon divergence.
         detach_prior: Send no gradient to the text; its linear map still learns.
         reduction: ``"batchmean"`` (over samples), ``"sum"`` or ``"none"``.
+        device: Of the parameters.
+        dtype: Of the parameters.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class SemanticKLLoss(nn.Module):
         direction: Direction = "text_to_image",
         detach_prior: bool = False,
         reduction: Reduction = "batchmean",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_choice("project", project, Project)
@@ -62,8 +67,11 @@ class SemanticKLLoss(nn.Module):
         self.text_dim, self.image_dim = text_dim, image_dim
         self.pool, self.temperature, self.direction = pool, temperature, direction
         self.detach_prior, self.reduction = detach_prior, reduction
-        self.text_projection = nn.Linear(text_dim, shared_dim or image_dim) if project in ("text", "both") else None
-        self.image_projection = nn.Linear(image_dim, shared_dim or text_dim) if project in ("image", "both") else None
+        self.text_projection = self.image_projection = None
+        if project in ("text", "both"):
+            self.text_projection = nn.Linear(text_dim, shared_dim or image_dim, device=device, dtype=dtype)
+        if project in ("image", "both"):
+            self.image_projection = nn.Linear(image_dim, shared_dim or text_dim, device=device, dtype=dtype)
 
     def forward(
         self, text: Tensor, image: Tensor, *, mask: Tensor | None = None, sample_mask: Tensor | None = None
@@ -91,8 +99,14 @@ class SemanticKLLoss(nn.Module):
             sample_mask = present if sample_mask is None else sample_mask & present
         if sample_mask is not None:
             check_mask("sample_mask", sample_mask, batch)
+        # What is masked is replaced before it is used: 0 times NaN would be NaN, in the loss or in a gradient.
+        if mask is not None:
+            text = text.masked_fill(~mask.unsqueeze(-1), 0)
+        if sample_mask is not None:
+            image = image.masked_fill(~sample_mask.unsqueeze(-1), 0)
+            text = text.masked_fill(~sample_mask.view(-1, *[1] * (text.ndim - 1)), 0)
         if text.ndim == 3 and self.pool != "token":
-            text = text[:, 0] if self.pool == "first" else functional.masked_mean(text, mask)
+            text = functional.masked_mean(text, mask) if self.pool == "mean" else _first_token(text, mask)
         per_token = text.ndim == 3
 
         text = text.detach() if self.detach_prior else text
@@ -112,3 +126,10 @@ class SemanticKLLoss(nn.Module):
         if self.reduction == "sum" or sample_mask is None:
             return counted.sum() if self.reduction == "sum" else counted.mean()
         return counted.sum() / sample_mask.sum().clamp_min(1)
+
+
+def _first_token(text: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return text[:, 0]
+    first = mask.to(torch.uint8).argmax(1)
+    return text[torch.arange(text.shape[0], device=text.device), first]

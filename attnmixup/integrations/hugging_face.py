@@ -1,36 +1,104 @@
 """Hugging Face: both modules in a model for (token) classification, for a Trainer that needs no change."""
 
+import copy
+import inspect
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache
+from inspect import Parameter, Signature
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Optimizer
+from transformers import (
+    PretrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.utils.generic import ModelOutput
 
 from attnmixup.attn_mixup import AttnMixup
-from attnmixup.mixed_batch import Criterion, MixedBatch
+from attnmixup.batch_norm import statistics_of_originals
+from attnmixup.criteria import IGNORED, Criterion
+from attnmixup.mixed_batch import MixedBatch
 from attnmixup.schedule import Shape, strength_at
 from attnmixup.semantic_kl import SemanticKLLoss
+from attnmixup.training import warn_of_missing_parameters
+
+PROBLEMS: dict[str, Criterion] = {
+    "regression": F.mse_loss,
+    "single_label_classification": F.cross_entropy,
+    "multi_label_classification": F.binary_cross_entropy_with_logits,
+}
+
+
+class _Bound:
+    """A method of a wrapper, with the signature of the wrapped model."""
+
+    def __init__(self, method: Callable[..., Any], wrapper: "AttnMixupForClassification") -> None:
+        self.method, self.wrapper = method, wrapper
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.method(self.wrapper, *arguments, **options)
+
+    @property
+    def __signature__(self) -> Signature:
+        return _signature_for(_forward_of(self.wrapper.model))
+
+
+class _WithSignatureOfModel:
+    """Decorates a method; what an instance has of it is :class:`_Bound`. By its signature a Trainer chooses columns."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: "AttnMixupForClassification | None", owner: type) -> Callable[..., Any]:
+        return self.method if instance is None else _Bound(self.method, instance)
 
 
 class AttnMixupForClassification(nn.Module):
     """A classification or token-classification model that mixes what goes into its head.
 
     The embeddings are whatever the head is given: ``(B, C)`` after a pooler, or ``(B, L, C)``. With a mixer of that
-    width, any model works whose head is a module that treats rows independently. Give an instance to a ``Trainer``;
-    afterwards ``wrapped.model.save_pretrained(...)`` saves the model without the two modules, of use in training only.
+    width, any model works whose head is a module that treats rows independently. Give an instance to a ``Trainer``,
+    which sees the arguments of the model and those of :meth:`forward`. Its checkpoints hold both modules, and
+    :meth:`save_pretrained` saves the model without them, of use in training only.
+
+    Heads that read the first token of ``(B, L, C)`` alone, as that of RoBERTa does, are found when the wrapper is made,
+    by running a copy of the head on a probe: where its logits are those of the first token alone, only that is mixed.
+
+    Activation checkpointing of the model's layers works. The head may be checkpointed within its ``forward``, but not
+    around it, which would run it again without mixing.
+
+    LoRA: let peft wrap the model before this class does (or ``wrapped.model`` afterwards), not the whole, where names
+    in ``target_modules`` might be found in the mixer too; give ``head`` as the model's ``named_modules()`` then has it.
 
     Args:
         model: Such as ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification`` give.
         mixer: As wide as the input of the head.
-        head: Name of the head's module within ``model``.
-        criterion: Any that :meth:`MixedBatch.loss` takes.
+        head: Name of the head's module within ``model``, such as ``"classifier.1"`` for one within a Sequential.
+        criterion: Any that :meth:`MixedBatch.loss` takes. None is what the model itself would use: by
+            ``config.problem_type`` or, where that is None, by the number of labels and their dtype.
         semantic: Adds the semantic loss in training, where ``image_embeddings`` come with the batch.
         semantic_weight: Weight of the semantic loss (lambda_sem in Eq. 17 and 19).
+        first_token_only: Whether the head reads the first token alone, so that only this is mixed; None finds out.
     """
 
     # Trainer: the loss is the mean of a batch, so that gradient accumulation has to average it.
     accepts_loss_kwargs = False
+
+    # Not PreTrainedModel, some of whose methods have no types.
+    model: Any
 
     def __init__(
         self,
@@ -38,65 +106,142 @@ class AttnMixupForClassification(nn.Module):
         mixer: AttnMixup,
         *,
         head: str = "classifier",
-        criterion: Criterion = F.cross_entropy,
+        criterion: Criterion | None = None,
         semantic: SemanticKLLoss | None = None,
         semantic_weight: float = 0.5,
+        first_token_only: bool | None = None,
     ) -> None:
         super().__init__()
         self.model, self.mixer, self.config = model, mixer, model.config
         self.head, self.criterion = head, criterion
         self.semantic, self.semantic_weight = semantic, semantic_weight
+        module = model.get_submodule(head)
+        self.first_token_only = _reads_first_token(module, mixer.dim) if first_token_only is None else first_token_only
+        if _mix_input not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_mix_input)
 
+    @_WithSignatureOfModel
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        *arguments: Any,
         labels: Tensor | None = None,
         image_embeddings: Tensor | None = None,
+        sample_mask: Tensor | None = None,
         **inputs: Any,
-    ) -> ModelOutput:
+    ) -> ModelOutput | tuple[Any, ...]:
         """Run the model; the head sees the final set, and the output has the logits of the samples that came in.
 
         Args:
-            input_ids: Passed to the model, as is everything else but ``labels`` and ``image_embeddings``.
-            attention_mask: Shape ``(B, L)``; also the mask of sequences of embeddings.
-            token_type_ids: Shape ``(B, L)``.
-            labels: Targets; for tokens ``(B, L)``, where -100 has no part in the loss.
+            *arguments: Passed to the model.
+            labels: Targets ``(B,)`` or ``(B, K)``; for tokens ``(B, L)``, where -100 has no part in the loss.
             image_embeddings: Shape ``(B, D)``, for the semantic loss.
+            sample_mask: Shape ``(B,)``, False for a sample without an image.
+            **inputs: Passed to the model. An ``attention_mask`` ``(B, L)`` is also the mask of the embeddings.
+
+        Returns:
+            The model's output: loss (with labels), logits ``(B, ...)``, and what else it gives.
+
+        Raises:
+            ValueError: In training without labels; if the head does not run once, on rows that are those of the logits;
+                or if the attention mask does not fit the embeddings.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        inputs |= {name: tensor for name, tensor in given.items() if tensor is not None}
-        seen: list[tuple[Tensor, Tensor | None, MixedBatch]] = []
-
-        def mix(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            embeddings = arguments[0]
-            mask = attention_mask.bool() if attention_mask is not None and embeddings.ndim == 3 else None
-            by_token = labels is not None and labels.ndim == 2 and not labels.is_floating_point()
-            target_mask = labels != -100 if labels is not None and by_token else None
-            mixed = self.mixer(embeddings, labels, mask=mask, target_mask=target_mask)
-            seen.append((embeddings, mask, mixed))
-            return (mixed.embeddings, *arguments[1:])
-
-        hook = self.model.get_submodule(self.head).register_forward_pre_hook(mix)
+        if arguments:
+            inputs |= zip(_signature_for(_forward_of(self.model)).parameters, arguments, strict=False)
+        labels = inputs.pop("labels", labels)
+        as_tuple = inputs.pop("return_dict", None) is False
+        if self.training and labels is None:
+            raise ValueError(
+                "In training the model needs labels, by which it mixes, and it makes the loss itself. A Trainer with "
+                "label_smoothing_factor, compute_loss_func or a compute_loss of its own takes them away: put the loss "
+                "into AttnMixupForClassification, as in criterion=partial(F.cross_entropy, label_smoothing=0.1)."
+            )
+        call = _Call(self, labels, inputs.get("attention_mask"))
+        outer, _running.call = _running.call, call
         try:
             output: ModelOutput = self.model(**inputs, return_dict=True)
         finally:
-            hook.remove()
+            _running.call = outer
+            call.end()
         logits = output["logits"]
-        if len(seen) != 1 or len(logits) != len(seen[0][2].lam):
-            raise ValueError(
-                f"{type(self.model).__name__}.{self.head} must run once and its rows must be those of the logits: "
-                "give the name of the module that makes the logits."
-            )
-        embeddings, mask, mixed = seen[0]
+        if call.mixed is None or logits.shape[:1] != call.mixed.lam.shape:
+            raise _wrong_head(self)
+        fields = {**output, "logits": call.mixed.originals(logits)}
         if labels is not None:
-            output["loss"] = mixed.loss(self.criterion, logits)
+            fields["loss"] = self._loss(call.mixed, logits, labels)
             if self.training and self.semantic is not None and image_embeddings is not None:
-                semantic = self.semantic(embeddings, image_embeddings, mask=mask)
-                output["loss"] = output["loss"] + self.semantic_weight * semantic
-        output["logits"] = mixed.originals(logits)
-        return output
+                images_present = None if sample_mask is None else sample_mask.bool()
+                semantic = self.semantic(call.embeddings, image_embeddings, mask=call.mask, sample_mask=images_present)
+                fields["loss"] = fields["loss"] + self.semantic_weight * semantic
+        result = type(output)(**fields)
+        return result.to_tuple() if as_tuple else result
+
+    def _loss(self, mixed: MixedBatch, logits: Tensor, labels: Tensor) -> Tensor:
+        criterion = _criterion_of(self.config, logits, labels) if self.criterion is None else self.criterion
+        is_value = labels.is_floating_point() or criterion is F.mse_loss
+        if is_value and logits.shape[-1] == 1 and logits.ndim == labels.ndim + 1:
+            logits = logits.squeeze(-1)
+        return mixed.loss(criterion, logits)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the model."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def main_input_name(self) -> str:
+        """Name of the model's main input, such as ``"input_ids"``."""
+        return str(self.model.main_input_name)
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Whether the model's layers can be checkpointed."""
+        return bool(self.model.supports_gradient_checkpointing)
+
+    def activation_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """Checkpoint the model's layers."""
+        self.model.activation_checkpointing_enable(*arguments, **options)
+
+    def activation_checkpointing_disable(self) -> None:
+        """Checkpoint the model's layers no longer."""
+        self.model.activation_checkpointing_disable()
+
+    def gradient_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
+        """Checkpoint the model's layers, by the name this had before."""
+        self.model.gradient_checkpointing_enable(*arguments, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Checkpoint the model's layers no longer, by the name this had before."""
+        self.model.gradient_checkpointing_disable()
+
+    def enable_input_require_grads(self) -> None:
+        """Let gradients reach the model's first layer, for reentrant checkpointing of a frozen model."""
+        self.model.enable_input_require_grads()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The model's input embeddings, for NEFTune."""
+        embeddings: nn.Module = self.model.get_input_embeddings()
+        return embeddings
+
+    def save_pretrained(self, folder: str | Path, *, state_dict: dict[str, Any] | None = None, **options: Any) -> None:
+        """Save the model alone, as ``AutoModelForSequenceClassification.from_pretrained`` and the like load it.
+
+        Args:
+            folder: Where to.
+            state_dict: A state of this wrapper, if it is not to be taken from it (as with sharded training).
+            **options: Of the model's own ``save_pretrained``.
+        """
+        if state_dict is not None:
+            state_dict = {
+                name.removeprefix("model."): tensor for name, tensor in state_dict.items() if name.startswith("model.")
+            }
+        self.model.save_pretrained(folder, state_dict=state_dict, **options)
 
 
 class StrengthCallback(TrainerCallback):
@@ -111,9 +256,168 @@ class StrengthCallback(TrainerCallback):
     def __init__(self, mixer: AttnMixup, *, shape: Shape = "linear", ramp: float = 0.1) -> None:
         self.mixer, self.shape, self.ramp = mixer, shape, ramp
 
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Warn of trainable parameters that the optimizer does not hold."""
+        if model is not None and optimizer is not None:
+            warn_of_missing_parameters(model, optimizer)
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Set the strength of the step that begins."""
         steps = max(1, round(self.ramp * state.max_steps))
         self.mixer.set_strength(strength_at(state.global_step, steps=steps, shape=self.shape))
+
+
+@dataclass
+class _Call:
+    """One forward pass: what the hook on the head needs to know, and what it leaves."""
+
+    wrapper: AttnMixupForClassification
+    labels: Tensor | None
+    attention_mask: Tensor | None
+    embeddings: Tensor | None = None
+    mask: Tensor | None = None
+    mixed: MixedBatch | None = None
+    until_end: ExitStack | None = None
+
+    def __post_init__(self) -> None:
+        self.head: nn.Module = self.wrapper.model.get_submodule(self.wrapper.head)
+
+    def mix(self, embeddings: Tensor) -> Tensor:
+        """What the head is to be given in the place of ``embeddings``, shape ``(B, C)`` or ``(B, L, C)``."""
+        if self.mixed is not None:
+            raise _wrong_head(self.wrapper)
+        self.embeddings = embeddings
+        if self.wrapper.training and embeddings.ndim == 3 and self.attention_mask is not None:
+            self.mask = _mask_of_embeddings(self.wrapper.model, embeddings, self.attention_mask)
+        first_only = self.wrapper.first_token_only and embeddings.ndim == 3
+        used, mask = (embeddings[:, 0], None) if first_only else (embeddings, self.mask)
+        target_mask = None if self.labels is None else _target_mask(self.labels, used)
+        self.mixed = self.wrapper.mixer(used, self.labels, mask=mask, target_mask=target_mask)
+        if any(isinstance(layer, _BatchNorm) and layer.training for layer in self.head.modules()):
+            # The lock is for threads that share a head, or hooks as the replicas of DataParallel do.
+            self.until_end = ExitStack()
+            self.until_end.enter_context(_batch_norm_lock)
+            self.until_end.enter_context(statistics_of_originals(self.head, self.mixed))
+        return self.mixed.embeddings.unsqueeze(1) if first_only else self.mixed.embeddings
+
+    def end(self) -> None:
+        """Leave what the head was run within."""
+        if self.until_end is not None:
+            self.until_end.close()
+
+
+class _Running(threading.local):
+    """The call that runs in this thread. Not a context variable, which torch.compile cannot set."""
+
+    def __init__(self) -> None:
+        self.call: _Call | None = None
+
+
+_running = _Running()
+_batch_norm_lock = threading.RLock()
+
+
+def _mix_input(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The hook on a head: it stays there, and acts only within a call of the wrapper in the same thread."""
+    call = _running.call
+    if call is None or call.head is not head:
+        return None
+    if not arguments:
+        raise ValueError(
+            f"{type(head).__name__} is given its input by name, expected it as the first positional argument: choose "
+            "another module as head, such as the layer within this one."
+        )
+    return (call.mix(arguments[0]), *arguments[1:])
+
+
+def _wrong_head(wrapper: AttnMixupForClassification) -> ValueError:
+    return ValueError(
+        f"{type(wrapper.model).__name__}.{wrapper.head} must run once and its rows must be those of the logits: give "
+        "the name of the module that makes the logits."
+    )
+
+
+def _forward_of(model: Any) -> Callable[..., Any]:
+    """The ``forward`` of the model's class; of the model within, if peft wraps it."""
+    base: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).forward
+
+
+@cache
+def _signature_for(forward: Callable[..., Any]) -> Signature:
+    """Signature of a model's ``forward`` without ``self``, and with the arguments that the wrapper adds."""
+    own = list(inspect.signature(forward).parameters.values())[1:]
+    names = {parameter.name for parameter in own}
+    added = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Tensor | None)
+        for name in ("labels", "image_embeddings", "sample_mask")
+        if name not in names
+    ]
+    positional = [parameter for parameter in own if parameter.kind < Parameter.KEYWORD_ONLY]
+    return Signature([*positional, *added, *own[len(positional) :]])
+
+
+def _reads_first_token(head: nn.Module, dim: int) -> bool:
+    """Whether a head that is given ``(B, L, C)`` makes the same of ``(B, 1, C)``, the first token."""
+    try:
+        # Not called as a module, which would run the hooks that are on it.
+        logits = copy.deepcopy(head).to("cpu", torch.float32).eval().forward
+        probe = torch.linspace(-1, 1, 2 * 3 * dim).reshape(2, 3, dim)
+        with torch.no_grad():
+            whole, first, second = logits(probe), logits(probe[:, :1]), logits(probe[:, 1:2])
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return False
+    if not isinstance(whole, Tensor) or whole.ndim != 2 or whole.shape != first.shape:
+        return False
+    return torch.allclose(whole, first) and not torch.allclose(first, second)
+
+
+def _mask_of_embeddings(model: nn.Module, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
+    """The attention mask as a boolean mask of the embeddings, shape ``(B, L)``."""
+    if attention_mask.shape == embeddings.shape[:2]:
+        return attention_mask.bool()
+    downsample: Any = getattr(model, "_get_feature_vector_attention_mask", None)
+    if downsample is not None and attention_mask.ndim == 2:
+        mask: Tensor = downsample(embeddings.shape[1], attention_mask)
+        return mask.bool()
+    raise ValueError(
+        f"The attention mask {tuple(attention_mask.shape)} must be as long as the embeddings {tuple(embeddings.shape)} "
+        f"that the head is given, and {type(model).__name__} has no _get_feature_vector_attention_mask to shorten it: "
+        "choose a head whose input has one vector for each position of the mask, or one for each sample."
+    )
+
+
+def _target_mask(labels: Tensor, embeddings: Tensor) -> Tensor | None:
+    """Which labels count, if there is one for each token of the embeddings; as in the model, whatever is attended."""
+    if embeddings.ndim < 3 or labels.ndim < 2 or labels.shape[:2] != embeddings.shape[:2]:
+        return None
+    if labels.ndim == 2 and not labels.is_floating_point():
+        return labels != IGNORED
+    return torch.ones(labels.shape[:2], dtype=torch.bool, device=labels.device)
+
+
+def _criterion_of(config: PretrainedConfig, logits: Tensor, labels: Tensor) -> Criterion:
+    """The criterion that models of transformers choose: that of a problem type, and cross entropy for tokens."""
+    if logits.ndim > 2:
+        return F.cross_entropy
+    problem = getattr(config, "problem_type", None)
+    if problem is None:
+        by_dtype = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem = "regression" if config.num_labels == 1 else by_dtype
+    if problem not in PROBLEMS:
+        raise ValueError(
+            f"config.problem_type must be one of {', '.join(PROBLEMS)} or None, got {problem!r}: correct it, or pass a "
+            "criterion."
+        )
+    return PROBLEMS[problem]

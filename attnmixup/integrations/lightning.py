@@ -8,6 +8,7 @@ from torch.optim import AdamW, Optimizer
 
 from attnmixup.integrations.loop import MixedModel
 from attnmixup.schedule import Shape, strength_at
+from attnmixup.training import warn_of_missing_parameters
 
 
 class AttnMixupSteps:
@@ -25,6 +26,7 @@ class AttnMixupSteps:
         ramp_steps: Steps until the strength is full.
     """
 
+    trainer: Any
     global_step: int
     log: Callable[..., None]
     log_dict: Callable[..., None]
@@ -36,11 +38,17 @@ class AttnMixupSteps:
         self.model, self.learning_rate = model, learning_rate
         self.shape, self.ramp_steps = shape, ramp_steps
 
+    def on_train_start(self) -> None:
+        """Warn of trainable parameters that no optimizer holds, if ``configure_optimizers`` was overridden."""
+        if len(self.trainer.optimizers) == 1:
+            warn_of_missing_parameters(self.model, self.trainer.optimizers[0])
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Loss of the final set."""
         self.model.mixer.set_strength(strength_at(self.global_step, steps=self.ramp_steps, shape=self.shape))
         output = self.model(**batch)
-        self.log_dict({f"train/{name}": value for name, value in output.mixed.stats().items()})
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_dict({f"train/{name}": value for name, value in output.mixed.stats().items()})
         loss: Tensor = output.loss
         self.log("train/loss", loss)
         return loss

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from attnmixup.attn_mixup import AttnMixup
-from attnmixup.mixed_batch import Criterion, MixedBatch
+from attnmixup.batch_norm import statistics_of_originals
+from attnmixup.criteria import Criterion
+from attnmixup.mixed_batch import MixedBatch
 from attnmixup.semantic_kl import SemanticKLLoss
+from attnmixup.training import warn_of_missing_parameters
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class MixedOutput:
 
 
 class MixedModel(nn.Module):
-    """Encoder, AttnMixup, head.
+    """Encoder, AttnMixup, head. BatchNorm layers of the head learn their running statistics from original rows alone.
 
     Args:
         encoder: Maps inputs to embeddings ``(B, C)`` or ``(B, L, C)``.
@@ -63,6 +66,7 @@ class MixedModel(nn.Module):
         mask: Tensor | None = None,
         target_mask: Tensor | None = None,
         image: Tensor | None = None,
+        sample_mask: Tensor | None = None,
     ) -> MixedOutput:
         """Predict, and compute the loss if there are targets.
 
@@ -72,13 +76,16 @@ class MixedModel(nn.Module):
             mask: Boolean, True for what is real.
             target_mask: Boolean, True for the targets' real tokens.
             image: Image embeddings ``(B, D)``, for the semantic loss.
+            sample_mask: Boolean, shape ``(B,)``, False for a sample without an image.
         """
         embeddings = self.encoder(inputs)
         mixed = self.mixer(embeddings, targets, mask=mask, target_mask=target_mask)
-        logits = self.head(mixed.embeddings)
+        with statistics_of_originals(self.head, mixed):
+            logits = self.head(mixed.embeddings)
         loss = None if targets is None else mixed.loss(self.criterion, logits)
         if loss is not None and self.training and self.semantic is not None and image is not None:
-            loss = loss + self.semantic_weight * self.semantic(embeddings, image, mask=mask)
+            semantic = self.semantic(embeddings, image, mask=mask, sample_mask=sample_mask)
+            loss = loss + self.semantic_weight * semantic
         return MixedOutput(mixed.originals(logits), loss, mixed)
 
 
@@ -92,10 +99,14 @@ def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: 
 
     Returns:
         The statistics of the last batch, and the mean ``loss``.
+
+    Warns:
+        UserWarning: If trainable parameters of the model are not in the optimizer.
     """
     model.train()
-    stats: dict[str, float] = {}
-    losses = []
+    warn_of_missing_parameters(model, optimizer)
+    last: MixedBatch | None = None
+    losses: list[Tensor] = []
     for batch in batches:
         output: MixedOutput = model(**batch)
         if output.loss is None:
@@ -103,6 +114,7 @@ def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: 
         optimizer.zero_grad()
         torch.autograd.backward(output.loss)
         optimizer.step()
-        stats = output.mixed.stats()
-        losses.append(output.loss.item())
-    return stats | {"loss": sum(losses) / max(1, len(losses))}
+        last = output.mixed
+        losses.append(output.loss.detach())
+    stats = {} if last is None else last.stats()
+    return stats | {"loss": float(torch.stack(losses).mean()) if losses else 0.0}

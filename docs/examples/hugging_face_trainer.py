@@ -44,3 +44,5 @@ trainer = Trainer(
 )
 trainer.train()
 print(trainer.evaluate())
+# The trained model alone, for from_pretrained.
+model.save_pretrained(tempfile.mkdtemp())

@@ -1,6 +1,7 @@
 """Slow, obvious second implementations: plain Python loops over lists of floats, one line per line of the paper."""
 
 import math
+from fractions import Fraction
 
 
 def softmax(scores):
@@ -49,15 +50,12 @@ def score_pair(attention, head, asking, giving):
     """r_ij of Eq. 8 for one head."""
     width = attention.dim // attention.heads
     part = slice(head * width, (head + 1) * width)
-    key = linear(giving, attention.key)[part]
+    key = linear(giving, attention.project_key)[part]
     if attention.score == "dot":
-        query = linear(asking, attention.query)[part]
+        query = linear(asking, attention.project_query)[part]
         return sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(width)
-    if attention.score == "additive":
-        query = linear(asking, attention.query)[part]
-    else:
-        query = attention.query.bias[0].tolist()[part]
-    vector = attention.vector[head].tolist()
+    query = linear(asking, attention.project_query)[part] if attention.score == "additive" else [0.0] * width
+    vector = attention.vector.weight[head].tolist()
     return sum(v * math.tanh(q + k) for v, q, k in zip(vector, query, key, strict=True))
 
 
@@ -75,10 +73,10 @@ def attend(attention, scored, rows, present):
             weights = softmax([score_pair(attention, head, scored[i], scored[j]) for j in others])
             values = [rows[j] for j in others]
             if attention.score == "dot":
-                values = [linear(value, attention.value)[head * width : (head + 1) * width] for value in values]
+                values = [linear(value, attention.project_value)[head * width : (head + 1) * width] for value in values]
             for feature in zip(*values, strict=True):
                 concatenated.append(sum(w * x for w, x in zip(weights, feature, strict=True)))
-        update = linear(concatenated, attention.output)
+        update = linear(concatenated, attention.project_output)
         result = layer_norm([u + x for u, x in zip(update, row, strict=True)], attention.norm)
         block = attention.feed_forward
         if block is not None:
@@ -138,3 +136,8 @@ def row_weights(valid, kinds, strength, ratio=None, apart=False):
     synthetic = sum(v for v, kind in zip(valid, kinds, strict=True) if kind == "s")
     sums = {"o": real, "t": real, "s": synthetic}
     return [w / sums[kind] if sums[kind] else 0.0 for w, kind in zip(weights, kinds, strict=True)]
+
+
+def rounded_share(ratio, size):
+    """Rounded half up, exactly."""
+    return math.floor(Fraction(ratio).limit_denominator(10_000) * size + Fraction(1, 2))

@@ -54,7 +54,9 @@ def targets_of(kind, size, length, generator):
 @st.composite
 def cases(draw, kinds=LABEL_KINDS):
     """Vectors, or sequences for tags, in double precision."""
-    size, length, kind = draw(sizes), draw(lengths), draw(st.sampled_from(kinds))
+    size, kind = draw(sizes), draw(st.sampled_from(kinds))
+    # Several labels of a sample, as many as there are tokens, would be taken for one value of each token.
+    length = draw(lengths.filter(lambda count: kind not in ("soft", "multilabel") or count != CLASSES))
     generator = torch.Generator().manual_seed(draw(seeds))
     by_token = kind == "tags" or draw(st.booleans())
     shape = (size, length, DIM) if by_token else (size, DIM)

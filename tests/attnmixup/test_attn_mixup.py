@@ -1,5 +1,6 @@
 """The whole step against its oracle, for every kind of label; each option, and each preset."""
 
+import warnings
 from copy import deepcopy
 from dataclasses import replace
 from itertools import product
@@ -9,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIM, cases, lengths, ratios, seeds, sizes, tensors
+from strategies import DIM, cases, lengths, seeds, sizes, tensors
 
-from attnmixup import AttnMixup, Origin
+from attnmixup import AttnMixup, Origin, attn_mixup
 
 FINALS = ("sample", "slice", "weight")
 
@@ -30,7 +31,7 @@ def rows_of(plan, size):
 
 
 @pytest.mark.parametrize("final", FINALS)
-@given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=ratios)
+@given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=st.floats(1e-6, 1))
 def test_the_final_set_is_the_oracle(final, case, averaging, strength):
     mixer = mixer_of(final=final, averaging=averaging)
     mixer.set_strength(strength)
@@ -77,7 +78,8 @@ def test_counts_of_the_paper(case, seed):
     size = len(case.embeddings)
     mixed = mixer_of(seed)(case.embeddings, case.targets, mask=case.mask)
     counts = torch.bincount(mixed.origin, minlength=3).tolist()
-    assert counts == [size, round(0.6 * size), size - round(0.6 * size)]
+    kept = oracles.rounded_share(0.6, size)
+    assert counts == [size, kept, size - kept]
     assert torch.equal(mixed.embeddings[:size], case.embeddings)
     assert (mixed.num_originals, mixed.num_synthetic) == (size, counts[2])
 
@@ -89,8 +91,8 @@ def test_the_release(size, seed):
     assert mixer.attention.feed_forward.expand.out_features == 2048
     embeddings = torch.randn(size, DIM)
     mixed = mixer(embeddings, torch.arange(size), generator=torch.Generator().manual_seed(seed))
-    taken, kept = round(0.7 * size), round(0.6 * size)
-    made = round(0.4 * 2 * taken)
+    taken, kept = oracles.rounded_share(0.7, size), oracles.rounded_share(0.6, size)
+    made = oracles.rounded_share(0.4, 2 * taken)
     assert torch.bincount(mixed.origin, minlength=3).tolist() == [size, kept, made]
     firsts = (list(range(taken)) + list(range(size - taken, size)))[:made]
     assert mixed.targets_a.tolist() == list(range(size)) + list(range(kept)) + firsts
@@ -200,6 +202,7 @@ def test_partners_can_be_of_another_class():
         ("final", "sample", "slice"),
         ("final", "sample", "weight"),
         ("averaging", "together", "apart"),
+        ("partner", "uniform", "derangement"),
         ("partner", "uniform", "other_class"),
         ("partner", "uniform", "balanced"),
     ],
@@ -311,12 +314,83 @@ def test_without_a_process_group_the_global_batch_is_local():
     assert torch.equal(mixed[0].embeddings, mixed[1].embeddings)
 
 
+def test_only_the_rows_that_are_used_are_transformed(monkeypatch):
+    mixer, embeddings = mixer_of(), tensors(0, 20, 3, DIM)
+    seen = []
+    attend = mixer.attention.forward
+    monkeypatch.setattr(mixer.attention, "forward", lambda *a, **o: seen.append(o["rows"]) or attend(*a, **o))
+    plan = mixer.draw(20)
+    mixer(embeddings, plan=plan)
+    pairs = torch.cat([plan.first, plan.second])
+    used = {*plan.transformed.tolist(), *(pairs[pairs >= 20] - 20).tolist()}
+    assert seen.pop().tolist() == sorted(used)
+    assert len(used) < 20
+    mixer(embeddings, plan=plan, need_attention=True)
+    assert seen.pop().tolist() == list(range(20))
+    mixup = mixer_of(sample_ratio=1.0, transformed_ratio=0.0)
+    monkeypatch.setattr(mixup.attention, "forward", lambda *a, **o: pytest.fail("nothing to transform"))
+    assert len(mixup(embeddings).embeddings) == 40
+
+
+def test_at_strength_0_nothing_is_computed_or_drawn():
+    mixer, embeddings = mixer_of(dropout=0.5), tensors(0, 5, DIM)
+    with torch.no_grad():
+        mixer.attention.project_output.weight.fill_(float("nan"))
+    mixer.set_strength(0.0)
+    before = torch.get_rng_state()
+    mixed = mixer(embeddings, torch.arange(5))
+    assert mixed.embeddings is embeddings
+    assert torch.equal(torch.get_rng_state(), before)
+    mixer.set_strength(0.5)
+    assert mixer(embeddings).embeddings[5:].isnan().any()
+
+
+def test_a_plan_must_fit():
+    mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
+    plan = mixer.draw(5)
+    for other, message in (
+        (mixer.draw(4), r"The plan is for 4 samples, the batch has 5: draw one by draw\(5\)"),
+        (replace(plan, lam=plan.lam[:1]), r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"),
+        (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4"),
+        (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9"),
+        (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9"),
+        (replace(plan, lam=plan.lam + 2), "The plan's lam must be between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mixer(embeddings, plan=other)
+
+
+def test_parameters_that_never_change_are_noticed(monkeypatch):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
+    mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
+    trained = AttnMixup(DIM)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            optimizer.zero_grad()
+            trained(embeddings).embeddings.sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                mixer(embeddings)
+    for _ in range(2):
+        mixer(embeddings)
+    with pytest.warns(UserWarning, match="have not changed in 3 training steps: are they in the optimizer"):
+        mixer(embeddings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            mixer(embeddings)
+
+
 def test_errors():
     for options, message in (
         ({"preset": "both"}, "preset must be one of 'paper', 'release', got 'both'"),
         ({"sample_ratio": 1.1}, "sample_ratio must be between 0 and 1, got 1.1"),
         ({"transformed_ratio": -0.1}, "transformed_ratio must be between 0 and 1, got -0.1"),
-        ({"alpha": 0.0}, r"alpha must be positive, got 0\.0"),
+        ({"alpha": float("nan")}, "alpha must be positive and finite, got nan"),
+        ({"alpha": float("inf")}, "alpha must be positive and finite, got inf"),
+        ({"alpha": 0.0}, r"alpha must be positive and finite, got 0\.0"),
         ({"lam": "row"}, "lam must be one of"),
         ({"sampling": "all"}, "sampling must be one of"),
         ({"final": "all"}, "final must be one of"),

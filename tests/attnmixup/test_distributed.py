@@ -1,13 +1,21 @@
 """Two real processes compute what one does on the concatenated batch."""
 
+import copy
+import pickle
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import seeds, sizes
 from torch import nn
 
 from attnmixup import AttnMixup, distributed
+from attnmixup.batch import Batch
 
 RANKS = 2
 CASES = {
@@ -18,10 +26,11 @@ CASES = {
     "all rows": {"final": "weight"},
     "other class": {"partner": "other_class"},
     "no transformed rows": {"transformed_ratio": 0.0},
-    "dropout": {"dropout": 0.3},
+    "derangement": {"partner": "derangement"},
+    "an empty rank": {},
 }
 # Samples of each rank: odd, even and of one.
-SPLITS = {"sequences": (3, 2), "all rows": (4, 1)}
+SPLITS = {"sequences": (3, 2), "all rows": (4, 1), "an empty rank": (5, 0)}
 
 
 class Model(nn.Module):
@@ -81,16 +90,77 @@ def train(model, batch):
     }
 
 
+def different(rank, **of_rank_1):
+    """Call a mixer with something else on rank 1, and return the message."""
+    training, strength = of_rank_1.pop("training", True), of_rank_1.pop("strength", 1.0)
+    dtype = of_rank_1.pop("dtype", torch.float32)
+    mixer, embeddings = AttnMixup(6, global_batch=True), torch.randn(3, 6)
+    if rank == 1:
+        mixer.train(training).set_strength(strength)
+        embeddings = embeddings.to(dtype)
+    try:
+        mixer(embeddings, **(of_rank_1 if rank == 1 else {}))
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
+DISAGREEMENTS = {
+    "mode": ({"training": False}, "evaluation mode on rank 1, training mode on rank 0. Call model.train() on all"),
+    "plan": ({"plan": AttnMixup(6).draw(6)}, "a plan on rank 1, no plan on rank 0"),
+    "group": ({"group": torch.zeros(3, dtype=torch.long)}, "group of torch.int64 and shape (B,) on rank 1, no group"),
+    "dtype": ({"dtype": torch.float64}, "embeddings of torch.float64 and shape (B, 6) on rank 1"),
+    "strength": ({"strength": 0.5}, "strength 0.5 on rank 1, strength 1 on rank 0"),
+}
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS)
-    results = {}
+    limit = timedelta(seconds=20)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=limit)
+    results = {name: different(rank, **arguments) for name, (arguments, _) in DISAGREEMENTS.items()}
     for case in CASES:
         model = nn.parallel.DistributedDataParallel(model_of(case, global_batch=True))
         results[case] = train(model, part_of(case, rank))
     torch.manual_seed(rank)
     mixed = AttnMixup(6, global_batch=True)(torch.randn(3, 6))
     results["own seeds"] = {"lam": mixed.lam, "index_a": mixed.index_a, "index_b": mixed.index_b}
+    numbers = torch.arange(3) + 3 * rank
+    results["taken"] = [taken.tolist() for taken in mixed.take(numbers)]
+
+    mixer = AttnMixup(6)
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(6, 6), mixer))
+    for strength in (0.0, 0.0, 1.0):
+        mixer.set_strength(strength)
+        model(torch.randn(4, 6)).embeddings.sum().backward()
+    results["strength 0"] = all(parameter.grad is not None for parameter in model.parameters())
+
+    bad_plan = AttnMixup(6).draw(4)
+    try:
+        AttnMixup(6, global_batch=True)(torch.randn(3, 6), plan=bad_plan)
+    except ValueError as error:
+        results["a bad plan"] = str(error)
+    evaluated = AttnMixup(6, global_batch=True).eval()
+    if rank == 0:
+        with torch.no_grad():
+            evaluated(torch.randn(3, 6))
+    dist.barrier()
+
+    single = [dist.new_group([member]) for member in range(RANKS)][rank]
+    alone = AttnMixup(6, global_batch=True, process_group=single)
+    results["own group"] = len(copy.deepcopy(alone)(torch.randn(3, 6)).lam)
+    try:
+        pickle.dumps(alone)
+    except TypeError as error:
+        results["pickled"] = str(error)
+    try:
+        if rank == 0:
+            short = dist.new_group([0, 1], timeout=timedelta(seconds=2))
+            AttnMixup(6, global_batch=True, process_group=short)(torch.randn(3, 6))
+        else:
+            dist.new_group([0, 1], timeout=timedelta(seconds=2))
+    except RuntimeError as error:
+        results["an extra step"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -137,6 +207,68 @@ def test_ranks_with_seeds_of_their_own_share_one_plan(by_rank):
     # Transformed rows of one plan are distinct, and so are the firsts of its pairs.
     assert len(set(everywhere[:4].tolist())) == 4
     assert len(set(everywhere[4:].tolist())) == 2
+
+
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_every_rank_raises_the_same_error(by_rank, name):
+    messages = [ranked[name] for ranked in by_rank]
+    assert DISAGREEMENTS[name][1] in messages[0]
+    assert messages[0] == messages[1]
+
+
+def test_a_bad_plan_is_an_error_on_every_rank(by_rank):
+    assert all("The plan is for 4 samples, the batch has 6" in ranked["a bad plan"] for ranked in by_rank)
+
+
+def test_an_extra_step_is_an_error(by_rank):
+    assert "Not every rank reached the mixer" in by_rank[0]["an extra step"]
+    assert "an extra step" not in by_rank[1]
+
+
+def test_anything_is_taken_along_from_all_ranks(by_rank):
+    for ranked in by_rank:
+        # Numbers of samples are those of the global batch here, and so are their indices.
+        assert ranked["taken"] == [ranked["own seeds"]["index_a"].tolist(), ranked["own seeds"]["index_b"].tolist()]
+    assert {index for ranked in by_rank for index in ranked["taken"][0]} == set(range(6))
+
+
+def test_strength_0_leaves_no_parameter_without_a_gradient_under_ddp(by_rank):
+    assert all(ranked["strength 0"] for ranked in by_rank)
+
+
+def test_the_global_batch_may_be_that_of_a_group(by_rank):
+    assert [ranked["own group"] for ranked in by_rank] == [6, 6]
+    assert all("save model.state_dict() instead" in ranked["pickled"] for ranked in by_rank)
+
+
+@given(size=sizes, seed=seeds, data=st.data())
+def test_shares_together_are_the_plan(size, seed, data):
+    splits = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any))
+    plan = AttnMixup(6).draw(sum(splits), generator=torch.Generator().manual_seed(seed))
+    ranks = distributed.GroupReference()
+    shares = [distributed.share_of(plan, splits, ranks, rank=rank) for rank in range(len(splits))]
+    for name in ("transformed", "first", "second", "lam"):
+        assert torch.equal(torch.cat([getattr(share.plan, name) for share in shares]), getattr(plan, name))
+    rows = torch.cat([share.rows(sum(splits), torch.device("cpu")) for share in shares])
+    assert sorted(rows.tolist()) == list(range(2 * sum(splits)))
+
+
+@given(size=st.integers(0, 9), strength=st.floats(0, 1), training=st.booleans(), seed=seeds)
+def test_headers_survive_their_encoding(size, strength, training, seed):
+    batch = Batch(torch.randn(size, 6), torch.arange(size), None, None, None)
+    plan = AttnMixup(6).draw(size, generator=torch.Generator().manual_seed(seed)) if size else None
+    header = distributed.Header.of(batch, training=training, plan=plan, strength=strength)
+    assert distributed.Header.decode(header.encode()) == header
+    assert header.size == size
+
+
+def test_empty_everywhere_and_a_rank_outside_are_errors():
+    batch = Batch(torch.randn(0, 6), None, None, None, None)
+    header = distributed.Header.of(batch, training=True, plan=None, strength=1.0)
+    with pytest.raises(ValueError, match="the batch of every rank is empty"):
+        distributed.check_agreement([header, header])
+    with pytest.raises(ValueError, match="1 to 12 dimensions"):
+        distributed.TensorHeader.of(torch.tensor(1.0))
 
 
 @pytest.fixture

@@ -83,6 +83,24 @@ def test_masked_mean_is_the_oracle(size, length, seed, data):
     close(functional.masked_mean(tokens, None), [oracles.masked_mean(row, [True] * length) for row in tokens.tolist()])
 
 
+def test_masked_mean_does_not_overflow_in_half_precision():
+    tokens = torch.full((1, 40, 2), 3e4, dtype=torch.float16)
+    for mask in (None, torch.ones(1, 40, dtype=torch.bool)):
+        mean = functional.masked_mean(tokens, mask)
+        assert mean.dtype == torch.float16
+        torch.testing.assert_close(mean, tokens[:, 0])
+
+
+def test_padding_is_made_finite_and_nothing_else():
+    nan = float("nan")
+    embeddings = torch.tensor([[[1.0, nan], [nan, 2.0]]], requires_grad=True)
+    finite = functional.finite_padding(embeddings, torch.tensor([[True, False]]))
+    torch.testing.assert_close(finite, torch.tensor([[[1.0, nan], [0.0, 2.0]]]), equal_nan=True)
+    finite.sum().backward()
+    assert embeddings.grad.tolist() == [[[1.0, 1.0], [0.0, 1.0]]]
+    assert functional.finite_padding(embeddings, None) is embeddings
+
+
 @given(rows=sizes, size=sizes, seed=seeds)
 def test_additive_scores_are_the_oracle(rows, size, seed):
     query, key, vector = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)

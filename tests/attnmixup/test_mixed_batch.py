@@ -49,22 +49,38 @@ CRITERIA = {
 }
 
 
-@given(case=cases(), averaging=st.sampled_from(["together", "apart"]))
-def test_the_loss_is_the_oracle(case, averaging):
+@given(case=cases(), averaging=st.sampled_from(["together", "apart"]), mean_over=st.sampled_from(["tokens", "rows"]))
+def test_the_loss_is_the_oracle(case, averaging, mean_over):
     mixed = mixed_of(case, averaging=averaging)
-    outputs = outputs_for(mixed, case.kind)
-    expected = []
+    outputs, weights = outputs_for(mixed, case.kind), mixed.weight.tolist()
+    means, totals, norms = [], [], []
     for row, output in enumerate(outputs.tolist()):
         sides = []
         for targets, mask in ((mixed.targets_a, mixed.mask_a), (mixed.targets_b, mixed.mask_b)):
             row_mask = None if mask is None else mask[row].tolist()
-            sides.append(loss_of_row(case.kind, output, targets[row].tolist(), row_mask))
+            loss = loss_of_row(case.kind, output, targets[row].tolist(), row_mask) if weights[row] else 0.0
+            sides.append((loss, (1 if mask is None else sum(row_mask)) if weights[row] else 0))
         lam = float(mixed.lam[row])
-        expected.append(lam * sides[0] + (1 - lam) * sides[1])
+        (first, of_first), (second, of_second) = sides
+        means.append(lam * first + (1 - lam) * second)
+        if mean_over == "rows":
+            of_first, of_second = min(1, of_first), min(1, of_second)
+        totals.append(lam * first * of_first + (1 - lam) * second * of_second)
+        norms.append(lam * of_first + (1 - lam) * of_second)
     rows = mixed.loss(CRITERIA[case.kind], outputs, reduction="none")
-    torch.testing.assert_close(rows.tolist(), expected, atol=1e-7, rtol=1e-6)
-    total = sum(weight * loss for weight, loss in zip(mixed.weight.tolist(), expected, strict=True))
-    assert float(mixed.loss(CRITERIA[case.kind], outputs)) == pytest.approx(total, rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(rows.tolist(), means, atol=1e-7, rtol=1e-6)
+    last_real = len(means) - mixed.num_synthetic
+    expected = 0.0
+    for part in [range(last_real), range(last_real, len(means))] if averaging == "apart" else [range(len(means))]:
+        norm = sum(weights[row] * norms[row] for row in part)
+        if norm:
+            share = sum(weights[row] for row in part)
+            expected += share * sum(weights[row] * totals[row] for row in part) / norm
+    loss = mixed.loss(CRITERIA[case.kind], outputs, mean_over=mean_over)
+    assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    of_originals = sum(norms[: len(case.embeddings)])
+    total = mixed.loss(CRITERIA[case.kind], outputs, mean_over=mean_over, reduction="sum")
+    assert float(total) == pytest.approx(expected * of_originals, rel=1e-5, abs=1e-7)
 
 
 @given(case=cases(kinds=("tags",)))
@@ -74,29 +90,28 @@ def test_a_criterion_by_row_is_given_the_mask(case):
 
     def likelihood(logits, tags, mask):
         losses = F.cross_entropy(logits.transpose(1, 2), tags, reduction="none")
-        return (losses * mask).sum(1) / mask.sum(1).clamp_min(1)
+        return (losses * mask).sum(1) / mask.sum(1)
 
-    torch.testing.assert_close(mixed.loss(likelihood, outputs), mixed.loss(F.cross_entropy, outputs))
+    expected = mixed.loss(F.cross_entropy, outputs, mean_over="rows")
+    torch.testing.assert_close(mixed.loss(likelihood, outputs), expected)
 
 
 @given(case=cases(kinds=("class",)))
 def test_criteria_may_be_functions_partials_modules_or_lambdas(case):
     mixed = mixed_of(case)
     outputs = outputs_for(mixed, "class")
-
-    def with_default(logits, labels, *, reduction="mean"):
-        return F.cross_entropy(logits, labels, reduction=reduction)
-
     expected = mixed.loss(F.cross_entropy, outputs)
     for criterion in (
-        with_default,
+        nn.CrossEntropyLoss(),
         nn.CrossEntropyLoss(reduction="none"),
         partial(F.cross_entropy, label_smoothing=0.0),
+        partial(F.cross_entropy, reduction="none"),
         lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"),
     ):
         torch.testing.assert_close(mixed.loss(criterion, outputs), expected)
     smooth = mixed.loss(partial(F.cross_entropy, label_smoothing=0.5), outputs, reduction="none")
-    assert not torch.allclose(smooth, mixed.loss(F.cross_entropy, outputs, reduction="none"))
+    plain = mixed.loss(F.cross_entropy, outputs, reduction="none")
+    assert torch.equal(smooth, plain) == bool((mixed.weight == 0).all())
 
 
 def test_only_synthetic_rows_are_scored_twice():
@@ -136,22 +151,49 @@ def test_targets_may_have_tokens_of_their_own():
     assert float(rows[1]) == pytest.approx(float(F.cross_entropy(outputs[1, :1], targets[1, :1])))
 
 
-def test_a_multi_label_as_wide_as_the_sequence_is_no_tag_sequence():
+def test_floating_point_targets_as_wide_as_the_mask_are_values_of_tokens_unless_said():
     mask = torch.tensor([[True, False, False]] * 4)
-    mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.rand(4, 3), mask=mask)
-    assert mixed.mask_a is None
-    outputs = torch.randn(8, 3)
+    mixer, embeddings, targets, outputs = AttnMixup(DIM), torch.randn(4, 3, DIM), torch.rand(4, 3), torch.randn(8, 3)
+    with pytest.warns(UserWarning, match="taken as one value for each token"):
+        mixed = mixer(embeddings, targets, mask=mask)
+    rows = mixed.loss(F.mse_loss, outputs, reduction="none")
+    torch.testing.assert_close(rows[0], (outputs[0, 0] - mixed.targets_a[0, 0]) ** 2)
+    mixed = mixer(embeddings, targets, mask=mask, target_mask=torch.ones_like(mask))
     rows = mixed.loss(F.binary_cross_entropy_with_logits, outputs, reduction="none")
-    expected = F.binary_cross_entropy_with_logits(outputs[0], mixed.targets_a[0])
+    torch.testing.assert_close(rows[0], F.binary_cross_entropy_with_logits(outputs[0], mixed.targets_a[0]))
+
+
+def test_several_integer_labels_of_tokens_obey_the_mask():
+    mask = torch.tensor([[True, False, False]] * 4)
+    mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.randint(2, (4, 3, 5)), mask=mask)
+    outputs = torch.randn(8, 3, 5)
+    rows = mixed.loss(F.binary_cross_entropy_with_logits, outputs, reduction="none")
+    expected = F.binary_cross_entropy_with_logits(outputs[0, 0], mixed.targets_a[0, 0].float())
     torch.testing.assert_close(rows[0], expected)
 
 
-def test_tokens_may_be_regressed():
-    mask = torch.tensor([[True, False, False]] * 4)
-    mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.rand(4, 3), mask=mask, target_mask=mask)
-    outputs = torch.randn(8, 3)
-    rows = mixed.loss(F.mse_loss, outputs, reduction="none")
-    torch.testing.assert_close(rows[0], (outputs[0, 0] - mixed.targets_a[0, 0]) ** 2)
+def test_several_heads_share_one_mixed_batch():
+    intents, slots, mask = (
+        torch.arange(4),
+        torch.randint(3, (4, 3)),
+        torch.arange(3) < torch.tensor([[3], [1], [2], [3]]),
+    )
+    mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
+    plan = mixer.draw(4)
+    mixed = mixer(embeddings, intents, plan=plan)
+    with_slots = mixer(embeddings, slots, target_mask=mask, plan=plan)
+    outputs = torch.randn(8, 3, 5)
+    for options in ({}, {"mean_over": "rows"}, {"reduction": "none"}):
+        loss = mixed.loss(F.cross_entropy, outputs, targets=slots, target_mask=mask, **options)
+        torch.testing.assert_close(loss, with_slots.loss(F.cross_entropy, outputs, **options))
+
+
+@given(case=cases())
+def test_take_carries_anything_along(case):
+    mixed = mixed_of(case)
+    first, second = mixed.take(case.targets)
+    assert torch.equal(first, mixed.targets_a)
+    assert torch.equal(second, mixed.targets_b)
 
 
 @given(case=cases(kinds=("class", "soft", "tags")))
@@ -213,13 +255,15 @@ def test_errors():
     for outputs in (torch.zeros(5, 5), torch.tensor(0.0)):
         with pytest.raises(ValueError, match="outputs must have 10 rows"):
             mixed.loss(F.cross_entropy, outputs)
-    with pytest.raises(ValueError, match='"mean" or "none", got \'sum\''):
-        mixed.loss(F.cross_entropy, torch.zeros(10, 5), reduction="sum")
-    with pytest.raises(ValueError, match=r"one loss per row, shape \(10,\), got \(\); leave out its own mean"):
-        mixed.loss(nn.CrossEntropyLoss(), torch.zeros(10, 5))
-    with pytest.raises(ValueError, match=r"shape of the outputs \(10, 4, 5\).* got \(10,\)"):
-        mixed.loss(F.cross_entropy, torch.zeros(10, 4, 5))
-    with pytest.raises(ValueError, match="give both the same shape"):
-        mixed.loss(lambda a, b, reduction: a - b[:, None].T, torch.zeros(10, 1))
+    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'max'"):
+        mixed.loss(F.cross_entropy, torch.zeros(10, 5), reduction="max")
+    with pytest.raises(ValueError, match="mean_over must be one of 'tokens', 'rows', got 'samples'"):
+        mixed.loss(F.cross_entropy, torch.zeros(10, 5), mean_over="samples")
     with pytest.raises(ValueError, match="Expected 10 rows"):
         mixed.originals(torch.zeros(5))
+    with pytest.raises(ValueError, match="one row for each of 5 samples, got"):
+        mixed.take(torch.zeros(10))
+    with pytest.raises(ValueError, match="target_mask goes with targets"):
+        mixed.loss(F.cross_entropy, torch.zeros(10, 5), target_mask=torch.ones(5, 1, dtype=torch.bool))
+    with pytest.raises(ValueError, match="below num_classes=4"):
+        mixed.soft_targets(4)

@@ -97,7 +97,7 @@ def test_a_batch_of_one_attends_to_itself(score):
     embeddings = tensors(0, 1, DIM)
     assert attention(embeddings, need_attention=True)[1].tolist() == [[[1.0]], [[1.0]]]
     if score != "dot":
-        update = attention.output(embeddings.repeat(1, 2))
+        update = attention.project_output(embeddings.repeat(1, 2))
         torch.testing.assert_close(attention(embeddings)[0], attention.norm(update + embeddings))
 
 
@@ -119,14 +119,14 @@ def test_position_and_pooled_differ():
 def test_dot_with_feed_forward_is_a_transformer_layer():
     attention = SampleAttention(8, heads=4, score="dot", feed_forward=16).double().eval()
     layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True).double().eval()
-    projections = (attention.query, attention.key, attention.value)
+    projections = (attention.project_query, attention.project_key, attention.project_value)
     with torch.no_grad():
         for bias in (layer.self_attn.in_proj_bias, layer.self_attn.out_proj.bias):
             nn.init.normal_(bias)
         for part, projection in enumerate(projections):
             projection.weight.copy_(layer.self_attn.in_proj_weight[8 * part : 8 * part + 8])
             projection.bias.copy_(layer.self_attn.in_proj_bias[8 * part : 8 * part + 8])
-    attention.output.load_state_dict(layer.self_attn.out_proj.state_dict())
+    attention.project_output.load_state_dict(layer.self_attn.out_proj.state_dict())
     attention.norm.load_state_dict(layer.norm1.state_dict())
     attention.feed_forward.expand.load_state_dict(layer.linear1.state_dict())
     attention.feed_forward.contract.load_state_dict(layer.linear2.state_dict())
@@ -182,7 +182,7 @@ def test_dropout_acts_in_training_only_and_draws_from_the_generator():
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 def test_gradients(score, sequence):
-    attention = attention_of(score=score, sequence=sequence, feed_forward=3)
+    attention = attention_of(score=score, sequence=sequence, feed_forward=8)
     mask = torch.tensor([[True, True], [True, False], [False, False]])
     embeddings = tensors(0, 3, 2, DIM).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: attention(x, mask=mask)[0], (embeddings,))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import oracles
 import pytest
 import torch
 from hypothesis import given
@@ -30,7 +31,7 @@ def generator(seed=0):
 
 def assert_equal_plans(first, second):
     for name, drawn in vars(first).items():
-        assert torch.equal(drawn, getattr(second, name)), name
+        assert torch.equal(torch.as_tensor(drawn), torch.as_tensor(getattr(second, name))), name
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 3.0])
@@ -74,6 +75,24 @@ def test_permutations_are_uniform():
     assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
+@given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
+def test_a_derangement_gives_no_row_itself(groups, seed):
+    partner = sampling.draw_derangement(torch.tensor(groups), generator=generator(seed)).tolist()
+    assert sorted(partner) == list(range(len(groups)))
+    assert [groups[row] for row in partner] == groups
+    assert all(row != own or groups.count(groups[own]) == 1 for own, row in enumerate(partner))
+
+
+def test_derangements_give_every_other_row_alike():
+    draw = generator()
+    group = torch.zeros(4, dtype=torch.long)
+    partners = torch.stack([sampling.draw_derangement(group, generator=draw) for _ in range(3000)])
+    for row in range(4):
+        counts = torch.bincount(partners[:, row], minlength=4).tolist()
+        assert counts.pop(row) == 0
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
 @given(
     rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9),
     seed=seeds,
@@ -113,6 +132,29 @@ def test_classes_come_from_indices_or_vectors():
             sampling.class_of(targets)
 
 
+def test_several_labels_of_a_sample_are_no_class():
+    for partner in ("other_class", "balanced"):
+        with pytest.raises(ValueError, match=r"rows of targets \(B, K\) must sum to 1"):
+            sampling.draw_plan(replace(PAPER, partner=partner), 2, targets=torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+
+
+def test_draws_follow_the_device_of_what_is_given():
+    for given_tensors in (
+        {"targets": torch.zeros(4, device="meta")},
+        {"group": torch.zeros(4, dtype=int, device="meta")},
+    ):
+        assert sampling.draw_plan(PAPER, 4, **given_tensors).first.is_meta
+    assert sampling.draw_plan(PAPER, 4).first.device.type == "cpu"
+
+
+def test_slices_that_make_too_few_pairs_are_an_error():
+    options = replace(PAPER, sampling="slice", sample_ratio=0.1)
+    with pytest.raises(ValueError, match=r'makes 2 pairs of 10 samples, final="sample" needs 4: raise sample_ratio'):
+        sampling.draw_plan(options, 10)
+    plan = sampling.draw_plan(replace(options, sample_ratio=0.2), 10)
+    assert len(plan.transformed) + len(plan.first) == 10
+
+
 def test_dropout_keeps_the_mean():
     factors = sampling.draw_dropout(torch.empty(10_000), 0.2, generator=generator())
     assert set(factors.tolist()) == {0.0, 1.25}
@@ -123,7 +165,7 @@ def test_dropout_keeps_the_mean():
 def test_plan_of_the_paper(size, sample_ratio, transformed_ratio, seed):
     options = replace(PAPER, sample_ratio=sample_ratio, transformed_ratio=transformed_ratio)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
-    num_transformed = round(transformed_ratio * size)
+    num_transformed = oracles.rounded_share(transformed_ratio, size)
     assert len(set(plan.transformed.tolist())) == len(plan.transformed) == num_transformed
     assert len(plan.first) == len(plan.second) == len(plan.lam) == size - num_transformed
     # Every sample is in the pairing set once, as it is or transformed, so firsts and seconds are each distinct.
@@ -140,7 +182,7 @@ def test_the_pairing_set_has_its_share_of_originals(size, ratio, seed):
     options = replace(PAPER, sample_ratio=ratio, transformed_ratio=0.0)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     for drawn in (plan.first, plan.second):
-        assert int((drawn < size).sum()) == round(ratio * size)
+        assert int((drawn < size).sum()) == oracles.rounded_share(ratio, size)
         assert sorted((drawn % size).tolist()) == list(range(size))
 
 
@@ -168,10 +210,10 @@ def test_rows_of_the_final_set_are_drawn_at_random(field):
 def test_plan_of_the_release(size, seed):
     options = replace(PAPER, sampling="slice", final="slice", lam="batch")
     plan = sampling.draw_plan(options, size, generator=generator(seed))
-    taken = round(0.7 * size)
+    taken = oracles.rounded_share(0.7, size)
     pairing_set = list(range(taken)) + [size + row for row in range(size - taken, size)]
-    mixed = round(0.4 * len(pairing_set))
-    assert plan.transformed.tolist() == list(range(round(0.6 * size)))
+    mixed = oracles.rounded_share(0.4, len(pairing_set))
+    assert plan.transformed.tolist() == list(range(oracles.rounded_share(0.6, size)))
     assert plan.first.tolist() == pairing_set[:mixed]
     assert len(set(plan.second.tolist())) == mixed
     assert set(plan.second.tolist()) <= set(pairing_set)

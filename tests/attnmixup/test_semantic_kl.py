@@ -69,7 +69,7 @@ def test_every_pooling_is_the_oracle(pool, size, length, seed, data):
         elif pool == "token":
             expected.append(sum(oracle(loss, token, visual) for token in tokens[:count]) / count)
         else:
-            pooled = tokens[0] if pool == "first" else oracles.masked_mean(tokens, real)
+            pooled = tokens[real.index(True)] if pool == "first" else oracles.masked_mean(tokens, real)
             expected.append(oracle(loss, pooled, visual))
     close(loss(text, image, mask=mask), expected)
     everything = torch.ones(size, length, dtype=torch.bool)
@@ -131,6 +131,32 @@ def test_gradients():
 def test_the_map_is_linear():
     assert isinstance(loss_of().text_projection, nn.Linear)
     assert loss_of(project="image").text_projection is None
+
+
+def test_the_first_token_is_the_first_real_one():
+    text, image = tensors(0, 2, 3, TEXT), tensors(1, 2, IMAGE)
+    mask = torch.tensor([[False, True, True], [True, True, False]])
+    loss = loss_of(pool="first", reduction="none")
+    expected = torch.cat([loss(text[:1, 1], image[:1]), loss(text[1:, 0], image[1:])])
+    torch.testing.assert_close(loss(text, image, mask=mask), expected)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "token"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, bad):
+    mask, has_image = torch.tensor([[True, False], [True, True], [True, True]]), torch.tensor([True, True, False])
+    results = []
+    for filled in (0.0, bad):
+        loss = loss_of(pool=pool, project="both", shared_dim=3)
+        text = tensors(0, 3, 2, TEXT).masked_fill(~mask.unsqueeze(-1), filled)
+        text[2], image = filled, tensors(1, 3, IMAGE)
+        image[2] = filled
+        leaves = [text.requires_grad_(), image.requires_grad_(), *loss.parameters()]
+        total = loss(text, image, mask=mask, sample_mask=has_image)
+        results.append([total, *torch.autograd.grad(total, leaves)])
+    for plain, masked in zip(*results, strict=True):
+        assert masked.isfinite().all()
+        torch.testing.assert_close(masked, plain)
 
 
 def test_errors():

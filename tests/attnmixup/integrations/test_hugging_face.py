@@ -1,18 +1,36 @@
 """Models of transformers, in a Trainer that needs no change."""
 
+import copy
+import inspect
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
     Trainer,
     TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ForAudioFrameClassification,
+    Wav2Vec2ForSequenceClassification,
 )
 
 from attnmixup import AttnMixup, SemanticKLLoss
@@ -27,30 +45,62 @@ SMALL = {
     "num_labels": 3,
     "max_position_embeddings": 20,
 }
+DISTIL = {"vocab_size": 50, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "num_labels": 3}
+IMAGE = {key: SMALL[key] for key in SMALL if key != "vocab_size"} | {"image_size": 8, "patch_size": 4}
+AUDIO = {key: SMALL[key] for key in SMALL if key != "max_position_embeddings"} | {
+    "conv_dim": (4, 4),
+    "conv_kernel": (4, 4),
+    "conv_stride": (4, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 8,
+    "mask_time_prob": 0.0,
+    "layerdrop": 0.0,
+}
 MODELS = {
     "vectors": lambda: BertForSequenceClassification(BertConfig(**SMALL)),
     "head on tokens": lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL)),
     "tags": lambda: BertForTokenClassification(BertConfig(**SMALL)),
+    "distil": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
+    "distil tags": lambda: DistilBertForTokenClassification(DistilBertConfig(**DISTIL)),
+    "image": lambda: ViTForImageClassification(ViTConfig(**IMAGE)),
+    "audio": lambda: Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**AUDIO)),
+    "audio frames": lambda: Wav2Vec2ForAudioFrameClassification(Wav2Vec2Config(**AUDIO)),
 }
 
 
-def wrapped_of(kind, **options):
+def wrapped_of(kind, model=None, **options):
     torch.manual_seed(0)
-    return AttnMixupForClassification(MODELS[kind](), AttnMixup(8, heads=2), **options)
+    return AttnMixupForClassification(model or MODELS[kind](), AttnMixup(8, heads=2), **options)
+
+
+def inputs_of(kind, row, generator):
+    if kind == "image":
+        return {"pixel_values": torch.randn(3, 8, 8, generator=generator)}
+    if kind.startswith("audio"):
+        mask = (torch.arange(160) < 160 - 32 * (row % 2)).long()
+        return {"input_values": torch.randn(160, generator=generator) * mask, "attention_mask": mask}
+    inputs = {
+        "input_ids": torch.randint(5, 50, (5,), generator=generator),
+        "attention_mask": torch.tensor([1, 1, 1, 1, row % 2]),
+    }
+    if not kind.startswith("distil"):
+        inputs["token_type_ids"] = torch.zeros(5, dtype=torch.long)
+    return inputs
+
+
+def labels_of(kind, row, generator):
+    if kind.endswith("tags"):
+        return torch.tensor([-100, 0, 1, 2, -100] if row % 3 else [-100, 2, -100, -100, -100])
+    if kind == "audio frames":
+        return F.one_hot(torch.randint(3, (10,), generator=generator), 3).float()
+    return torch.tensor(row % 3)
 
 
 def samples(kind, count=8):
     generator = torch.Generator().manual_seed(0)
-    labels = [-100, 0, 1, 2, -100]
-    return [
-        {
-            "input_ids": torch.randint(5, 50, (5,), generator=generator),
-            "attention_mask": torch.tensor([1, 1, 1, 1, row % 2]),
-            "token_type_ids": torch.zeros(5, dtype=torch.long),
-            "labels": torch.tensor(labels if kind == "tags" else row % 3),
-        }
-        for row in range(count)
-    ]
+    return [inputs_of(kind, row, generator) | {"labels": labels_of(kind, row, generator)} for row in range(count)]
 
 
 def batch_of(kind):
@@ -58,26 +108,52 @@ def batch_of(kind):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
+def given_to_head(wrapped):
+    given = []
+    wrapped.model.get_submodule(wrapped.head).register_forward_hook(
+        lambda module, inputs, output: given.append(inputs[0])
+    )
+    return given
+
+
+def arguments_of(tmp_path, **options):
+    defaults = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+    }
+    return TrainingArguments(str(tmp_path), **defaults | options)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_evaluation_is_the_model_itself(kind):
     wrapped, batch = wrapped_of(kind).eval(), batch_of(kind)
     output, expected = wrapped(**batch), wrapped.model(**batch)
-    torch.testing.assert_close(output["logits"], expected.logits)
-    # All rows have the same number of tags, so that the mean by row is the mean by token.
-    torch.testing.assert_close(output["loss"], expected.loss)
-    assert "loss" not in wrapped(batch["input_ids"])
+    torch.testing.assert_close(output.logits, expected.logits)
+    # The rows have different numbers of tags.
+    torch.testing.assert_close(output.loss, expected.loss)
+    del batch["labels"]
+    assert "loss" not in wrapped(**batch)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_training_mixes_what_the_head_is_given(kind):
     wrapped, batch = wrapped_of(kind), batch_of(kind)
-    given = []
-    wrapped.model.classifier.register_forward_hook(lambda module, inputs, output: given.append(inputs[0]))
+    given = given_to_head(wrapped)
     output = wrapped(**batch)
     assert len(given[0]) == 16
-    assert len(output["logits"]) == 8
-    output["loss"].backward()
-    assert all(parameter.grad is not None for parameter in wrapped.parameters())
+    assert len(output.logits) == 8
+    output.loss.backward()
+    assert not [name for name, parameter in wrapped.named_parameters() if parameter.grad is None and used(name)]
+
+
+def used(name):
+    # wav2vec2 has a vector for masked frames, and none are masked.
+    return "masked_spec_embed" not in name
 
 
 def test_ignored_tags_have_no_part():
@@ -88,6 +164,49 @@ def test_ignored_tags_have_no_part():
         torch.manual_seed(0)
         losses.append(wrapped(**batch | {"labels": labels})["loss"].item())
     assert losses[0] != pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "problem_type"),
+    [
+        (3, torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]), None),
+        (3, torch.arange(24).reshape(8, 3).remainder(2).float(), None),
+        (3, torch.arange(24).reshape(8, 3).remainder(2).float(), "multi_label_classification"),
+        (1, torch.linspace(-1, 1, 8), None),
+        (1, torch.linspace(-1, 1, 8).unsqueeze(1), "regression"),
+        (3, torch.linspace(-1, 1, 24).reshape(8, 3), "regression"),
+        # As many labels as tokens.
+        (5, torch.arange(40).reshape(8, 5).remainder(2).float(), None),
+    ],
+)
+@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "image"])
+def test_the_loss_is_that_of_the_problem(kind, num_labels, labels, problem_type):
+    model = MODELS[kind]()
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.problem_type = num_labels, problem_type
+    wrapped = wrapped_of(kind, type(model)(config))
+    batch = batch_of(kind) | {"labels": labels}
+    output = wrapped(**batch)
+    output.loss.backward()
+    assert output.logits.shape == (8, num_labels)
+    wrapped.eval()
+    torch.testing.assert_close(wrapped(**batch).loss, wrapped.model(**batch).loss)
+
+
+def test_an_unknown_problem_is_refused():
+    wrapped = wrapped_of("vectors")
+    wrapped.config.__dict__["problem_type"] = "ranking"
+    with pytest.raises(ValueError, match=r"config\.problem_type must be one of regression, .*, got 'ranking'"):
+        wrapped(**batch_of("vectors"))
+
+
+@pytest.mark.parametrize("criterion", [F.mse_loss, nn.MSELoss(), nn.HuberLoss()])
+def test_values_need_no_axis_of_their_own(criterion):
+    model = BertForSequenceClassification(BertConfig(**SMALL | {"num_labels": 1}))
+    wrapped = wrapped_of("vectors", model, criterion=criterion).eval()
+    labels = torch.linspace(-1, 1, 8)
+    output = wrapped(**batch_of("vectors") | {"labels": labels})
+    torch.testing.assert_close(output.loss, criterion(output.logits.squeeze(1), labels))
 
 
 def test_other_losses():
@@ -110,20 +229,22 @@ def test_the_semantic_loss_is_added_in_training_only():
     assert wrapped(**batch, image_embeddings=image)["loss"] == wrapped(**batch)["loss"]
 
 
+def test_samples_without_an_image_have_no_part_in_the_semantic_loss():
+    wrapped = wrapped_of("vectors", semantic=SemanticKLLoss(8, 4))
+    batch, image = batch_of("vectors"), torch.randn(8, 4)
+    sample_mask = torch.tensor([1, 1, 0, 1, 0, 1, 1, 0])
+    losses = []
+    for value in (0.0, float("nan")):
+        torch.manual_seed(0)
+        given = image.masked_fill(sample_mask.unsqueeze(1) == 0, value)
+        losses.append(wrapped(**batch, image_embeddings=given, sample_mask=sample_mask).loss)
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_trainer_trains_resumes_and_predicts(kind, tmp_path):
     wrapped, data = wrapped_of(kind), samples(kind)
-    arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=4,
-        per_device_train_batch_size=4,
-        save_steps=2,
-        gradient_accumulation_steps=2,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        logging_strategy="no",
-    )
+    arguments = arguments_of(tmp_path, save_strategy="steps", save_steps=2, gradient_accumulation_steps=2)
     callback = StrengthCallback(wrapped.mixer, ramp=1.0)
     trainer = Trainer(wrapped, arguments, train_dataset=data, eval_dataset=data, callbacks=[callback])
     before = [parameter.detach().clone() for parameter in wrapped.parameters()]
@@ -135,9 +256,349 @@ def test_a_trainer_trains_resumes_and_predicts(kind, tmp_path):
     assert len(trainer.predict(data).predictions) == 8
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert trainer.state.global_step == 4
-    wrapped.model.save_pretrained(tmp_path / "alone")
-    alone = type(wrapped.model).from_pretrained(tmp_path / "alone").eval()
-    torch.testing.assert_close(alone(**batch_of(kind)).logits, wrapped.eval()(**batch_of(kind))["logits"])
+
+
+def test_checkpoints_hold_the_mixer(tmp_path):
+    wrapped, data = wrapped_of("vectors"), samples("vectors")
+    arguments = arguments_of(tmp_path, save_strategy="steps", save_steps=4)
+    Trainer(wrapped, arguments, train_dataset=data).train()
+    other = wrapped_of("vectors")
+    trainer = Trainer(other, arguments, train_dataset=data)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    for old, new in zip(wrapped.parameters(), other.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_what_is_saved_is_the_model_alone(with_state, tmp_path):
+    wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
+    state = {"state_dict": wrapped.state_dict()} if with_state else {}
+    wrapped.save_pretrained(tmp_path, **state)
+    alone, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(alone) is BertForSequenceClassification
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    torch.testing.assert_close(alone.eval()(**batch).logits, wrapped(**batch).logits)
+
+
+def test_where_and_what_the_model_is():
+    wrapped = wrapped_of("image")
+    assert wrapped.device == torch.device("cpu")
+    assert wrapped.dtype == torch.float32
+    assert wrapped.main_input_name == "pixel_values"
+
+
+@pytest.mark.parametrize("options", [{"label_smoothing_factor": 0.1}, {}])
+def test_a_trainer_that_takes_the_labels_away_is_refused(options, tmp_path):
+    wrapped, data = wrapped_of("vectors"), samples("vectors")
+    own = {} if options else {"compute_loss_func": lambda outputs, labels, **_: F.cross_entropy(outputs.logits, labels)}
+    trainer = Trainer(wrapped, arguments_of(tmp_path, **options), train_dataset=data, eval_dataset=data, **own)
+    with pytest.raises(ValueError, match=r"In training the model needs labels.*partial\(F\.cross_entropy"):
+        trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_a_trainer_with_its_own_loss_is_refused(tmp_path):
+    class Own(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            loss = F.cross_entropy(outputs.logits, labels)
+            return (loss, outputs) if return_outputs else loss
+
+    data = samples("vectors")
+    trainer = Own(wrapped_of("vectors"), arguments_of(tmp_path), train_dataset=data, eval_dataset=data)
+    with pytest.raises(ValueError, match="In training the model needs labels"):
+        trainer.train()
+    assert trainer.evaluate()["eval_loss"] > 0
+
+
+def test_labels_are_smoothed_by_the_criterion():
+    smoothed = partial(F.cross_entropy, label_smoothing=0.1)
+    wrapped, batch = wrapped_of("tags", criterion=smoothed).eval(), batch_of("tags")
+    output = wrapped(**batch)
+    expected = smoothed(output.logits.flatten(0, 1), batch["labels"].flatten())
+    torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "image", "audio"])
+def test_a_trainer_checkpoints_activations(kind, tmp_path):
+    wrapped, data = wrapped_of(kind), samples(kind)
+    given = given_to_head(wrapped)
+    arguments = arguments_of(tmp_path, gradient_checkpointing=True)
+    Trainer(wrapped, arguments, train_dataset=data).train()
+    assert wrapped.supports_gradient_checkpointing
+    assert wrapped.model.is_activation_checkpointing
+    assert [len(rows) for rows in given] == [8] * 4
+
+
+@pytest.mark.parametrize("kind", ["vectors", "tags", "audio"])
+def test_checkpointing_changes_no_gradient(kind):
+    gradients = []
+    for checkpointed in (False, True):
+        wrapped, batch = wrapped_of(kind), batch_of(kind)
+        if checkpointed:
+            wrapped.activation_checkpointing_enable()
+        torch.manual_seed(1)
+        wrapped(**batch).loss.backward()
+        gradients.append([parameter.grad for parameter in wrapped.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+class CheckpointedHead(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.rows = []
+
+    def run(self, rows):
+        self.rows.append(len(rows))
+        return self.layer(rows)
+
+    def forward(self, rows):
+        return checkpoint(self.run, rows, use_reentrant=False)
+
+
+def test_a_head_that_runs_again_is_not_mixed_again():
+    model = MODELS["vectors"]()
+    model.classifier = CheckpointedHead(model.classifier)
+    wrapped = wrapped_of("vectors", model)
+    model.classifier.rows.clear()
+    wrapped(**batch_of("vectors")).loss.backward()
+    assert model.classifier.rows == [16, 16]
+
+
+def test_the_whole_may_be_checkpointed():
+    wrapped, batch = wrapped_of("vectors"), batch_of("vectors")
+    loss = checkpoint(lambda: wrapped(**batch).loss, use_reentrant=False)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in wrapped.parameters())
+
+
+def test_several_threads_may_use_one_model():
+    wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
+    parts = [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, 3), slice(3, 8))]
+    expected = [wrapped(**part).loss for part in parts]
+    together = threading.Barrier(2, timeout=60)
+
+    def meet(module, arguments):
+        together.wait()
+
+    wrapped.model.dropout.register_forward_pre_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda part: wrapped(**part), parts))
+    assert [len(output.logits) for output in outputs] == [3, 5]
+    torch.testing.assert_close([output.loss for output in outputs], expected)
+
+
+def test_the_model_within_is_as_before_and_may_have_two_wrappers():
+    wrapped, batch = wrapped_of("vectors"), batch_of("vectors")
+    given = given_to_head(wrapped)
+    wrapped.model(**batch)
+    AttnMixupForClassification(wrapped.model, AttnMixup(8, heads=2))(**batch)
+    wrapped(**batch)
+    assert [len(rows) for rows in given] == [8, 16, 16]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda wrapped: pickle.loads(pickle.dumps(wrapped))])
+def test_a_copy_mixes_by_itself(copied):
+    wrapped, batch = copied(wrapped_of("vectors")), batch_of("vectors")
+    given = given_to_head(wrapped)
+    wrapped(**batch).loss.backward()
+    assert len(given[0]) == 16
+    assert all(parameter.grad is not None for parameter in wrapped.parameters())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_loss_comes_first(training):
+    wrapped, batch = wrapped_of("vectors").train(training), batch_of("vectors")
+    output = wrapped(**batch, output_hidden_states=True)
+    assert list(output) == ["loss", "logits", "hidden_states"]
+    assert output[0] is output.loss
+    assert output[1] is output.logits
+    assert len(output.hidden_states) == 2
+    as_tuple = wrapped(**batch, return_dict=False)
+    assert type(as_tuple) is tuple
+    assert as_tuple[0].shape == ()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_trainer_keeps_the_columns_of_the_model(kind, tmp_path):
+    wrapped = wrapped_of(kind)
+    trainer = Trainer(wrapped, arguments_of(tmp_path))
+    trainer._set_signature_columns_if_needed()
+    assert {*samples(kind)[0], "image_embeddings", "sample_mask"} <= set(trainer._signature_columns)
+    assert trainer.label_names == ["labels"]
+    of_model = list(inspect.signature(wrapped.model.forward).parameters)
+    assert [name for name in inspect.signature(wrapped.forward).parameters if name in of_model] == of_model
+
+
+def test_other_columns_are_removed(tmp_path):
+    wrapped = wrapped_of("image", semantic=SemanticKLLoss(8, 4))
+    extra = {"image_embeddings": torch.randn(4), "sample_mask": True, "file": torch.tensor(1)}
+    data = [row | extra for row in samples("image")]
+    Trainer(wrapped, arguments_of(tmp_path), train_dataset=data).train()
+
+
+def test_inputs_may_come_by_position():
+    wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
+    output = wrapped(batch["input_ids"], batch["attention_mask"], labels=batch["labels"])
+    del batch["token_type_ids"]
+    torch.testing.assert_close(output.loss, wrapped.model(**batch).loss)
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("audio", None), ("audio frames", [10, 8] * 4)])
+def test_a_mask_of_audio_is_shortened_to_its_frames(kind, frames):
+    wrapped, batch = wrapped_of(kind), batch_of(kind)
+    masks = []
+    wrapped.mixer.register_forward_pre_hook(
+        lambda module, arguments, options: masks.append(options["mask"]), with_kwargs=True
+    )
+    wrapped(**batch)
+    assert masks[0] is None if frames is None else masks[0].sum(1).tolist() == frames
+
+
+def test_a_mask_of_another_length_is_refused():
+    wrapped = wrapped_of("tags")
+
+    def shorten(model, arguments, output):
+        output["last_hidden_state"] = output["last_hidden_state"][:, :3]
+        return output
+
+    wrapped.model.bert.register_forward_hook(shorten)
+    batch = batch_of("tags")
+    batch["labels"] = batch["labels"][:, :3]
+    with pytest.raises(ValueError, match=r"The attention mask \(8, 5\) must be as long as the embeddings \(8, 3, 8\)"):
+        wrapped(**batch)
+
+
+class FirstOfTwo(nn.Module):
+    """Reads the first two tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        return self.layer(tokens[:, :2].mean(1))
+
+
+def test_only_the_token_that_the_head_reads_is_mixed():
+    wrapped, batch = wrapped_of("head on tokens"), batch_of("head on tokens")
+    given = given_to_head(wrapped)
+    wrapped(**batch)
+    assert wrapped.first_token_only
+    assert given[0].shape == (16, 1, 8)
+    given.clear()
+    whole = wrapped_of("head on tokens", first_token_only=False)
+    given = given_to_head(whole)
+    whole(**batch)
+    assert given[0].shape == (16, 5, 8)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "head on tokens"])
+def test_other_heads_are_given_all(kind):
+    assert not wrapped_of(kind).first_token_only
+
+
+def test_a_head_of_two_tokens_is_given_all():
+    model = MODELS["head on tokens"]()
+    model.classifier = FirstOfTwo()
+    assert not wrapped_of("head on tokens", model).first_token_only
+    # Nothing can be told where all is 0.
+    nn.init.zeros_(model.classifier.layer.weight)
+    assert not wrapped_of("head on tokens", model).first_token_only
+
+
+def test_finding_out_draws_nothing():
+    model, mixer = MODELS["head on tokens"](), AttnMixup(8, heads=2)
+    state = torch.get_rng_state()
+    wrapped = AttnMixupForClassification(model, mixer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert wrapped.model.classifier.training is model.training
+
+
+def test_the_semantic_loss_sees_all_tokens():
+    seen = []
+    semantic = SemanticKLLoss(8, 4)
+    semantic.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    wrapped = wrapped_of("head on tokens", semantic=semantic)
+    wrapped(**batch_of("head on tokens"), image_embeddings=torch.randn(8, 4))
+    assert seen == [(8, 5, 8)]
+
+
+def test_batch_norm_keeps_the_statistics_of_the_samples():
+    model = MODELS["vectors"]()
+    norm = nn.BatchNorm1d(8, momentum=1.0)
+    model.classifier = nn.Sequential(norm, nn.Linear(8, 3))
+    wrapped = wrapped_of("vectors", model)
+    given = given_to_head(wrapped)
+    wrapped(**batch_of("vectors"))
+    torch.testing.assert_close(norm.running_mean, given[0][:8].mean(0))
+    assert norm.num_batches_tracked == 1
+
+
+def test_a_head_that_runs_twice_is_refused():
+    model = MODELS["vectors"]()
+    model.classifier = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8))
+    model.dropout.register_forward_hook(lambda module, inputs, output: model.classifier(output))
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification\.classifier must run once"):
+        wrapped_of("vectors", model)(**batch_of("vectors"))
+
+
+@pytest.mark.parametrize("kind", ["head on tokens", "tags"])
+def test_it_compiles_to_one_graph(kind):
+    torch.compiler.reset()
+    wrapped, batch = wrapped_of(kind), batch_of(kind)
+    compiled = torch.compile(wrapped, backend="eager", fullgraph=True)
+    compiled(**batch).loss.backward()
+    assert all(parameter.grad is not None for parameter in wrapped.parameters())
+    wrapped.eval()
+    for shift in (0, 1):
+        batch["labels"] = batch["labels"].roll(shift, 0)
+        torch.testing.assert_close(compiled(**batch).loss, wrapped(**batch).loss)
+
+
+def test_threads_that_share_a_batch_norm_count_their_samples_once():
+    model = MODELS["vectors"]()
+    norm = nn.BatchNorm1d(8)
+    model.classifier = nn.Sequential(norm, nn.Linear(8, 3))
+    wrapped, batch = wrapped_of("vectors", model), batch_of("vectors")
+    given = []
+    norm.register_forward_hook(lambda module, inputs, output: given.append(len(inputs[0])))
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: wrapped(**batch), range(8)))) == 8
+    assert norm.num_batches_tracked == 8
+    assert given == [16] * 8
+
+
+def test_parameters_that_the_optimizer_lacks_are_named(tmp_path):
+    wrapped, data = wrapped_of("vectors"), samples("vectors")
+    optimizer = torch.optim.SGD(wrapped.model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    callbacks = [StrengthCallback(wrapped.mixer)]
+    trainer = Trainer(
+        wrapped, arguments_of(tmp_path), train_dataset=data, callbacks=callbacks, optimizers=(optimizer, scheduler)
+    )
+    with pytest.warns(UserWarning, match=r"mixer\.attention"):
+        trainer.train()
+
+
+def test_a_whole_optimizer_is_not_warned_of(tmp_path, recwarn):
+    wrapped, data = wrapped_of("vectors"), samples("vectors")
+    Trainer(wrapped, arguments_of(tmp_path), train_dataset=data, callbacks=[StrengthCallback(wrapped.mixer)]).train()
+    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
+
+
+def test_a_head_that_is_given_its_input_by_name_is_refused():
+    wrapped = wrapped_of("vectors")
+
+    def call_by_name(module, arguments, output):
+        return wrapped.model.classifier(input=output)
+
+    wrapped.model.dropout.register_forward_hook(call_by_name)
+    with pytest.raises(ValueError, match="is given its input by name"):
+        wrapped(**batch_of("vectors"))
 
 
 def test_a_head_whose_rows_are_not_those_of_the_logits_is_refused():

@@ -1,5 +1,7 @@
 """The steps of a LightningModule; with Lightning itself where it is installed."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.global_step, self.logged = 0, {}
+        self.trainer = SimpleNamespace(log_every_n_steps=2, optimizers=[])
 
     def log(self, name, value, batch_size=None):
         self.logged[name] = value.item()
@@ -40,10 +43,16 @@ def test_steps():
     optimizer = module.configure_optimizers()
     assert optimizer.defaults["lr"] == 0.5
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
+    module.trainer.optimizers = [torch.optim.SGD(module.model.head.parameters())]
+    with pytest.warns(UserWarning, match="not in the optimizer"):
+        module.on_train_start()
     module.global_step = 1
+    module.training_step(batch(), 0)
+    assert "train/rows/original" not in module.logged
+    module.global_step = 2
     loss = module.training_step(batch(), 0)
     assert loss.requires_grad
-    assert module.model.mixer.strength == 0.25
+    assert module.model.mixer.strength == 0.5
     assert module.logged["train/loss"] == loss
     assert module.logged["train/rows/original"] == 6
     module.eval()

@@ -58,3 +58,25 @@ def test_prediction_needs_no_targets():
     assert model_of().eval()(torch.randn(3, 4)).loss is None
     with pytest.raises(ValueError, match="needs targets"):
         train_epoch(model_of(), [{"inputs": torch.randn(3, 4)}], torch.optim.SGD(model_of().parameters()))
+
+
+def test_parameters_that_are_not_trained_are_named():
+    model = model_of()
+    with pytest.warns(UserWarning, match=r"not in the optimizer.*mixer\.attention"):
+        train_epoch(model, batches(1), torch.optim.SGD(model.head.parameters(), lr=0.1))
+
+
+def test_batch_norm_in_the_head_learns_from_originals():
+    model, plain = model_of(), nn.BatchNorm1d(8)
+    model.head = nn.Sequential(nn.BatchNorm1d(8), model.head)
+    batch = next(batches(1))
+    model(**batch)
+    plain(model.encoder(batch["inputs"]))
+    torch.testing.assert_close(model.head[0].running_mean, plain.running_mean)
+
+
+def test_samples_without_an_image_have_no_part_in_the_semantic_loss():
+    model, batch = model_of(semantic=SemanticKLLoss(8, 5)), next(batches(1))
+    image, has_image = torch.full((16, 5), float("nan")), torch.arange(16) < 9
+    image[:9] = torch.randn(9, 5)
+    assert model(**batch, image=image, sample_mask=has_image).loss.isfinite()

@@ -1,0 +1,51 @@
+"""BatchNorm in a head: running statistics of the samples that evaluation sees, not of mixed rows."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnmixup.mixed_batch import MixedBatch
+
+
+@contextmanager
+def statistics_of_originals(head: nn.Module, mixed: MixedBatch) -> Iterator[None]:
+    """Within this context, BatchNorm layers of a head update their running statistics from original rows alone.
+
+    Rows are normalised by the statistics of all rows in training, as always; only what evaluation will use is kept free
+    of transformed and synthetic rows. Heads whose first axis is that of the rows only.
+
+    Args:
+        head: The module that is given ``mixed.embeddings``.
+        mixed: The batch that it is given.
+
+    Example:
+        >>> from attnmixup import AttnMixup
+        >>> mixed = AttnMixup(dim=4)(torch.randn(6, 4))
+        >>> head = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+        >>> with statistics_of_originals(head, mixed):
+        ...     outputs = head(mixed.embeddings)
+    """
+
+    def before(layer: Any, inputs: tuple[Any, ...]) -> None:
+        if layer.training and layer.track_running_stats:
+            with torch.no_grad():
+                layer.forward(inputs[0][: mixed.num_originals])
+            layer.track_running_stats = False
+            changed.append(layer)
+
+    def after(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if layer in changed:
+            changed.remove(layer)
+            layer.track_running_stats = True
+
+    changed: list[Any] = []
+    with ExitStack() as stack:
+        for layer in head.modules():
+            if isinstance(layer, _BatchNorm):
+                stack.callback(layer.register_forward_pre_hook(before).remove)
+                stack.callback(layer.register_forward_hook(after, always_call=True).remove)
+        yield

@@ -1,0 +1,62 @@
+"""Parameters that no optimizer holds, and BatchNorm that learns from originals alone."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from attnmixup import AttnMixup
+from attnmixup.batch_norm import statistics_of_originals
+from attnmixup.training import missing_parameters, warn_of_missing_parameters
+
+
+def test_missing_parameters_are_named():
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "mixer": AttnMixup(4, heads=1)})
+    model["encoder"].bias.requires_grad_(False)
+    chosen = torch.optim.SGD(
+        [{"params": [model["encoder"].weight]}, {"params": model["mixer"].attention.norm.parameters()}]
+    )
+    missing = missing_parameters(model, chosen)
+    assert "mixer.attention.vector.weight" in missing
+    assert not any(name.startswith(("encoder", "mixer.attention.norm")) for name in missing)
+    with pytest.warns(UserWarning, match=r"5 trainable parameters are not in the optimizer.*project_query\.weight"):
+        warn_of_missing_parameters(model, chosen)
+    every = torch.optim.SGD(model.parameters())
+    assert missing_parameters(model, every) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_missing_parameters(model, every)
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_batch_norm_learns_from_originals(momentum):
+    mixed = AttnMixup(4, heads=1)(torch.randn(6, 4))
+    head, alone, plain = (nn.Sequential(nn.BatchNorm1d(4, momentum=momentum), nn.Dropout(0.0)) for _ in range(3))
+    with statistics_of_originals(head, mixed):
+        outputs = head(mixed.embeddings)
+    alone(mixed.originals(mixed.embeddings))
+    torch.testing.assert_close(outputs, plain(mixed.embeddings))
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(head.state_dict()[name], value)
+    assert not torch.allclose(plain[0].running_mean, alone[0].running_mean)
+    assert head[0].track_running_stats
+    head.eval()
+    before = head[0].running_mean.clone()
+    with statistics_of_originals(head, mixed):
+        head(mixed.embeddings)
+    assert torch.equal(head[0].running_mean, before)
+    assert not head[0]._forward_pre_hooks
+
+
+def test_batch_norm_is_itself_again_after_an_error():
+    class Fails(nn.BatchNorm1d):
+        def forward(self, inputs):
+            if len(inputs) > 6:
+                raise RuntimeError("fails")
+            return super().forward(inputs)
+
+    layer, mixed = Fails(4), AttnMixup(4, heads=1)(torch.randn(6, 4))
+    with pytest.raises(RuntimeError, match="fails"), statistics_of_originals(layer, mixed):
+        layer(mixed.embeddings)
+    assert layer.track_running_stats
