@@ -165,7 +165,7 @@ class AttnMixup(nn.Module):
             )
         if not self.training:
             return unmixed(batch)
-        if not self._acts:
+        if not self._acts and not everywhere:
             return unmixed(batch.replace_embeddings(self._tied(embeddings)))
         _refuse_recomputation(generator)
         self._notice_untrained()
@@ -173,6 +173,10 @@ class AttnMixup(nn.Module):
             batch = distributed.gather_batch(batch, headers, self.ranks.group)
         batch = batch.replace_embeddings(functional.finite_padding(batch.embeddings, batch.mask))
         given = plan is not None
+        if not self._acts:
+            # The originals alone, weighted as parts of the global batch.
+            none = torch.arange(0, device=embeddings.device)
+            plan, given = MixupPlan(none, none, none, none.float(), batch.size), False
         if plan is None:
             plan = self.draw(
                 batch.size,
@@ -181,7 +185,7 @@ class AttnMixup(nn.Module):
                 generator=generator,
                 device=embeddings.device,
             )
-        if everywhere:
+        if everywhere and self._acts:
             plan = distributed.broadcast_plan(plan, headers, embeddings.device, self.ranks.group)
         if given:
             plan.check(batch.size)

@@ -39,6 +39,8 @@ def used_rows(plan: MixupPlan) -> Tensor:
     """
     size, device = plan.size, plan.first.device
     rows = torch.arange(size, device=device)
+    if plan.transformed.shape[0] == plan.first.shape[0] == 0:
+        return rows[:0]
     if device.type != "cpu" or torch.compiler.is_compiling():
         return rows
     pairs = torch.cat([plan.first, plan.second])

@@ -45,7 +45,7 @@ def module_flops(model: I2SRM, samples: int, rows: int) -> float:
 
     A weight meets each row once, but queries, keys and the semantic loss see one vector of a sample.
     """
-    pooled = ("mixer.attention.query", "mixer.attention.key", "semantic")
+    pooled = ("mixer.attention.project_query", "mixer.attention.project_key", "semantic")
     parts = [(name, p.numel()) for name, p in model.named_parameters() if p.ndim == 2 and not name.startswith(OTHERS)]
     return 3.0 * 2 * sum((samples if name.startswith(pooled) else rows) * size for name, size in parts)
 
