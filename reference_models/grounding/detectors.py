@@ -16,6 +16,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.config import GroundingConfig
+from reference_models.hub import hub_weights
 
 POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high
 
@@ -57,11 +58,14 @@ def load_torchvision(config: GroundingConfig) -> TorchvisionDetector:
     """Faster R-CNN (ResNet-50 FPN v2), its COCO weights from torchvision's hub or a local file.
 
     Raises:
-        UserError: the file is no state dict of this model. Nothing in it is executed.
+        UserError: the hub's file cannot be had, or the local one is no state dict of this model. Nothing in either is
+            executed.
     """
     if config.weights == "default":
         weights = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT
-        model = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(weights=weights, weights_backbone=None)
+        state = hub_weights(weights, "grounding.weights")
+        model = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+        model.load_state_dict(state)
         return TorchvisionDetector(model, f"torchvision {torchvision.__version__}, {weights}", config.threshold)
     path = Path(config.weights)
     model = torchvision.models.detection.fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)

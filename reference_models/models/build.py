@@ -12,6 +12,7 @@ from reference_models.config import ModelConfig
 from reference_models.data.processor import Processor
 from reference_models.data.tokenizer import SPECIAL
 from reference_models.errors import UserError
+from reference_models.hub import hub_weights
 from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.i2srm import I2SRM
 from reference_models.models.vision import VisionBackbone
@@ -95,13 +96,7 @@ def _fill_backbone(backbone: VisionBackbone, name: str, weights: str) -> None:
 
 def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if weights == "imagenet":
-        try:
-            state: dict[str, Tensor] = torchvision_models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict()
-        except OSError as error:
-            raise UserError(
-                f"model.vision_weights: torchvision's weights of {name} cannot be downloaded ({error}); name a file"
-            ) from error
-        return state
+        return hub_weights(torchvision_models.get_model_weights(name)["IMAGENET1K_V1"], "model.vision_weights")
     path = Path(weights)
     if not path.is_file():
         raise UserError(f'model.vision_weights: expected "imagenet", "none" or a file of weights, got {weights!r}')
