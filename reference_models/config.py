@@ -97,7 +97,8 @@ class TrainingConfig:
         learning_rate: peak rate of the text encoder, the image backbone, the prefix and the regularisers.
         text_learning_rate, vision_learning_rate, prefix_learning_rate, regulariser_learning_rate: peak rate of one of
             these alone; without it, `learning_rate`. The regularisers are AttnMixup and the semantic loss.
-        head_learning_rate: peak rate of the CRF and the output layers.
+        head_learning_rate: peak rate of the output layer and, for tags, the CRF; without it, 5e-2 where there is a CRF
+            and 1e-3 for other output layers.
         weight_decay: of AdamW; biases and norms have none.
         warmup: share of the steps over which the rates rise; they then fall linearly to 0.
         precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
@@ -123,7 +124,7 @@ class TrainingConfig:
     vision_learning_rate: float | None = None
     prefix_learning_rate: float | None = None
     regulariser_learning_rate: float | None = None
-    head_learning_rate: float = 5e-2
+    head_learning_rate: float | None = None
     weight_decay: float = 1e-2
     warmup: float = 0.06
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

@@ -7,7 +7,13 @@ from torchcrf import CRF
 
 
 class LinearHead(nn.Module):
-    """Dropout and linear layer, of which every head is made."""
+    """Dropout and linear layer, of which every head is made.
+
+    Attributes:
+        learning_rate: peak rate of training where the settings name none.
+    """
+
+    learning_rate = 1e-3
 
     def __init__(self, width: int, labels: int, dropout: float) -> None:
         super().__init__()
@@ -25,6 +31,8 @@ class TaggingHead(LinearHead):
 
     pytorch-crf wants a boolean mask without holes, float32 scores and finite padding; this is the one place that knows.
     """
+
+    learning_rate = 5e-2  # at the rate of an encoder, the transitions barely move
 
     def __init__(self, width: int, labels: int, dropout: float) -> None:
         super().__init__(width, labels, dropout)

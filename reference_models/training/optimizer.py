@@ -6,19 +6,20 @@ from typing import Any
 from torch import nn
 
 from reference_models.config import TrainingConfig
+from reference_models.models.heads import LinearHead
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
 # The parts of a model by the name of the module they stand in; what has another name is a part of its own.
 PARTS = {"head": "heads", "mixer": "regularisers", "semantic": "regularisers"}
 
 
-def learning_rates(settings: TrainingConfig) -> dict[str, float]:
-    """The peak rate of each part that has its own."""
+def learning_rates(settings: TrainingConfig, head: LinearHead) -> dict[str, float]:
+    """The peak rate of each part that has its own; that of the head is its own default where the settings name none."""
     rates = {
         "text": settings.text_learning_rate,
         "vision": settings.vision_learning_rate,
         "prefix": settings.prefix_learning_rate,
-        "heads": settings.head_learning_rate,
+        "heads": head.learning_rate if settings.head_learning_rate is None else settings.head_learning_rate,
         "regularisers": settings.regulariser_learning_rate,
     }
     return {part: rate for part, rate in rates.items() if rate is not None}
@@ -32,8 +33,8 @@ def parameter_groups(
     Biases and the parameters of norms are not decayed.
 
     Args:
-        model: its direct children are its parts: text, vision, prefix, heads (CRF and output layer, whose transitions
-            barely move without a rate of their own), regularisers, or by their own name.
+        model: its direct children are its parts: text, vision, prefix, heads (output layer and CRF), regularisers,
+            or by their own name.
         rates: peak rate by part.
         learning_rate: of every other part.
         weight_decay: of the weights.

@@ -113,7 +113,7 @@ class ExtractionTrainer(Trainer):
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model,
-                learning_rates(self.settings),
+                learning_rates(self.settings, self.model.head),
                 learning_rate=self.settings.learning_rate,
                 weight_decay=self.settings.weight_decay,
             )

@@ -34,7 +34,7 @@ def build(task: str, **options: object) -> I2SRM:
 
 
 def groups_of(model: nn.Module, settings: TrainingConfig) -> list[dict]:
-    rates = learning_rates(settings)
+    rates = learning_rates(settings, model["head"] if isinstance(model, nn.ModuleDict) else model.head)
     return parameter_groups(model, rates, learning_rate=settings.learning_rate, weight_decay=0.1)
 
 
@@ -75,11 +75,19 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert decay[id(model.head.linear.bias)] == decay[id(model.mixer.attention.norm.weight)] == 0.0
 
 
-def test_default_rates_are_the_papers(data: Path, tmp_path: Path) -> None:
-    rates = {group["name"]: group["lr"] for group in groups_of(build("re"), TrainingConfig())}
-    assert rates.pop("heads") == rates.pop("heads, no decay") == 5e-2
+@pytest.mark.parametrize(
+    ("task", "options", "rate"),
+    [("re", {}, 1e-3), ("ner", {}, 5e-2), ("ner", {"tag_head": "softmax"}, 1e-3)],
+    ids=str,
+)
+def test_only_a_crf_learns_at_the_rate_of_a_crf(task: str, options: dict[str, object], rate: float) -> None:
+    rates = {group["name"]: group["lr"] for group in groups_of(build(task, **options), TrainingConfig())}
+    assert rates.pop("heads") == rates.pop("heads, no decay") == rate
     assert set(rates.values()) == {3e-5}
-    assert learning_rates(config(data, tmp_path).training) == {"heads": 1e-2}
+
+
+def test_demo_has_its_own_rate_of_the_head(data: Path, tmp_path: Path) -> None:
+    assert learning_rates(config(data, tmp_path).training, build("ner").head) == {"heads": 1e-2}
 
 
 def test_a_part_of_another_name_learns_at_the_general_rate() -> None:
