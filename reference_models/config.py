@@ -1,5 +1,6 @@
 """The settings of a run, as its YAML file and the command line write them."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -84,6 +85,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "model", tiny_vocabulary=50, semantic_weight=0, head_dropout=0)
+        if self.head_dropout >= 1:
+            raise UserError(f"model.head_dropout is a share and must be below 1, got {self.head_dropout}")
 
 
 @dataclass
@@ -172,5 +175,5 @@ class RunConfig:
 
 def _check_at_least(settings: object, section: str, **least: float) -> None:
     for name, bound in least.items():
-        if not (value := getattr(settings, name)) >= bound:
-            raise UserError(f"{section}.{name} must be {bound} or more, got {value}")
+        if not bound <= (value := getattr(settings, name)) < math.inf:
+            raise UserError(f"{section}.{name} must be {bound} or more and finite, got {value}")

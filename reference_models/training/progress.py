@@ -12,6 +12,12 @@ class EpochLines(ProgressCallback):
         super().__init__()
         self._losses = self._waited = ""
 
+    def close(self) -> None:
+        """End the bars that are still open."""
+        for bar in (self.training_bar, self.prediction_bar):
+            if bar is not None:
+                bar.close()
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -16,6 +16,7 @@ from reference_models.models.base import Extractor, ExtractorOutput
 from reference_models.models.dropout import FastDropout, replace_dropout
 from reference_models.report.embeddings import gap_scores
 from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
+from reference_models.training.divergence import check_finite, largest_weight
 from reference_models.training.evaluation import score
 from reference_models.training.optimizer import learning_rates, parameter_groups
 from reference_models.training.progress import EpochLines
@@ -54,6 +55,7 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         metric_for_best_model="f1",
         greater_is_better=True,
         logging_strategy="epoch",
+        logging_nan_inf_filter=False,  # `_clip_grad_norm` stops at the first such loss
         report_to="none",
         remove_unused_columns=False,
         label_names=["labels"],
@@ -88,6 +90,7 @@ class ExtractionTrainer(Trainer):
     ) -> None:
         self.settings = settings
         self._parts: dict[str, Tensor] = {}
+        self._loss_of_step = torch.zeros(())
         self._clock, self._waited = time.perf_counter(), 0.0
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
         if settings.fast_dropout:
@@ -106,7 +109,15 @@ class ExtractionTrainer(Trainer):
             callbacks=[StepCheckpoints(settings.checkpoint_steps)] if settings.checkpoint_steps else None,
         )
         self.remove_callback(ProgressCallback)
-        self.add_callback(EpochLines())
+        self._lines = EpochLines()
+        self.add_callback(self._lines)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on; whatever ends it, the progress bar ends its line, so that a message has its own."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._lines.close()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over `parameter_groups`."""
@@ -142,6 +153,23 @@ class ExtractionTrainer(Trainer):
                 self._parts[name] = self._parts.get(name, 0) + share * part.detach()
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One batch forward and backward; its loss is checked with the gradients of the step."""
+        loss = super().training_step(*args, **kwargs)
+        self._loss_of_step = self._loss_of_step + loss
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Scores and loss on validation.
+
+        Raises:
+            UserError: the weights or the loss are not finite.
+        """
+        self._check(largest_weight(self.model), "a weight")
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        self._check(metrics["eval_loss"], "the loss on validation after the epoch")
+        return metrics
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the mean of each part of the loss since the last entry of the training log, and the seconds until now.
 
@@ -165,6 +193,20 @@ class ExtractionTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint_folder(Path(self.args.output_dir), self.state.best_global_step)))
         self.accelerator.wait_for_everyone()
 
+    def _check(self, value: float | Tensor, what: str, *, step: int | None = None) -> None:
+        step = self.state.global_step if step is None else step
+        check_finite(value, what, step=step, checkpoints=Path(self.args.output_dir))
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        norm: Tensor = super()._clip_grad_norm(model)
+        loss, self._loss_of_step = self._loss_of_step, torch.zeros(())
+        # A gradient that overflows in fp16 is normal: the scaler leaves out its step and lowers the scale.
+        if not torch.stack([loss.to(norm.device), norm if self.accelerator.scaler is None else loss]).isfinite().all():
+            step = self.state.global_step + 1
+            self._check(loss, "the loss", step=step)
+            self._check(norm, "the norm of the gradient", step=step)
+        return norm
+
     def _scores_of_validation(self, prediction: EvalPrediction) -> dict[str, float]:
         scores = score(self.eval_dataset, prediction.predictions).scores
         return scores | gap_scores(self.model, self._compared, self.settings.batch_size)
@@ -181,6 +223,7 @@ class ExtractionTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         # Trainer writes in place, and a kill leaves half a checkpoint that it would take for a whole one.
+        self._check(largest_weight(self.model), "a weight")
         folder = Path(self.args.output_dir)
         partial = str(folder / PARTIAL)
         self.save_model(partial, _internal_call=True)
