@@ -15,6 +15,7 @@ from reference_models.errors import UserError
 if TYPE_CHECKING:
     from reference_models.prediction import Predictor
 
+POST = ("text", "image", "crops", "head", "tail")
 SHOWN = ("precision", "recall", "f1")
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     predict.add_argument("--text", help="the sentence, its words divided by spaces")
-    predict.add_argument("--image", help="the picture; without crops it stands for its only crop")
+    predict.add_argument("--image", help="the image; give its --crops too, or --ground")
     predict.add_argument("--crops", nargs="+", help="pictures of its objects")
     predict.add_argument("--head", help="for a relation: the head entity as it stands in the sentence")
     predict.add_argument("--tail", help="for a relation: the tail entity")
@@ -224,14 +225,17 @@ def _report(options: argparse.Namespace) -> None:
     print(f"{write_report(run, read_settings(run / CONFIG, options.overrides))} is written")
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> bool:
     from reference_models.grounding.posts import PostGrounder
-    from reference_models.prediction import Predictor, predict_file
+    from reference_models.prediction import Predictor
+    from reference_models.prediction_file import predict_file
     from reference_models.settings import read_settings
     from reference_models.training.run import CONFIG, find_run
 
     if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")
+    if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
+        raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
     config = read_settings(find_run(options.run) / CONFIG, options.overrides)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
@@ -239,17 +243,24 @@ def _predict(options: argparse.Namespace) -> None:
         predictor = Predictor(options.run, ground=ground, int8=options.int8)
         if options.input is None:
             _predict_one(predictor, options)
-            return
+            return False
         counts = predict_file(predictor, options.input, options.output)
-    print(f"{counts['lines']} posts, {counts['errors']} of them with an error; the records are in {options.output}")
+    print(
+        f"{counts['lines']} posts, {counts['errors']} of them with an error, {counts['cut']} longer than the limit of "
+        f"{predictor.processor.max_length} sub-words; the records are in {options.output}"
+    )
+    return counts["errors"] > 0
 
 
 def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
     from reference_models.prediction import describe
 
-    values = {name: getattr(options, name) for name in ("text", "image", "crops", "head", "tail")}
+    values = {name: getattr(options, name) for name in POST}
     sample = predictor.read({name: value for name, value in values.items() if value is not None}, Path())
     [prediction] = predictor.predict([sample])
+    if cut := predictor.processor.encode(sample)["words_cut"]:
+        limit = predictor.processor.max_length
+        print(f"the last {cut} words lie behind the limit of {limit} sub-words and were not read", file=sys.stderr)
     print(describe(sample, prediction.said))
     likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
     for relation, probability in likeliest[:3]:

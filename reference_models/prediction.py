@@ -1,21 +1,22 @@
-"""Prediction for posts: from sentences and pictures to entities or relations, one post or a file of them."""
+"""Prediction for posts: from sentences and pictures to entities or relations."""
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from reference_models.data.images import check_images
-from reference_models.data.samples import Sample
+from reference_models.data.processor import FILE
+from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.training.evaluation import map_by_length, predict_batch
 from reference_models.training.metrics import spans
-from reference_models.training.run import find_run, load_model
+from reference_models.training.run import MODEL, find_run, load_model
 
+logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
 KEYS = {"id", "text", "image", "crops", "head", "tail"}
 WINDOW = 16  # batches of a file's posts that are sorted by length together
@@ -49,7 +50,14 @@ class Predictor:
 
     def __init__(self, run: Path, *, batch_size: int = 32, ground: Ground | None = None, int8: bool = False) -> None:
         self.model, self.processor = load_model(find_run(run), int8=int8)
-        self.batch_size, self.ground = batch_size, ground
+        self.run, self.batch_size, self.ground, self.int8 = run, batch_size, ground, int8
+        # A model of crops alone learnt that an image without crops tells nothing.
+        self._warns = self.model.config.vision is not None and self.model.prefix.first > 0
+
+    def facts(self) -> dict[str, Any]:
+        """What its predictions depend on: the model's files, int8, and how crops are made."""
+        files = (self.run / MODEL / name for name in ("config.json", "model.safetensors", FILE))
+        return {"model": fingerprint(files), "int8": self.int8, "ground": getattr(self.ground, "version", None)}
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predictions for any number of samples, in their order."""
@@ -60,8 +68,8 @@ class Predictor:
 
         Args:
             post: `text`, words divided by spaces; `image` and `crops`, paths; for relations `head` and `tail`, the two
-                entities as they stand in the text. The prefix of the text encoder is made of crops. A picture without
-                any is given to `ground`; where there is none, it stands for its only crop.
+                entities as they stand in the text. An image without crops is given to `ground`; without `ground` the
+                sample has no crops, as in training, and a model of crops alone does not see the image.
             folder: where relative paths begin.
             name: of the post, its id.
 
@@ -81,14 +89,19 @@ class Predictor:
         image = folder / post["image"] if "image" in post else None
         crops = tuple(folder / crop for crop in post.get("crops", ()))
         sample = Sample(name, words, image, crops, head=head, tail=tail)
-        if image and not crops:
-            sample = self.ground(sample, name.replace(" ", "_")) if self.ground else replace(sample, crops=(image,))
+        if image and not crops and self.ground:
+            sample = self.ground(sample, name.replace(" ", "_"))
+        elif image and not crops and self._warns:
+            self._warns = False
+            logger.warning("%s: this model sees crops alone, and the image has none; give crops, or --ground", name)
         if len(crops) > self.processor.max_crops:
             raise UserError(f"expected at most {self.processor.max_crops} crops, got {len(crops)}")
         return check_images([sample], "error", progress=False)[0][0]
 
     def records(self, posts: Iterable[bytes], folder: Path, *, first: int = 1) -> Iterator[dict[str, Any]]:
         """One record for each line of JSON, in order; a line that is no post gives a record with its `error`.
+
+        A record has `words_cut`, the number of last words that lie behind the length limit, if there are any.
 
         Lines are read and records given `WINDOW` batches at a time.
 
@@ -113,8 +126,13 @@ class Predictor:
                     samples.append(sample)
                 records.append(record)
             predictions = zip(samples, self._predict(samples, items), strict=True)
+            cut = (item["words_cut"] for item in items)
             for record in records:
-                yield record if "error" in record else record | as_json(*next(predictions))
+                if "error" not in record:
+                    record |= as_json(*next(predictions))
+                    if count := next(cut):
+                        record["words_cut"] = count
+                yield record
 
     def _predict(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> list[Prediction]:
         """Predictions for samples and what they are encoded to; pictures are loaded a batch at a time."""
@@ -158,36 +176,6 @@ def describe(sample: Sample, said: Sequence[str] | str) -> str:
     return ", ".join(found) or "no entity"
 
 
-def predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, int]:
-    """Predict a file of posts, one JSON object a line, into a file of records in the same order.
-
-    Records stream into `output.partial`, which becomes `output` at the end; a call that was stopped goes on there.
-
-    Returns:
-        How many `lines` there were, how many of them gave an `errors` record, and how many were `done` before.
-
-    Raises:
-        UserError: `posts` cannot be read, or `output` exists already.
-    """
-    if output.exists():
-        raise UserError(f"{output} exists already; name another file with --output")
-    partial = output.with_name(f"{output.name}.partial")
-    kept = _whole_lines(partial)
-    errors = sum("error" in json.loads(line) for line in kept)
-    try:
-        with posts.open("rb") as lines, partial.open("a", encoding="utf-8") as file:
-            total = len(kept)
-            rest = itertools.islice(lines, total, None)
-            for record in tqdm(predictor.records(rest, posts.parent, first=total + 1), desc="posts", initial=total):
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                total, errors = total + 1, errors + ("error" in record)
-    except OSError as error:
-        raise UserError(f"{posts}: cannot be read ({error.strerror})") from error
-    partial.replace(output)
-    return {"lines": total, "errors": errors, "done": len(kept)}
-
-
 def _parse(line: bytes) -> dict[str, Any]:
     shown = repr(line.strip()[:60])[1:]
     try:
@@ -225,14 +213,3 @@ def _find(name: str, entity: str, words: Sequence[str], taken: tuple[int, int] |
         if wanted and list(words[slice(*span)]) == wanted and span != taken:
             return span
     raise UserError(f"the {name} entity {entity!r} does not stand in the sentence {' '.join(words)!r}, word by word")
-
-
-def _whole_lines(partial: Path) -> list[bytes]:
-    """The lines of an unfinished file; one that a stop cut short is removed from it."""
-    if not partial.exists():
-        return []
-    content = partial.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        partial.write_bytes(whole)
-    return whole.splitlines()

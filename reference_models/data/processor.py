@@ -72,7 +72,7 @@ class Processor:
         return cls(tokenizer, settings.pop("task"), settings.pop("labels"), **settings)
 
     def encode(self, sample: Sample) -> dict[str, Any]:
-        """The text and labels of a sample as ids.
+        """The text and labels of a sample as ids, and `words_cut`: how many of its last words the limit cuts off.
 
         Raises:
             TooLongError: an entity of a relation sample lies behind the length limit.
@@ -141,7 +141,7 @@ class Processor:
     def _encode_words(self, sample: Sample) -> dict[str, Any]:
         ids, numbers = self._subwords(sample.words)
         starts = [numbers.index(word) for word in range(max(n for n in numbers if n is not None) + 1)]
-        item = {"input_ids": ids, "word_starts": starts}
+        item: dict[str, Any] = {"input_ids": ids, "word_starts": starts, "words_cut": len(sample.words) - len(starts)}
         if sample.tags is not None:
             item["labels"] = [self._ids[tag] for tag in sample.tags[: len(starts)]]
         return item
@@ -156,7 +156,8 @@ class Processor:
             marked.insert(place, (marker, marker))
         ids, numbers = self._subwords([word for word, _ in marked])
         kinds = [kind for _, kind in marked]
-        item: dict[str, Any] = {"input_ids": ids}
+        last = max(number for number in numbers if number is not None)
+        item: dict[str, Any] = {"input_ids": ids, "words_cut": kinds[last + 1 :].count("word")}
         for name, opening, closing in (("head", *MARKERS[:2]), ("tail", *MARKERS[2:])):
             if kinds.index(closing) not in numbers:
                 raise TooLongError(

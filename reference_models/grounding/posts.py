@@ -22,6 +22,9 @@ class PostGrounder:
         folder: for the crops.
         detector: instead of the one that `config` names.
 
+    Attributes:
+        version: tells apart two that may make other crops.
+
     Raises:
         UserError: weights or a pipeline that are needed and cannot be loaded.
     """
@@ -31,6 +34,7 @@ class PostGrounder:
     ) -> None:
         self.config, self.folder = config, folder
         self.detector = detector or load_detector(config)
+        self.version = f"{self.detector.name} {self.detector.version}, {config}"
         _, self._find_phrases = choose_phrases(format, config, self.detector)
 
     def __call__(self, sample: Sample, name: str) -> Sample:

@@ -245,7 +245,7 @@ def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Pat
     [
         (["--data.rooot", "x"], "rooot"),
         (["--training.epochs", "many"], r"training\.epochs.*many"),
-        (["--training.epochs", "0"], r"training\.epochs must be 1 or more, got 0"),
+        (["--training.epochs", "0"], r"training\.epochs must be 1 or more and finite, got 0"),
         (["--data.bad_images", "ignore"], "'error', 'blank', 'drop'"),
         (["--model.mixup", '{"sampling_ratio": 1}'], r"model\.mixup .*sampling_ratio"),
         (["--model.mixup", '{"sample_ratio": 7}'], r"model\.mixup .*sample_ratio.*7"),
@@ -288,6 +288,32 @@ def test_a_mistake_in_a_prediction_is_one_line(
     more: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert re.search(message, complaint(capsys, ["predict", str(runs / "re"), "--text", "Ruby Vex", *more]))
+
+
+@pytest.mark.parametrize(("option", "values"), [("--image", ["a.png"]), ("--crops", ["a.png"]), ("--head", ["Ruby"])])
+def test_an_option_of_one_post_is_refused_for_a_file(
+    option: str, values: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "posts.jsonl").write_text('{"text": "Ruby Vex"}\n')
+    files = ["--input", str(tmp_path / "posts.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    line = complaint(capsys, ["predict", str(runs / "ner"), *files, option, *values])
+    assert f"{option} is for --text; each post of --input has its own {option[2:]}" in line
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(("more", "code"), [("", 0), ("no json\n", 1)])
+def test_a_file_with_an_error_has_its_own_exit_code(
+    more: str, code: int, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "posts.jsonl").write_text(f'{{"text": "Ruby Vex"}}\n{{"text": "{"Ruby " * 100}"}}\n{more}')
+    files = ["--input", str(tmp_path / "posts.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    assert main(["predict", str(runs / "ner"), *files]) == code
+    assert f"{2 + code} posts, {code} of them with an error, 1 longer than the limit" in capsys.readouterr().out
+
+
+def test_a_long_post_is_cut_aloud(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", str(runs / "ner"), "--text", "x " * 100]) == 0
+    assert "the last 22 words lie behind the limit of 80 sub-words and were not read" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

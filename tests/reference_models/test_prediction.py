@@ -2,23 +2,30 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from reference_models.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from reference_models.data.dataset import EncodedSplit
+from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
+from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.models.int8 import Int8Linear, product_is_exact
-from reference_models.prediction import WINDOW, Predictor, describe, predict_file
+from reference_models.prediction import WINDOW, Predictor, describe
+from reference_models.prediction_file import predict_file
+from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import train
 
 FORMATS = {"ner": "twitter", "re": "mnre"}
@@ -47,11 +54,47 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_crops_the_picture_is_its_own_crop(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_without_crops_an_image_has_none_as_in_training(
+    predictors: dict[str, Predictor], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     read = predictors["ner"].read
-    assert read({"text": "x y", "image": "a.png"}, folder).crops == (folder / "a.png",)
+    with caplog.at_level(logging.WARNING):
+        assert read({"text": "x y", "image": "a.png"}, folder, "line 1").crops == ()
+        assert read({"text": "x y", "image": "a.png"}, folder, "line 2").crops == ()
+    assert caplog.messages == ["line 1: this model sees crops alone, and the image has none; give crops, or --ground"]
     assert read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
     assert read({"text": "x y"}, folder) == Sample("the post", ("x", "y"))
+
+
+@pytest.mark.parametrize("task", FORMATS)
+def test_posts_without_crops_are_predicted_as_evaluation_does(
+    task: str, predictors: dict[str, Predictor], runs: Path
+) -> None:
+    predictor, read = predictors[task], {"ner": read_twitter, "re": read_mnre}[task]
+    samples = list(read(runs / task / "posts", "train", max_crops=0))
+    evaluation = evaluate_split(predictor.model, EncodedSplit(samples, predictor.processor), 4, progress=False)
+    posts = []
+    for sample in samples:
+        pair = {
+            name: " ".join(sample.words[slice(*getattr(sample, name))]) for name in ("head", "tail") if task == "re"
+        }
+        posts.append({"text": " ".join(sample.words), "image": str(sample.image), **pair})
+    read_again = [predictor.read(post, Path()) for post in posts]
+    assert [prediction.said for prediction in predictor.predict(read_again)] == evaluation.predictions
+
+
+@pytest.mark.parametrize(("task", "pair"), [("ner", {}), ("re", {"head": "Ann", "tail": "Bob"})])
+def test_words_behind_the_limit_are_counted(
+    task: str, pair: dict[str, str], predictors: dict[str, Predictor], folder: Path
+) -> None:
+    words = ["Ann", "Bob", *"x" * 100]
+    posts = [{"text": " ".join(some), **pair} for some in (words, words[:9])]
+    long, short = predictors[task].records([json.dumps(post).encode() for post in posts], folder)
+    assert "words_cut" not in short
+    limit = predictors[task].processor.max_length
+    taken = 2 + (4 if task == "re" else 0)  # the ends of the sentence, and the markers
+    subwords = predictors[task].processor.tokenizer(words[:2], is_split_into_words=True, add_special_tokens=False)
+    assert long["words_cut"] == len(words) - 2 - (limit - taken - len(subwords["input_ids"]))
 
 
 def test_a_picture_without_crops_is_given_to_the_detector(
@@ -121,7 +164,7 @@ def posts_file(folder: Path) -> Path:
 def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Predictor], folder: Path) -> None:
     counts = predict_file(predictors["ner"], posts_file(folder), folder / "out.jsonl")
     records = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    assert counts == {"lines": 13, "errors": 5, "done": 0}
+    assert counts == {"lines": 13, "errors": 5, "cut": 0, "done": 0}
     assert [record["line"] for record in records] == list(range(1, 14))
     assert [record["id"] for record in records if "entities" in record] == list(range(8))
     assert [record["line"] for record in records if "error" in record] == [3, 4, 5, 6, 13]
@@ -129,17 +172,83 @@ def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Pre
         predict_file(predictors["ner"], folder / "posts.jsonl", folder / "out.jsonl")
 
 
+def interrupt(predictor: Predictor, posts: Path, output: Path, content: bytes = b"") -> None:
+    """Leave what a call that was killed leaves, with `content` as its unfinished records."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "records", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(predictor, posts, output)
+    output.with_name(f"{output.name}.partial").write_bytes(content)
+
+
+def stop(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 @settings(max_examples=10)
 @given(cut=st.integers(0, 900))
 def test_a_stopped_file_goes_on_where_it_was(cut: int, predictors: dict[str, Predictor], folder: Path) -> None:
     posts, whole, again = posts_file(folder), folder / "whole.jsonl", folder / "again.jsonl"
-    for path in (whole, again):
+    for path in (whole, again, folder / "again.jsonl.partial"):
         path.unlink(missing_ok=True)
     predict_file(predictors["ner"], posts, whole)
-    (folder / "again.jsonl.partial").write_bytes(whole.read_bytes()[:cut])
+    interrupt(predictors["ner"], posts, again, whole.read_bytes()[:cut])
     counts = predict_file(predictors["ner"], posts, again)
     assert again.read_bytes() == whole.read_bytes()
     assert counts["done"] == whole.read_bytes()[:cut].count(b"\n")
+    assert {path.name for path in folder.iterdir() if "again" in path.name} == {"again.jsonl"}
+
+
+def test_unfinished_records_of_another_call_are_not_continued(
+    predictors: dict[str, Predictor], runs: Path, folder: Path
+) -> None:
+    posts, output = posts_file(folder), folder / "out.jsonl"
+    interrupt(predictors["ner"], posts, output, b'{"line": 1}\n')
+    left = (folder / "out.jsonl.partial").read_bytes()
+    with pytest.raises(UserError, match=r"out\.jsonl\.partial holds .* of another call: model was \w+ and is now \w+"):
+        predict_file(predictors["re"], posts, output)
+    ground = PostGrounder("twitter", GroundingConfig(detector="centre"), folder / "crops")
+    with pytest.raises(UserError, match=r"ground was None and is now centre 1, .*; delete it"):
+        predict_file(Predictor(runs / "run-ner", ground=ground), posts, output)
+    posts.write_bytes(posts.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"another call: input was \w+ and is now \w+; delete it"):
+        predict_file(predictors["ner"], posts, output)
+    (folder / "out.jsonl.partial.json").unlink()
+    with pytest.raises(UserError, match="input was unknown"):
+        predict_file(predictors["ner"], posts, output)
+    assert (folder / "out.jsonl.partial").read_bytes() == left
+    assert not output.exists()
+
+
+def test_two_processes_do_not_write_one_file(predictors: dict[str, Predictor], folder: Path) -> None:
+    posts = posts_file(folder)
+    with (
+        FileLock(folder / "out.jsonl.lock"),
+        pytest.raises(UserError, match=r"another process is writing .*out\.jsonl"),
+    ):
+        predict_file(predictors["ner"], posts, folder / "out.jsonl")
+    assert not (folder / "out.jsonl.partial").exists()
+    predict_file(predictors["ner"], posts, folder / "out.jsonl")
+    assert not (folder / "out.jsonl.lock").exists()
+
+
+def test_files_that_cannot_be_read_or_written_are_named(predictors: dict[str, Predictor], folder: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.jsonl: cannot be read \(No such file"):
+        predict_file(predictors["ner"], folder / "gone.jsonl", folder / "out.jsonl")
+    with pytest.raises(UserError, match=r"a\.png\S*: cannot be written \((Not a dir|File exists)"):
+        predict_file(predictors["ner"], posts_file(folder), folder / "a.png" / "out.jsonl")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_a_full_disk_is_named(predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    posts, open_file = posts_file(folder), Path.open
+
+    def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
+        return open_file(Path("/dev/full") if mode == "a" else path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with pytest.raises(UserError, match=r"out\.jsonl\.partial: cannot be written \(No space left"):
+        predict_file(predictors["ner"], posts, folder / "out.jsonl")
 
 
 def make_samples(predictor: Predictor, folder: Path, count: int) -> list[Sample]:
