@@ -1,6 +1,7 @@
 """The folder of a run: begun once, continued by the same command, never written over."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from reference_models.config import RunConfig
 from reference_models.errors import UserError
 
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
+# Settings that may name a file or folder, or something on a hub.
+PATHS = ("data.root", "data.feature_cache", "model.text", "model.vision_weights")
 # The workers that load pictures outlive a killed training by up to 5 seconds, and hold its lock.
 LOCK_SECONDS = 10
 
@@ -22,17 +25,26 @@ LOCK_SECONDS = 10
 def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
     """What a run must share with the one it goes on with: its settings, and facts such as the data's fingerprint.
 
-    What changes nothing about the result is left out: the name of the folder, say, or the number of workers.
+    What changes nothing about the result is left out: the name of the folder, say, or the number of workers. Two ways
+    to write a path, `a` and `./a`, are one setting.
     """
     sections = {"data": config.data, "model": config.model, "training": config.training}
     named = {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}
     del named["training.workers"]
+    for key in PATHS:
+        if named[key] is not None and Path(named[key]).exists():
+            named[key] = os.path.normpath(named[key])
     start: dict[str, Any] = json.loads(json.dumps(named | facts))
     return start
 
 
-def check_folder(output: Path, start: dict[str, Any]) -> None:
+def check_folder(output: Path, start: dict[str, Any], *, complete: bool = True) -> None:
     """Check that `output` is free, or holds a run that started in the same way.
+
+    Args:
+        output: folder of the run.
+        start: from `start_of`.
+        complete: whether `start` holds all facts; otherwise what it lacks is not compared.
 
     Raises:
         UserError: it does not.
@@ -42,7 +54,7 @@ def check_folder(output: Path, start: dict[str, Any]) -> None:
     if not (output / START).is_file():
         raise UserError(f"the folder {output} exists already and holds no run; name another one with --output")
     before = json.loads((output / START).read_text())
-    changed = [key for key in before | start if before.get(key) != start.get(key)]
+    changed = [key for key in (before | start if complete else start) if before.get(key) != start.get(key)]
     if changed:
         was = ", ".join(f"{key} was {before.get(key)!r} and is now {start.get(key)!r}" for key in changed)
         raise UserError(

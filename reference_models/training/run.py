@@ -17,7 +17,7 @@ from reference_models.data.images import check_images
 from reference_models.data.mnre import read_relations
 from reference_models.data.processor import Processor
 from reference_models.data.readers import READERS
-from reference_models.data.samples import TAGS, Sample, Split, fingerprint, spooled
+from reference_models.data.samples import TAGS, Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.errors import UserError
 from reference_models.models.build import build_model
@@ -27,6 +27,7 @@ from reference_models.report.figure import training_figure
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
 from reference_models.training.feature_cache import fill_cache
+from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.folder import (
     CONFIG,
     METRICS,
@@ -46,20 +47,42 @@ MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
-def read_split(config: RunConfig, split: Split) -> tuple[Sequence[Sample], dict[str, Any]]:
-    """The usable samples of a split, and what was found about their pictures.
+def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
+    """The samples of a split; their images are not looked at.
 
     Raises:
-        UserError: a file that is missing or wrong, or a picture that cannot be read where the policy is "error".
+        UserError: a file that is missing or wrong.
     """
     read, _ = READERS[config.data.format]
-    samples = spooled(read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops))
+    return spooled(read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops))
+
+
+def check_samples(
+    config: RunConfig, split: Split, samples: Sequence[Sample], *, scored: bool
+) -> tuple[Sequence[Sample], dict[str, Any]]:
+    """The usable ones of a split's samples, and what was found about their images.
+
+    Args:
+        config: the settings.
+        split: which split.
+        samples: from `read_samples`.
+        scored: whether scores are computed from them: then none is dropped, and a bad image is blanked instead.
+
+    Raises:
+        UserError: an image that cannot be read where the policy is "error".
+    """
     if not config.model.visual:
         return samples, {}
-    usable, bad = check_images(samples, config.data.bad_images)
+    policy = config.data.bad_images
+    usable, bad = check_images(samples, "blank" if scored and policy == "drop" else policy)
     if bad.found:
         logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
     return usable, bad.to_json()
+
+
+def read_split(config: RunConfig, split: Split, *, scored: bool = True) -> tuple[Sequence[Sample], dict[str, Any]]:
+    """`read_samples`, then `check_samples`."""
+    return check_samples(config, split, read_samples(config, split), scored=scored)
 
 
 def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
@@ -105,13 +128,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     output = Path(config.output)
     checkpoints = output / CHECKPOINTS
     arguments = training_arguments(config.training, checkpoints)
-    _, file = READERS[config.data.format]
-    labels = [file(Path(config.data.root), split) for split in SPLITS]
-    # The reader says best what is wrong with a missing file, but the folder is checked before the data are read.
-    known = fingerprint(path for path in labels if path.is_file())
-    weights = fingerprint(path for path in (Path(config.model.vision_weights),) if path.is_file())
-    start = start_of(config, labels_fingerprint=known, weights_fingerprint=weights, processes=arguments.world_size)
-    check_folder(output, start)
+    # A folder that is taken is said before the data are read, and again when they are known.
+    check_folder(output, start_of(config), complete=False)
+    samples = {split: read_samples(config, split) for split in SPLITS}
+    prints = input_fingerprints(config, samples)
+    check_folder(output, start := start_of(config, **prints, processes=arguments.world_size))
     if (output / METRICS).exists():
         shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them
         if skip_finished:
@@ -119,9 +140,9 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             return metrics
     check_unfinished(output)
     set_seed(config.training.seed)
-    samples, pictures = {}, {}
+    pictures = {}
     for split in SPLITS:
-        samples[split], pictures[split] = read_split(config, split)
+        samples[split], pictures[split] = check_samples(config, split, samples[split], scored=split != "train")
     processor = make_processor(config, samples["train"])
     splits = {name: EncodedSplit(rows, processor, config.data.long_samples) for name, rows in samples.items()}
     model = build_model(config.model, processor)
@@ -157,7 +178,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "samples": {name: len(split) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
             "bad_images": pictures,
-            "labels_fingerprint": known,
+            "labels_fingerprint": prints["labels_fingerprint"],
             "seconds": history[-1]["seconds"],
             "waited": fmean(entry["waited"] for entry in history if "waited" in entry),
             "seed": config.training.seed,

@@ -7,7 +7,6 @@ import torch
 from tiny_runs import config, tiny_set
 from torchvision.models import resnet18
 
-from reference_models.data.samples import fingerprint
 from reference_models.errors import UserError
 from reference_models.training import folder
 from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
@@ -40,10 +39,10 @@ def test_other_data_and_other_processes_are_another_run(data: Path, finished: Pa
     other = tiny_set(tmp_path, {"train": 8, "valid": 4, "test": 4})
     settings = config(other, finished, *STEPS)
     settings.data.root = str(data)
-    facts = {"labels_fingerprint": "0123456789ab", "weights_fingerprint": fingerprint(()), "processes": 2}
+    facts = {"labels_fingerprint": "0123456789ab", "processes": 2}
     start = start_of(settings, **facts)
     with pytest.raises(UserError, match=r"labels_fingerprint was '\w{12}' and is now '0123456789ab', processes was 1"):
-        check_folder(finished, start)
+        check_folder(finished, start, complete=False)
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt"], ["config.yaml"]])
@@ -59,6 +58,17 @@ def test_wrong_data_write_nothing(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         train(config(tmp_path / "nothing", tmp_path / "run"))
     assert not list(tmp_path.iterdir())
+
+
+def test_two_ways_to_write_a_path_are_one_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    start = start_of(config(Path("a"), tmp_path / "run", "--model.text", "a"))
+    for other in ("./a", "a/", "a/../a"):
+        settings = config(Path("a"), tmp_path / "run", "--model.text", other)
+        settings.data.root = other
+        assert start_of(settings) == start
+    assert start_of(config(Path("b"), tmp_path / "run", "--model.text", "a")) != start
 
 
 def test_same_run_under_another_name_or_with_more_workers(data: Path, tmp_path: Path) -> None:

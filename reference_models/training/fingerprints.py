@@ -1,0 +1,69 @@
+"""What a run depends on beside its settings, as fingerprints by which a resume notices that it has changed."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from reference_models.config import RunConfig
+from reference_models.data.features import content_key
+from reference_models.data.mnre import read_relations
+from reference_models.data.readers import READERS
+from reference_models.data.samples import Sample, Split, fingerprint
+from reference_models.data.threads import map_ahead
+
+
+def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sample]]) -> dict[str, str]:
+    """Twelve hex digits for each input of a run.
+
+    Args:
+        config: its settings.
+        samples: the samples of each split, as its reader gives them.
+
+    Returns:
+        "labels_fingerprint" of all label files together; of each split its label file and its images with their crops;
+        of the relations with their ids; and of weights in local files and folders. What a run does not read is left
+        out.
+    """
+    root, (_, label_file) = Path(config.data.root), READERS[config.data.format]
+    files = {split: label_file(root, split) for split in samples}
+    prints = {"labels_fingerprint": fingerprint(files.values())}
+    prints |= {f"{split}_labels_fingerprint": fingerprint([file]) for split, file in files.items()}
+    if config.data.format == "mnre":
+        prints["relation_ids_fingerprint"] = _digest([repr(read_relations(root)).encode()])
+    if config.model.visual:
+        prints |= {f"{split}_images_fingerprint": images_fingerprint(rows) for split, rows in samples.items()}
+        if (weights := Path(config.model.vision_weights)).is_file():
+            prints["vision_weights_fingerprint"] = fingerprint([weights])
+    if (folder := Path(config.model.text)).is_dir():
+        prints["text_weights_fingerprint"] = folder_fingerprint(folder)
+    return prints
+
+
+def images_fingerprint(samples: Iterable[Sample]) -> str:
+    """A fingerprint of the images and crops of samples: their names, their contents and which sample has which."""
+    listed = [(sample.id, [path for path in (sample.image, *sample.crops) if path]) for sample in samples]
+    paths = list(dict.fromkeys(path for _, own in listed for path in own))
+    contents = dict(zip(paths, map_ahead(_content, paths), strict=True))
+    return _digest(
+        part for name, own in listed for part in (repr((name, [p.name for p in own])).encode(), *map(contents.get, own))
+    )
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """A fingerprint of the names and contents of a folder's own files."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return _digest(part for file in files for part in (file.name.encode(errors="surrogateescape"), content_key(file)))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return content_key(path)
+    except OSError:  # a missing image is no error here: what to do about it is a setting
+        return b"unreadable"
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:12]
