@@ -16,9 +16,10 @@ class DataConfig:
         format: "twitter" (named entities) or "mnre" (relations): the field's layout below `root`.
         root: folder of the data set.
         bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
-            ("blank"), or leave the sample out ("drop"); the last two count and name what they touched.
+            ("blank"), or leave the sample out of the training ("drop"; where scores are computed, it is blanked); the
+            last two count and name what they touched.
         long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop"
-            (counted).
+            it from the training (counted; where scores are computed, it counts as missed).
         max_length: limit of a sentence in sub-words.
         image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
         max_crops: object crops of a sample at most.

@@ -117,7 +117,9 @@ def _check_split(
     _, bad = check_images(used, "blank", progress=progress)
     reasons = {entry.file: entry.reason for entry in bad.found}
     missing = tuple(file for file in reasons if not Path(file).exists())
-    stops = {"error": bool(reasons), "blank": False, "drop": len({e.sample for e in bad.found}) == len(samples)}[policy]
+    # Splits that are scored are whole under "drop" too.
+    all_dropped = split == "train" and len({entry.sample for entry in bad.found}) == len(samples)
+    stops = {"error": bool(reasons), "blank": False, "drop": all_dropped}[policy]
     first = next(iter(bad.found), None)
     rows = {sample.image.name for sample in samples if sample.image} if format == "twitter" else range(len(samples))
     return replace(

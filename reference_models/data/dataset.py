@@ -26,8 +26,10 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         features: where those of the pictures are read; None loads the pictures themselves.
 
     Attributes:
+        whole: the samples as they were given; scores are of all of them.
         samples: those that are kept, in order.
-        dropped: ids of those left out.
+        dropped: ids of those left out, which count as missed in scores.
+        cut: how many of the kept samples the length limit cuts, and how many words it cuts off altogether.
         lengths: sub-words of each sample.
     """
 
@@ -40,9 +42,10 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     ) -> None:
         self.processor, self.features = processor, features
         self.dropped: list[str] = []
+        self.cut = {"samples": 0, "words": 0}
         self.lengths = array("I")
         self._items = Spool(self._encode(samples, long_samples))
-        self.samples = samples
+        self.whole = self.samples = samples
         if dropped := set(self.dropped):
             self.samples = spooled(sample for sample in samples if sample.id not in dropped)
             logger.warning("%d samples too long, dropped: %s", len(self.dropped), ", ".join(self.dropped))
@@ -69,4 +72,6 @@ class EncodedSplit(Dataset[dict[str, Any]]):
                 self.dropped.append(sample.id)
             else:
                 self.lengths.append(len(item["input_ids"]))
+                if count := item["words_cut"]:
+                    self.cut = {"samples": self.cut["samples"] + 1, "words": self.cut["words"] + count}
                 yield item

@@ -43,7 +43,8 @@ def write_report(run: Path, config: RunConfig) -> Path:
     history = json.loads((run / HISTORY).read_text())
     with (run / PREDICTIONS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    compared, shown = pick(rows, COMPARED), pick_examples(rows, EXAMPLES)
+    # What the length limit kept from being predicted cannot be encoded either.
+    compared, shown = pick([row for row in rows if "too_long" not in row], COMPARED), pick_examples(rows, EXAMPLES)
     attending = pick(compared, min(config.training.batch_size, ATTENDING))
     wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}
     samples = _read_test(config, metrics["labels_fingerprint"], wanted)
@@ -72,7 +73,7 @@ def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sam
     if (found := fingerprint(file(root, split) for split in SPLITS)) != known:
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
     samples = read(root, "test", visual=config.model.visual, max_crops=config.data.max_crops)
-    # What the policy "drop" drops was never predicted.
+    # The test split is scored whole: under the policy "drop" too, a bad image is blanked.
     policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)
     return {sample.id: sample for sample in checked}

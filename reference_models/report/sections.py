@@ -22,7 +22,8 @@ def facts(task: str, metrics: Mapping[str, Any], settings: str) -> Markup:
         "seed": str(metrics["seed"]),
         "training": f"{metrics['seconds']:.0f} s, epoch {metrics['kept_epoch']:.0f} kept",
         "samples": _by_split(metrics["samples"]),
-        "too long, left out": _by_split({split: len(ids) for split, ids in metrics["too_long"].items()}),
+        "too long": _by_split({split: len(ids) for split, ids in metrics["too_long"].items()}),
+        "words cut off": _by_split({split: cut["words"] for split, cut in metrics.get("words_cut", {}).items()}),
         "bad images": _by_split({split: len({one["file"] for one in found}) for split, found in bad.items()}),
     }
     listed = [

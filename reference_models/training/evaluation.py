@@ -14,18 +14,26 @@ from reference_models.data.dataset import EncodedSplit
 from reference_models.data.processor import Processor
 from reference_models.data.samples import Sample
 from reference_models.models.base import Extractor, ExtractorOutput
-from reference_models.training.metrics import ner_scores, relation_scores
+from reference_models.training.metrics import NO_RELATION, ner_scores, relation_scores
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split, and for each of its samples the predicted tags or relation."""
+    """Scores of a split, and for each of its samples the predicted tags or relation.
+
+    Attributes:
+        scores: over all samples, with those that were never predicted as missed.
+        samples: all of the split.
+        predictions: of each sample; no relation for those that were never predicted.
+        missed: ids of the samples that the length limit keeps from being predicted.
+    """
 
     scores: dict[str, float]
     samples: Sequence[Sample]
     predictions: list[list[str] | str]
+    missed: frozenset[str] = frozenset()
 
 
 def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
@@ -70,21 +78,29 @@ def predict_batch(model: Extractor, processor: Processor, items: Sequence[dict[s
 
 
 def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Evaluation:
-    """Score predicted ids, one row for each sample of the split, in its order."""
-    said = [split.processor.names(s, row.tolist()) for s, row in zip(split.samples, predictions, strict=True)]
+    """Score predicted ids, one row for each sample that the split keeps, over all of its samples."""
+    rows = zip(split.samples, predictions, strict=True)
+    answers = iter([split.processor.names(sample, row.tolist()) for sample, row in rows])
+    missed = frozenset(split.dropped)
+    said = [NO_RELATION if sample.id in missed else next(answers) for sample in split.whole]
     if split.processor.task == "ner":
-        scores = ner_scores([sample.tags for sample in split.samples], said)
+        scores = ner_scores([sample.tags for sample in split.whole], said)
     else:
-        scores = relation_scores([sample.relation for sample in split.samples], said)
-    return Evaluation(scores, split.samples, said)
+        scores = relation_scores([sample.relation for sample in split.whole], said)
+    return Evaluation(scores, split.whole, said, missed)
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """One JSON object a line: id, words, picture, entities as spans, and what was predicted beside what is true."""
+    """One JSON object a line: id, words, picture, entities as spans, and what was predicted beside what is true.
+
+    `too_long` marks the samples that were not predicted, because an entity lies behind the length limit.
+    """
     with path.open("w", encoding="utf-8") as file:
         for sample, predicted in zip(evaluation.samples, evaluation.predictions, strict=True):
             row = {"id": sample.id, "words": sample.words, "image": sample.image and str(sample.image)}
             if sample.head is not None:
                 row |= {"head": sample.head, "tail": sample.tail}
             row |= {"predicted": predicted, "true": sample.relation or sample.tags}
+            if sample.id in evaluation.missed:
+                row["too_long"] = True
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -6,6 +6,8 @@ from reference_models.data.samples import TAGS
 
 TYPES = tuple(tag.removeprefix("B-") for tag in TAGS if tag.startswith("B-"))
 
+NO_RELATION = "None"
+
 
 def spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     """The entities of a tagged sentence as (start, end, type), end not included.
@@ -54,7 +56,7 @@ def ner_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
     return scores
 
 
-def relation_scores(gold: Sequence[str], predicted: Sequence[str], none: str = "None") -> dict[str, float]:
+def relation_scores(gold: Sequence[str], predicted: Sequence[str], none: str = NO_RELATION) -> dict[str, float]:
     """Micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
 
     Returns:

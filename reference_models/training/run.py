@@ -104,6 +104,28 @@ def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
     )
 
 
+def encode_split(config: RunConfig, split: Split, samples: Sequence[Sample], processor: Processor) -> EncodedSplit:
+    """The samples as a model takes them; what the length limit cuts off is logged.
+
+    Raises:
+        UserError: an entity of a relation lies behind the length limit, and `data.long_samples` is "error" or no sample
+            is left.
+    """
+    encoded = EncodedSplit(samples, processor, config.data.long_samples)
+    if not len(encoded):
+        raise UserError(
+            f"{split}: no sample is left: all {len(samples)} have an entity behind the limit of {processor.max_length} "
+            "sub-words; raise data.max_length"
+        )
+    if encoded.cut["samples"]:
+        logger.warning(
+            "%s: %d of %d sentences are longer than %d sub-words (data.max_length); of these the last words are cut "
+            "off, %d altogether, and entities there count as missed",
+            *(split, encoded.cut["samples"], len(encoded), processor.max_length, encoded.cut["words"]),
+        )
+    return encoded
+
+
 def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     """Train on the training split, keep one epoch (the best on validation), score the test split, and save everything.
 
@@ -144,7 +166,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     for split in SPLITS:
         samples[split], pictures[split] = check_samples(config, split, samples[split], scored=split != "train")
     processor = make_processor(config, samples["train"])
-    splits = {name: EncodedSplit(rows, processor, config.data.long_samples) for name, rows in samples.items()}
+    splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
     model = build_model(config.model, processor)
     if config.data.feature_cache is not None:
         model.vision.to(arguments.device)
@@ -175,8 +197,10 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
             "kept_epoch": kept["epoch"],
-            "samples": {name: len(split) for name, split in splits.items()},
+            # Scores are of whole splits, and of the training split the rest is what was trained on.
+            "samples": {name: len(split if name == "train" else split.whole) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
+            "words_cut": {name: split.cut for name, split in splits.items()},
             "bad_images": pictures,
             "labels_fingerprint": prints["labels_fingerprint"],
             "seconds": history[-1]["seconds"],
@@ -199,7 +223,7 @@ def evaluate(run: Path, config: RunConfig, split: Split, *, int8: bool = False) 
     """Score a split with what `load_model` gives; `config` is the run's, perhaps with another data folder."""
     model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
-    rows = EncodedSplit(samples, processor, config.data.long_samples)
+    rows = encode_split(config, split, samples, processor)
     if config.data.feature_cache is not None:
         whole, _ = load_whole_model(run)  # features are kept under the name of the backbone that was trained with
         rows.features = fill_cache(Path(config.data.feature_cache), whole.vision, rows)

@@ -70,7 +70,7 @@ def test_missing_broken_unused_and_left_over_are_told_apart(ner: Path) -> None:
     assert "train: 2 of " in report.fatal[0]
     assert check_data(None, ner, bad_images="blank", progress=False).fatal == ()
     assert check_data(None, ner, bad_images="drop", progress=False).fatal == ()
-    for picture in images.glob("valid_*"):
+    for picture in images.glob("train_*"):
         picture.unlink()
     assert len(check_data(None, ner, bad_images="drop", progress=False).fatal) == 1
 
