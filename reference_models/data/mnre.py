@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from reference_models.data.samples import Sample, Split, read_crop_names, read_lines
+from reference_models.data.samples import Sample, Split, file_below, read_crop_names, read_lines
 from reference_models.errors import UserError
 
 TEXT_NAMES = {"train": "train", "valid": "val", "test": "test"}
@@ -109,8 +109,8 @@ def read_mnre(root: Path, split: Split, *, visual: bool = True, max_crops: int =
         yield Sample(
             id=f"{path.name}:{number}",
             words=tuple(row["token"]),
-            image=images / row["img_id"] if visual else None,
-            crops=tuple(crops / crop for crop in crop_names.get(number - 1, ())),
+            image=file_below(images, row["img_id"], where) if visual else None,
+            crops=tuple(file_below(crops, crop, f"{where}, its crops") for crop in crop_names.get(number - 1, ())),
             head=tuple(row["h"]["pos"]),
             tail=tuple(row["t"]["pos"]),
             relation=row["relation"],

@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -83,6 +83,25 @@ def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: 
             raise UserError(f"{path}: {expected}, got something other than strings under the key {key!r}")
         content[key] = tuple(names[:max_crops])  # in its place, so that no second dictionary is in memory
     return content
+
+
+def file_below(folder: Path, name: str, where: str) -> Path:
+    """The path of a file that a data file names.
+
+    Args:
+        folder: where such files are.
+        name: as the data file has it.
+        where: file and line, or key, for the message.
+
+    Raises:
+        UserError: the name is absolute, leads out of the folder, or holds a character that no path can.
+    """
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise UserError(
+            f"{where}: expected the name of a file below {folder}, got {name[:80]!r}, which is not below it"
+        )
+    return folder / path
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -6,7 +6,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from reference_models.data.samples import TAGS, Sample, Split, read_crop_names, read_lines
+from reference_models.data.samples import TAGS, Sample, Split, file_below, read_crop_names, read_lines
 from reference_models.errors import UserError
 
 
@@ -44,12 +44,13 @@ def read_twitter(root: Path, split: Split, *, visual: bool = True, max_crops: in
         columns = [row for _, row in rows if row]
         if not columns:
             raise UserError(f"{path}:{number}: expected words below 'IMGID:{name}', this sample has none")
+        where = f"{path}:{number}"
         words, tags = zip(*columns, strict=True)
         yield Sample(
             id=f"{path.name}:{number}",
             words=words,
-            image=images / f"{name}.jpg" if visual else None,
-            crops=tuple(crops / crop for crop in crop_names.get(f"{name}.jpg", ())),
+            image=file_below(images, f"{name}.jpg", where) if visual else None,
+            crops=tuple(file_below(crops, crop, f"{where}, its crops") for crop in crop_names.get(f"{name}.jpg", ())),
             tags=tags,
         )
 

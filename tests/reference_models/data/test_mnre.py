@@ -207,3 +207,17 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
     except UserError as error:
         message = str(error)
     assert samples or "ours_train.txt" in message
+
+
+@pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "x\0y.jpg"])
+def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+    write(root, ROW, {**ROW, "img_id": name})
+    with pytest.raises(UserError, match=r"ours_train\.txt:2: expected the name of a file below \S+img_org/train, got"):
+        read(root, "train")
+    assert read(root, "train", visual=False)[1].image is None
+
+
+def test_crops_that_lead_out_of_the_data_are_refused(root: Path) -> None:
+    torch.save({0: ["x.png"], 1: ["../../../x.png"]}, root / "txt" / "mre_train_dict.pth")
+    with pytest.raises(UserError, match=r"ours_train\.txt:2, its crops: expected .* below \S+crops, got '\.\./\.\./"):
+        read(root, "train")

@@ -172,3 +172,23 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
     except UserError as error:
         message = str(error)
     assert samples or message.startswith(f"{root / 'train.txt'}:")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "x\0y"])
+def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+    (root / "train.txt").write_text(f"IMGID:{name}\nRT\tO\n")
+    with pytest.raises(UserError, match=r"train\.txt:1: expected the name of a file below \S+tweets_images"):
+        read(root, "train")
+    assert read(root, "train", visual=False)[0].image is None
+
+
+@pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png"])
+def test_crops_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+    torch.save({"2.jpg": ["x.png", name]}, root / "tweets_train_dict.pth")
+    with pytest.raises(UserError, match=rf"train\.txt:6, its crops: expected .* below \S+crops, got '{name}'"):
+        read(root, "train")
+
+
+def test_names_of_folders_below_are_fine(root: Path) -> None:
+    (root / "train.txt").write_text("IMGID:day 1/a..b\nRT\tO\n")
+    assert read(root, "train")[0].image == root.parent / "tweets_images" / "day 1" / "a..b.jpg"
