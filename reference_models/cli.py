@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reference_models.errors import UserError
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from reference_models.prediction import Predictor
 
 POST = ("text", "image", "crops", "head", "tail")
+# Settings of a run that these commands use; whatever else is given to them is refused.
+EVALUATED = ("data.root", "data.bad_images", "data.long_samples", "data.feature_cache", "training.batch_size")
+REPORTED = ("data.root", "data.bad_images", "training.batch_size")
 SHOWN = ("precision", "recall", "f1")
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
@@ -47,9 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that takes no option by its beginning: `--seed` is not `--seeds`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="i2srm", description="Multimodal entities and relations with I2SRM.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Parser(prog="i2srm", description="Multimodal entities and relations with I2SRM.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train on a synthetic set and see what the pictures bring")
     demo.add_argument("--task", choices=["ner", "re"], help="entities or relations; both by default")
@@ -59,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     data = commands.add_parser("data", help="write a synthetic set, make object crops, or look a data set over")
-    data_commands = data.add_subparsers(required=True, metavar="COMMAND")
+    data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     synthetic = data_commands.add_parser("synthetic", help="write a synthetic set in the layout of the real files")
     synthetic.add_argument("task", choices=["ner", "re"])
     synthetic.add_argument("root", type=Path, help="new folder of the set")
@@ -184,7 +194,7 @@ def _train(options: argparse.Namespace) -> None:
     print(f"\nlabels {result['labels_fingerprint']}, everything is in {config.output}/")
     if options.seeds:
         for split, scores in result["scores"].items():
-            shown = (f"{key} {100 * scores[key]['mean']:.2f} ± {100 * scores[key]['spread']:.2f}" for key in SHOWN)
+            shown = (f"{key} {_mean(scores[key])}" for key in SHOWN)
             print(f"{split} (percent, seeds {', '.join(map(str, options.seeds))}): {', '.join(shown)}")
         return
     print(
@@ -193,6 +203,11 @@ def _train(options: argparse.Namespace) -> None:
     )
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
+
+
+def _mean(score: dict[str, Any]) -> str:
+    mean = f"{100 * score['mean']:.2f}"
+    return mean if score["spread"] is None else f"{mean} ± {100 * score['spread']:.2f}"
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -207,36 +222,38 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from reference_models.settings import read_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.run import CONFIG, evaluate, find_run
 
     run = find_run(options.run)
-    config = read_settings(run / CONFIG, options.overrides)
+    config = read_run_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
     evaluation = evaluate(run, config, options.split, int8=options.int8)
     print(_scores(options.split, len(evaluation.samples), evaluation.scores))
 
 
 def _report(options: argparse.Namespace) -> None:
     from reference_models.report.page import write_report
-    from reference_models.settings import read_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.run import CONFIG, find_run
 
     run = find_run(options.run)
-    print(f"{write_report(run, read_settings(run / CONFIG, options.overrides))} is written")
+    config = read_run_settings(run / CONFIG, options.overrides, REPORTED, "report")
+    print(f"{write_report(run, config)} is written")
 
 
 def _predict(options: argparse.Namespace) -> bool:
     from reference_models.grounding.posts import PostGrounder
     from reference_models.prediction import Predictor
     from reference_models.prediction_file import predict_file
-    from reference_models.settings import read_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.run import CONFIG, find_run
 
     if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")
     if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
-    config = read_settings(find_run(options.run) / CONFIG, options.overrides)
+    used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
+    config = read_run_settings(find_run(options.run) / CONFIG, options.overrides, used, command)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
         ground = PostGrounder(config.data.format, config.grounding, crops) if options.ground else None

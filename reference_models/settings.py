@@ -1,7 +1,9 @@
 """Reads a run's settings: a YAML file, then overrides of the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -46,3 +48,33 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
             f"settings from {path or 'the defaults'} and the command line: {' '.join(str(error).split())}"
         ) from error
     return RunConfig(values.output, values.data, values.model, values.training, values.grounding)
+
+
+def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collection[str], command: str) -> RunConfig:
+    """The settings of a finished run, changed by overrides that the command uses.
+
+    Args:
+        path: the run's YAML file.
+        overrides: as on the command line.
+        changeable: the keys that the command uses, or sections of them such as "grounding".
+        command: its name, for the message.
+
+    Raises:
+        UserError: as `read_settings`, or an override that the command would ignore.
+    """
+    before, config = read_settings(path, []), read_settings(path, overrides)
+    old, new = flat_settings(asdict(before)), flat_settings(asdict(config))
+    for key in old | new:
+        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(changeable):
+            uses = f"it uses {', '.join(changeable)}" if changeable else "it uses no settings"
+            raise UserError(f"{command} ignores --{key}, because the run was trained with its own; {uses}")
+    return config
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by the keys of the command line."""
+    flat = {}
+    for key, value in settings.items():
+        below = flat_settings(value) if isinstance(value, dict) else {}
+        flat |= {f"{key}.{name}": inner for name, inner in below.items()} or {key: value}
+    return flat

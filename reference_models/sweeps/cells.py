@@ -9,7 +9,7 @@ from typing import Any
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import find_config, flat_settings, read_settings
 from reference_models.sweeps.tables import Column, Row, Table
 
 TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
@@ -70,7 +70,7 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
 
 def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]) -> None:
     for name in data:
-        before, after = (_flat(asdict(read_settings(find_config(name), words))) for words in ([], overrides))
+        before, after = (flat_settings(asdict(read_settings(find_config(name), words))) for words in ([], overrides))
         changed = {key for key in before | after if before.get(key) != after.get(key)}
         if taken := changed & table.varied():
             raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}, so it cannot be set for all")
@@ -80,15 +80,6 @@ def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]
             raise UserError(
                 f"data.root is the folder of one data set, and the sweep has {len(data)}: name one by --data"
             )
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by the keys of the command line."""
-    flat = {}
-    for key, value in settings.items():
-        below = _flat(value) if isinstance(value, dict) else {}
-        flat |= {f"{key}.{name}": inner for name, inner in below.items()} or {key: value}
-    return flat
 
 
 def _settings(table: Table, row: Row, column: Column, data: str, overrides: Sequence[str]) -> list[str]:

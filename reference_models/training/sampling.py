@@ -6,6 +6,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+SEED_STEP = 1_000_003  # an odd number above the epochs of any run
+
 
 class EpochSampler(Sampler[int]):
     """Shuffles by the seed and the number of the epoch alone, so that a resumed epoch goes on in the same order.
@@ -33,7 +35,8 @@ class EpochSampler(Sampler[int]):
         return self.size
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        # A sum of both would give epoch 1 of a seed the order of epoch 0 of the next seed.
+        generator = torch.Generator().manual_seed((SEED_STEP * self.seed + self.epoch()) % 2**32)
         if self.lengths is not None:
             return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
         return map(int, torch.randperm(self.size, generator=generator).numpy())

@@ -21,7 +21,8 @@ def train_seeds(config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
 
     Returns:
         What `summary.json` in `config.output` holds: `seeds`, the labels' fingerprint, and `scores` of valid and
-        test: for each {"mean", "spread", "values"}. The spread is the sample standard deviation, 0 for one seed.
+        test: for each {"mean", "spread", "values"}. The spread is the sample standard deviation, None for one
+        seed.
 
     Raises:
         UserError: as `train`; a finished run of other settings or data; no seed, or one twice.
@@ -44,4 +45,4 @@ def train_seeds(config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else 0.0, "values": list(values)}
+    return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "values": list(values)}

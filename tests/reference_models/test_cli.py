@@ -375,6 +375,42 @@ def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.C
     assert "seeds 3, 5" in printed
 
 
+def test_one_seed_has_no_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3")) == 0
+    assert "±" not in capsys.readouterr().out
+
+
+def test_an_option_is_not_taken_by_its_beginning(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "seed" in complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seed", "3"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit, match="2"):
+        main(["demo", "--out", str(tmp_path / "demo")])
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "value"),
+    [
+        (["evaluate"], "data.max_length", "40"),
+        (["evaluate"], "model.visual", "false"),
+        (["evaluate"], "output", "elsewhere"),
+        (["report"], "training.epochs", "9"),
+        (["predict", "--text", "Ruby Vex"], "grounding.top", "1"),
+        (["predict", "--text", "Ruby Vex", "--ground"], "data.root", "elsewhere"),
+    ],
+)
+def test_settings_that_a_command_ignores_are_refused(
+    command: list[str], setting: str, value: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], f"--{setting}", value])
+    assert re.search(rf"{command[0]}.* ignores --{setting}, .*it uses (no settings|[\w., ]+)$", line), line
+
+
+def test_settings_that_a_command_uses_are_taken(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(runs / "ner"), "--training.batch_size", "2", "--data.max_length", "80"]) == 0
+
+
 def test_words_can_be_tagged_without_a_crf(sets: Path, tmp_path: Path) -> None:
     more = ["--model.tag_head", "softmax"]
     assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0
