@@ -7,6 +7,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,22 +34,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = overrides
     first_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING if first_process else logging.ERROR)
+    # A path may hold bytes that are no UTF-8; printing it is no reason to stop.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        # Importing torch and transformers takes seconds, which `--help` should not.
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
         failed = options.command(options)
     except UserError as error:
-        print(f"i2srm: {error}", file=sys.stderr)
-        return 2
+        return _complain(str(error))
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        return _complain(
+            f"the package {name} is not installed; pip install 'attnmixup[reference]' brings what i2srm needs"
+        )
     except OSError as error:
-        print(f"i2srm: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
     except KeyboardInterrupt as stop:
         print(f"i2srm: interrupted; {stop}" if str(stop) else "i2srm: interrupted", file=sys.stderr)
         return 130
     return 1 if failed else 0
+
+
+def _complain(message: str) -> int:
+    print(f"i2srm: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _quiet() -> None:
+    """Keep transformers from showing its own progress; called late, because importing it takes seconds."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+
+
+def _version() -> str:
+    try:
+        return version("attnmixup")
+    except PackageNotFoundError:  # a source tree that is not installed
+        return "of an unknown version"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -59,6 +83,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="i2srm", description="Multimodal entities and relations with I2SRM.")
+    parser.add_argument("--version", action="version", version=f"i2srm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train on a synthetic set and see what the pictures bring")
@@ -150,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    _quiet()
     from reference_models.demo import run_demo
 
     tasks = [options.task] if options.task else ["ner", "re"]
@@ -164,6 +190,7 @@ def _synthetic(options: argparse.Namespace) -> None:
 
 
 def _crops(options: argparse.Namespace) -> None:
+    _quiet()
     from reference_models.grounding.crops import make_crops
     from reference_models.settings import find_config, read_settings
 
@@ -181,13 +208,15 @@ def _check(options: argparse.Namespace) -> bool:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from reference_models.settings import find_config, read_settings
+
+    config = read_settings(options.config and find_config(options.config), options.overrides)
+    _quiet()
     from accelerate import PartialState
 
-    from reference_models.settings import find_config, read_settings
     from reference_models.training.run import train
     from reference_models.training.seeds import train_seeds
 
-    config = read_settings(options.config and find_config(options.config), options.overrides)
     result = train_seeds(config, options.seeds) if options.seeds else train(config)
     if not PartialState().is_main_process:
         return
@@ -211,6 +240,7 @@ def _mean(score: dict[str, Any]) -> str:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    _quiet()
     from reference_models.sweeps.run import list_cells, run_sweep
 
     output = options.output or Path("runs") / options.table
@@ -222,6 +252,7 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    _quiet()
     from reference_models.settings import read_run_settings
     from reference_models.training.run import CONFIG, evaluate, find_run
 
@@ -232,6 +263,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    _quiet()
     from reference_models.report.page import write_report
     from reference_models.settings import read_run_settings
     from reference_models.training.run import CONFIG, find_run
@@ -242,6 +274,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> bool:
+    _quiet()
     from reference_models.grounding.posts import PostGrounder
     from reference_models.prediction import Predictor
     from reference_models.prediction_file import predict_file

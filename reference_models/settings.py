@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
 
+SECTIONS = ("data", "model", "training", "grounding")
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -40,6 +41,8 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     parser.add_class_arguments(RunConfig, fail_untyped=True)
     try:
         namespace = parser.parse_args([*(["--config", str(path)] if path else []), *overrides])
+        if empty := [name for name in SECTIONS if namespace.get(name) is None]:
+            raise UserError(f"{empty[0]} holds no settings (null); give it some, or leave it out")
         values = parser.instantiate_classes(namespace)
     except SystemExit:
         raise  # after --help

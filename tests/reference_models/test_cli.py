@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -333,6 +336,39 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(
         f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.head_learning_rate")
     )
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = (
+        [sys.executable, "-c", code, *arguments] if code else [sys.executable, "-m", "reference_models", *arguments]
+    )
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, reference_models.cli as cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "finally: print(sorted({'torch', 'transformers', 'accelerate'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert "--training.epochs" in done.stdout
+
+
+def test_the_package_is_the_command() -> None:
+    done = run_python("", "--version")
+    assert (done.returncode, done.stdout) == (0, f"i2srm {version('attnmixup')}\n")
+
+
+@pytest.mark.parametrize("package", ["jsonargparse", "transformers"])
+def test_without_the_extra_its_name_is_given(package: str) -> None:
+    code = (
+        f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
+    )
+    done = run_python(code, "train", "mnre")
+    hint = "pip install 'attnmixup[reference]' brings what i2srm needs"
+    assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 
 def test_a_synthetic_set_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,7 +50,10 @@ def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypat
     assert find_config("twitter2015") == CONFIGS / "twitter2015.yaml"
 
 
-@pytest.mark.parametrize("text", ["data: [1\n", "3\n", "data:\n  rooot: x\n", "training:\n  epochs: many\n", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    ["data: [1\n", "3\n", "data:\n  rooot: x\n", "training:\n  epochs: many\n", "\x00", "data: null\n", "model:\n"],
+)
 def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=r"mine\.yaml") as error:
@@ -71,3 +74,10 @@ def test_a_feature_cache_needs_a_frozen_image_backbone(option: str) -> None:
     with pytest.raises(UserError, match=r"data\.feature_cache .* needs model\.visual=true and model\.freeze") as error:
         read_settings(None, [*overrides, "false"])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("section", ["data", "model", "training", "grounding"])
+def test_an_empty_section_is_named(section: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{section}: null\n")
+    with pytest.raises(UserError, match=rf"mine\.yaml.*: {section} holds no settings \(null\); give it some"):
+        read_settings(tmp_path / "mine.yaml", [])
