@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from reference_models.errors import UserError
+from reference_models.files import writable
 
 KEY = "V16"  # half a SHA-256
 BLANK = bytes(16)  # the key of a picture that is not there, which is read as zeros after the scaling
@@ -54,8 +55,10 @@ def write_shard(path: Path, keys: np.ndarray, cells: np.ndarray, embedding: np.n
     tensors = dict(zip(ROW, (keys.view(np.uint8).reshape(-1, 16), cells, embedding), strict=True))
     tensors["checksums"] = np.array([_checksum(row) for row in zip(*tensors.values(), strict=True)], np.uint32)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(save(tensors))  # `save_file` would keep other users from reading it
-    partial.replace(path)
+    content = save(tensors)  # `save_file` would keep other users from reading it
+    with writable(path):
+        partial.write_bytes(content)
+        partial.replace(path)
 
 
 def read_index(folder: Path) -> Index:

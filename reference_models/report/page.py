@@ -10,12 +10,13 @@ from reference_models.data.images import check_images
 from reference_models.data.readers import READERS
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
+from reference_models.files import read_json, readable, writable
 from reference_models.report.examples import pick, pick_examples
 from reference_models.report.markup import Markup, element
 from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
-from reference_models.training.run import CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_whole_model
+from reference_models.training.run import AGAIN, CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_whole_model
 
 REPORT = "report.html"
 COMPARED = 400  # test samples at most whose modalities are compared
@@ -39,9 +40,8 @@ def write_report(run: Path, config: RunConfig) -> Path:
     Raises:
         UserError: data that are gone, or are not those of the run.
     """
-    metrics = json.loads((run / METRICS).read_text())
-    history = json.loads((run / HISTORY).read_text())
-    with (run / PREDICTIONS).open(encoding="utf-8") as lines:
+    metrics, history = read_json(run / METRICS, AGAIN), read_json(run / HISTORY, AGAIN)
+    with readable(run / PREDICTIONS, AGAIN), (run / PREDICTIONS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     # What the length limit kept from being predicted cannot be encoded either.
     compared, shown = pick([row for row in rows if "too_long" not in row], COMPARED), pick_examples(rows, EXAMPLES)
@@ -60,7 +60,9 @@ def write_report(run: Path, config: RunConfig) -> Path:
         "Examples": examples(*shown, samples),
     }
     path = run / REPORT
-    path.write_text(_page(f"Report of {run.resolve().name}", sections), encoding="utf-8")
+    page = _page(f"Report of {run.resolve().name}", sections)
+    with writable(path):
+        path.write_text(page, encoding="utf-8")
     return path
 
 

@@ -1,11 +1,11 @@
 """What the folders of a cell's runs say: how far it is, and its scores."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from reference_models.files import read_json
 from reference_models.sweeps.cells import Cell
 from reference_models.training.folder import START, start_of
 from reference_models.training.run import METRICS
@@ -34,10 +34,11 @@ def read_outcome(cell: Cell, seeds: Sequence[int], scores: Sequence[str]) -> Out
     runs = [Path(cell.config.output) / f"seed-{seed}" for seed in seeds]
     wanted = start_of(cell.config)
     del wanted["training.seed"]
-    starts = [json.loads((run / START).read_text()) for run in runs if (run / START).is_file()]
+    advice = "delete the folder of this run, and the sweep trains it again"
+    starts = [read_json(run / START, advice) for run in runs if (run / START).is_file()]
     if any(not wanted.items() <= start.items() for start in starts):
         return Outcome("other settings")
-    metrics = [json.loads((run / METRICS).read_text()) for run in runs if (run / METRICS).is_file()]
+    metrics = [read_json(run / METRICS, advice) for run in runs if (run / METRICS).is_file()]
     if len(metrics) < len(seeds):
         return Outcome("partial" if starts else "missing")
     values = {score: [100 * each["test"][score] for each in metrics] for score in scores}

@@ -4,8 +4,14 @@ import shutil
 from pathlib import Path
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
+from reference_models.errors import UserError
+
+FILES = (SAFE_WEIGHTS_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
+ADVICE = "delete the folder of this checkpoint, and the run resumes from an earlier one or starts again"
 PARTIAL, REMOVED = "partial", "removed"
 
 
@@ -44,6 +50,17 @@ def finish_checkpoint(folder: Path, step: int, best_step: int | None) -> None:
     for old in folder.glob("checkpoint-*"):
         if old not in kept:
             shutil.rmtree(old.rename(folder / REMOVED))
+
+
+def check_checkpoint(folder: str) -> None:
+    """Check that all of a checkpoint is there: what is missing would be made anew, and the run would be another one.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    for name in FILES:
+        if not (Path(folder) / name).is_file():
+            raise UserError(f"{Path(folder) / name} is missing from a checkpoint; {ADVICE}")
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
+from reference_models.files import read_json, writable
 
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
 # Settings that may name a file or folder, or something on a hub.
@@ -53,7 +54,7 @@ def check_folder(output: Path, start: dict[str, Any], *, complete: bool = True) 
         return
     if not (output / START).is_file():
         raise UserError(f"the folder {output} exists already and holds no run; name another one with --output")
-    before = json.loads((output / START).read_text())
+    before = read_json(output / START, "name another folder with --output")
     changed = [key for key in (before | start if complete else start) if before.get(key) != start.get(key)]
     if changed:
         was = ", ".join(f"{key} was {before.get(key)!r} and is now {start.get(key)!r}" for key in changed)
@@ -79,10 +80,11 @@ def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
         return
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-    write_json(partial / START, start)
-    partial.rename(output)
+    with writable(output):
+        partial.mkdir(parents=True)
+        (partial / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        write_json(partial / START, start)
+        partial.rename(output)
 
 
 @contextmanager
@@ -115,5 +117,7 @@ def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file that appears whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
+    text = json.dumps(value, indent=1) + "\n"
+    with writable(path):
+        partial.write_text(text)
+        partial.replace(path)

@@ -1,6 +1,5 @@
 """A run from settings to saved model and scores, and the way back from its folder."""
 
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from reference_models.data.readers import READERS
 from reference_models.data.samples import TAGS, Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.errors import UserError
+from reference_models.files import read_json, readable, writable
 from reference_models.models.build import build_model
 from reference_models.models.i2srm import I2SRM
 from reference_models.models.int8 import use_int8
@@ -44,6 +44,7 @@ from reference_models.training.trainer import ExtractionTrainer, training_argume
 logger = logging.getLogger(__name__)
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
+AGAIN = "train again into another folder, or copy the run again from where it is whole"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
@@ -158,7 +159,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     if (output / METRICS).exists():
         shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them
         if skip_finished:
-            metrics: dict[str, Any] = json.loads((output / METRICS).read_text())
+            metrics: dict[str, Any] = read_json(output / METRICS, AGAIN)
             return metrics
     check_unfinished(output)
     set_seed(config.training.seed)
@@ -208,10 +209,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "seed": config.training.seed,
         }
         if arguments.should_save:
-            model.save_pretrained(output / MODEL)
-            processor.save_pretrained(output / MODEL)
-            write_predictions(output / PREDICTIONS, test)
-            training_figure({output.name: history}, output / FIGURE)
+            with writable(output):
+                model.save_pretrained(output / MODEL)
+                processor.save_pretrained(output / MODEL)
+                write_predictions(output / PREDICTIONS, test)
+                training_figure({output.name: history}, output / FIGURE)
             write_json(output / HISTORY, history)
             write_json(output / METRICS, metrics)  # the last: with it the run is finished
     if arguments.should_save:
@@ -266,6 +268,7 @@ def load_whole_model(run: Path) -> tuple[I2SRM, Processor]:
 
 
 def _load(run: Path, **changes: Any) -> tuple[I2SRM, Processor]:
-    model = I2SRM.from_pretrained(run / MODEL, **changes).eval()
+    with readable(run / MODEL, AGAIN):
+        model, processor = I2SRM.from_pretrained(run / MODEL, **changes).eval(), Processor.from_pretrained(run / MODEL)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    return model.to(device), Processor.from_pretrained(run / MODEL)
+    return model.to(device), processor

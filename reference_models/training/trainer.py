@@ -7,15 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reference_models.config import TrainingConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.errors import UserError
+from reference_models.files import read_json, readable, writable
 from reference_models.models.base import Extractor, ExtractorOutput
 from reference_models.models.dropout import FastDropout, replace_dropout
 from reference_models.report.embeddings import gap_scores
-from reference_models.training.checkpoints import PARTIAL, StepCheckpoints, checkpoint_folder, finish_checkpoint
+from reference_models.training.checkpoints import (
+    ADVICE,
+    PARTIAL,
+    StepCheckpoints,
+    check_checkpoint,
+    checkpoint_folder,
+    finish_checkpoint,
+)
 from reference_models.training.divergence import check_finite, largest_weight
 from reference_models.training.evaluation import score
 from reference_models.training.optimizer import learning_rates, parameter_groups
@@ -112,10 +121,17 @@ class ExtractionTrainer(Trainer):
         self._lines = EpochLines()
         self.add_callback(self._lines)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on; whatever ends it, the progress bar ends its line, so that a message has its own."""
+    def train(self, resume_from_checkpoint: str | None = None) -> Any:
+        """Train, or go on; whatever ends it, the progress bar ends its line, so that a message has its own.
+
+        Raises:
+            UserError: the checkpoint is damaged or incomplete, or the training diverged.
+        """
+        if resume_from_checkpoint is not None:
+            check_checkpoint(resume_from_checkpoint)
+            read_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME, ADVICE)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint)
         finally:
             self._lines.close()
 
@@ -226,14 +242,16 @@ class ExtractionTrainer(Trainer):
         self._check(largest_weight(self.model), "a weight")
         folder = Path(self.args.output_dir)
         partial = str(folder / PARTIAL)
-        self.save_model(partial, _internal_call=True)
-        self._save_optimizer_and_scheduler(partial)
-        self._save_scaler(partial)
-        self._save_rng_state(partial)
+        with writable(folder / PARTIAL):
+            self.save_model(partial, _internal_call=True)
+            self._save_optimizer_and_scheduler(partial)
+            self._save_scaler(partial)
+            self._save_rng_state(partial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.state.save_to_json(str(folder / PARTIAL / TRAINER_STATE_NAME))
-            finish_checkpoint(folder, self.state.global_step, self.state.best_global_step)
+            with writable(folder / PARTIAL):
+                self.state.save_to_json(str(folder / PARTIAL / TRAINER_STATE_NAME))
+                finish_checkpoint(folder, self.state.global_step, self.state.best_global_step)
         self.accelerator.wait_for_everyone()
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -242,9 +260,18 @@ class ExtractionTrainer(Trainer):
         losses = {"loss": self._tr_loss, "logged": self._globalstep_last_logged, "parts": self._parts}
         torch.save(losses, self._losses_file(output_dir))
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any) -> None:
+        with readable(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME, ADVICE):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(Path(checkpoint or "") / OPTIMIZER_NAME, ADVICE):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _load_rng_state(self, checkpoint: str) -> None:
-        super()._load_rng_state(checkpoint)
-        losses = torch.load(self._losses_file(checkpoint), map_location="cpu", weights_only=True)
+        with readable(Path(checkpoint), ADVICE):
+            super()._load_rng_state(checkpoint)
+            losses = torch.load(self._losses_file(checkpoint), map_location="cpu", weights_only=True)
         self._tr_loss, self._globalstep_last_logged = losses["loss"].to(self.args.device), losses["logged"]
         self._parts = {name: part.to(self.args.device) for name, part in losses["parts"].items()}
 

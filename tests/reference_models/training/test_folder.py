@@ -81,11 +81,11 @@ def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     settings = config(data, tmp_path / "deep" / "run")
 
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(folder, "write_json", fail)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UserError, match=r"deep/run: cannot be written \(No space left on device\); make room"):
             make_folder(tmp_path / "deep" / "run", settings, {"a": 1})
     assert not (tmp_path / "deep" / "run").exists()
     make_folder(tmp_path / "deep" / "run", settings, {"a": 1})

@@ -1,0 +1,131 @@
+"""A file of a run that is damaged, missing or cannot be written is one line with its name and what to do."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import arguments, assert_same_run, config
+from transformers import modeling_utils
+
+from reference_models.cli import main
+from reference_models.errors import UserError
+from reference_models.training import trainer
+from reference_models.training.run import CHECKPOINTS, train
+from reference_models.training.seeds import train_seeds
+
+STEPS = ("--training.checkpoint_steps", "4")
+
+
+def complaint(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
+    """The one line of an error."""
+    capsys.readouterr()
+    assert main(command) == 2
+    [line] = [line for line in capsys.readouterr().err.split("\n") if line.startswith("i2srm: ")]
+    return line
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("file", "command", "named"),
+    [
+        ("model/model.safetensors", ["evaluate"], "run/model is damaged"),
+        ("model/config.json", ["evaluate"], "run/model is damaged"),
+        ("model/processor.json", ["predict", "--text", "Ruby"], "run/model is damaged"),
+        ("model/tokenizer.json", ["evaluate"], "run/model is damaged"),
+        ("metrics.json", ["report"], "run/metrics.json is damaged"),
+        ("history.json", ["report"], "run/history.json is damaged"),
+        ("predictions_test.jsonl", ["report"], "run/predictions_test.jsonl is damaged"),
+    ],
+)
+def test_a_truncated_file_of_a_finished_run(
+    file: str, command: list[str], named: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncate(run / file)
+    line = complaint(capsys, [command[0], str(run), *command[1:]])
+    assert re.search(rf"{named} or cannot be read \(.+\); train again into another folder, or copy", line), line
+
+
+def test_a_truncated_score_is_not_skipped(data: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "runs" / "seed-0")
+    settings = config(data, tmp_path / "runs", *STEPS)
+    assert train_seeds(settings, [0])["seeds"] == [0]
+    truncate(tmp_path / "runs" / "seed-0" / "metrics.json")
+    with pytest.raises(UserError, match=r"seed-0/metrics\.json is damaged"):
+        train_seeds(settings, [0])
+
+
+@pytest.fixture
+def stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was stopped at its eighth step, with one checkpoint."""
+    step = trainer.ExtractionTrainer.training_step
+
+    def stop(self: trainer.ExtractionTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.state.global_step == 7:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.ExtractionTrainer, "training_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config(data, tmp_path / "stopped"))
+    return tmp_path / "stopped"
+
+
+@pytest.mark.parametrize("spoil", [truncate, Path.unlink])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "losses_0.pt"]
+)
+def test_a_checkpoint_that_is_not_whole_is_not_resumed(
+    name: str, spoil: Callable[[Path], None], stopped: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = stopped / CHECKPOINTS / "checkpoint-6"
+    spoil(checkpoint / name)
+    line = complaint(capsys, arguments(data, stopped))
+    assert str(checkpoint) in line
+    assert "delete the folder of this checkpoint, and the run resumes from an earlier one or starts again" in line
+
+
+def test_without_the_damaged_checkpoint_the_run_ends_as_ever(stopped: Path, data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(stopped / CHECKPOINTS / "checkpoint-6")
+    train(config(data, stopped))
+    train(config(data, tmp_path / "whole"))
+    assert_same_run(stopped, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (torch, "save", RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")),
+        (modeling_utils, "safe_save_file", OSError(28, "No space left on device")),
+        (modeling_utils, "safe_save_file", OSError(30, "Read-only file system", "elsewhere/file")),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_named(
+    place: Any,
+    name: str,
+    error: Exception,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(place, name, fail)
+    line = complaint(capsys, arguments(data, tmp_path / "run"))
+    file = "elsewhere/file" if getattr(error, "filename", None) else "run/checkpoints/partial"
+    assert re.search(rf"{file}: cannot be written \(.+\); make room or choose a folder that can be written", line), line
