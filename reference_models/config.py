@@ -166,6 +166,12 @@ class RunConfig:
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
 
     def __post_init__(self) -> None:
+        sections = {"data": self.data, "model": self.model, "grounding": self.grounding}
+        named = {f"{name}.{key}": value for name, section in sections.items() for key, value in vars(section).items()}
+        for key, value in {"output": self.output, **named}.items():
+            # Python has half characters for such bytes. Neither YAML nor safetensors takes them.
+            if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+                raise UserError(f"{key} must be UTF-8, got {value!r}; rename the folder, or work from inside it")
         frozen = self.model.visual and self.model.freeze_image_backbone
         if self.data.feature_cache is not None and not frozen:
             raise UserError(

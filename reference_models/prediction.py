@@ -194,7 +194,8 @@ def _check_types(post: Mapping[str, Any]) -> None:
     if odd := sorted(set(post) - KEYS):
         raise UserError(f"unknown key {odd[0]!r}, expected some of {', '.join(sorted(KEYS))}")
     for key in {"text", "image", "head", "tail"} & set(post):
-        if not isinstance(post[key], str) or not _is_unicode(post[key]):
+        # A path may have bytes that are no UTF-8, which Python holds as half characters.
+        if not isinstance(post[key], str) or not (key == "image" or _is_unicode(post[key])):
             raise UserError(f"{key} must be a string of Unicode characters, got {post[key]!r}")
     crops = post.get("crops", [])
     if not isinstance(crops, list) or not all(isinstance(crop, str) for crop in crops):

@@ -22,7 +22,7 @@ Policy = Literal["error", "blank", "drop"]
 # Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
-RESIZE_VERSION = 1  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
+RESIZE_VERSION = 2  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
@@ -30,8 +30,8 @@ def load_image(path: Path, size: int) -> torch.Tensor:
 
     The picture is squashed to a square (bilinear, antialiased), so that nothing at its edges is lost; the field's code
     bases scale the short side to 256 and cut out the middle 224 instead. Colours are those of Pillow's
-    `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit grey is scaled down (Pillow would
-    clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
+    `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit and floating-point grey is scaled
+    down (Pillow would clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
 
     Raises:
         UserError: the file is not a picture that can be read to its end.
@@ -126,6 +126,8 @@ def decode_image(path: Path, least: int | None = None) -> Image.Image:
                 raise UserError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
             if least is not None:
                 image.draft(None, (least, least))  # does nothing for other formats
+            if image.mode == "F":
+                return Image.fromarray(_grey(np.array(image))).convert("RGB")
             if image.mode.startswith("I"):
                 return Image.fromarray((np.array(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
             if image.mode == "P" and "transparency" in image.info:
@@ -139,6 +141,14 @@ def decode_image(path: Path, least: int | None = None) -> Image.Image:
         raise UserError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders fail on damaged files with almost any exception
         raise UserError(f"cannot be read as an image ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _grey(values: np.ndarray) -> np.ndarray:
+    """Floating-point grey as uint8: 0 to 1, 0 to 255 or 0 to 65,535, whichever holds the largest value."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = values.max(initial=0.0)
+    full = next((full for full in (1.0, 255.0) if largest <= full), 65535.0)
+    return (values.clip(0, full) * (255 / full)).round().astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def file_below(folder: Path, name: str, where: str) -> Path:
         UserError: the name is absolute, leads out of the folder, or holds a character that no path can.
     """
     path = PurePath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or "\0" in name or HALF.search(name):
         raise UserError(
             f"{where}: expected the name of a file below {folder}, got {name[:80]!r}, which is not below it"
         )

@@ -15,6 +15,7 @@ from reference_models.errors import UserError
 from reference_models.hub import hub_weights
 from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.i2srm import I2SRM
+from reference_models.models.text import readable_length
 from reference_models.models.vision import VisionBackbone
 
 CLASSIFIERS = ("fc.", "classifier.")
@@ -34,6 +35,12 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
     vocabulary = len(processor.tokenizer)
     pretrained = None if settings.text == "tiny" else _load_text(settings.text, vocabulary)
     text_config: PreTrainedConfig = pretrained.config if pretrained is not None else tiny_text_config(vocabulary)
+    readable = readable_length(text_config)
+    if readable is not None and processor.max_length > readable:
+        raise UserError(
+            f"data.max_length is {processor.max_length}, and the text encoder {settings.text!r} reads {readable} "
+            f"sub-words at most; set data.max_length to {readable} or less"
+        )
     config = I2SRMConfig(
         text_config=text_config,
         vision=settings.vision if settings.visual else None,

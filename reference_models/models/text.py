@@ -11,6 +11,15 @@ from reference_models.models.attention import NAMES, Implementation
 from reference_models.models.concat import add_concat, find_layers
 from reference_models.models.prefix import Fusion, Prefix, PrefixStates
 
+OFFSET_POSITIONS = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "data2vec-text",
+    "roberta-prelayernorm",
+    "xmod",
+)
 REFUSED = "the text encoder {name!r} cannot take a visual prefix: {reason}. Choose a BERT- or RoBERTa-like encoder"
 
 
@@ -95,3 +104,13 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
     for reason, refused in reasons.items():
         if refused:
             raise UserError(REFUSED.format(name=body.config.model_type, reason=reason))
+
+
+def readable_length(config: PreTrainedConfig) -> int | None:
+    """How many sub-words an encoder can read at once; None where its positions have no end."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    # RoBERTa and its relatives count their positions from behind the padding token's.
+    offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+    return int(positions) - offset

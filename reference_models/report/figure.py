@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from reference_models.data.samples import HALF
+
 History = Sequence[Mapping[str, float]]
 
 
@@ -24,6 +26,8 @@ def training_figure(histories: Mapping[str, History], path: Path, ceiling: float
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, history) in enumerate(histories.items()):
+        # In a label, a dollar begins a formula; half characters, of a path that is no UTF-8, cannot be drawn.
+        name = HALF.sub("?", name.replace("$", r"\$"))
         for axes, key, style, label in (
             (losses, "task_loss", "-", f"{name}: task"),
             (losses, "semantic_loss", ":", f"{name}: semantic"),

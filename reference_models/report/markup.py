@@ -1,8 +1,11 @@
 """HTML from Python: text is escaped, unless it is markup already."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
+# Control characters, half characters, and those that reverse the direction of all that follows, names of tags included.
+HIDDEN = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 VOID = ("img", "meta")
 LEVEL = 4  # characters that fit above a column of a heat map
 
@@ -13,14 +16,19 @@ class Markup(str):
     __slots__ = ()
 
 
+def plain(text: str) -> str:
+    """Text for a page: escaped, and with the code of a character in place of one that would act or not be seen."""
+    return escape(HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+
+
 def join(parts: Sequence[str]) -> Markup:
     """One piece of markup from several pieces of text or markup."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts))
+    return Markup("".join(part if isinstance(part, Markup) else plain(part) for part in parts))
 
 
 def element(tag: str, /, *children: str, **attributes: str) -> Markup:
     """An element; an attribute whose name is a word of Python ends in an underscore, as in `class_`."""
-    written = "".join(f' {key.rstrip("_")}="{escape(value)}"' for key, value in attributes.items())
+    written = "".join(f' {key.rstrip("_")}="{plain(value)}"' for key, value in attributes.items())
     return Markup(f"<{tag}{written}>" if tag in VOID else f"<{tag}{written}>{join(children)}</{tag}>")
 
 

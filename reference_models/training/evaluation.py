@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.processor import Processor
-from reference_models.data.samples import Sample
+from reference_models.data.samples import HALF, Sample
 from reference_models.models.base import Extractor, ExtractorOutput
 from reference_models.training.metrics import NO_RELATION, ner_scores, relation_scores
 
@@ -103,4 +103,6 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
             row |= {"predicted": predicted, "true": sample.relation or sample.tags}
             if sample.id in evaluation.missed:
                 row["too_long"] = True
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            line = json.dumps(row, ensure_ascii=False)
+            # A path that is no UTF-8 has half characters for its bytes, which only an escape can write.
+            file.write((json.dumps(row) if HALF.search(line) else line) + "\n")

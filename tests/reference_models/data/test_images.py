@@ -222,6 +222,17 @@ def test_16_bit_pgm_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert load_image(tmp_path / "a.pgm", 2).unique().tolist() == [30_000 // 256]
 
 
+@pytest.mark.parametrize(("full", "share"), [(1.0, 0.5), (255.0, 0.5), (65535.0, 0.5), (1.0, 0.0)])
+def test_floating_point_grey_is_scaled_and_not_black(full: float, share: float, tmp_path: Path) -> None:
+    values = np.full((8, 8), full * share, np.float32)
+    values[0] = full, np.nan, np.inf, *[full] * 5
+    Image.fromarray(values).save(tmp_path / "a.tiff")
+    pixels = load_image(tmp_path / "a.tiff", 8)
+    assert pixels[:, 5, 5].tolist() == [round(255 * share)] * 3
+    assert pixels[:, 0, 7].tolist() == [255] * 3
+    assert pixels[:, 0, 1].tolist() == [0] * 3
+
+
 def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])

@@ -25,7 +25,7 @@ def make_processor(task="re", words=50):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
-    return Processor(tokenizer, task, ["None", "peer", "place"], image_size=64)
+    return Processor(tokenizer, task, ["None", "peer", "place"], max_length=24, image_size=64)
 
 
 def save_resnet(path, **kwargs):
@@ -147,6 +147,24 @@ def test_text_encoder_takes_weights_from_a_local_folder(family, dtype, tmp_path)
             assert torch.equal(state[name][: len(value)], value.float()), name
     assert len(model.text.body.get_input_embeddings().weight) == 50 + len(MARKERS)
     assert model.train()(**make_batch()).loss.isfinite()
+
+
+@pytest.mark.parametrize(("family", "longest"), [("bert", 64), ("roberta", 61), ("modernbert", 64)])
+def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
+    config = text_config(family)
+    config.max_position_embeddings = 64
+    config.pad_token_id = 2
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    settings, processor = ModelConfig(**(TINY | {"text": str(tmp_path)})), make_processor()
+    processor.max_length = longest
+    model = build_model(settings, processor).eval()
+    ids = torch.full((1, longest), 5)
+    assert model.text(ids, torch.ones_like(ids)).shape[1] == longest  # no position is missing
+    processor.max_length = longest + 1
+    with pytest.raises(
+        UserError, match=rf"data\.max_length is {longest + 1}, and .* reads {longest} sub-words at most"
+    ):
+        build_model(settings, processor)
 
 
 def test_text_encoder_that_cannot_be_loaded_is_a_clear_error(tmp_path):

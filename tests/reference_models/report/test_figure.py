@@ -16,6 +16,12 @@ HISTORY = [
 ]
 
 
+@pytest.mark.parametrize("name", ["$x_$ {", "caf\udcff", "a\\b"])
+def test_any_name_of_a_run_can_be_drawn(name: str, tmp_path: Path) -> None:
+    training_figure({name: HISTORY}, tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").format == "PNG"
+
+
 def test_curves_of_all_runs_and_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     save = Figure.savefig

@@ -11,6 +11,17 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     assert join(["<", element("b", "<")]) == "&lt;<b>&lt;</b>"
 
 
+@pytest.mark.parametrize("character", ["\u202e", "\u2067", "\0", "\x1b", "\x85", "\udcff"])
+def test_characters_that_act_or_are_not_seen_are_shown_by_their_code(character: str) -> None:
+    code = f"\\u{ord(character):04x}"
+    assert element("p", f"a{character}b", title=character) == f'<p title="{code}">a{code}b</p>'
+
+
+def test_ordinary_text_is_left_alone() -> None:
+    text = "two\nlines\tof שלום, سلام, 漢字 and \N{WAVING HAND SIGN}"
+    assert join([text]) == text
+
+
 def test_attributes_are_escaped() -> None:
     assert element("span", class_='"><', name="x") == '<span class="&quot;&gt;&lt;" name="x"></span>'
 
