@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     evaluate.add_argument("--split", choices=["train", "valid", "test"], default="test")
     evaluate.add_argument("--int8", action="store_true", help=INT8)
+    evaluate.add_argument("--json", action="store_true", help="print all scores as JSON, as fractions from 0 to 1")
     evaluate.set_defaults(command=_evaluate)
 
     report = commands.add_parser(
@@ -259,7 +260,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
     evaluation = evaluate(run, config, options.split, int8=options.int8)
-    print(_scores(options.split, len(evaluation.samples), evaluation.scores))
+    samples, classes = len(evaluation.samples), evaluation.classes()
+    if options.json:
+        told = {"split": options.split, "samples": samples, "scores": evaluation.scores, "classes": classes}
+        print(json.dumps(told, indent=1))
+        return
+    print(_scores(options.split, samples, evaluation.scores))
+    width = max(map(len, classes), default=0)
+    for name, scores in classes.items():
+        numbers = ", ".join(f"{key} {100 * scores[key]:6.2f}" for key in SHOWN)
+        print(f"  {name:<{width}}  {numbers}, {scores['support']} of them")
 
 
 def _report(options: argparse.Namespace) -> None:

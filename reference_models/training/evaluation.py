@@ -1,7 +1,7 @@
 """Predictions of a model for a split, and their scores."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from reference_models.data.dataset import EncodedSplit
 from reference_models.data.processor import Processor
 from reference_models.data.samples import HALF, Sample
 from reference_models.models.base import Extractor, ExtractorOutput
-from reference_models.training.metrics import NO_RELATION, ner_scores, relation_scores
+from reference_models.training.metrics import NO_RELATION, class_scores, ner_scores, relation_scores, spans
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,21 @@ class Evaluation:
     samples: Sequence[Sample]
     predictions: list[list[str] | str]
     missed: frozenset[str] = frozenset()
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """The scores of each type of entity, or of each relation; see `class_scores`."""
+        return class_scores(_found(sample.relation or sample.tags for sample in self.samples), _found(self.predictions))
+
+
+def _found(answers: Iterable[Sequence[str] | str]) -> list[tuple[Any, ...]]:
+    """Each entity of each sentence, or the relation of each pair, as a tuple that ends with its class."""
+    found: list[tuple[Any, ...]] = []
+    for number, answer in enumerate(answers):
+        if not isinstance(answer, str):
+            found += [(number, *span) for span in spans(answer)]
+        elif answer != NO_RELATION:
+            found.append((number, answer))
+    return found
 
 
 def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:

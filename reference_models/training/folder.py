@@ -1,6 +1,7 @@
 """The folder of a run: begun once, continued by the same command, never written over."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from reference_models.config import RunConfig
 from reference_models.errors import UserError
 from reference_models.files import read_json, writable
 
+logger = logging.getLogger(__name__)
+ENVIRONMENT = "environment"  # the fact that is compared, but may differ
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
 # Settings that may name a file or folder, or something on a hub.
 PATHS = ("data.root", "data.feature_cache", "model.text", "model.vision_weights")
@@ -42,6 +45,8 @@ def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
 def check_folder(output: Path, start: dict[str, Any], *, complete: bool = True) -> None:
     """Check that `output` is free, or holds a run that started in the same way.
 
+    Other versions or another device are no other run, but a warning where the run is unfinished.
+
     Args:
         output: folder of the run.
         start: from `start_of`.
@@ -55,12 +60,26 @@ def check_folder(output: Path, start: dict[str, Any], *, complete: bool = True) 
     if not (output / START).is_file():
         raise UserError(f"the folder {output} exists already and holds no run; name another one with --output")
     before = read_json(output / START, "name another folder with --output")
-    changed = [key for key in (before | start if complete else start) if before.get(key) != start.get(key)]
+    keys = (before | start if complete else start).keys() - {ENVIRONMENT}
+    changed = [key for key in before | start if key in keys and before.get(key) != start.get(key)]
     if changed:
         was = ", ".join(f"{key} was {before.get(key)!r} and is now {start.get(key)!r}" for key in changed)
         raise UserError(
             f"a run of other settings exists already in {output}: {was}; repeat its command to go on with it, or name "
             "another folder with --output"
+        )
+    if not (output / METRICS).exists():
+        _warn_of_environment(output, before.get(ENVIRONMENT, {}), start.get(ENVIRONMENT, {}))
+
+
+def _warn_of_environment(output: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    others = [key for key in now if before.get(key, now[key]) != now[key]]
+    if others:
+        logger.warning(
+            "the run in %s began with %s and resumes with %s: it may end with other weights than in one go",
+            output,
+            ", ".join(f"{key} {before[key]}" for key in others),
+            ", ".join(f"{key} {now[key]}" for key in others),
         )
 
 

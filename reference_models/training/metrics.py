@@ -1,6 +1,8 @@
 """Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations without None."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any
 
 from reference_models.data.samples import TAGS
 
@@ -72,6 +74,25 @@ def relation_scores(gold: Sequence[str], predicted: Sequence[str], none: str = N
     scores = _prf(correct, sum(guess != none for guess in predicted), sum(true != none for true in gold))
     scores["accuracy"] = sum(true == guess for true, guess in pairs) / len(pairs) if pairs else 0.0
     return scores
+
+
+def class_scores(
+    true: Collection[tuple[Any, ...]], predicted: Collection[tuple[Any, ...]]
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class.
+
+    Args:
+        true: what is there, each as a tuple that ends with its class, such as (sentence, start, end, type).
+        predicted: what was predicted, likewise; each tuple once.
+
+    Returns:
+        For each class {"precision", "recall", "f1", "support"}, the most frequent first; those that are only predicted
+        come last.
+    """
+    support, guessed = (Counter(item[-1] for item in items) for items in (true, predicted))
+    correct = Counter(item[-1] for item in set(true) & set(predicted))
+    names = sorted(support | guessed, key=lambda name: (-support[name], name))
+    return {name: {**_prf(correct[name], guessed[name], support[name]), "support": support[name]} for name in names}
 
 
 def _prf(correct: int, predicted: int, true: int) -> dict[str, float]:

@@ -25,11 +25,13 @@ from reference_models.models.i2srm import I2SRM
 from reference_models.models.int8 import use_int8
 from reference_models.report.figure import training_figure
 from reference_models.training.checkpoints import last_checkpoint
+from reference_models.training.environment import environment
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
 from reference_models.training.feature_cache import fill_cache
 from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.folder import (
     CONFIG,
+    ENVIRONMENT,
     METRICS,
     check_folder,
     check_unfinished,
@@ -155,7 +157,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     check_folder(output, start_of(config), complete=False)
     samples = {split: read_samples(config, split) for split in SPLITS}
     prints = input_fingerprints(config, samples)
-    check_folder(output, start := start_of(config, **prints, processes=arguments.world_size))
+    facts = {"processes": arguments.world_size, ENVIRONMENT: environment(arguments.device)}
+    check_folder(output, start := start_of(config, **prints, **facts))
     if (output / METRICS).exists():
         shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them
         if skip_finished:
@@ -207,6 +210,10 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "seconds": history[-1]["seconds"],
             "waited": fmean(entry["waited"] for entry in history if "waited" in entry),
             "seed": config.training.seed,
+            "precision": config.training.precision,
+            "processes": arguments.world_size,
+            ENVIRONMENT: environment(arguments.device),
+            "classes": {"test": test.classes()},
         }
         if arguments.should_save:
             with writable(output):

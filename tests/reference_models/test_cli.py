@@ -106,6 +106,34 @@ def test_evaluate_and_predict_agree_with_the_model_in_memory(
     assert capsys.readouterr().out.strip()
 
 
+@pytest.mark.parametrize("task", FILES)
+def test_evaluate_scores_each_class(task: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(runs / task), "--split", "train", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["split"], told["samples"]) == ("train", SIZES["train"])
+    supports = [scores["support"] for scores in told["classes"].values()]
+    assert supports == sorted(supports, reverse=True)
+    correct = sum(scores["recall"] * scores["support"] for scores in told["classes"].values())
+    assert told["scores"]["recall"] == pytest.approx(correct / sum(supports))
+    if task == "ner":
+        assert all(told["classes"][kind]["f1"] == told["scores"][f"{kind}_f1"] for kind in ("PER", "LOC"))
+    assert main(["evaluate", str(runs / task), "--split", "train"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(told["classes"])
+    assert [int(line.split()[-3]) for line in lines] == supports
+
+
+@pytest.mark.parametrize("task", FILES)
+def test_scores_name_what_they_were_computed_with(task: str, runs: Path) -> None:
+    metrics = json.loads((runs / task / "metrics.json").read_text())
+    assert metrics["environment"]["torch"] == version("torch")
+    assert metrics["environment"]["transformers"] == version("transformers")
+    assert metrics["environment"]["device"].startswith(("cpu", "cuda"))
+    assert metrics["precision"] == "fp32"
+    assert metrics["classes"]["test"]
+
+
 @pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
 def test_int8_computes_the_text_encoder_alone_in_int8(

@@ -122,3 +122,20 @@ def test_other_weights_of_the_image_backbone_are_another_run(data: Path, tmp_pat
     torch.save(resnet18().state_dict(), file)
     with pytest.raises(UserError, match=r"weights_fingerprint was '\w{12}' and is now '\w{12}'; repeat"):
         train(settings)
+
+
+def test_a_resume_under_other_versions_is_warned_of(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, output = config(data, tmp_path / "run"), tmp_path / "run"
+    facts = {"torch": "1.0", "device": "cpu"}
+    make_folder(output, settings, start_of(settings, environment=facts))
+    check_folder(output, start_of(settings, environment=facts))
+    assert caplog.messages == []
+    check_folder(output, start_of(settings, environment={"torch": "2.0", "device": "cpu"}))
+    [message] = caplog.messages
+    assert "began with torch 1.0 and resumes with torch 2.0" in message
+    write_json(output / METRICS, {})
+    caplog.clear()
+    check_folder(output, start_of(settings, environment={"torch": "2.0", "device": "cpu"}))
+    assert caplog.messages == []

@@ -1,12 +1,14 @@
 """Scores against values worked out by hand, a slow second implementation, and scikit-learn."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from reference_models.data.samples import TAGS
-from reference_models.training.metrics import TYPES, ner_scores, relation_scores, spans
+from reference_models.training.metrics import TYPES, class_scores, ner_scores, relation_scores, spans
 
 SENTENCES = st.lists(st.lists(st.sampled_from(TAGS), max_size=8), max_size=6)
 RELATIONS = st.lists(st.tuples(*[st.sampled_from(["None", "peer", "part_of", "contain"])] * 2), max_size=20)
@@ -136,3 +138,22 @@ def test_relations_against_scikit_learn(pairs: list[tuple[str, str]]) -> None:
     assert scores == pytest.approx(
         {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy_score(gold, predicted)}
     )
+
+
+def test_scores_of_each_class_are_those_of_sklearn() -> None:
+    rng = random.Random(0)
+    names = ["None", "a", "b", "c"]
+    gold, said = (rng.choices(names, k=200) for _ in range(2))
+    pairs = [[(number, name) for number, name in enumerate(side) if name != "None"] for side in (gold, said)]
+    found = class_scores(*pairs)
+    expected = precision_recall_fscore_support(gold, said, labels=list(found), zero_division=0.0)
+    assert set(found) == {"a", "b", "c"}
+    for place, scores in enumerate(found.values()):
+        assert list(scores.values()) == pytest.approx([part[place] for part in expected])
+
+
+def test_a_class_that_is_only_predicted_comes_last() -> None:
+    assert class_scores([(0, "b"), (1, "b")], [(0, "a"), (1, "b")]) == {
+        "b": {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2},
+        "a": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
+    }
