@@ -115,9 +115,12 @@ class TrainingConfig:
         gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
         group_by_length: make batches of sentences of about one length.
         keep: epoch whose weights are kept: the "best" on validation (the first of equals), or the "last".
+        patience: epochs without a better F1 on validation after which the training stops early; 0 for never. The rates
+            still fall as if all epochs came.
         checkpoint_steps: steps between two checkpoints; 0 for one at the end of each epoch, which there is in any case.
         seed: of everything random.
         workers: processes that load pictures beside the training; 0 loads them in it.
+        log_to: also log to "tensorboard", in the folder of the run, or to "wandb", whose package is to be installed.
     """
 
     epochs: int = 25
@@ -138,13 +141,15 @@ class TrainingConfig:
     gradient_checkpointing: bool = False
     group_by_length: bool = False
     keep: Literal["best", "last"] = "best"
+    patience: int = 0
     checkpoint_steps: int = 0
     seed: int = 0
     workers: int = 0
+    log_to: Literal["none", "tensorboard", "wandb"] = "none"
 
     def __post_init__(self) -> None:
         rates = {name: 0 for name, value in vars(self).items() if name.endswith("learning_rate") and value is not None}
-        least = {"weight_decay": 0, "warmup": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
+        least = {"weight_decay": 0, "warmup": 0, "patience": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
         _check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **rates, **least)
         if self.warmup >= 1:
             raise UserError(f"training.warmup is a share of the steps and must be below 1, got {self.warmup}")

@@ -34,7 +34,7 @@ def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
     """
     sections = {"data": config.data, "model": config.model, "training": config.training}
     named = {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}
-    del named["training.workers"]
+    del named["training.workers"], named["training.log_to"]
     for key in PATHS:
         if named[key] is not None and Path(named[key]).exists():
             named[key] = os.path.normpath(named[key])

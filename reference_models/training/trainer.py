@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction, ProgressCallback, Trainer, TrainingArguments
+from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -26,7 +26,9 @@ from reference_models.training.checkpoints import (
     finish_checkpoint,
 )
 from reference_models.training.divergence import check_finite, largest_weight
+from reference_models.training.early_stop import EarlyStop, is_exhausted
 from reference_models.training.evaluation import score
+from reference_models.training.loggers import check_logger, make_logger
 from reference_models.training.optimizer import learning_rates, parameter_groups
 from reference_models.training.progress import EpochLines
 from reference_models.training.sampling import EpochSampler
@@ -39,8 +41,9 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
     """The Trainer's own settings: one evaluation and checkpoint an epoch. Joins the other processes, if there are any.
 
     Raises:
-        UserError: a precision that this machine has not.
+        UserError: a precision that this machine has not, or a logger that is not installed.
     """
+    check_logger(settings.log_to)
     has_accelerator = torch.accelerator.is_available()
     if settings.precision == "fp16" and not has_accelerator:
         raise UserError('training.precision: "fp16" needs an accelerator, and none was found; use "bf16" or "fp32"')
@@ -117,6 +120,10 @@ class ExtractionTrainer(Trainer):
             compute_metrics=self._scores_of_validation,
             callbacks=[StepCheckpoints(settings.checkpoint_steps)] if settings.checkpoint_steps else None,
         )
+        if settings.patience:
+            self.add_callback(EarlyStop(settings.patience))
+        if settings.log_to != "none":
+            self.add_callback(make_logger(settings.log_to, Path(arguments.output_dir).parent))
         self.remove_callback(ProgressCallback)
         self._lines = EpochLines()
         self.add_callback(self._lines)
@@ -129,7 +136,12 @@ class ExtractionTrainer(Trainer):
         """
         if resume_from_checkpoint is not None:
             check_checkpoint(resume_from_checkpoint)
-            read_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME, ADVICE)
+            state = read_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME, ADVICE)
+            if self.settings.patience and is_exhausted(state["log_history"], self.settings.patience):
+                # It had stopped early, and a kill came before it was finished.
+                self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+                self._load_from_checkpoint(resume_from_checkpoint)
+                return None
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint)
         finally:

@@ -114,12 +114,17 @@ def test_json_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n'
 
 
+def save_resnet(file: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.save(resnet18().state_dict(), file)
+
+
 def test_other_weights_of_the_image_backbone_are_another_run(data: Path, tmp_path: Path) -> None:
     file, settings = tmp_path / "weights.pt", config(data, tmp_path / "run", "--training.epochs", "1")
     settings.model.vision, settings.model.vision_weights = "resnet18", str(file)
-    torch.save(resnet18().state_dict(), file)
+    save_resnet(file, seed=1)
     train(settings)
-    torch.save(resnet18().state_dict(), file)
+    save_resnet(file, seed=2)
     with pytest.raises(UserError, match=r"weights_fingerprint was '\w{12}' and is now '\w{12}'; repeat"):
         train(settings)
 
