@@ -22,6 +22,8 @@ class DataConfig:
             it from the training (counted; where scores are computed, it counts as missed).
         max_length: limit of a sentence in sub-words.
         image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
+        resize: how pictures become squares: "squash", or "centre-crop" as in the field's code (short side to 256, the
+            middle 224; other sizes in proportion).
         max_crops: object crops of a sample at most.
         feature_cache: folder where the features of pictures are kept, so that each picture meets a frozen image
             backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs
@@ -34,6 +36,7 @@ class DataConfig:
     long_samples: Literal["error", "drop"] = "error"
     max_length: int = 80
     image_size: int = 224
+    resize: Literal["squash", "centre-crop"] = "squash"
     max_crops: int = 3
     feature_cache: str | None = None
 
@@ -63,6 +66,8 @@ class ModelConfig:
         attn_mixup: whether AttnMixup acts in training.
         mixup: keyword arguments of `attnmixup.AttnMixup` beyond its defaults.
         semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
+        pair: what stands for each entity of a relation: the "mean" of the sub-words between its markers, or its opening
+            "marker".
         tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
         head_dropout: dropout before the linear layer of the head.
     """
@@ -81,6 +86,7 @@ class ModelConfig:
     attn_mixup: bool = True
     mixup: dict[str, Any] = field(default_factory=dict)
     semantic: dict[str, Any] = field(default_factory=dict)
+    pair: Literal["mean", "marker"] = "mean"
     tag_head: Literal["crf", "softmax"] = "crf"
     head_dropout: float = 0.1
 

@@ -11,12 +11,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
+from torchvision.transforms.functional import center_crop
+from torchvision.transforms.functional import resize as scale_image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 
+Resize = Literal["squash", "centre-crop"]
+SHORT_SIDE = 256 / 224  # of a centre crop, as a multiple of its size
 Policy = Literal["error", "blank", "drop"]
 
 # Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
@@ -25,11 +29,12 @@ MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillo
 RESIZE_VERSION = 2  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
 
 
-def load_image(path: Path, size: int) -> torch.Tensor:
+def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor:
     """A picture as uint8 (3, size, size), RGB.
 
-    The picture is squashed to a square (bilinear, antialiased), so that nothing at its edges is lost; the field's code
-    bases scale the short side to 256 and cut out the middle 224 instead. Colours are those of Pillow's
+    "squash" makes it a square (bilinear, antialiased), so that nothing at its edges is lost. "centre-crop" is what the
+    field's code bases do: they scale the short side to 256, and cut out the middle 224; other sizes in proportion.
+    Colours are those of Pillow's
     `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit and floating-point grey is scaled
     down (Pillow would clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
 
@@ -41,7 +46,11 @@ def load_image(path: Path, size: int) -> torch.Tensor:
         image = decode_image(path, 2 * size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    pixels = np.array(image.resize((size, size), Image.Resampling.BILINEAR))
+    if resize == "centre-crop":
+        image = center_crop(scale_image(image, [round(size * SHORT_SIDE)]), [size, size])
+    else:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    pixels = np.array(image)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

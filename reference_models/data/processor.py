@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reference_models.data.images import load_image
+from reference_models.data.images import Resize, load_image
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 
 MARKERS = ("[HEAD]", "[/HEAD]", "[TAIL]", "[/TAIL]")
 FILE = "processor.json"
+KEYS = ("task", "labels", "max_length", "image_size", "max_crops", "resize")
 # What an item holds of its pictures, and what becomes of that in a batch.
 PICTURES = {
     "pixels": ("pixel_values", "image_mask"),
@@ -40,6 +41,7 @@ class Processor:
         max_length: limit in sub-words, special tokens included.
         image_size: side of the square that pictures are resized to, pixels; None for a model that reads text alone.
         max_crops: crops of one sample at most.
+        resize: how pictures become squares, see `load_image`.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Processor:
         max_length: int = 80,
         image_size: int | None = 224,
         max_crops: int = 3,
+        resize: Resize = "squash",
     ) -> None:
         self.tokenizer, self.task, self.labels = tokenizer, task, list(labels)
         self.max_length, self.image_size, self.max_crops = max_length, image_size, max_crops
+        self.resize = resize
         self._ids = {label: number for number, label in enumerate(self.labels)}
         if task == "re":
             tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
@@ -61,7 +65,7 @@ class Processor:
     def save_pretrained(self, folder: Path | str) -> None:
         """Write the tokenizer and `processor.json` into `folder`."""
         self.tokenizer.save_pretrained(folder)
-        settings = {key: getattr(self, key) for key in ("task", "labels", "max_length", "image_size", "max_crops")}
+        settings = {key: getattr(self, key) for key in KEYS}
         (Path(folder) / FILE).write_text(json.dumps(settings, indent=1) + "\n")
 
     @classmethod
@@ -91,7 +95,7 @@ class Processor:
         present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
         for slot, path in enumerate(self.pictures(sample)):
             if path is not None:
-                values[slot] = load_image(path, self.image_size)
+                values[slot] = load_image(path, self.image_size, self.resize)
                 present[slot] = True
         return values, present
 

@@ -45,6 +45,7 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
         text_config=text_config,
         vision=settings.vision if settings.visual else None,
         task=processor.task,
+        pair=settings.pair,
         tag_head=settings.tag_head,
         labels=processor.labels,
         semantic_weight=settings.semantic_weight,

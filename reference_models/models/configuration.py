@@ -23,6 +23,7 @@ class I2SRMConfig(PreTrainedConfig):
         text_config: configuration of the text encoder; depth, width and heads of the visual prefix come from it.
         vision: name of the image backbone (`models.vision.BACKBONES`), or None for a model that reads text alone.
         task: "ner" (tags of words) or "re" (softmax over relations).
+        pair: an entity of a relation is the "mean" of the sub-words between its markers, or its opening "marker".
         tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
         labels: the tags or relations, in the order of their ids.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
@@ -44,6 +45,7 @@ class I2SRMConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     vision: str | None = "resnet50"
     task: Literal["ner", "re"] = "re"
+    pair: Literal["mean", "marker"] = "mean"
     tag_head: Literal["crf", "softmax"] = "crf"
     labels: list[str] | tuple[str, ...] = ()
     semantic_weight: float = 0.5

@@ -48,7 +48,8 @@ class I2SRM(Extractor):
         if self.config.task == "ner":
             words = hidden.gather(1, batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2]))
             return Fused(words, batch["word_mask"], image, has_image)
-        entities = [masked_mean(hidden, batch[name]) for name in ("head_mask", "tail_mask")]
+        summarise = opening_marker if self.config.pair == "marker" else masked_mean
+        entities = [summarise(hidden, batch[name]) for name in ("head_mask", "tail_mask")]
         return Fused(torch.cat(entities, dim=-1), None, image, has_image)
 
     def features(self, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:
@@ -69,6 +70,12 @@ class I2SRM(Extractor):
         embeddings = features.embedding.new_zeros(*seen.shape, features.embedding.shape[1])
         embeddings[seen] = features.embedding
         return self.prefix(features.cells, seen), embeddings[:, 0], (seen & present)[:, 0]
+
+
+def opening_marker(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The states (B, C) right before each entity in `hidden` (B, L, C), whose sub-words `mask` (B, L) has."""
+    markers = mask.int().argmax(dim=1) - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), markers]
 
 
 AutoConfig.register(I2SRMConfig.model_type, I2SRMConfig)

@@ -25,7 +25,7 @@ from reference_models.data.features import (
     shard_file,
     write_shard,
 )
-from reference_models.data.images import RESIZE_VERSION, load_image
+from reference_models.data.images import RESIZE_VERSION, Resize, load_image
 from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 from reference_models.models.stages import GRID
@@ -59,7 +59,8 @@ def fill_cache(folder: Path, backbone: VisionBackbone, split: EncodedSplit, *, p
     """
     if backbone.training:
         raise ValueError("expected a backbone in evaluation mode, because one that learns changes its features")
-    meta = describe(backbone, split.processor.image_size)
+    size, resize = split.processor.image_size, split.processor.resize
+    meta = describe(backbone, size, resize)
     place = folder / sha256(json.dumps(meta).encode()).hexdigest()[:32]
 
     names, first = np.unique(np.fromiter(map(path_key, _slots(split)), KEY), return_index=True)
@@ -79,18 +80,18 @@ def fill_cache(folder: Path, backbone: VisionBackbone, split: EncodedSplit, *, p
             missing = np.sort(once[index.find(keys[once])[:, 0] < 0])
             pairs = zip(map(bytes, keys[missing]), _pick(split, first[missing]), strict=True)
             pictures = tqdm(pairs, total=len(missing), desc="computing features", disable=not progress)
-            _write_shards(place, index, _compute(backbone, split.processor.image_size, pictures))
+            _write_shards(place, index, _compute(backbone, size, resize, pictures))
     return FeatureCache(place, Index.make(names, read_index(place).find(keys)))
 
 
-def describe(backbone: VisionBackbone, image_size: int) -> dict[str, Any]:
+def describe(backbone: VisionBackbone, image_size: int, resize: Resize = "squash") -> dict[str, Any]:
     """All that the features of a picture depend on beside its file, as plain types."""
     return {
         "backbone": backbone.name,
         "signal": backbone.signal,
         "weights": weights_fingerprint(backbone.body),
         "image_size": image_size,
-        "resize": RESIZE_VERSION,
+        "resize": f"{resize} {RESIZE_VERSION}",
         "mean": MEAN,
         "std": STD,
         "grid": GRID,
@@ -118,23 +119,23 @@ def _pick(split: EncodedSplit, positions: np.ndarray) -> Iterator[Path | None]:
     return compress(_slots(split), wanted)
 
 
-def _load(size: int, picture: tuple[bytes, Path | None]) -> tuple[bytes, Tensor | None]:
+def _load(size: int, resize: Resize, picture: tuple[bytes, Path | None]) -> tuple[bytes, Tensor | None]:
     key, path = picture
-    pixels = None if path is None else load_image(path, size)
+    pixels = None if path is None else load_image(path, size, resize)
     if content_key(path) != key:
         raise UserError(f"{path}: the file changed while its features were computed; give the command again")
     return key, pixels
 
 
 def _compute(
-    backbone: VisionBackbone, size: int, pictures: Iterable[tuple[bytes, Path | None]]
+    backbone: VisionBackbone, size: int, resize: Resize, pictures: Iterable[tuple[bytes, Path | None]]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """What `write_shard` takes, pass by pass, for content keys and paths.
 
     All passes have one size, so that no bit of a picture's features depends on how many others were missing.
     """
     device = next(backbone.parameters()).device
-    loaded = map_ahead(partial(_load, size), pictures)
+    loaded = map_ahead(partial(_load, size, resize), pictures)
     while batch := list(islice(loaded, BATCH)):
         pixels = torch.zeros(BATCH, 3, size, size, dtype=torch.uint8)
         shown = torch.zeros(BATCH, dtype=torch.bool)

@@ -104,6 +104,7 @@ def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
         max_length=data.max_length,
         image_size=data.image_size if config.model.visual else None,
         max_crops=data.max_crops,
+        resize=data.resize,
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
 from reference_models.data import images
 from reference_models.data.images import BadImage, BadImages, check_images, load_image
@@ -273,3 +274,13 @@ def test_reduced_decoding_of_a_jpeg_does_not_show(tmp_path: Path) -> None:
 def test_fine_detail_is_averaged_and_not_sampled(tmp_path: Path) -> None:
     Image.fromarray(np.tile(np.array([[0, 255], [255, 0]], dtype=np.uint8), (32, 32))).save(tmp_path / "a.png")
     assert (load_image(tmp_path / "a.png", 8).int() - 128).abs().max() <= 8
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (60, 61), (500, 40)])
+@pytest.mark.parametrize("size", [224, 32])
+def test_a_centre_crop_is_that_of_the_fields_code(shape: tuple[int, int], size: int, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    short = {224: 256, 32: 37}[size]
+    theirs = transforms.Compose([transforms.Resize(short), transforms.CenterCrop(size)])(Image.fromarray(noise))
+    assert np.array_equal(load_image(tmp_path / "a.png", size, "centre-crop").permute(1, 2, 0).numpy(), theirs)

@@ -295,3 +295,13 @@ def test_model_can_be_compiled():
         output = torch.compile(model, backend="eager")(**batch)
     torch.testing.assert_close(output.scores, scores(model, batch), atol=1e-5, rtol=1e-5)
     torch.compiler.reset()
+
+
+def test_a_pair_is_the_mean_between_its_markers_or_their_opening_ones():
+    hidden = torch.randn(4, 10, 32)
+    for pair, places in (("mean", ([1, 2], [4, 5])), ("marker", ([0], [3]))):
+        model = make_model(vision=None, pair=pair)
+        model.text.forward = lambda *_: hidden
+        fused = model.fuse(make_batch())
+        expected = torch.cat([hidden[:, place].mean(dim=1) for place in places], dim=-1)
+        torch.testing.assert_close(fused.h, expected)

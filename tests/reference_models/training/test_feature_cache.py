@@ -148,6 +148,7 @@ def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
     assert len({of(weights), *others}) == 5
     assert of(torch.tensor(1)) != of(torch.tensor(2))
     assert describe(make_backbone(), 32) == describe(make_backbone(), 32)
+    assert describe(make_backbone(), 32) != describe(make_backbone(), 32, "centre-crop")
 
 
 def test_stop_in_the_middle_costs_one_shard(
@@ -157,7 +158,7 @@ def test_stop_in_the_middle_costs_one_shard(
     whole, _ = fill(tmp_path / "whole", make_backbone(), split)
     every = len(pictures(split))
 
-    def stop(path: Path, size: int) -> torch.Tensor:
+    def stop(path: Path, size: int, resize: str) -> torch.Tensor:
         if path == pictures(split)[20]:
             raise KeyboardInterrupt
         return load_image(path, size)
@@ -194,7 +195,7 @@ def test_picture_that_cannot_be_read_or_changes_meanwhile(
         fill(tmp_path, make_backbone(), split)
     path.write_bytes(good)
 
-    def change(path: Path, size: int) -> torch.Tensor:
+    def change(path: Path, size: int, resize: str) -> torch.Tensor:
         pixels = load_image(path, size)
         path.write_bytes(path.read_bytes() + b"more")
         return pixels
@@ -223,7 +224,7 @@ def fill_and_tell(folder: Path, data: Path, told: Path) -> None:
     """In a process of its own: fill slowly, and write how many pictures were computed."""
     feature_cache.SHARD = 1
 
-    def slowly(path: Path, size: int) -> torch.Tensor:
+    def slowly(path: Path, size: int, resize: str) -> torch.Tensor:
         time.sleep(0.01)
         return load_image(path, size)
 
