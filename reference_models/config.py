@@ -20,6 +20,8 @@ class DataConfig:
             last two count and name what they touched.
         long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop"
             it from the training (counted; where scores are computed, it counts as missed).
+        label_scheme: what is tagged for named entities: words ("bio"), or all sub-words as in older baselines ("x13":
+            further tags for later sub-words of a word, both ends of a sentence, and padding).
         max_length: limit of a sentence in sub-words.
         image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
         resize: how pictures become squares: "squash", or "centre-crop" as in the field's code (short side to 256, the
@@ -34,6 +36,7 @@ class DataConfig:
     root: str = "data"
     bad_images: Literal["error", "blank", "drop"] = "error"
     long_samples: Literal["error", "drop"] = "error"
+    label_scheme: Literal["bio", "x13"] = "bio"
     max_length: int = 80
     image_size: int = 224
     resize: Literal["squash", "centre-crop"] = "squash"
@@ -42,6 +45,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
+        if self.label_scheme == "x13" and self.format != "twitter":
+            raise UserError(f"data.label_scheme=x13 is for named entities (twitter), got data.format={self.format}")
 
 
 @dataclass

@@ -14,12 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from reference_models.data.images import Resize, load_image
-from reference_models.data.samples import Sample
+from reference_models.data.samples import TAGS, Sample
 from reference_models.errors import UserError
 
 MARKERS = ("[HEAD]", "[/HEAD]", "[TAIL]", "[/TAIL]")
 FILE = "processor.json"
-KEYS = ("task", "labels", "max_length", "image_size", "max_crops", "resize")
+KEYS = ("task", "labels", "max_length", "image_size", "max_crops", "resize", "label_scheme")
+# The tags of older baselines: all sub-words are tagged, and the later ones of a word are X.
+X13 = ("[PAD]", *TAGS, "X", "[CLS]", "[SEP]")
 # What an item holds of its pictures, and what becomes of that in a batch.
 PICTURES = {
     "pixels": ("pixel_values", "image_mask"),
@@ -42,6 +44,7 @@ class Processor:
         image_size: side of the square that pictures are resized to, pixels; None for a model that reads text alone.
         max_crops: crops of one sample at most.
         resize: how pictures become squares, see `load_image`.
+        label_scheme: "bio" tags words, "x13" all sub-words, by the labels `X13`.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class Processor:
         image_size: int | None = 224,
         max_crops: int = 3,
         resize: Resize = "squash",
+        label_scheme: Literal["bio", "x13"] = "bio",
     ) -> None:
         self.tokenizer, self.task, self.labels = tokenizer, task, list(labels)
         self.max_length, self.image_size, self.max_crops = max_length, image_size, max_crops
-        self.resize = resize
+        self.resize, self.label_scheme = resize, label_scheme
         self._ids = {label: number for number, label in enumerate(self.labels)}
         if task == "re":
             tokenizer.add_special_tokens({"additional_special_tokens": list(MARKERS)})
@@ -129,6 +133,9 @@ class Processor:
         if isinstance(prediction, int):
             return self.labels[prediction]
         tags = [self.labels[i] for i in prediction if i >= 0]
+        if self.label_scheme == "x13":
+            starts = _word_starts(self._subwords(sample.words)[1])
+            tags = [tags[start] if tags[start] in TAGS else "O" for start in starts]
         return tags + ["O"] * (len(sample.words) - len(tags))
 
     def _subwords(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
@@ -144,10 +151,20 @@ class Processor:
 
     def _encode_words(self, sample: Sample) -> dict[str, Any]:
         ids, numbers = self._subwords(sample.words)
-        starts = [numbers.index(word) for word in range(max(n for n in numbers if n is not None) + 1)]
+        starts = _word_starts(numbers)
         item: dict[str, Any] = {"input_ids": ids, "word_starts": starts, "words_cut": len(sample.words) - len(starts)}
-        if sample.tags is not None:
-            item["labels"] = [self._ids[tag] for tag in sample.tags[: len(starts)]]
+        if self.label_scheme == "x13":
+            item["word_starts"] = list(range(len(ids)))
+        if sample.tags is None:
+            return item
+        tags: Sequence[str] = sample.tags[: len(starts)]
+        if self.label_scheme == "x13":
+            ends = [
+                "X" if number is not None else "[SEP]" if place else "[CLS]" for place, number in enumerate(numbers)
+            ]
+            at_start = dict(zip(starts, tags, strict=True))
+            tags = [at_start.get(place, tag) for place, tag in enumerate(ends)]
+        item["labels"] = [self._ids[tag] for tag in tags]
         return item
 
     def _encode_pair(self, sample: Sample) -> dict[str, Any]:
@@ -175,6 +192,11 @@ class Processor:
                 raise UserError(f"{sample.id}: unknown relation {sample.relation!r}")
             item["labels"] = self._ids[sample.relation]
         return item
+
+
+def _word_starts(numbers: Sequence[int | None]) -> list[int]:
+    """The place of each word's first sub-word, given the number of each sub-word's word."""
+    return [numbers.index(word) for word in range(max(number for number in numbers if number is not None) + 1)]
 
 
 def _pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:

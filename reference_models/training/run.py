@@ -14,7 +14,7 @@ from reference_models.config import RunConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
 from reference_models.data.mnre import read_relations
-from reference_models.data.processor import Processor
+from reference_models.data.processor import X13, Processor
 from reference_models.data.readers import READERS
 from reference_models.data.samples import TAGS, Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
@@ -92,7 +92,8 @@ def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
     """The processor for a configuration; the tokenizer of `tiny` is learnt from the training sentences."""
     data = config.data
     ner = data.format == "twitter"
-    labels = list(TAGS) if ner else list(read_relations(Path(data.root)))
+    tags = X13 if data.label_scheme == "x13" else TAGS
+    labels = list(tags) if ner else list(read_relations(Path(data.root)))
     if config.model.text == "tiny":
         tokenizer = learn_tokenizer((sample.words for sample in train), config.model.tiny_vocabulary)
     else:
@@ -105,6 +106,7 @@ def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
         image_size=data.image_size if config.model.visual else None,
         max_crops=data.max_crops,
         resize=data.resize,
+        label_scheme=data.label_scheme,
     )
 
 

@@ -475,6 +475,21 @@ def test_settings_that_a_command_uses_are_taken(runs: Path, capsys: pytest.Captu
     assert main(["evaluate", str(runs / "ner"), "--training.batch_size", "2", "--data.max_length", "80"]) == 0
 
 
+def test_sub_words_can_be_tagged_as_in_older_baselines(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--data.label_scheme", "x13"]
+    assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0
+    assert load_file(tmp_path / "run" / "model" / "model.safetensors")["head.linear.weight"].shape[0] == 13
+    f1 = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["f1"]
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert f"f1 {100 * f1:.2f}" in capsys.readouterr().out
+    assert main(["predict", str(tmp_path / "run"), "--text", "Ruby Vex"]) == 0
+    line = complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "other", *more))
+    assert "data.label_scheme=x13 is for named entities" in line
+
+
 def test_words_can_be_tagged_without_a_crf(sets: Path, tmp_path: Path) -> None:
     more = ["--model.tag_head", "softmax"]
     assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0

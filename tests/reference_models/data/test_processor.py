@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.data.processor import KEYS, MARKERS, Processor, TooLongError
+from reference_models.data.processor import KEYS, MARKERS, X13, Processor, TooLongError
 from reference_models.data.samples import TAGS, Sample
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
@@ -139,3 +139,22 @@ def test_saved_and_loaded_it_encodes_alike(task: str, tmp_path: Path) -> None:
     assert loaded.encode(sample) == processor.encode(sample)
     for name in KEYS:
         assert getattr(loaded, name) == getattr(processor, name)
+
+
+X = Processor(learn_tokenizer(TOKENIZER_TEXT, 120), "ner", X13, image_size=None, label_scheme="x13")
+
+
+@given(words_strategy, st.data())
+def test_thirteen_tags_name_every_subword_and_lead_back_to_words(words: list[str], data: st.DataObject) -> None:
+    tags = tuple(data.draw(st.sampled_from(TAGS)) for _ in words)
+    sample = Sample("x:1", tuple(words), tags=tags)
+    item, plain = X.encode(sample), NER.encode(sample)
+    assert len(X13) == len(set(X13)) == 13
+    assert item["input_ids"] == plain["input_ids"]
+    assert item["word_starts"] == list(range(len(item["input_ids"])))
+    names = [X13[label] for label in item["labels"]]
+    assert (names[0], names[-1]) == ("[CLS]", "[SEP]")
+    assert [names[start] for start in plain["word_starts"]] == list(tags)
+    assert names.count("X") == len(names) - 2 - len(words)
+    assert X.names(sample, [*item["labels"], -100]) == list(tags)
+    assert X.names(sample, [X13.index("X")] * len(names)) == ["O"] * len(words)
