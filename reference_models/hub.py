@@ -11,7 +11,7 @@ from reference_models.errors import UserError
 
 def hub_file(weights: WeightsEnum) -> Path:
     """Where torchvision keeps the file of these weights once it is downloaded."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir(), "checkpoints", weights.url.rsplit("/", 1)[-1])
 
 
 def hub_weights(weights: WeightsEnum, setting: str) -> dict[str, Tensor]:

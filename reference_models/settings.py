@@ -76,7 +76,7 @@ def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collecti
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings by the keys of the command line."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
         below = flat_settings(value) if isinstance(value, dict) else {}
         flat |= {f"{key}.{name}": inner for name, inner in below.items()} or {key: value}

@@ -47,10 +47,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, add_prefix_space=True)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.text: no tokenizer could be loaded from {name!r} ({str(error).splitlines()[0]})"
-        ) from error
+    except Exception as error:  # a damaged file can fail with almost any exception
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"model.text: no tokenizer could be loaded from {name!r} ({reason})") from error
     if not tokenizer.is_fast:
         raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
     return tokenizer

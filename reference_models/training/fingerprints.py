@@ -44,9 +44,8 @@ def images_fingerprint(samples: Iterable[Sample]) -> str:
     listed = [(sample.id, [path for path in (sample.image, *sample.crops) if path]) for sample in samples]
     paths = list(dict.fromkeys(path for _, own in listed for path in own))
     contents = dict(zip(paths, map_ahead(_content, paths), strict=True))
-    return _digest(
-        part for name, own in listed for part in (repr((name, [p.name for p in own])).encode(), *map(contents.get, own))
-    )
+    named = ((repr((name, [path.name for path in own])).encode(), own) for name, own in listed)
+    return _digest(part for text, own in named for part in (text, *(contents[path] for path in own)))
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -35,3 +35,12 @@ def test_case_is_kept() -> None:
 def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model\.text: no tokenizer could be loaded from"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"model": 3}', "[]"])
+def test_a_damaged_tokenizer_is_one_clear_error(content: str, tmp_path: Path) -> None:
+    learn_tokenizer(SENTENCES, 80).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"model\.text: no tokenizer could be loaded from") as error:
+        load_tokenizer(str(tmp_path))
+    assert "\n" not in str(error.value)
