@@ -9,15 +9,21 @@ from pathlib import Path
 import torch
 
 from reference_models.errors import UserError
+from reference_models.files import writable
 
 Key = str | int
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path` and move it there in one step, so that no half of it is ever seen."""
+    """Let `write` fill a file beside `path` and move it there in one step, so that no half of it is ever seen.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     part = path.with_name(f"{path.stem}.part")  # a fixed name, because torch writes it into its files
-    write(part)
-    os.replace(part, path)
+    with writable(path):
+        write(part)
+        os.replace(part, path)
 
 
 def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:

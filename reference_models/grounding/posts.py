@@ -6,6 +6,7 @@ from pathlib import Path
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
+from reference_models.files import writable
 from reference_models.grounding.boxes import cut, select_boxes
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import Detector, load_detector
@@ -51,8 +52,10 @@ class PostGrounder:
             raise UserError(f"{sample.image}: {error}") from error
         [boxes] = self.detector.detect([picture], self._find_phrases([sample]))
         crops = []
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         for rank, box in enumerate(select_boxes(boxes, picture.width, picture.height, self.config.top)):
             crops.append(self.folder / f"{name}_{rank}.png")
-            cut(picture, box, self.config.size).save(crops[-1])
+            with writable(crops[-1]):
+                cut(picture, box, self.config.size).save(crops[-1])
         return replace(sample, crops=tuple(crops))

@@ -228,7 +228,7 @@ def test_a_stopped_run_with_other_settings_is_not_mixed_in(bare: DataConfig, mon
 
 def test_a_folder_that_cannot_be_written_to_is_named(bare: DataConfig) -> None:
     (Path(bare.root) / "crops_train.partial.part").mkdir()
-    with pytest.raises(UserError, match=r"crops_train\.partial\.part: crops cannot be written here"):
+    with pytest.raises(UserError, match=r"crops_train\.partial\.part: cannot be written \("):
         make(bare)
 
 
@@ -249,3 +249,14 @@ def test_a_picture_of_several_tweets_is_looked_at_once() -> None:
 def test_wrong_settings_are_one_clear_error(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GroundingConfig(**wrong)
+
+
+def test_a_full_disk_is_named(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for dictionary in Path(data.root).rglob("*_dict.pth"):
+        dictionary.unlink()
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(UserError, match=r"crops/\S+\.png: cannot be written \(No space left on device\)"):
+        make_crops(data, CENTRE)
