@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import attnmixup
-from attnmixup import distributed, functional, sampling, schedule
+from attnmixup import batch_norm, distributed, functional, sampling, schedule, training
 
 HEAD = """# API
 
@@ -28,10 +28,13 @@ PAGES: list[tuple[ModuleType, list[str]]] = [
             "mixed_loss",
             "row_weights",
             "masked_mean",
+            "finite_padding",
         ],
     ),
-    (sampling, ["draw_plan", "draw_lam", "draw_rows", "draw_permutation", "draw_other_class", "draw_balanced"]),
+    (sampling, ["draw_plan", "draw_lam", "draw_rows", "draw_permutation", "draw_other_class", "draw_balanced", "draw_derangement"]),
     (schedule, ["strength_at"]),
+    (training, ["missing_parameters", "warn_of_missing_parameters"]),
+    (batch_norm, ["statistics_of_originals"]),
     (distributed, ["gather_rows"]),
 ]
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from strategies import DIM
+from strategies import DIM, traced
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -91,6 +91,7 @@ def test_scores_are_computed_in_float32_under_autocast():
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
 
 
+@traced
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"partner": "balanced"}])
 def test_one_graph(kind, options):
@@ -106,6 +107,7 @@ def test_one_graph(kind, options):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@traced
 def test_one_graph_computes_the_same():
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, dropout=0.0)
@@ -149,17 +151,20 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
     return len(graphs)
 
 
+@traced
 @pytest.mark.parametrize("preset", ["paper", "release"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_graphs_serve_all_sizes(kind, preset):
     assert graphs_of({"preset": preset}, kind) <= 4
 
 
+@traced
 def test_few_graphs_serve_sizes_that_are_known_to_vary():
     assert graphs_of({}, "sequences", dynamic=True) <= 4
     assert graphs_of({}, "vectors", marked=True) <= 2
 
 
+@traced
 def test_a_schedule_of_the_strength_compiles_once_and_once_without_mixing():
     graphs = []
     model = Model(dropout=0.0)
@@ -175,6 +180,7 @@ def test_a_schedule_of_the_strength_compiles_once_and_once_without_mixing():
     assert len(set(losses)) == 12
 
 
+@traced
 def test_tiles_are_not_unrolled(monkeypatch):
     monkeypatch.setattr(tiled, "CPU_TILE", 30)
     nodes = []
@@ -189,6 +195,7 @@ def test_tiles_are_not_unrolled(monkeypatch):
     assert nodes[0] == nodes[1]
 
 
+@traced
 def test_one_graph_in_blocks(monkeypatch):
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
     monkeypatch.setattr(tiled, "CPU_TILE", 30)
@@ -200,6 +207,7 @@ def test_one_graph_in_blocks(monkeypatch):
     assert all(parameter.grad is not None for parameter in attention.parameters())
 
 
+@traced
 def test_compiled_draws_differ_from_step_to_step():
     mixer = torch.compile(AttnMixup(DIM), fullgraph=True, backend="aot_eager")
     embeddings = torch.randn(6, DIM)
@@ -234,6 +242,7 @@ def test_export_for_any_batch_size():
     torch.testing.assert_close(program.module()(embeddings), model(embeddings))
 
 
+@traced
 @pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
 @pytest.mark.parametrize("preset", ["paper", "release"])
 def test_no_step_looks_at_a_value(partner, preset):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import ratios, seeds, sizes
+from strategies import ratios, seeds, sizes, traced
 
 from attnmixup import sampling
 from attnmixup.options import MixupOptions
@@ -138,6 +138,7 @@ def test_several_labels_of_a_sample_are_no_class():
             sampling.draw_plan(replace(PAPER, partner=partner), 2, targets=torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
 
 
+@traced
 def test_draws_follow_the_device_of_what_is_given():
     for given_tensors in (
         {"targets": torch.zeros(4, device="meta")},
