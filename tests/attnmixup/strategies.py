@@ -7,7 +7,6 @@ import torch
 from hypothesis import strategies as st
 
 
-
 def draws_without_values():
     """Whether this torch can trace the draw of a gamma variable, as torch.compile and the meta device need."""
     try:
