@@ -91,6 +91,14 @@ def test_scores_are_computed_in_float32_under_autocast():
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
 
 
+def test_autocast_changes_no_score():
+    query, key, vector = torch.randn(2, 4, 64), torch.randn(2, 4, 64), torch.randn(2, 64)
+    scores = functional.dot_scores(query, key), functional.additive_scores(query, key, vector)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(functional.dot_scores(query, key), scores[0])
+        assert torch.equal(functional.additive_scores(query, key, vector), scores[1])
+
+
 @traced
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"partner": "balanced"}])

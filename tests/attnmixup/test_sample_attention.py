@@ -165,6 +165,21 @@ def test_blocks_are_used(monkeypatch):
     assert seen == [100 // (2 * 5), 100 // (2 * 5 * 3)]
 
 
+def test_dropout_acts_on_every_update_before_its_residual(monkeypatch):
+    shapes = []
+
+    def drop_everything(like, rate, *, generator=None):
+        shapes.append(tuple(like.shape))
+        return torch.zeros_like(like)
+
+    monkeypatch.setattr(sample_attention.sampling, "draw_dropout", drop_everything)
+    attention = attention_of(dropout=0.5, feed_forward=8).train()
+    embeddings = tensors(0, 5, DIM)
+    result = attention(embeddings)[0]
+    assert shapes == [(5, DIM), (5, 8), (5, DIM)]
+    torch.testing.assert_close(result, attention.feed_forward.norm(attention.norm(embeddings)))
+
+
 def test_dropout_acts_in_training_only_and_draws_from_the_generator():
     attention = attention_of(dropout=0.5, feed_forward=8)
     embeddings = tensors(0, 5, DIM)

@@ -207,6 +207,28 @@ def test_rows_of_the_final_set_are_drawn_at_random(field):
     assert ((counts - expected).abs() < 80).all()
 
 
+def test_synthetic_rows_are_drawn_apart_from_the_transformed_ones():
+    draw, overlap = generator(), 0
+    for _ in range(500):
+        plan = sampling.draw_plan(PAPER, 10, generator=draw)
+        overlap += len(set(plan.transformed.tolist()) & set((plan.first % 10).tolist()))
+    assert abs(overlap / 500 - 6 * 4 / 10) < 0.2
+
+
+def test_pairs_have_no_fixed_distance():
+    draw, distances = generator(), torch.zeros(10)
+    for _ in range(500):
+        plan = sampling.draw_plan(PAPER, 10, generator=draw)
+        distances[(plan.second - plan.first) % 10] += 1
+    assert (distances > 100).all()
+
+
+def test_lam_has_no_order():
+    draw = generator()
+    plans = torch.stack([sampling.draw_plan(PAPER, 10, generator=draw).lam for _ in range(1000)])
+    assert ((plans.mean(0) - 0.5).abs() < 0.05).all()
+
+
 @given(size=sizes, seed=seeds)
 def test_plan_of_the_release(size, seed):
     options = replace(PAPER, sampling="slice", final="slice", lam="batch")

@@ -247,6 +247,7 @@ def test_a_trainer_trains_resumes_and_predicts(kind, tmp_path):
     arguments = arguments_of(tmp_path, save_strategy="steps", save_steps=2, gradient_accumulation_steps=2)
     callback = StrengthCallback(wrapped.mixer, ramp=1.0)
     trainer = Trainer(wrapped, arguments, train_dataset=data, eval_dataset=data, callbacks=[callback])
+    assert not trainer.model_accepts_loss_kwargs  # accumulated steps are averaged
     before = [parameter.detach().clone() for parameter in wrapped.parameters()]
     trainer.train()
     assert wrapped.mixer.strength == 0.75
