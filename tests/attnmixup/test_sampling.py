@@ -1,5 +1,6 @@
 """What is drawn: the right distributions, from the right generator, within the right bounds."""
 
+import re
 from dataclasses import replace
 
 import oracles
@@ -113,6 +114,31 @@ def test_balanced_stays_within_groups(rows, seed):
     assert [rows[chosen][0] for chosen in partner] == group.tolist()
 
 
+def test_a_group_of_one_class_keeps_to_itself():
+    group, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 2])
+    for seed in range(20):
+        partner = sampling.draw_other_class(group, classes, generator=generator(seed))
+        assert partner[:2].tolist() == [1, 0]
+        assert set(partner[2:].tolist()) <= {2, 3}
+
+
+def test_plans_are_checked_at_their_bounds():
+    plan = sampling.draw_plan(PAPER, 5, generator=generator())
+    plan.check(5)
+    one = torch.ones_like(plan.lam)
+    replace(plan, lam=one).check(5)
+    for changed, message in (
+        ({"transformed": torch.full_like(plan.transformed, 5)}, "^The plan's transformed must be rows from 0 to 4.$"),
+        ({"first": torch.full_like(plan.first, 10)}, "^The plan's first must be rows from 0 to 9.$"),
+        ({"lam": 1.5 * one}, "^The plan's lam must be between 0 and 1.$"),
+        ({"lam": -0.5 * one}, "^The plan's lam must be between 0 and 1.$"),
+        ({"transformed": plan.transformed[None]}, "^A plan needs transformed"),
+        ({"first": plan.first[:, None], "second": plan.second[:, None], "lam": one[:, None]}, "^A plan needs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(plan, **changed).check(5)
+
+
 def test_other_class_and_balanced_draw_evenly():
     group, classes = torch.zeros(6, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1, 2])
     draw = generator()
@@ -127,14 +153,22 @@ def test_other_class_and_balanced_draw_evenly():
 def test_classes_come_from_indices_or_vectors():
     assert sampling.class_of(torch.tensor([2, 0])).tolist() == [2, 0]
     assert sampling.class_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist() == [1, 0]
-    for targets in (None, torch.zeros(2), torch.zeros(2, 3, dtype=torch.long)):
-        with pytest.raises(ValueError, match='use partner="uniform"'):
+    for targets, got in (
+        (None, "no targets"),
+        (torch.zeros(2), r"torch.float32 of shape \(2,\)"),
+        (torch.zeros(2, 3, dtype=torch.long), r"torch.int64 of shape \(2, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=f'targets \\(B, K\\), got {got}; use partner="uniform".$'):
             sampling.class_of(targets)
 
 
 def test_several_labels_of_a_sample_are_no_class():
     for partner in ("other_class", "balanced"):
-        with pytest.raises(ValueError, match=r"rows of targets \(B, K\) must sum to 1"):
+        message = re.escape(
+            "Partners can be chosen by class only where each sample has one: rows of targets (B, K) must sum to 1, "
+            'which several labels of a sample do not; use partner="uniform".'
+        )
+        with pytest.raises(ValueError, match=f"^{message}$"):
             sampling.draw_plan(replace(PAPER, partner=partner), 2, targets=torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
 
 
@@ -259,7 +293,7 @@ def test_lam_is_drawn_by_sample_or_by_batch():
     assert (torch.minimum(extreme, 1 - extreme) < 0.01).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
+@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced"])
 def test_pairs_stay_within_groups(partner):
     group = torch.arange(12) % 3
     targets = torch.arange(12) % 4
@@ -283,7 +317,7 @@ def test_balanced_partners_favour_rare_classes():
     assert share["balanced"] == pytest.approx(1 / 3, abs=0.05)
 
 
-@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
+@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced"])
 def test_a_generator_decides_everything(partner):
     options = replace(PAPER, partner=partner)
     targets = torch.arange(9) % 3

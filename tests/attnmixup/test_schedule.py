@@ -26,7 +26,7 @@ def test_shapes_differ():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="'constant', 'linear', 'cosine', got 'sine'"):
+    with pytest.raises(ValueError, match=r"^shape must be one of 'constant', 'linear', 'cosine', got 'sine'"):
         strength_at(1, steps=2, shape="sine")
     for step, steps in ((-1, 2), (1, 0)):
         with pytest.raises(ValueError, match=f"step={step} and steps={steps}"):
