@@ -6,17 +6,13 @@ An interrupted run resumes with the same command. With ``--report`` nothing is t
 """
 
 import argparse
-import multiprocessing
-import signal
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evidence.cells import run_unit, units_of
 from benchmarks.evidence.config import PLAIN, Config, load_config
 from benchmarks.evidence.report import write_report
+from benchmarks.evidence.runner import train
 from reference_models.errors import UserError
 
 
@@ -77,32 +73,6 @@ def select(config: Config, half: str | None, data_sets: list[str] | None, arms: 
         data_sets=kept,
         arms={name: arm for name, arm in config.arms.items() if arms is None or name in (PLAIN, *arms)},
     )
-
-
-def train(config: Config, data: Path, out: Path, jobs: int) -> None:
-    """Train the unfinished cells, one line for each data set and arm."""
-    units, start = units_of(config), time.perf_counter()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent) as executor:
-        waiting = {executor.submit(run_unit, unit, data, out): unit for unit in units}
-        try:
-            for number, future in enumerate(as_completed(waiting), start=1):
-                unit, trained = waiting[future], future.result()
-                seconds = time.perf_counter() - start
-                print(
-                    f"[{number}/{len(units)}] {unit.data_set.name}, {unit.arm}: {trained} cells trained, {seconds:.0f} s",
-                    flush=True,
-                )
-        except BaseException:
-            processes = list((executor._processes or {}).values())
-            executor.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            raise
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def mean_over_families(differences: Sequence[tuple[str, Difference]]) -> tuple[D
 
     Returns:
         The same mean with two standard errors: over families (would it help on another data set; families are the
-        sample, n - 1 degrees of freedom), and over seeds with the data sets as they are (would other seeds say the same;
-        variances of the data sets add up, with Satterthwaite's degrees of freedom). None without a data set.
+        sample, n - 1 degrees of freedom), and over seeds with the data sets as they are (would other seeds say the
+        same; variances of the data sets add up, with Satterthwaite's degrees of freedom). None without a data set.
     """
     by_family: dict[str, list[Difference]] = defaultdict(list)
     for family, difference in differences:

@@ -8,7 +8,7 @@ import matplotlib
 from benchmarks.evidence.comparisons import Difference
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 
 def draw_figure(suite: str, differences: Sequence[tuple[str, str, Difference]], folder: Path) -> None:

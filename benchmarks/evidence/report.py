@@ -93,13 +93,14 @@ def write_report(config: Config, folder: Path, command: str) -> str:
     return summary
 
 
-NOTES = """Test scores in percent, means over seeds; every arm at the learning rate that validation chose for it. Micro-F1 is accuracy for
-one class per sample, leaves out the relation None, and counts whole entities. `to plain` is the mean paired difference
-in micro-F1 (and macro-F1) with its 95% t-interval; * excludes 0, ** also after Bonferroni's correction for the {comparisons}
-comparisons of this table, of which about {by_chance} exclude 0 by chance alone. Head, medium and tail are macro-F1 over the third of
-classes with most, fewer and fewest training samples (- where all have the same). `to 99%`: epochs until validation
-micro-F1 first reaches 99% of its final value, of all epochs trained; `best - final`: what the best point of the
-validation curve has more than the final one. Seconds are of training one cell, on one thread."""
+NOTES = """Test scores in percent, means over seeds; every arm at the learning rate that validation chose for it.
+Micro-F1 is accuracy for one class per sample, leaves out the relation None, and counts whole entities. `to plain` is
+the mean paired difference in micro-F1 (or macro-F1) with its 95% t-interval; * excludes 0, ** also after Bonferroni's
+correction for the {comparisons} comparisons of this table, of which about {by_chance} exclude 0 by chance alone.
+Head, medium and tail are macro-F1 over the third of classes with most, fewer and fewest training samples (- where all
+have the same). `to 99%`: epochs until validation micro-F1 first reaches 99% of its final value, of all epochs
+trained. `best - final`: how much better the best point of the validation curve is than the final one. `(edge)`: the
+chosen learning rate is at an end of the grid. Seconds are those of training one cell on one thread."""
 
 
 def _columns(comparisons: int) -> dict[str, Callable[[Result], str]]:
@@ -205,12 +206,12 @@ def _summary(results: Sequence[Result]) -> str:
     return f"{table}\n\n{SUMMARY_NOTES}"
 
 
-SUMMARY_NOTES = """Mean paired differences to plain training in test micro-F1 points, with 95% intervals. All data sets made from one source are
-one family, and each family counts once, by the mean over its data sets. Over families: the families are the sample, with
-n - 1 degrees of freedom; this interval says what to expect of another data set. Over seeds: the data sets are fixed and only
-their seeds vary; this interval says whether other seeds would give the same mean. Better / worse: data sets whose own 95%
-interval lies above / below 0, without correction. Arms that choose partners by class have no entities (a sentence
-has no single class), so their mean is over fewer families."""
+SUMMARY_NOTES = """Mean paired differences to plain training in test micro-F1 points, with 95% intervals. All data sets
+made from one source are one family, and each family counts once, by the mean over its data sets. Over families: the
+families are the sample, with n - 1 degrees of freedom; this interval says what to expect of another data set. Over
+seeds: the data sets are fixed and only their seeds vary; this interval says whether other seeds would give the same
+mean. Better / worse: data sets whose own 95% interval lies above / below 0, without correction. Arms that choose
+partners by class have no entities (a sentence has no single class), so their mean is over fewer families."""
 
 
 def _diagnostics(results: Sequence[Result]) -> str:
