@@ -6,6 +6,7 @@ An interrupted run resumes with the same command. With ``--report`` nothing is t
 """
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,17 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-sets", nargs="+", metavar="NAME", help="only these data sets")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help=f"only these arms, and '{PLAIN}'")
     parser.add_argument("--report", action="store_true", help="only write tables and figures of the finished cells")
+    parser.add_argument("--reference", default=PLAIN, metavar="ARM", help=f"compare with this arm (default: {PLAIN})")
     options = parser.parse_args(arguments)
     try:
-        config = select(load_config(options.config), options.half, options.data_sets, options.arms)
+        arms = options.arms and [options.reference, *options.arms]
+        config = select(load_config(options.config), options.half, options.data_sets, arms)
         if not options.report:
             if options.data is None:
                 raise UserError("--data FOLDER is needed to train; --report alone is not")
             if options.jobs < 1:
                 raise UserError(f"--jobs must be at least 1, got {options.jobs}")
             train(config, options.data, options.out, options.jobs)
-        command = ["python -m benchmarks.evidence", *(sys.argv[1:] if arguments is None else arguments)]
-        print(write_report(config, options.out, " ".join(command)))
+        command = ["python", "-m", "benchmarks.evidence", *(sys.argv[1:] if arguments is None else arguments)]
+        print(write_report(config, options.out, shlex.join(command), options.reference))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -78,6 +78,8 @@ def test_it_runs_reports_and_resumes(folders, capsys, monkeypatch):
     assert "for the 2 comparisons of" in " ".join(table.split())
     assert "`python -m benchmarks.evidence" in table
     assert "Data: wine " in table
+    summary = (out / "summary.md").read_text()
+    assert "| held back | paper | 1 in 1 | - |" in summary
     with (out / "tables.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["arm"] for row in rows] == ["plain", "paper", "balanced"]
@@ -94,6 +96,8 @@ def test_it_runs_reports_and_resumes(folders, capsys, monkeypatch):
     before = (out / "tables.md").read_text()
     assert main([str(folders / "config.yaml"), "--out", str(out), "--report"]) == 0
     assert (out / "tables.md").read_text().splitlines()[:8] == before.splitlines()[:8]
+    assert main([str(folders / "config.yaml"), "--out", str(out), "--report", "--reference", "paper"]) == 0
+    assert "| design | plain | 1 in 1 |" in (out / "summary.md").read_text()
 
 
 def test_two_jobs_train_the_same_cells(folders):
