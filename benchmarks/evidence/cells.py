@@ -15,6 +15,7 @@ import torch
 from benchmarks.evidence.arms import partners_need_classes
 from benchmarks.evidence.config import Config, DataSet
 from benchmarks.evidence.pool import load_pool
+from benchmarks.evidence.readers import TAGGED
 from benchmarks.evidence.training import train_cell
 
 Cell = dict[str, Any]
@@ -44,12 +45,11 @@ class Unit:
 
 def units_of(config: Config) -> list[Unit]:
     """Units in the order of the data sets; without arms that choose partners by class where rows have several."""
-    by_word = ("twitter2015", "twitter2017", "wnut17")
     return [
         Unit(data_set, arm, options, config.encoder)
         for data_set in config.data_sets
         for arm, options in config.arms.items()
-        if not (data_set.source in by_word and partners_need_classes(options))
+        if not (data_set.source in TAGGED and partners_need_classes(options))
     ]
 
 

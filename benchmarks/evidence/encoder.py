@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.evidence.readers import SPLITS, Row, Texts
+from reference_models.data.samples import Split
 from reference_models.errors import UserError
 
 # Sub-words of a sentence; words beyond have features of 0.
@@ -35,13 +36,13 @@ class Encoder:
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
-    def features(self, texts: Texts) -> dict[str, Tensor]:
+    def features(self, texts: Texts) -> dict[Split, Tensor]:
         """Features of each split in float16: ``(N, D)``, or ``(words of all rows, D)`` for entities."""
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
         model = AutoModel.from_pretrained(self.folder).eval()
-        result = {}
+        result: dict[Split, Tensor] = {}
         for split in SPLITS:
             rows = texts.rows[split]
             computed: list[Tensor] = [torch.empty(0)] * len(rows)
@@ -113,7 +114,7 @@ def pool(vectors: Tensor, words: Sequence[int | None], row: Row, kind: str) -> T
     return torch.stack([vectors[first[word]] if word in first else nothing for word in range(len(row.text))])
 
 
-def cached_features(encoder: str, source: str, texts: Texts, folder: Path) -> dict[str, Tensor]:
+def cached_features(encoder: str, source: str, texts: Texts, folder: Path) -> dict[Split, Tensor]:
     """Features of all splits, read from the cache, or computed and written to it."""
     model = Encoder(encoder)
     path = folder / f"{source}-{texts.fingerprint()}-{model.fingerprint()}.safetensors"

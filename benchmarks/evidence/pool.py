@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.evidence.encoder import cached_features
 from benchmarks.evidence.readers import SPLITS, Kind, Numbers, Texts, read_source
+from reference_models.data.samples import Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +62,15 @@ class Pool:
         return self.features[places], self.labels[places], mask
 
 
-def make_pool(data: Texts | Numbers, features: dict[str, Tensor] | None = None) -> Pool:
-    """Put a data set and its features (None for numbers) together."""
-    if isinstance(data, Numbers):
-        table = torch.tensor(data.features, dtype=torch.float32)
-        classes = torch.tensor(data.classes, dtype=torch.long)
-        return Pool("numbers", _standardised(table, table), classes, data.labels, None, None, data.fingerprint())
-    assert features is not None  # noqa: S101
+def pool_of_numbers(data: Numbers) -> Pool:
+    """A table of numbers."""
+    table = torch.tensor(data.features, dtype=torch.float32)
+    classes = torch.tensor(data.classes, dtype=torch.long)
+    return Pool(data.kind, _standardised(table, table), classes, data.labels, None, None, data.fingerprint())
+
+
+def pool_of_texts(data: Texts, features: dict[Split, Tensor]) -> Pool:
+    """Sentences with the features of each split."""
     number = {label: place for place, label in enumerate(data.labels)}
     rows = [row for split in SPLITS for row in data.rows[split]]
     by_word = data.kind == "entities"
@@ -84,7 +87,9 @@ def _standardised(features: Tensor, of: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def load_pool(source: str, encoder: str, data: Path, cache: Path) -> Pool:
+def load_pool(source: str, encoder: str, folder: Path, cache: Path) -> Pool:
     """Read a source and its cached features."""
-    read = read_source(source, data)
-    return make_pool(read, None if isinstance(read, Numbers) else cached_features(encoder, source, read, cache))
+    data = read_source(source, folder)
+    if isinstance(data, Numbers):
+        return pool_of_numbers(data)
+    return pool_of_texts(data, cached_features(encoder, source, data, cache))

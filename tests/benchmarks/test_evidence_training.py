@@ -10,7 +10,7 @@ from benchmarks.evidence.arms import NormOnly, make_mixer
 from benchmarks.evidence.config import Training
 from benchmarks.evidence.diagnostics import common_share, diagnose, entropy_over_uniform, same_class_over_chance
 from benchmarks.evidence.encoder import pool as pool_words
-from benchmarks.evidence.pool import make_pool
+from benchmarks.evidence.pool import pool_of_numbers, pool_of_texts
 from benchmarks.evidence.readers import Numbers, Row, Texts
 from benchmarks.evidence.training import Head, ScoredPart, draw_batches, train_cell, training_counts
 from reference_models.errors import UserError
@@ -29,7 +29,7 @@ def blobs():
     """Three classes far apart."""
     classes = np.arange(90) % 3
     features = np.random.default_rng(0).normal(size=(90, 5)) + 4 * np.eye(3, 5)[classes]
-    return make_pool(Numbers(features, classes))
+    return pool_of_numbers(Numbers(features, classes))
 
 
 def tagged():
@@ -42,7 +42,7 @@ def tagged():
         numbers = [draw.integers(0, 3, draw.integers(1, 6)) for _ in range(size)]
         rows[split] = [Row(tuple("w" * len(n)), tuple(tags[i] for i in n)) for n in numbers]
         features[split] = torch.eye(3)[np.concatenate(numbers)].half()
-    return make_pool(Texts("entities", rows, tags), features)
+    return pool_of_texts(Texts("entities", rows, tags), features)
 
 
 @pytest.mark.parametrize("arm", ARMS)
