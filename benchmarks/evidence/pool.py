@@ -19,7 +19,8 @@ class Pool:
 
     Attributes:
         kind: What the rows are, see :class:`benchmarks.evidence.readers.Texts`.
-        features: Standardised by the training rows (by all rows of a table), shape ``(N, D)``; of every word for entities.
+        features: Standardised by the training rows (by all rows of a table), shape ``(N, D)``; of every word for
+            entities.
         labels: Class of each row, or tag of each word, shape ``(N,)``.
         names: Names of the classes or tags.
         splits: Rows (sentences, for entities) of train, valid and test; None if each seed splits anew.
