@@ -1,0 +1,82 @@
+"""Train all unfinished cells of a benchmark, then write its tables and figures.
+
+python -m benchmarks.evidence benchmarks/evidence/frozen.yaml --data FOLDER --out FOLDER [--jobs 2]
+
+An interrupted run resumes with the same command. With ``--report`` nothing is trained.
+"""
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.evidence.config import PLAIN, Config, load_config
+from benchmarks.evidence.report import write_report
+from benchmarks.evidence.runner import train
+from reference_models.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--data", type=Path, help="folder of the data sets; needed to train")
+    parser.add_argument("--out", type=Path, required=True, help="folder of features, cells, tables and figures")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default: 1)")
+    parser.add_argument("--half", choices=["design", "held_back"], help="only the data sets of this half")
+    parser.add_argument("--data-sets", nargs="+", metavar="NAME", help="only these data sets")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help=f"only these arms, and '{PLAIN}'")
+    parser.add_argument("--report", action="store_true", help="only write tables and figures of the finished cells")
+    parser.add_argument("--reference", default=PLAIN, metavar="ARM", help=f"compare with this arm (default: {PLAIN})")
+    options = parser.parse_args(arguments)
+    try:
+        arms = options.arms and [options.reference, *options.arms]
+        config = select(load_config(options.config), options.half, options.data_sets, arms)
+        if not options.report:
+            if options.data is None:
+                raise UserError("--data FOLDER is needed to train; --report alone is not")
+            if options.jobs < 1:
+                raise UserError(f"--jobs must be at least 1, got {options.jobs}")
+            train(config, options.data, options.out, options.jobs)
+        command = ["python", "-m", "benchmarks.evidence", *(sys.argv[1:] if arguments is None else arguments)]
+        print(write_report(config, options.out, shlex.join(command), options.reference))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted: the same command resumes with the unfinished cells.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def select(config: Config, half: str | None, data_sets: list[str] | None, arms: list[str] | None) -> Config:
+    """The configuration with some of its data sets and arms only.
+
+    Raises:
+        UserError: If it has no such data set or arm.
+    """
+    for what, wanted, known in (
+        ("data set", data_sets, [data_set.name for data_set in config.data_sets]),
+        ("arm", arms, list(config.arms)),
+    ):
+        if unknown := set(wanted or ()) - set(known):
+            raise UserError(f"no {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    kept = tuple(
+        data_set
+        for data_set in config.data_sets
+        if half in (None, data_set.half) and (data_sets is None or data_set.name in data_sets)
+    )
+    return replace(
+        config,
+        data_sets=kept,
+        arms={name: arm for name, arm in config.arms.items() if arms is None or name in (PLAIN, *arms)},
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

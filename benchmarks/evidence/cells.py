@@ -1,0 +1,123 @@
+"""Cells on disk: data set x arm x learning rate x seed, one JSON file each, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from benchmarks.evidence.arms import partners_need_classes
+from benchmarks.evidence.config import Config, DataSet
+from benchmarks.evidence.pool import load_pool
+from benchmarks.evidence.readers import TAGGED
+from benchmarks.evidence.training import train_cell
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """All cells of one data set and arm: they share one choice of the learning rate."""
+
+    data_set: DataSet
+    arm: str
+    options: dict[str, Any] | None
+    encoder: str
+
+    def path(self, folder: Path, rate: float, seed: int) -> Path:
+        """File of a cell."""
+        return folder / "cells" / self.data_set.name / self.arm.replace("/", "-") / f"{rate:g}-{seed}.json"
+
+    def key(self) -> str:
+        """Hash of the settings that a finished cell must have been trained with."""
+        training = asdict(self.data_set.training)
+        for name in ("learning_rates", "choice_seeds", "seeds"):
+            del training[name]
+        settings = [self.data_set.source, self.data_set.subset, training, self.options, self.encoder]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def units_of(config: Config) -> list[Unit]:
+    """Units in the order of the data sets; without arms that choose partners by class where rows have several."""
+    return [
+        Unit(data_set, arm, options, config.encoder)
+        for data_set in config.data_sets
+        for arm, options in config.arms.items()
+        if not (data_set.source in TAGGED and partners_need_classes(options))
+    ]
+
+
+def read_cell(unit: Unit, folder: Path, rate: float, seed: int) -> Cell | None:
+    """A finished cell; None if there is none, or one of other settings."""
+    try:
+        cell: Cell = json.loads(unit.path(folder, rate, seed).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return cell if cell.get("key") == unit.key() else None
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell under another name first, so that an interrupted run leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(json.dumps(cell))
+    partial.replace(path)
+
+
+def chosen_rate(unit: Unit, cell_of: Callable[[float, int], Cell | None]) -> float | None:
+    """Learning rate with the best mean validation score over the choice seeds; None if a cell is missing."""
+    training = unit.data_set.training
+    scores = {}
+    for rate in training.learning_rates:
+        cells = [cell_of(rate, seed) for seed in range(training.choice_seeds)]
+        if any(cell is None for cell in cells):
+            return None
+        scores[rate] = mean(cell["valid"] for cell in cells if cell is not None)
+    return max(scores, key=scores.__getitem__)
+
+
+def finished_cells(unit: Unit, folder: Path) -> dict[int, Cell]:
+    """Cells of the chosen learning rate by seed, as far as they are finished."""
+    rate = chosen_rate(unit, lambda rate, seed: read_cell(unit, folder, rate, seed))
+    if rate is None:
+        return {}
+    seeds = range(unit.data_set.training.seeds)
+    return {seed: cell for seed in seeds if (cell := read_cell(unit, folder, rate, seed)) is not None}
+
+
+def run_unit(unit: Unit, data: Path, folder: Path) -> int:
+    """Train the unfinished cells of a unit and return their number."""
+    torch.set_num_threads(1)
+    training, trained = unit.data_set.training, 0
+
+    def cell_of(rate: float, seed: int) -> Cell:
+        nonlocal trained
+        cell = read_cell(unit, folder, rate, seed)
+        if cell is None:
+            pool = load_pool(unit.data_set.source, unit.encoder, data, folder / "features")
+            result = train_cell(pool, unit.data_set.subset, training, unit.options, rate, seed)
+            cell = {
+                "key": unit.key(),
+                "data_set": unit.data_set.name,
+                "arm": unit.arm,
+                "learning_rate": rate,
+                "seed": seed,
+                "data": pool.fingerprint,
+                "versions": {name: version(name) for name in ("attnmixup", "torch", "scikit-learn")},
+                **result,
+            }
+            write_cell(unit.path(folder, rate, seed), cell)
+            trained += 1
+        return cell
+
+    rate = chosen_rate(unit, cell_of)
+    for seed in range(training.seeds):
+        if rate is not None:
+            cell_of(rate, seed)
+    return trained

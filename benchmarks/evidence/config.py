@@ -1,0 +1,110 @@
+"""The configuration file: suites of data sets, arms, and how every arm is trained."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from attnmixup.checks import check_choice
+from reference_models.errors import UserError
+
+Half = Literal["design", "held_back"]
+PLAIN = "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a cell is trained; the same for all arms of a data set.
+
+    Attributes:
+        hidden: Width C of the embeddings that the mixer sees.
+        batch_size: Samples per step.
+        steps: Steps of AdamW, with a learning rate that falls to 0 by a cosine.
+        weight_decay: Of AdamW.
+        learning_rates: The grid, from which validation chooses one for each arm.
+        choice_seeds: Number of seeds, the first ones, that choose the learning rate.
+        seeds: Number of seeds at the chosen learning rate.
+        evaluations: Points of the validation curve.
+    """
+
+    hidden: int = 128
+    batch_size: int = 32
+    steps: int = 400
+    weight_decay: float = 0.01
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    choice_seeds: int = 3
+    seeds: int = 10
+    evaluations: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set of a suite: where its rows come from, which of them are trained on, and in which half it is.
+
+    Attributes:
+        name: Its name in tables.
+        suite: The suite it belongs to.
+        source: A key of :data:`benchmarks.evidence.readers.SOURCES`.
+        half: ``"design"`` sets may be used to develop a method, ``"held_back"`` sets only to report it.
+        family: Data sets of one family are one cluster in the means over data sets; the source if not given.
+        subset: Which training rows a seed draws, see :func:`benchmarks.evidence.subsets.draw_subset`.
+        training: How its cells are trained.
+    """
+
+    name: str
+    suite: str
+    source: str
+    half: Half
+    family: str
+    subset: dict[str, float] = field(default_factory=dict)
+    training: Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole benchmark. ``arms`` maps names to options, see :func:`benchmarks.evidence.arms.make_mixer`."""
+
+    encoder: str
+    data_sets: tuple[DataSet, ...]
+    arms: dict[str, dict[str, Any] | None]
+
+
+def load_config(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        UserError: Naming the file, the key, and what was expected.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        base = _training(Training(), content.get("training", {}))
+        data_sets = []
+        for suite, part in content["suites"].items():
+            of_suite = _training(base, part.get("training", {}))
+            data_sets += [_data_set(dict(entry), suite, of_suite) for entry in part["data_sets"]]
+        arms = content["arms"]
+        encoder = content.get("encoder", "minilm")
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a benchmark configuration ({type(error).__name__}: {error})") from error
+    names = [data_set.name for data_set in data_sets]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"{path}: expected one data set of each name, got several of {', '.join(sorted(repeated))}")
+    if arms.get(PLAIN, "missing") is not None:
+        raise UserError(f"{path}: expected the arm '{PLAIN}: null', to which all others are compared")
+    return Config(encoder=encoder, data_sets=tuple(data_sets), arms=arms)
+
+
+def _training(base: Training, changes: dict[str, Any]) -> Training:
+    if "learning_rates" in changes:
+        changes = {**changes, "learning_rates": tuple(float(rate) for rate in changes["learning_rates"])}
+    changed = replace(base, **changes)
+    if not 2 <= changed.choice_seeds <= changed.seeds:
+        raise ValueError(f"expected 2 <= choice_seeds <= seeds, got {changed.choice_seeds} and {changed.seeds}")
+    return changed
+
+
+def _data_set(entry: dict[str, Any], suite: str, training: Training) -> DataSet:
+    check_choice("half", entry["half"], Half)
+    entry["training"] = _training(training, entry.get("training", {}))
+    return DataSet(**{"family": entry["source"], "suite": suite, **entry})

@@ -1,0 +1,184 @@
+"""Readers of the public layouts: rows with their text and label, split into training, validation and test rows."""
+
+import csv
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn import datasets
+
+from reference_models.data.mnre import read_mnre, read_relations
+from reference_models.data.samples import Split, read_lines
+from reference_models.data.twitter import read_twitter
+from reference_models.errors import UserError
+
+Kind = Literal["sentences", "relations", "entities", "numbers"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+# BANKING77 has no validation split: so many training rows of each class are kept for it, the same for every subset.
+HELD_OUT = 10
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sample: its text (a string, or words), its label (or the tag of each word), and spans of words to pool."""
+
+    text: str | tuple[str, ...]
+    label: str | tuple[str, ...]
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A data set of sentences.
+
+    Attributes:
+        kind: ``"sentences"`` with a label each, ``"relations"`` of two spans, or ``"entities"`` with a tag per word.
+        rows: Rows of each split.
+        labels: Names of the classes, or of the tags.
+    """
+
+    kind: Kind
+    rows: dict[Split, list[Row]]
+    labels: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Hash of all that was read."""
+        return hashlib.sha256(repr((self.kind, self.rows, self.labels)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A table of numbers from scikit-learn, which each seed splits anew."""
+
+    features: np.ndarray
+    classes: np.ndarray
+
+    kind: Kind = "numbers"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(str(label) for label in range(int(self.classes.max()) + 1))
+
+    def fingerprint(self) -> str:
+        """Hash of all numbers."""
+        return hashlib.sha256(self.features.tobytes() + self.classes.tobytes()).hexdigest()[:16]
+
+
+def read_banking77(folder: Path) -> Texts:
+    """BANKING77: ``train.csv`` and ``test.csv`` with the columns text and category."""
+    train = [Row(text, label) for text, label in _csv_rows(folder / "train.csv")]
+    by_class = defaultdict(list)
+    for number, row in enumerate(train):
+        by_class[row.label].append(number)
+    draw = random.Random(0)
+    held = {number for numbers in by_class.values() for number in draw.sample(numbers, HELD_OUT)}
+    rows: dict[Split, list[Row]] = {
+        "train": [row for number, row in enumerate(train) if number not in held],
+        "valid": [train[number] for number in sorted(held)],
+        "test": [Row(text, label) for text, label in _csv_rows(folder / "test.csv")],
+    }
+    return Texts("sentences", rows, _label_names(row.label for row in train))
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield row["text"], row["category"]
+
+
+def clinc150_reader(version: str) -> Callable[[Path], Texts]:
+    """CLINC150: ``data_{version}.json``, without the out-of-scope rows."""
+
+    def read(folder: Path) -> Texts:
+        content = json.loads((folder / f"data_{version}.json").read_text(encoding="utf-8"))
+        names: dict[Split, str] = {"train": "train", "valid": "val", "test": "test"}
+        rows = {split: [Row(text, label) for text, label in content[name]] for split, name in names.items()}
+        return Texts("sentences", rows, _label_names(row.label for row in rows["train"]))
+
+    return read
+
+
+def read_relation_rows(folder: Path) -> Texts:
+    """MNRE, text only: the relation of a head and a tail entity."""
+    rows = {
+        split: [Row(s.words, s.relation, (s.head, s.tail)) for s in read_mnre(folder, split, visual=False)]
+        for split in SPLITS
+    }
+    return Texts("relations", rows, tuple(read_relations(folder)))
+
+
+def read_twitter_rows(folder: Path) -> Texts:
+    """Twitter-2015 and Twitter-2017, text only."""
+    rows = {split: [Row(s.words, s.tags) for s in read_twitter(folder, split, visual=False)] for split in SPLITS}
+    return _tagged(rows)
+
+
+def read_wnut17(folder: Path) -> Texts:
+    """WNUT17: ``{train,valid,test}.txt`` with a word, a tab and a BIO tag on each line and blank lines between."""
+    return _tagged({split: list(_column_rows(folder / f"{split}.txt")) for split in SPLITS})
+
+
+def _column_rows(path: Path) -> Iterator[Row]:
+    words: list[tuple[str, str]] = []
+    for number, line in enumerate([*read_lines(path), ""], start=1):
+        if line.strip():
+            word, tab, tag = line.partition("\t")
+            if not tab or not word:
+                raise UserError(f"{path}:{number}: expected a word, a tab and a tag, got {line!r}")
+            words.append((word, tag.strip()))
+        elif words:
+            texts, tags = zip(*words, strict=True)
+            yield Row(texts, tags)
+            words = []
+
+
+def _tagged(rows: dict[Split, list[Row]]) -> Texts:
+    tags = {tag for split in SPLITS for row in rows[split] for tag in row.label}
+    return Texts("entities", rows, ("O", *sorted(tags - {"O"})))
+
+
+def _label_names(labels: Iterable[str | tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({str(label) for label in labels}))
+
+
+def _numbers(load: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[[Path], Numbers]:
+    return lambda _: Numbers(*load(return_X_y=True))
+
+
+# Source: its folder below the data folder (empty for what scikit-learn ships), and its reader.
+SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
+    "banking77": ("banking77", read_banking77),
+    "clinc150_small": ("clinc150", clinc150_reader("small")),
+    "clinc150_imbalanced": ("clinc150", clinc150_reader("imbalanced")),
+    "mnre": ("mnre", read_relation_rows),
+    "twitter2015": ("twitter2015", read_twitter_rows),
+    "twitter2017": ("twitter2017", read_twitter_rows),
+    "wnut17": ("wnut17", read_wnut17),
+    "digits": ("", _numbers(datasets.load_digits)),
+    "wine": ("", _numbers(datasets.load_wine)),
+    "breast_cancer": ("", _numbers(datasets.load_breast_cancer)),
+}
+# Sources with a tag for each word, whose rows have no single class.
+TAGGED = ("twitter2015", "twitter2017", "wnut17")
+
+
+def read_source(source: str, data: Path) -> Texts | Numbers:
+    """Read a data set below the data folder.
+
+    Raises:
+        UserError: If the source is unknown, or a file is missing or not as expected.
+    """
+    if source not in SOURCES:
+        raise UserError(f"unknown source {source!r}, expected one of {', '.join(SOURCES)}")
+    folder, read = SOURCES[source]
+    try:
+        return read(data / folder)
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{data / folder}: cannot read {source} ({type(error).__name__}: {error})") from error

@@ -1,0 +1,95 @@
+"""Scores in percent: micro- and macro-F1, the F1 of frequent, medium and rare classes, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.evidence.readers import Kind
+from reference_models.training.metrics import spans
+
+BINS = 15
+NONE = "None"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """True positives, predictions and gold labels of each class, shape ``(K,)`` each, in float64."""
+
+    correct: Tensor
+    predicted: Tensor
+    gold: Tensor
+
+    def micro(self) -> float:
+        """Micro-F1 in percent; 0 where there is nothing to find and nothing found."""
+        total = (self.predicted + self.gold).sum()
+        return float(200 * self.correct.sum() / total.clamp_min(1))
+
+    def by_class(self) -> Tensor:
+        """F1 of each class in percent, NaN for a class without a gold label, shape ``(K,)``."""
+        f1 = 200 * self.correct / (self.predicted + self.gold).clamp_min(1)
+        return torch.where(self.gold > 0, f1, torch.nan)
+
+
+def count_labels(predicted: Tensor, gold: Tensor, names: Sequence[str], kind: Kind) -> Counts:
+    """Count classes, shape ``(N,)`` both. The class ``None`` of relations is no label."""
+    classes = len(names)
+    matrix = torch.bincount(gold * classes + predicted, minlength=classes**2).reshape(classes, classes).double()
+    kept = torch.ones(classes, dtype=torch.float64)
+    if kind == "relations":
+        kept[list(names).index(NONE)] = 0
+    return Counts(matrix.diagonal() * kept, matrix.sum(0) * kept, matrix.sum(1) * kept)
+
+
+def entity_types(names: Sequence[str]) -> list[str]:
+    """Types of entities among BIO tags."""
+    return sorted({name.partition("-")[2] for name in names if name != "O"})
+
+
+def count_entities(predicted: Tensor, gold: Tensor, lengths: Sequence[int], names: Sequence[str]) -> Counts:
+    """Count whole entities of sentences one after another: tags of shape ``(W,)`` both, W the sum of the lengths."""
+    types = entity_types(names)
+    numbers = torch.zeros(3, len(types), dtype=torch.float64)
+    sides = [[names[tag] for tag in tags.tolist()] for tags in (predicted, gold)]
+    start = 0
+    for length in lengths:
+        guess, true = (spans(side[start : start + length]) for side in sides)
+        for place, found in enumerate((guess & true, guess, true)):
+            for _, _, kind in found:
+                numbers[place, types.index(kind)] += 1
+        start += length
+    return Counts(*numbers)
+
+
+def class_groups(by_class: Tensor, training_counts: Tensor) -> dict[str, float | None]:
+    """Mean F1 of the third of classes with most training samples, of the middle third and of the rarest third.
+
+    Args:
+        by_class: F1 of each class, NaN where it does not occur, shape ``(K,)``.
+        training_counts: Training samples of each class, shape ``(K,)``.
+
+    Returns:
+        ``head``, ``medium`` and ``tail``; None for all where every class is equally frequent.
+    """
+    occurring = ~by_class.isnan()
+    scores, counts = by_class[occurring], training_counts[occurring]
+    names = ("head", "medium", "tail")
+    if len(counts) < len(names) or counts.min() == counts.max():
+        return dict.fromkeys(names)
+    order = counts.argsort(descending=True, stable=True)
+    return {name: float(scores[part].mean()) for name, part in zip(names, order.tensor_split(3), strict=True)}
+
+
+def expected_calibration_error(probabilities: Tensor, gold: Tensor) -> float:
+    """Mean distance of confidence and accuracy over 15 bins of equal width, weighted by their samples, in percent.
+
+    Args:
+        probabilities: Shape ``(N, K)``.
+        gold: Classes, shape ``(N,)``.
+    """
+    confidence, predicted = probabilities.double().max(-1)
+    bins = (confidence * BINS).long().clamp_max(BINS - 1)
+    # Per bin: sum of (accuracy - confidence), whose size over N is its share of the error.
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, (predicted == gold).double() - confidence)
+    return float(100 * gaps.abs().sum() / len(gold))

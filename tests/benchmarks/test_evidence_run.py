@@ -1,0 +1,193 @@
+"""The command of the evidence benchmark: runs, resumes, refuses and reports, on made data and a tiny encoder."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel
+
+from benchmarks.evidence import cells
+from benchmarks.evidence.__main__ import main
+from benchmarks.evidence.cells import chosen_rate, finished_cells, read_cell, units_of
+from benchmarks.evidence.config import load_config
+from benchmarks.evidence.encoder import Encoder, cached_features
+from benchmarks.evidence.readers import SOURCES, read_source
+from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.errors import UserError
+
+WORDS = ["Ann", "lives", "in", "New", "York", "now"]
+TAGS = ["B-PER", "O", "O", "B-LOC", "I-LOC", "O"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Data, encoder and configuration."""
+    (tmp_path / "data" / "wnut17").mkdir(parents=True)
+    sentence = "".join(f"{word}\t{tag}\n" for word, tag in zip(WORDS, TAGS, strict=True))
+    for split in ("train", "valid", "test"):
+        (tmp_path / "data" / "wnut17" / f"{split}.txt").write_text("\n".join([sentence] * 6 + ["now\tO\n"]))
+    tokenizer = learn_tokenizer([WORDS] * 4, 60)
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    torch.manual_seed(0)
+    tiny = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=len(tokenizer), **tiny)).save_pretrained(tmp_path / "encoder")
+    config = {
+        "encoder": str(tmp_path / "encoder"),
+        "training": {
+            "hidden": 8,
+            "steps": 4,
+            "evaluations": 2,
+            "learning_rates": [0.01, 0.1],
+            "choice_seeds": 2,
+            "seeds": 3,
+        },
+        "suites": {
+            "tables": {
+                "data_sets": [{"name": "wine-5", "source": "wine", "half": "design", "subset": {"per_class": 5}}]
+            },
+            "entities": {
+                "training": {"batch_size": 4},
+                "data_sets": [{"name": "wnut17", "source": "wnut17", "half": "held_back"}],
+            },
+        },
+        "arms": {"plain": None, "paper": {}, "balanced": {"partner": "balanced"}},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return tmp_path
+
+
+def arguments(folder, *more):
+    return [str(folder / "config.yaml"), "--data", str(folder / "data"), "--out", str(folder / "out"), *more]
+
+
+def test_it_runs_reports_and_resumes(folders, capsys, monkeypatch):
+    assert main(arguments(folders)) == 0
+    out = folders / "out"
+    printed = capsys.readouterr().out
+    # Two rates by two seeds, and the third seed at the chosen rate; partners by class only where there is one class.
+    assert printed.count("5 cells trained") == 5
+    assert len(list((out / "cells").rglob("*.json"))) == 25
+    assert not list(out.rglob("*.partial"))
+    assert {path.name for path in out.iterdir() if path.is_file()} == {
+        *(f"{suite}.{kind}" for suite in ("tables", "entities") for kind in ("md", "csv", "png")),
+        "summary.md",
+    }
+    table = (out / "tables.md").read_text()
+    assert "for the 2 comparisons of" in " ".join(table.split())
+    assert "`python -m benchmarks.evidence" in table
+    assert "Data: wine " in table
+    summary = (out / "summary.md").read_text()
+    assert "| held back | paper | 1 in 1 | - |" in summary
+    with (out / "tables.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["arm"] for row in rows] == ["plain", "paper", "balanced"]
+    finished = json.loads(next((out / "cells" / "wine-5" / "paper").glob("*-2.json")).read_text())
+    assert finished["learning_rate"] == float(rows[1]["learning_rate"])
+
+    next((out / "cells" / "wnut17" / "plain").glob("*-2.json")).unlink()
+    (out / "cells" / "wnut17" / "paper" / "0.1-0.json").write_text('{"key": ')
+    assert main(arguments(folders)) == 0
+    printed = capsys.readouterr().out
+    assert (printed.count("1 cells trained"), printed.count("0 cells trained")) == (2, 3)
+
+    monkeypatch.setattr(cells, "train_cell", None)
+    before = (out / "tables.md").read_text()
+    assert main([str(folders / "config.yaml"), "--out", str(out), "--report"]) == 0
+    assert (out / "tables.md").read_text().splitlines()[:8] == before.splitlines()[:8]
+    assert main([str(folders / "config.yaml"), "--out", str(out), "--report", "--reference", "paper"]) == 0
+    assert "| design | plain | 1 in 1 |" in (out / "summary.md").read_text()
+
+
+def test_two_jobs_train_the_same_cells(folders):
+    scores = []
+    for jobs in ("1", "2"):
+        out = folders / jobs
+        assert (
+            main([*arguments(folders, "--jobs", jobs, "--arms", "paper")[:-4], "--out", str(out), "--jobs", jobs]) == 0
+        )
+        found = {path.relative_to(out): json.loads(path.read_text()) for path in out.rglob("*.json")}
+        scores.append({path: cell["test"] for path, cell in found.items()})
+    assert scores[0] == scores[1]
+
+
+def test_other_settings_train_anew_and_only_some_may_be_asked_for(folders, capsys):
+    chosen = arguments(folders, "--half", "design", "--arms", "paper")
+    assert main(chosen) == 0
+    assert capsys.readouterr().out.count("5 cells trained") == 2
+    text = (folders / "config.yaml").read_text()
+    (folders / "config.yaml").write_text(text.replace("paper: {}", "paper: {heads: 2}"))
+    assert main(chosen) == 0
+    printed = capsys.readouterr().out
+    assert "wine-5, plain: 0 cells trained" in printed
+    assert "wine-5, paper: 5 cells trained" in printed
+
+
+def test_the_best_rate_on_validation_is_chosen(folders):
+    [unit] = [
+        u for u in units_of(load_config(folders / "config.yaml")) if (u.arm, u.data_set.name) == ("plain", "wine-5")
+    ]
+    valid = {(0.01, 0): 10.0, (0.01, 1): 30.0, (0.1, 0): 25.0, (0.1, 1): 16.0}
+    assert chosen_rate(unit, lambda rate, seed: {"valid": valid[rate, seed]}) == 0.1
+    del valid[0.1, 1]
+    assert chosen_rate(unit, lambda *cell: {"valid": 1.0} if cell in valid else None) is None
+    assert read_cell(unit, folders, 0.1, 0) is None
+    assert finished_cells(unit, folders) == {}
+
+
+def test_an_interrupt_says_how_to_go_on(folders, capsys, monkeypatch):
+    monkeypatch.setattr(cells, "train_cell", lambda *call: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(arguments(folders)) == 130
+    assert "the same command resumes" in capsys.readouterr().err
+
+
+def test_features_are_computed_once(folders, monkeypatch):
+    texts = read_source("wnut17", folders / "data")
+    cache = folders / "cache"
+    features = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
+    assert features["train"].shape == (37, 12)
+    assert features["train"].dtype == torch.float16
+    # One sentence after another, whatever the order of computation; a sentence alone gives the same.
+    torch.testing.assert_close(features["train"][:6], features["test"][30:36])
+    monkeypatch.setattr(Encoder, "features", None)
+    again = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
+    assert all(torch.equal(features[split], again[split]) for split in features)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("plain: null", "plain: {}"), "expected the arm 'plain: null'"),
+        (("half: design", "half: mine"), "half"),
+        (("choice_seeds: 2", "choice_seeds: 4"), "expected 2 <= choice_seeds <= seeds, got 4 and 3"),
+        (("name: wnut17", "name: wine-5"), "several of wine-5"),
+        (("hidden: 8", "width: 8"), "width"),
+    ],
+)
+def test_configurations_that_cannot_be_read(change, message, folders):
+    path = folders / "config.yaml"
+    path.write_text(path.read_text().replace(*change))
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_mistakes_on_the_command_line(folders, capsys):
+    for more, message in (
+        (["--data-sets", "x"], "no data set x; there are wine-5, wnut17"),
+        (["--arms", "x"], "no arm x; there are plain"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+    ):
+        assert main(arguments(folders, *more)) == 2
+        assert message in capsys.readouterr().err
+    assert main([str(folders / "config.yaml"), "--out", str(folders)]) == 2
+    assert "--data FOLDER is needed" in capsys.readouterr().err
+    assert main([str(folders / "config.yaml"), "--out", str(folders / "empty"), "--report"]) == 0
+    assert "No finished data set" in capsys.readouterr().out
+
+
+def test_the_shipped_configuration_is_read():
+    config = load_config(cells.Path(cells.__file__).with_name("frozen.yaml"))
+    families = {half: {d.family for d in config.data_sets if d.half == half} for half in ("design", "held_back")}
+    assert not families["design"] & families["held_back"]
+    assert {d.source for d in config.data_sets} <= set(SOURCES)

@@ -1,0 +1,137 @@
+"""Scores, subsets and intervals of the evidence benchmark against slow or foreign oracles."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import f1_score
+
+from benchmarks.evidence.comparisons import Difference, mean_over_families, paired_difference, sample_mean
+from benchmarks.evidence.scores import class_groups, count_entities, count_labels, expected_calibration_error
+from benchmarks.evidence.subsets import draw_subset
+from reference_models.errors import UserError
+from reference_models.training.metrics import ner_scores, relation_scores
+
+NAMES = ("None", "a", "b", "c")
+
+
+def drawn_labels(seed, size=50, classes=4):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(classes, (size,), generator=generator) for _ in range(2)]
+
+
+def test_one_class_per_sample_is_scored_as_by_scikit_learn():
+    predicted, gold = drawn_labels(0)
+    counts = count_labels(predicted, gold, NAMES, "sentences")
+    assert counts.micro() == pytest.approx(100 * (predicted == gold).float().mean().item())
+    assert counts.by_class().tolist() == pytest.approx((100 * f1_score(gold, predicted, average=None)).tolist())
+
+
+def test_relations_leave_out_none():
+    predicted, gold = drawn_labels(1)
+    counts = count_labels(predicted, gold, NAMES, "relations")
+    oracle = relation_scores([NAMES[label] for label in gold], [NAMES[label] for label in predicted])
+    assert counts.micro() == pytest.approx(100 * oracle["f1"])
+    assert counts.by_class()[0].isnan()
+
+
+def test_entities_are_scored_as_in_the_reference_models():
+    names = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 7) for _ in range(30)]
+    sides = [torch.tensor([draw.randrange(5) for _ in range(sum(lengths))]) for _ in range(2)]
+    counts = count_entities(*sides, lengths, names)
+    predicted, gold = ([[names[tag] for tag in part] for part in torch.split(side, lengths)] for side in sides)
+    oracle = ner_scores(gold, predicted)
+    assert counts.micro() == pytest.approx(100 * oracle["f1"])
+    assert counts.by_class().tolist() == pytest.approx([100 * oracle["LOC_f1"], 100 * oracle["PER_f1"]])
+
+
+def test_nothing_found_and_nothing_to_find_is_0():
+    nothing = torch.zeros(3, dtype=torch.long)
+    assert count_labels(nothing, nothing, NAMES, "relations").micro() == 0
+
+
+def test_groups_of_classes_by_frequency():
+    by_class = torch.tensor([10.0, 20, 30, torch.nan, 50, 60, 70])
+    groups = class_groups(by_class, torch.tensor([1, 9, 5, 99, 8, 2, 6]))
+    assert groups == {"head": (20 + 50) / 2, "medium": (70 + 30) / 2, "tail": (60 + 10) / 2}
+    assert class_groups(by_class, torch.full((7,), 3)) == {"head": None, "medium": None, "tail": None}
+
+
+def test_calibration_error_bin_by_bin():
+    probabilities = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
+    gold = drawn_labels(2, 200, 3)[0]
+    total = 0.0
+    for start in range(15):
+        rows = [row for row in range(200) if start / 15 <= probabilities[row].max() < (start + 1) / 15]
+        if rows:
+            right = np.mean([float(probabilities[row].argmax() == gold[row]) for row in rows])
+            total += len(rows) / 200 * abs(right - np.mean([float(probabilities[row].max()) for row in rows]))
+    assert expected_calibration_error(probabilities, gold) == pytest.approx(100 * total, abs=1e-4)
+    assert expected_calibration_error(torch.eye(3), torch.arange(3)) == 0
+
+
+def test_subsets_have_the_asked_rows_and_depend_on_the_seed_alone():
+    rows, classes = torch.arange(100, 160), torch.arange(60) % 3
+    few = draw_subset(rows, classes, {"per_class": 4}, 0)
+    assert torch.bincount(classes[few - 100]).tolist() == [4, 4, 4]
+    assert torch.equal(few, draw_subset(rows, classes, {"per_class": 4}, 0))
+    assert not torch.equal(few, draw_subset(rows, classes, {"per_class": 4}, 1))
+    assert torch.bincount(classes[draw_subset(rows, classes, {"tail": 4}, 0) - 100]).tolist() == [20, 10, 5]
+    assert len(draw_subset(rows, None, {"share": 0.05}, 0).unique()) == 3
+    assert len(draw_subset(rows, None, {"rows": 7}, 0).unique()) == 7
+    assert torch.equal(draw_subset(rows, classes, {}, 0), rows)
+
+
+@pytest.mark.parametrize(
+    ("subset", "message"),
+    [
+        ({"per_class": 21}, "more rows than the 20"),
+        ({"rows": 61}, "61 of 60"),
+        ({"rows": 1, "share": 0.1}, "one of per_class"),
+        ({"first": 3}, "one of per_class"),
+    ],
+)
+def test_subsets_that_cannot_be_drawn(subset, message):
+    with pytest.raises(UserError, match=message):
+        draw_subset(torch.arange(60), torch.arange(60) % 3, subset, 0)
+    with pytest.raises(UserError, match="needs one class"):
+        draw_subset(torch.arange(60), None, {"per_class": 1}, 0)
+
+
+def test_paired_intervals_are_those_of_scipy():
+    ours, plain = {0: 3.0, 1: 5.0, 2: 4.5, 7: 1.0}, {0: 2.0, 1: 4.5, 2: 2.0, 3: 9.0}
+    difference = paired_difference(ours, plain)
+    oracle = stats.ttest_rel([3.0, 5.0, 4.5], [2.0, 4.5, 2.0])
+    low, high = oracle.confidence_interval(0.95)
+    assert difference.mean == pytest.approx((low + high) / 2)
+    assert difference.half_width() == pytest.approx((high - low) / 2)
+    assert difference.excludes_zero() is bool(oracle.pvalue < 0.05)
+    corrected = oracle.confidence_interval(1 - 0.05 / 4)
+    assert difference.half_width(4) == pytest.approx((corrected.high - corrected.low) / 2)
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+    assert sample_mean([2.0]).half_width() is None
+
+
+def test_each_family_counts_once():
+    members = [("x", Difference(1.0, 0.3, 9)), ("x", Difference(3.0, 0.3, 9)), ("y", Difference(5.0, 0.4, 9))]
+    over_families, over_seeds = mean_over_families(members)
+    assert over_families.mean == over_seeds.mean == (2.0 + 5.0) / 2
+    assert over_families.error == pytest.approx(np.std([2.0, 5.0], ddof=1) / 2**0.5)
+    assert over_families.freedom == 1
+    variances = [(0.3 / 4) ** 2, (0.3 / 4) ** 2, (0.4 / 2) ** 2]
+    assert over_seeds.error == pytest.approx(sum(variances) ** 0.5)
+    assert over_seeds.freedom == pytest.approx(sum(variances) ** 2 / sum(v**2 / 9 for v in variances))
+
+
+def test_the_interval_over_seeds_covers_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(500):
+        drawn = [("x", sample_mean(generator.normal(0, scale, 5).tolist())) for scale in (1, 3)]
+        drawn += [("y", sample_mean(generator.normal(0, 2, 5).tolist()))]
+        covered += not mean_over_families(drawn)[1].excludes_zero()
+    assert covered / 500 == pytest.approx(0.95, abs=0.03)
