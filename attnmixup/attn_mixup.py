@@ -168,7 +168,6 @@ class AttnMixup(nn.Module):
         if not self._acts and not everywhere:
             return unmixed(batch.replace_embeddings(self._tied(embeddings)))
         _refuse_recomputation(generator)
-        self._notice_untrained()
         if everywhere:
             batch = distributed.gather_batch(batch, headers, self.ranks.group)
         batch = batch.replace_embeddings(functional.finite_padding(batch.embeddings, batch.mask))
@@ -204,6 +203,7 @@ class AttnMixup(nn.Module):
             rows = torch.arange(batch.size, device=rows.device)
         elif rows.shape[0] == 0 or self.options.never_transforms(plan.size):
             return self._tied(batch.embeddings[:0]), rows[:0], None
+        self._notice_untrained()
         transformed, attention = self.attention(
             batch.embeddings, mask=batch.mask, rows=rows, generator=generator, need_attention=need_attention
         )

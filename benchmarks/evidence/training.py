@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,8 +101,6 @@ def train_cell(
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)
     batches = draw_batches(rows, training.batch_size, training.steps, seed)
     points = {round(training.steps * (point + 1) / training.evaluations) for point in range(training.evaluations)}
-    # Plain mixup is AttnMixup without a row of H*: its attention is rightly never trained.
-    warnings.filterwarnings("ignore", "The parameters of AttnMixup have not changed")
     curve, seconds = [], 0.0
     for step, batch in enumerate(batches):
         start = time.perf_counter()

@@ -365,9 +365,11 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     trained = AttnMixup(DIM)
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    mixup = AttnMixup(DIM, sample_ratio=1.0, transformed_ratio=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(6):
+            mixup(embeddings)
             optimizer.zero_grad()
             trained(embeddings).embeddings.sum().backward()
             optimizer.step()
