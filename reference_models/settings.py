@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
@@ -41,8 +41,10 @@ def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     parser.add_class_arguments(RunConfig, fail_untyped=True)
     try:
         namespace = parser.parse_args([*(["--config", str(path)] if path else []), *overrides])
-        if empty := [name for name in SECTIONS if namespace.get(name) is None]:
-            raise UserError(f"{empty[0]} holds no settings (null); give it some, or leave it out")
+        for name in SECTIONS:
+            if not isinstance(section := namespace.get(name), Namespace):
+                got = "null" if section is None else repr(section)
+                raise UserError(f"{name} holds no settings ({got}); give it some, or leave it out")
         values = parser.instantiate_classes(namespace)
     except SystemExit:
         raise  # after --help

@@ -85,7 +85,9 @@ def load_config(path: Path) -> Config:
             data_sets += [_data_set(dict(entry), suite, of_suite) for entry in part["data_sets"]]
         arms = content["arms"]
         encoder = content.get("encoder", "minilm")
-    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise UserError(f"{path}: not a benchmark configuration: the key {error} is missing") from error
+    except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a benchmark configuration ({type(error).__name__}: {error})") from error
     names = [data_set.name for data_set in data_sets]
     if repeated := {name for name in names if names.count(name) > 1}:

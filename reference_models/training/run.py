@@ -215,7 +215,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "seed": config.training.seed,
             "precision": config.training.precision,
             "processes": arguments.world_size,
-            ENVIRONMENT: environment(arguments.device),
+            ENVIRONMENT: facts[ENVIRONMENT],
             "classes": {"test": test.classes()},
         }
         if arguments.should_save:

@@ -81,3 +81,9 @@ def test_an_empty_section_is_named(section: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"{section}: null\n")
     with pytest.raises(UserError, match=rf"mine\.yaml.*: {section} holds no settings \(null\); give it some"):
         read_settings(tmp_path / "mine.yaml", [])
+
+
+def test_a_section_that_is_a_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: [1, 2]\n")
+    with pytest.raises(UserError, match=r"data holds no settings \(\[1, 2\]\); give it some, or leave it out$"):
+        read_settings(tmp_path / "mine.yaml", [])
