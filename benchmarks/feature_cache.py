@@ -21,7 +21,7 @@ from reference_models.data.processor import Processor
 from reference_models.data.samples import TAGS, Sample
 from reference_models.data.threads import map_ahead
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.models.vision import VisionBackbone
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.training.feature_cache import fill_cache
 
 BATCH, SLOTS, REPEATS = 16, 4, 5

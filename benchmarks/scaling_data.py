@@ -27,8 +27,8 @@ from reference_models.data.processor import Processor
 from reference_models.data.readers import READERS
 from reference_models.data.samples import TAGS, spooled
 from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.grounding.layout import Format, layout
-from reference_models.models.vision import VisionBackbone
 from reference_models.training.feature_cache import fill_cache
 
 Result = TypeVar("Result")

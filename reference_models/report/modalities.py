@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from reference_models.data.dataset import EncodedSplit
-from reference_models.models.i2srm import I2SRM
 from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.examples import Row, labelled
 from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, heat_map, join, table
+from reference_models.systems.i2srm import I2SRM
 
 DIVERGENCES = {
     "text_to_image": "KL(text || image)",

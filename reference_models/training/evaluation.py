@@ -13,7 +13,7 @@ from tqdm import tqdm
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.processor import Processor
 from reference_models.data.samples import HALF, Sample
-from reference_models.models.base import Extractor, ExtractorOutput
+from reference_models.systems.base import Extractor, ExtractorOutput
 from reference_models.training.metrics import NO_RELATION, class_scores, ner_scores, relation_scores, spans
 
 Result = TypeVar("Result")

@@ -18,8 +18,8 @@ from reference_models.data.processor import Processor
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import load_detector
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
 
 
 def hub_file(weights: WeightsEnum) -> Path:

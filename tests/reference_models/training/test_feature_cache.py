@@ -23,8 +23,8 @@ from reference_models.data.samples import TAGS
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.data.twitter import read_twitter
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
-from reference_models.models.vision import VisionBackbone
 from reference_models.settings import find_config, read_settings
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint

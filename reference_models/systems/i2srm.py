@@ -7,11 +7,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
-from reference_models.models.base import Extractor, Fused
-from reference_models.models.configuration import I2SRMConfig
-from reference_models.models.prefix import Prefix, PrefixStates, VisualPrefix
-from reference_models.models.text import TextEncoder
-from reference_models.models.vision import VisionBackbone, VisualFeatures
+from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone, VisualFeatures
+from reference_models.systems.base import Extractor, Fused
+from reference_models.systems.configuration import I2SRMConfig
 
 
 class I2SRM(Extractor):

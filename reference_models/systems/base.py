@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from attnmixup import AttnMixup, SemanticKLLoss
-from reference_models.models.configuration import I2SRMConfig
 from reference_models.models.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
+from reference_models.systems.configuration import I2SRMConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 from reference_models.config import ModelConfig
 from reference_models.data.processor import MARKERS, Processor
 from reference_models.errors import UserError
-from reference_models.models.build import build_model
+from reference_models.systems.build import build_model
 
 TINY = {"text": "tiny", "vision": "tiny", "vision_weights": "none"}
 
