@@ -35,6 +35,13 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
+def copy_tracked(folder: Path) -> None:
+    """Copy the files that git tracks, as they are now; what earlier builds left behind would be packed again."""
+    for name in run("git", "ls-files").splitlines():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
 def missing_files(wheel: Path) -> list[str]:
     """Files of the two packages that are tracked by git but not in the wheel."""
     tracked = run("git", "ls-files", "--", *PACKAGES).splitlines()
@@ -56,8 +63,9 @@ def main() -> None:
     """Build into dist/, then check the archives and the installed wheel."""
     dist = ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    run(sys.executable, "-m", "build", ".")  # builds the wheel from the sdist
+    with tempfile.TemporaryDirectory() as name:
+        copy_tracked(Path(name))
+        run(sys.executable, "-m", "build", "--outdir", dist, name)  # builds the wheel from the sdist
     [wheel] = dist.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     if missing := missing_files(wheel):
