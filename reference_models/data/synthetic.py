@@ -103,7 +103,7 @@ def text_only_ceiling(posts: Sequence[Post]) -> float:
     """Best micro-F1 (ratio of expected counts) of any rule that reads only the words.
 
     Every answer has known probabilities given the words. A rule that answers on a set A with the likeliest label has
-    F1 = 2 sum_A p / (|A| + G), G the expected number of true answers; the best A holds the likeliest first.
+    F1 = 2 sum_A p / (size of A + G), G the expected number of true answers; the best A holds the likeliest first.
     """
     items = [item for post in posts for item in post.posterior]
     gold = sum(sum(item.values()) for item in items)

@@ -80,7 +80,7 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
 
 
 class ExtractionTrainer(Trainer):
-    """Trains an `Extractor` on `EncodedSplit`s.
+    """Trains an `Extractor` on two `EncodedSplit`.
 
     Args:
         model: what to train.
