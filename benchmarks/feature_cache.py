@@ -19,7 +19,7 @@ from reference_models.data.features import FeatureCache, content_key
 from reference_models.data.samples import TAGS, Sample
 from reference_models.data.threads import map_ahead
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.models.vision import VisionBackbone
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.tasks import NamedEntities
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor

@@ -25,8 +25,8 @@ from reference_models.data.images import check_images
 from reference_models.data.readers import READERS, TASKS
 from reference_models.data.samples import TAGS, spooled
 from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.grounding.layout import Format, layout
-from reference_models.models.vision import VisionBackbone
 from reference_models.tasks import get_task
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor

@@ -28,7 +28,7 @@ class Predictor:
         run: folder of the run.
         batch_size: posts that are computed at once.
         ground: makes the crops of a post's picture, see `grounding.posts.PostGrounder`.
-        int8: compute the text encoder in int8, see `models.int8`.
+        int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
         UserError: the folder holds no finished run, or its model cannot be computed in int8 here.

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from reference_models.models.i2srm import I2SRM
 from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, heat_map, join, table
+from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks.dataset import EncodedSplit
 
 DIVERGENCES = {

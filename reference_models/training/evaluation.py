@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from reference_models.data.samples import HALF, Sample
-from reference_models.models.base import Extractor, ExtractorOutput
+from reference_models.systems.base import Extractor, ExtractorOutput
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.task import Answer, Task

@@ -26,9 +26,9 @@ from reference_models.data.features import (
 )
 from reference_models.data.images import RESIZE_VERSION, Resize, load_image
 from reference_models.data.threads import map_ahead
+from reference_models.encoders.stages import GRID
+from reference_models.encoders.vision import MEAN, STD, VisionBackbone
 from reference_models.errors import UserError
-from reference_models.models.stages import GRID
-from reference_models.models.vision import MEAN, STD, VisionBackbone
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.folder import write_json
 

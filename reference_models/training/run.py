@@ -17,12 +17,12 @@ from reference_models.data.mnre import read_relations
 from reference_models.data.readers import READERS, TASKS
 from reference_models.data.samples import Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
+from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
-from reference_models.models.int8 import use_int8
 from reference_models.report.figure import training_figure
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks import get_task
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
@@ -268,7 +268,7 @@ def load_model(run: Path, *, int8: bool = False) -> tuple[I2SRM, Processor]:
 
     Args:
         run: folder of the run.
-        int8: compute the text encoder in int8, see `models.int8`.
+        int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
         UserError: it cannot be computed in int8 here.

@@ -19,7 +19,7 @@ from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
-from reference_models.models.int8 import Int8Linear, product_is_exact
+from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
 from reference_models.training.run import PREDICTIONS
 

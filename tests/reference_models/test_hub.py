@@ -17,8 +17,8 @@ from reference_models.config import ModelConfig
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import load_detector
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks import Relations
 from reference_models.tasks.processor import Processor
 

@@ -18,10 +18,10 @@ from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
+from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
-from reference_models.models.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import WINDOW, Predictor
 from reference_models.prediction_file import predict_file
 from reference_models.tasks.dataset import EncodedSplit

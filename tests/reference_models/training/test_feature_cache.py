@@ -20,8 +20,8 @@ from reference_models.data.samples import TAGS
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.data.twitter import read_twitter
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
-from reference_models.models.vision import VisionBackbone
 from reference_models.settings import find_config, read_settings
 from reference_models.tasks import NamedEntities
 from reference_models.tasks import processor as processor_module

@@ -15,9 +15,9 @@ from tiny_runs import assert_same_run, config, encoder_without_dropout, history,
 from transformers import TrainerCallback, set_seed
 
 from reference_models.config import RunConfig
+from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
-from reference_models.models.build import build_model
-from reference_models.models.text import TextEncoder
+from reference_models.systems.build import build_model
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from reference_models.models.base import Extractor, Fused
-from reference_models.models.configuration import I2SRMConfig
-from reference_models.models.prefix import Prefix, PrefixStates, VisualPrefix
-from reference_models.models.text import TextEncoder
-from reference_models.models.vision import VisionBackbone, VisualFeatures
+from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone, VisualFeatures
+from reference_models.systems.base import Extractor, Fused
+from reference_models.systems.configuration import I2SRMConfig
 from reference_models.tasks import get_task
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_models.models.prefix import PrefixStates
+from reference_models.encoders.prefix import PrefixStates
 
 
 def find_layers(body: nn.Module, depth: int) -> nn.ModuleList:

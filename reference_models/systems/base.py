@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from attnmixup import AttnMixup, SemanticKLLoss
-from reference_models.models.configuration import I2SRMConfig
+from reference_models.systems.configuration import I2SRMConfig
 from reference_models.tasks import get_task
 
 

@@ -21,7 +21,7 @@ class I2SRMConfig(PreTrainedConfig):
 
     Args:
         text_config: configuration of the text encoder; depth, width and heads of the visual prefix come from it.
-        vision: name of the image backbone (`models.vision.BACKBONES`), or None for a model that reads text alone.
+        vision: name of the image backbone (`encoders.vision.BACKBONES`), or None for a model that reads text alone.
         task: name of a task, such as "ner" (tags of words) or "re" (softmax over relations); see `tasks.get_task`.
         pair: an entity of a relation is the "mean" of the sub-words between its markers, or its opening "marker".
         tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
@@ -29,7 +29,7 @@ class I2SRMConfig(PreTrainedConfig):
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         attn_mixup: whether AttnMixup acts in training.
         mixup: further keyword arguments of `attnmixup.AttnMixup`.
-        prefix: reading of Eq. 3: "paper" or "release", see `models.prefix.VisualPrefix`.
+        prefix: reading of Eq. 3: "paper" or "release", see `encoders.prefix.VisualPrefix`.
         fusion: reading of Eq. 4: visual tokens as keys and values ("prefix") or as hidden states ("concat").
         attention: "sdpa" (fused kernels) or "eager" (step by step, gives the weights).
         image_signal: what the semantic loss compares with the text: the "pooled" last stage or the class "logits".

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, make_batch, make_model, make_tokens, text_config
 from torch import nn
 
+from reference_models.encoders.int8 import Int8Linear, product_is_exact, to_int8, use_int8
+from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
-from reference_models.models.int8 import Int8Linear, product_is_exact, to_int8, use_int8
-from reference_models.models.text import TextEncoder
 
 needs_int8 = pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
 

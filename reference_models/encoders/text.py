@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from reference_models.encoders.attention import NAMES, Implementation
+from reference_models.encoders.concat import add_concat, find_layers
+from reference_models.encoders.prefix import Fusion, Prefix, PrefixStates
 from reference_models.errors import UserError
-from reference_models.models.attention import NAMES, Implementation
-from reference_models.models.concat import add_concat, find_layers
-from reference_models.models.prefix import Fusion, Prefix, PrefixStates
 
 OFFSET_POSITIONS = (
     "roberta",

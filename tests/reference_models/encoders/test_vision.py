@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from reference_models.encoders.vision import BACKBONES, VisionBackbone
 from reference_models.errors import UserError
-from reference_models.models.vision import BACKBONES, VisionBackbone
 
 WIDTHS = {
     "resnet18": (64, 128, 256, 512),

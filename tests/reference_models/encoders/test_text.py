@@ -16,10 +16,10 @@ from transformers import (
     T5Config,
 )
 
+from reference_models.encoders.attention import NAMES
+from reference_models.encoders.prefix import Prefix, PrefixStates
+from reference_models.encoders.text import TextEncoder, probe
 from reference_models.errors import UserError
-from reference_models.models.attention import NAMES
-from reference_models.models.prefix import Prefix, PrefixStates
-from reference_models.models.text import TextEncoder, probe
 
 ATTENDED = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
 FUSIONS = ("prefix", "concat")

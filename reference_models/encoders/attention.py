@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from reference_models.models.dropout import FastDropout
-from reference_models.models.prefix import Prefix
+from reference_models.encoders.dropout import FastDropout
+from reference_models.encoders.prefix import Prefix
 
 Implementation = Literal["sdpa", "eager"]
 NAMES: dict[Implementation, str] = {"sdpa": "visual_prefix_sdpa", "eager": "visual_prefix_eager"}
@@ -35,7 +35,7 @@ def prepend(
 
 
 def has_fast_dropout(module: nn.Module) -> bool:
-    """Whether the dropout of an attention layer was replaced, see `models.dropout`."""
+    """Whether the dropout of an attention layer was replaced, see `encoders.dropout`."""
     return isinstance(getattr(module, "dropout", None), FastDropout)
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
 from reference_models.config import ModelConfig
 from reference_models.errors import UserError
-from reference_models.models.build import build_model
+from reference_models.systems.build import build_model
 from reference_models.tasks import get_task
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.re import MARKERS

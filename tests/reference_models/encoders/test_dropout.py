@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reference_models.models.attention import eager_attention, sdpa_attention
-from reference_models.models.dropout import FastDropout, replace_dropout
+from reference_models.encoders.attention import eager_attention, sdpa_attention
+from reference_models.encoders.dropout import FastDropout, replace_dropout
 
 
 @given(

@@ -10,8 +10,8 @@ from tiny_models import FAMILIES, make_batch, make_model, text_config
 from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
-from reference_models.models.configuration import RELEASE
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.configuration import RELEASE
+from reference_models.systems.i2srm import I2SRM
 
 TASKS = ("ner", "re")
 READINGS = [

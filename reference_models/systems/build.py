@@ -10,12 +10,12 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedMode
 
 from reference_models.config import ModelConfig
 from reference_models.data.tokenizer import SPECIAL
+from reference_models.encoders.text import readable_length
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.hub import hub_weights
-from reference_models.models.configuration import I2SRMConfig
-from reference_models.models.i2srm import I2SRM
-from reference_models.models.text import readable_length
-from reference_models.models.vision import VisionBackbone
+from reference_models.systems.configuration import I2SRMConfig
+from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks.processor import Processor
 
 CLASSIFIERS = ("fc.", "classifier.")

@@ -9,8 +9,8 @@ from torchvision import models as torchvision_models
 from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import ResNetConfig, ResNetModel
 
+from reference_models.encoders.stages import pool_stages
 from reference_models.errors import UserError
-from reference_models.models.stages import pool_stages
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 ImageSignal = Literal["pooled", "logits"]

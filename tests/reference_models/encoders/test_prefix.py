@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_models.models.prefix import Prefix, PrefixStates, VisualPrefix
-from reference_models.models.stages import pool_stages
+from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
+from reference_models.encoders.stages import pool_stages
 
 WIDTHS, SIDES = (3, 4, 5, 6), (8, 5, 3, 1)
 LAYERS, HEADS, WIDTH = 3, 2, 8

@@ -6,7 +6,7 @@ from typing import Literal
 from einops import rearrange
 from torch import Tensor, nn
 
-from reference_models.models.stages import GRID, GatedConvolutions, GatedPerceptron
+from reference_models.encoders.stages import GRID, GatedConvolutions, GatedPerceptron
 
 Reading = Literal["paper", "release"]
 Fusion = Literal["prefix", "concat"]

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from tiny_models import RELATIONS, make_batch, make_model
 
 from attnmixup import SemanticKLLoss
-from reference_models.models.base import Extractor, Fused
-from reference_models.models.configuration import I2SRMConfig
+from reference_models.systems.base import Extractor, Fused
+from reference_models.systems.configuration import I2SRMConfig
 
 
 class Given(Extractor):
