@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from attnmixup import AttnMixup, SemanticKLLoss
-from reference_models.models.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
 from reference_models.systems.configuration import I2SRMConfig
+from reference_models.tasks import get_task
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Extractor(PreTrainedModel):
     def finish(self, width: int, image_width: int | None) -> None:
         """Make the head and the two modules for an `h` of `width` features and an image embedding of `image_width`."""
         config = self.config
-        tagging = TaggingHead if config.tag_head == "crf" else SoftmaxTaggingHead
-        head = tagging if config.task == "ner" else RelationHead
-        self.head = head(width, len(config.labels), config.head_dropout)
+        self.head = get_task(config.task).make_head(width, config)
         self.mixer = AttnMixup(width, **(config.mixup or {})) if config.attn_mixup else None
         self.semantic = None
         if image_width is not None and config.semantic_weight > 0:

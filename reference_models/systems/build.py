@@ -9,7 +9,6 @@ from torchvision import models as torchvision_models
 from transformers import AutoModel, BertConfig, PreTrainedConfig, PreTrainedModel
 
 from reference_models.config import ModelConfig
-from reference_models.data.processor import Processor
 from reference_models.data.tokenizer import SPECIAL
 from reference_models.encoders.text import readable_length
 from reference_models.encoders.vision import VisionBackbone
@@ -17,6 +16,7 @@ from reference_models.errors import UserError
 from reference_models.hub import hub_weights
 from reference_models.systems.configuration import I2SRMConfig
 from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks.processor import Processor
 
 CLASSIFIERS = ("fc.", "classifier.")
 TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
@@ -44,10 +44,10 @@ def build_model(settings: ModelConfig, processor: Processor) -> I2SRM:
     config = I2SRMConfig(
         text_config=text_config,
         vision=settings.vision if settings.visual else None,
-        task=processor.task,
+        task=processor.task.name,
         pair=settings.pair,
         tag_head=settings.tag_head,
-        labels=processor.labels,
+        labels=processor.task.labels,
         semantic_weight=settings.semantic_weight,
         attn_mixup=settings.attn_mixup,
         mixup=settings.mixup,

@@ -22,7 +22,7 @@ class I2SRMConfig(PreTrainedConfig):
     Args:
         text_config: configuration of the text encoder; depth, width and heads of the visual prefix come from it.
         vision: name of the image backbone (`encoders.vision.BACKBONES`), or None for a model that reads text alone.
-        task: "ner" (tags of words) or "re" (softmax over relations).
+        task: name of a task, such as "ner" (tags of words) or "re" (softmax over relations); see `tasks.get_task`.
         pair: an entity of a relation is the "mean" of the sub-words between its markers, or its opening "marker".
         tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
         labels: the tags or relations, in the order of their ids.
@@ -44,7 +44,7 @@ class I2SRMConfig(PreTrainedConfig):
 
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     vision: str | None = "resnet50"
-    task: Literal["ner", "re"] = "re"
+    task: str = "re"
     pair: Literal["mean", "marker"] = "mean"
     tag_head: Literal["crf", "softmax"] = "crf"
     labels: list[str] | tuple[str, ...] = ()

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from attnmixup.functional import masked_mean
 from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone, VisualFeatures
 from reference_models.systems.base import Extractor, Fused
 from reference_models.systems.configuration import I2SRMConfig
+from reference_models.tasks import get_task
 
 
 class I2SRM(Extractor):
@@ -21,7 +21,8 @@ class I2SRM(Extractor):
         super().__init__(config)
         fusion = None if config.vision is None else config.fusion
         self.text = TextEncoder(config.text_config, attention=config.attention, fusion=fusion)
-        width = self.text.width if config.task == "ner" else 2 * self.text.width
+        self.task = get_task(config.task)
+        width = self.task.width(self.text.width)
         if config.vision is None:
             self.finish(width, None)
             return
@@ -40,17 +41,13 @@ class I2SRM(Extractor):
         self.finish(width, self.vision.embedding_width)
 
     def fuse(self, batch: Mapping[str, Tensor]) -> Fused:
-        """Encode the text with the pictures as prefix; words for tagging, the marked pair for relations."""
+        """Encode the text with the pictures as prefix, and take from it what the task scores."""
         prefix = image = has_image = None
         if self.config.vision is not None:
             prefix, image, has_image = self._look(batch)
         hidden = self.text(batch["input_ids"], batch["attention_mask"], prefix)
-        if self.config.task == "ner":
-            words = hidden.gather(1, batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2]))
-            return Fused(words, batch["word_mask"], image, has_image)
-        summarise = opening_marker if self.config.pair == "marker" else masked_mean
-        entities = [summarise(hidden, batch[name]) for name in ("head_mask", "tail_mask")]
-        return Fused(torch.cat(entities, dim=-1), None, image, has_image)
+        h, mask = self.task.gather(hidden, batch, self.config)
+        return Fused(h, mask, image, has_image)
 
     def features(self, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:
         """Features of the pictures of a batch where `seen` (B, slots) is True: as read with it, or by one pass."""
@@ -70,12 +67,6 @@ class I2SRM(Extractor):
         embeddings = features.embedding.new_zeros(*seen.shape, features.embedding.shape[1])
         embeddings[seen] = features.embedding
         return self.prefix(features.cells, seen), embeddings[:, 0], (seen & present)[:, 0]
-
-
-def opening_marker(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The states (B, C) right before each entity in `hidden` (B, L, C), whose sub-words `mask` (B, L) has."""
-    markers = mask.int().argmax(dim=1) - 1
-    return hidden[torch.arange(len(hidden), device=hidden.device), markers]
 
 
 AutoConfig.register(I2SRMConfig.model_type, I2SRMConfig)

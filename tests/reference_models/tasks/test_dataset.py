@@ -11,20 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
 from reference_models.data.images import check_images
 from reference_models.data.mnre import read_mnre
-from reference_models.data.processor import Processor, TooLongError
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.tasks import Relations
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
+from reference_models.tasks.subwords import TooLongError
 
 SHORT = Sample("f:1", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
 LONG = Sample("f:2", ("a",) * 30, head=(0, 1), tail=(29, 30), relation="None")
 
 
 def make(image_size: int | None = None) -> Processor:
-    return Processor(learn_tokenizer([["a", "b"]] * 4, 50), "re", ["None"], max_length=16, image_size=image_size)
+    return Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), max_length=16, image_size=image_size)
 
 
 def test_a_long_relation_stops_by_default() -> None:
@@ -77,7 +79,7 @@ def write_rows(root: Path, count: int) -> None:
 
 
 def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
-    processor, held = Processor(learn_tokenizer([["a", "b"]] * 4, 50), "re", ["None"], image_size=4), []
+    processor, held = Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), image_size=4), []
     for count in (100, 500, 2500):  # the first fills what Python keeps for later
         write_rows(tmp_path / str(count), count)
         tracemalloc.start()
