@@ -32,6 +32,7 @@ oldest:  ## the core with the oldest torch and einops that pyproject.toml allows
 	  --ignore tests/attnmixup/test_docs.py --ignore tests/attnmixup/integrations -p no:cacheprovider
 
 docs:  ## the documentation site, in docs/_build/html; needs pip install -e '.[docs]'
+	rm -rf docs/reference/generated
 	sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
 
 release:  ## build sdist and wheel into dist/ and check them; needs pip install -e '.[dev]'

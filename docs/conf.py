@@ -42,6 +42,7 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"  # progress bars and log lines
 
 # Short names such as Row stand for several classes; each page shows its own.
 suppress_warnings = ["ref.python"]

@@ -27,11 +27,7 @@ INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
-    parser = _parser()
-    options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict):
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    options.overrides = overrides
+    options = parse(arguments)
     first_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING if first_process else logging.ERROR)
     # A path may hold bytes that are no UTF-8; printing it is no reason to stop.
@@ -53,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"i2srm: interrupted; {stop}" if str(stop) else "i2srm: interrupted", file=sys.stderr)
         return 130
     return 1 if failed else 0
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command line, and the settings that follow them as `overrides`; a mistake ends the program."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict):
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    options.overrides = overrides
+    return options
 
 
 def _complain(message: str) -> int:

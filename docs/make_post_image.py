@@ -1,0 +1,122 @@
+"""Draw the README's image, a post with its crops and what I2SRM says: `python docs/make_post_image.py runs/demo/ner`.
+
+The folder is that of `i2srm demo --task ner`. The post is the first of the test split with several objects and two names.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+
+COLOURS = {"PER": "#c2410c", "LOC": "#15803d", "ORG": "#1d4ed8", "MISC": "#7e22ce"}
+INK, FAINT, LINE, PAPER = "#1f2937", "#6b7280", "#d1d5db", "#ffffff"
+SCALE = 2  # pixels of the file for each unit below
+WIDTH, HEIGHT = 860, 372
+
+
+def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which matplotlib ships."""
+    return ImageFont.truetype(findfont(f"DejaVu Sans:{'bold' if bold else 'regular'}"), size * SCALE)
+
+
+class Canvas:
+    """A drawing in units that do not depend on the resolution."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def box(self, x: float, y: float, width: float, height: float, **style: object) -> None:
+        """A rectangle with round corners."""
+        style = {"radius": 8 * SCALE, "width": SCALE, **style}
+        self.pen.rounded_rectangle([x * SCALE, y * SCALE, (x + width) * SCALE, (y + height) * SCALE], **style)
+
+    def text(self, x: float, y: float, words: str, size: int, colour: str = INK, *, bold: bool = False) -> float:
+        """A line of text; returns its width."""
+        used = font(size, bold=bold)
+        self.pen.text((x * SCALE, y * SCALE), words, font=used, fill=colour)
+        return self.pen.textlength(words, font=used) / SCALE
+
+    def paste(self, image: Image.Image, x: float, y: float, size: int) -> None:
+        """An image as a square."""
+        scaled = image.convert("RGB").resize((size * SCALE, size * SCALE), Image.Resampling.LANCZOS)
+        self.image.paste(scaled, (round(x * SCALE), round(y * SCALE)))
+
+    def arrow(self, x: float, y: float, length: float) -> None:
+        """An arrow to the right."""
+        self.pen.line([x * SCALE, y * SCALE, (x + length) * SCALE, y * SCALE], fill=FAINT, width=2 * SCALE)
+        tip = [((x + length) * SCALE, y * SCALE)]
+        tip += [((x + length - 7) * SCALE, (y + side) * SCALE) for side in (-5, 5)]
+        self.pen.polygon(tip, fill=FAINT)
+
+
+def entities(tags: list[str]) -> list[tuple[int, int, str]]:
+    """Start, end and type of each entity of BIO tags."""
+    starts = [number for number, tag in enumerate(tags) if tag.startswith("B-")]
+    ends = [next((n for n in range(start + 1, len(tags)) if tags[n] != f"I-{tags[start][2:]}"), len(tags)) for start in starts]
+    return [(start, end, tags[start][2:]) for start, end in zip(starts, ends, strict=True)]
+
+
+def choose(rows: list[dict], truth: dict[str, dict]) -> dict:
+    """The first post with two names and at least as many objects."""
+    return next(
+        row for row in rows if len(entities(row["true"])) == 2 and len(truth[row["id"]]["objects"]) >= 3
+    )
+
+
+def main(folder: Path, output: Path) -> None:
+    """Draw the post of a demo's folder into a PNG."""
+    data = folder / "data" / "posts"
+    truth = {row["id"]: row for row in map(json.loads, (data / "truth_test.jsonl").read_text().splitlines())}
+    predictions = (folder / "i2srm" / "predictions_test.jsonl").read_text().splitlines()
+    text_only = {row["id"]: row for row in map(json.loads, (folder / "text-only" / "predictions_test.jsonl").read_text().splitlines())}
+    post = choose(list(map(json.loads, predictions)), truth)
+    picture = Image.open(post["image"])
+    objects = [figure["box"] for figure in truth[post["id"]]["objects"]]
+    words, found = post["words"], entities(post["predicted"])
+
+    canvas = Canvas(WIDTH, HEIGHT)
+    # The post.
+    canvas.box(16, 16, 330, 340, outline=LINE, fill="#f9fafb")
+    canvas.box(30, 28, 30, 30, fill="#93c5fd", radius=15 * SCALE)
+    canvas.text(70, 28, "A synthetic post", 12, bold=True)
+    canvas.text(70, 44, f"test split, {post['id'].split(':')[-1]}", 10, FAINT)
+    canvas.text(30, 70, " ".join(words), 13)
+    side = 246
+    canvas.paste(picture, 30, 98, side)
+    ratio = side / picture.width
+    for number, (left, top, right, bottom) in enumerate(objects, start=1):
+        place = (30 + left * ratio, 98 + top * ratio, (right - left) * ratio, (bottom - top) * ratio)
+        canvas.box(*place, outline="#111827", width=2 * SCALE, radius=3 * SCALE)
+        canvas.box(place[0], place[1], 16, 16, fill="#111827", radius=3 * SCALE)
+        canvas.text(place[0] + 4, place[1] + 1, str(number), 11, PAPER, bold=True)
+    # Its crops.
+    canvas.arrow(352, 186, 30)
+    canvas.text(396, 28, "object crops", 12, FAINT)
+    for number, box in enumerate(objects, start=1):
+        y = 50 + (number - 1) * 100
+        canvas.paste(picture.crop(box), 396, y, 88)
+        canvas.box(396, y, 88, 88, outline="#111827", width=2 * SCALE, radius=3 * SCALE)
+        canvas.box(396, y, 16, 16, fill="#111827", radius=3 * SCALE)
+        canvas.text(400, y + 1, str(number), 11, PAPER, bold=True)
+    # What the models say.
+    canvas.arrow(494, 186, 30)
+    for row, (title, tags) in enumerate((("I2SRM", post["predicted"]), ("text-only model", text_only[post["id"]]["predicted"]), ("truth", post["true"]))):
+        y = 50 + 104 * row
+        canvas.text(540, y - 22, title, 12, FAINT)
+        for line, (start, end, kind) in enumerate(entities(tags)):
+            name = " ".join(words[start:end])
+            width = canvas.pen.textlength(name, font=font(13, bold=True)) / SCALE
+            canvas.box(540, y + 32 * line, width + 78, 26, outline=COLOURS[kind], fill=PAPER)
+            canvas.text(550, y + 5 + 32 * line, name, 13, bold=True)
+            canvas.text(560 + width, y + 6 + 32 * line, kind, 12, COLOURS[kind], bold=True)
+        if not entities(tags):
+            canvas.text(540, y + 5, "no entity", 13)
+    canvas.image.quantize(128).save(output, optimize=True)
+    print(f"{output}: {output.stat().st_size / 1000:.0f} kB; {' '.join(words)}: {found}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(__file__).parent / "_static" / "post.png")
