@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 project = "attnmixup"
-author = "The attnmixup developers"
+author = copyright = "the attnmixup developers"
 release = version = attnmixup.__version__
 
 extensions = [

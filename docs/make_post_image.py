@@ -1,10 +1,12 @@
 """Draw the README's image, a post with its crops and what I2SRM says: `python docs/make_post_image.py runs/demo/ner`.
 
-The folder is that of `i2srm demo --task ner`. The post is the first of the test split with several objects and two names.
+The folder is that of `i2srm demo --task ner`. The post is the first of the test split with three objects
+and two names of different types.
 """
 
 import json
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from matplotlib.font_manager import findfont
@@ -13,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLOURS = {"PER": "#c2410c", "LOC": "#15803d", "ORG": "#1d4ed8", "MISC": "#7e22ce"}
 INK, FAINT, LINE, PAPER = "#1f2937", "#6b7280", "#d1d5db", "#ffffff"
 SCALE = 2  # pixels of the file for each unit below
-WIDTH, HEIGHT = 860, 372
+WIDTH, HEIGHT = 790, 372
 
 
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
@@ -28,10 +30,14 @@ class Canvas:
         self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
-    def box(self, x: float, y: float, width: float, height: float, **style: object) -> None:
+    def box(self, x: float, y: float, width: float, height: float, width_of_line: int = 1, **style: object) -> None:
         """A rectangle with round corners."""
-        style = {"radius": 8 * SCALE, "width": SCALE, **style}
-        self.pen.rounded_rectangle([x * SCALE, y * SCALE, (x + width) * SCALE, (y + height) * SCALE], **style)
+        corners = [x * SCALE, y * SCALE, (x + width) * SCALE, (y + height) * SCALE]
+        self.pen.rounded_rectangle(corners, **{"radius": 8 * SCALE, "width": width_of_line * SCALE, **style})
+
+    def outline(self, x: float, y: float, width: float, height: float) -> None:
+        """The frame of an object."""
+        self.box(x, y, width, height, outline="#111827", width_of_line=2)
 
     def text(self, x: float, y: float, words: str, size: int, colour: str = INK, *, bold: bool = False) -> float:
         """A line of text; returns its width."""
@@ -55,42 +61,49 @@ class Canvas:
 def entities(tags: list[str]) -> list[tuple[int, int, str]]:
     """Start, end and type of each entity of BIO tags."""
     starts = [number for number, tag in enumerate(tags) if tag.startswith("B-")]
-    ends = [next((n for n in range(start + 1, len(tags)) if tags[n] != f"I-{tags[start][2:]}"), len(tags)) for start in starts]
-    return [(start, end, tags[start][2:]) for start, end in zip(starts, ends, strict=True)]
+    inside = [sum(1 for _ in takewhile(lambda tag: tag.startswith("I-"), tags[start + 1 :])) for start in starts]
+    return [(start, start + 1 + more, tags[start][2:]) for start, more in zip(starts, inside, strict=True)]
+
+
+def read(path: Path) -> dict[str, dict]:
+    """Lines of JSON by their id."""
+    return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
 
 
 def choose(rows: list[dict], truth: dict[str, dict]) -> dict:
-    """The first post with two names and at least as many objects."""
+    """The first post with three objects and two names of different types."""
     return next(
-        row for row in rows if len(entities(row["true"])) == 2 and len(truth[row["id"]]["objects"]) >= 3
+        row
+        for row in rows
+        if len(truth[row["id"]]["objects"]) == 3
+        and len(entities(row["true"])) == len({kind for *_, kind in entities(row["true"])}) == 2
     )
 
 
 def main(folder: Path, output: Path) -> None:
     """Draw the post of a demo's folder into a PNG."""
-    data = folder / "data" / "posts"
-    truth = {row["id"]: row for row in map(json.loads, (data / "truth_test.jsonl").read_text().splitlines())}
-    predictions = (folder / "i2srm" / "predictions_test.jsonl").read_text().splitlines()
-    text_only = {row["id"]: row for row in map(json.loads, (folder / "text-only" / "predictions_test.jsonl").read_text().splitlines())}
-    post = choose(list(map(json.loads, predictions)), truth)
+    truth = read(folder / "data" / "posts" / "truth_test.jsonl")
+    predicted, text_only = (read(folder / name / "predictions_test.jsonl") for name in ("i2srm", "text-only"))
+    post = choose(list(predicted.values()), truth)
     picture = Image.open(post["image"])
     objects = [figure["box"] for figure in truth[post["id"]]["objects"]]
     words, found = post["words"], entities(post["predicted"])
 
     canvas = Canvas(WIDTH, HEIGHT)
+    badge = {"fill": "#111827", "radius": 3 * SCALE}
     # The post.
     canvas.box(16, 16, 330, 340, outline=LINE, fill="#f9fafb")
     canvas.box(30, 28, 30, 30, fill="#93c5fd", radius=15 * SCALE)
     canvas.text(70, 28, "A synthetic post", 12, bold=True)
-    canvas.text(70, 44, f"test split, {post['id'].split(':')[-1]}", 10, FAINT)
-    canvas.text(30, 70, " ".join(words), 13)
+    canvas.text(70, 44, f"test.txt, line {post['id'].split(':')[-1]}", 10, FAINT)
+    canvas.text(30, 70, " ".join(words), 11)
     side = 246
     canvas.paste(picture, 30, 98, side)
     ratio = side / picture.width
     for number, (left, top, right, bottom) in enumerate(objects, start=1):
         place = (30 + left * ratio, 98 + top * ratio, (right - left) * ratio, (bottom - top) * ratio)
-        canvas.box(*place, outline="#111827", width=2 * SCALE, radius=3 * SCALE)
-        canvas.box(place[0], place[1], 16, 16, fill="#111827", radius=3 * SCALE)
+        canvas.outline(*place)
+        canvas.box(place[0], place[1], 16, 16, **badge)
         canvas.text(place[0] + 4, place[1] + 1, str(number), 11, PAPER, bold=True)
     # Its crops.
     canvas.arrow(352, 186, 30)
@@ -98,12 +111,13 @@ def main(folder: Path, output: Path) -> None:
     for number, box in enumerate(objects, start=1):
         y = 50 + (number - 1) * 100
         canvas.paste(picture.crop(box), 396, y, 88)
-        canvas.box(396, y, 88, 88, outline="#111827", width=2 * SCALE, radius=3 * SCALE)
-        canvas.box(396, y, 16, 16, fill="#111827", radius=3 * SCALE)
+        canvas.outline(396, y, 88, 88)
+        canvas.box(396, y, 16, 16, **badge)
         canvas.text(400, y + 1, str(number), 11, PAPER, bold=True)
     # What the models say.
     canvas.arrow(494, 186, 30)
-    for row, (title, tags) in enumerate((("I2SRM", post["predicted"]), ("text-only model", text_only[post["id"]]["predicted"]), ("truth", post["true"]))):
+    answers = {"I2SRM": post["predicted"], "text-only model": text_only[post["id"]]["predicted"], "truth": post["true"]}
+    for row, (title, tags) in enumerate(answers.items()):
         y = 50 + 104 * row
         canvas.text(540, y - 22, title, 12, FAINT)
         for line, (start, end, kind) in enumerate(entities(tags)):
