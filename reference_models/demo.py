@@ -13,7 +13,7 @@ from reference_models.data.synthetic import generate, kinds
 from reference_models.errors import UserError
 from reference_models.prediction import describe
 from reference_models.report.figure import training_figure
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training.metrics import ner_scores, relation_scores
 from reference_models.training.run import HISTORY, METRICS, PREDICTIONS, train
 
@@ -21,10 +21,7 @@ Task = Literal["ner", "re"]
 SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
 QUICK = {"train": 1500, "valid": 100, "test": 200}
 TITLES = {"ner": "named entities", "re": "relations"}
-MODELS = {
-    "text-only": ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"],
-    "i2srm": [],
-}
+MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
 
 @dataclass(frozen=True)
@@ -63,13 +60,13 @@ def _run_task(task: Task, folder: Path, seed: int, quick: bool) -> str:
     ceiling = generate(data, task, seed, QUICK if quick else SIZES[task])["test"]
     kind_of = kinds(data, "test")
     rows, histories = [], {}
-    for name, overrides in MODELS.items():
+    for name in MODELS:
         print(f"\n== {TITLES[task]}: training {name}", flush=True)
         run = folder / name
-        overrides = [*overrides, "--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
+        overrides = ["--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
         if quick:
             overrides += ["--training.epochs", "3"]
-        metrics = train(read_settings(find_config(f"synthetic-{task}"), overrides))
+        metrics = train(read_settings(f"synthetic-{task}", overrides, system=name))
         predictions = _read_predictions(run / PREDICTIONS)
         several = [row for row in predictions if kind_of[row["id"]] == "several"]
         scores = ner_scores if task == "ner" else relation_scores

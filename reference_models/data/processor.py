@@ -22,11 +22,6 @@ FILE = "processor.json"
 KEYS = ("task", "labels", "max_length", "image_size", "max_crops", "resize", "label_scheme")
 # The tags of older baselines: all sub-words are tagged, and the later ones of a word are X.
 X13 = ("[PAD]", *TAGS, "X", "[CLS]", "[SEP]")
-# What an item holds of its pictures, and what becomes of that in a batch.
-PICTURES = {
-    "pixels": ("pixel_values", "image_mask"),
-    "features": ("visual_cells", "visual_embedding", "image_mask"),
-}
 
 
 class TooLongError(UserError):
@@ -119,10 +114,11 @@ class Processor:
             for name in ("head", "tail"):
                 start, end = torch.tensor([item[name] for item in items]).T[..., None]
                 batch[f"{name}_mask"] = (positions >= start) & (positions < end)
-        for key, names in PICTURES.items():
-            if key in items[0]:
-                parts = zip(*(item[key] for item in items), strict=True)
-                batch |= {name: torch.stack(part) for name, part in zip(names, parts, strict=True)}
+        if "pixels" in items[0]:
+            pixels, present = zip(*(item["pixels"] for item in items), strict=True)
+            batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}
+        for name in items[0].get("features", ()):
+            batch[name] = torch.stack([item["features"][name] for item in items])
         if "labels" in items[0]:
             labels = [item["labels"] for item in items]
             batch["labels"] = _pad(labels, 0) if self.task == "ner" else torch.tensor(labels)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.processor import Processor
 from reference_models.data.samples import HALF, Sample
-from reference_models.systems.base import Extractor, ExtractorOutput
+from reference_models.systems.base import System, SystemOutput
 from reference_models.training.metrics import NO_RELATION, class_scores, ner_scores, relation_scores, spans
 
 Result = TypeVar("Result")
@@ -51,7 +51,7 @@ def _found(answers: Iterable[Sequence[str] | str]) -> list[tuple[Any, ...]]:
     return found
 
 
-def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
+def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
     """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
     model.eval()
     with tqdm(total=len(split), desc="evaluating", disable=not progress) as bar:
@@ -84,11 +84,11 @@ def map_by_length(
 
 
 @torch.inference_mode()
-def predict_batch(model: Extractor, processor: Processor, items: Sequence[dict[str, Any]]) -> ExtractorOutput:
+def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> SystemOutput:
     """Predictions and scores of a model in evaluation mode for encoded samples, whatever their labels."""
     batch = processor.collate(items)
     batch.pop("labels", None)
-    output: ExtractorOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
+    output: SystemOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
     return output
 
 

@@ -38,7 +38,7 @@ def train_arguments(task: str, root: Path, output: Path, *more: str) -> list[str
         "--training.batch_size",
         "8",
     ]
-    return ["train", f"configs/synthetic-{task}.yaml", *overrides, *more]
+    return ["train", f"synthetic-{task}", *overrides, *more]
 
 
 @pytest.fixture(scope="session")
@@ -361,9 +361,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    assert all(
-        f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.head_learning_rate")
-    )
+    assert all(f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.learning_rates"))
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -457,7 +455,7 @@ def test_an_option_is_not_taken_by_its_beginning(
     ("command", "setting", "value"),
     [
         (["evaluate"], "data.max_length", "40"),
-        (["evaluate"], "model.visual", "false"),
+        (["evaluate"], "model.attn_mixup", "false"),
         (["evaluate"], "output", "elsewhere"),
         (["report"], "training.epochs", "9"),
         (["predict", "--text", "Ruby Vex"], "grounding.top", "1"),

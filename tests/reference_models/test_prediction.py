@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from reference_models.config import DataConfig, RunConfig, TrainingConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
@@ -25,6 +25,7 @@ from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import WINDOW, Predictor, describe
 from reference_models.prediction_file import predict_file
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import train
 
@@ -37,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task, format_ in FORMATS.items():
         generate(folder / task / "posts", task, 0, {"train": 16, "valid": 4, "test": 4})
         data = DataConfig(format=format_, root=str(folder / task / "posts"), image_size=32)
-        model = ModelConfig(text="tiny", vision="tiny", vision_weights="none")
-        train(RunConfig(str(folder / f"run-{task}"), data, model, TrainingConfig(epochs=1, batch_size=8)))
+        model = I2SRMConfig(text="tiny", vision="tiny", vision_weights="none")
+        train(RunConfig("i2srm", model, str(folder / f"run-{task}"), data, TrainingConfig(epochs=1, batch_size=8)))
     return folder
 
 

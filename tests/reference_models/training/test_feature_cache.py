@@ -25,7 +25,7 @@ from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.data.twitter import read_twitter
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
 from reference_models.training.run import METRICS, evaluate, train
@@ -273,7 +273,7 @@ def test_workers_read_the_same(method: str, split: EncodedSplit, tmp_path: Path)
 
 def run_config(task: str, data: Path, output: Path, *overrides: str) -> Any:
     basis = ["--data.root", str(data), "--output", str(output), "--training.batch_size", "8", "--training.epochs", "2"]
-    return read_settings(find_config(f"synthetic-{task}"), [*basis, *FROZEN, *overrides])
+    return read_settings(f"synthetic-{task}", [*basis, *FROZEN, *overrides])
 
 
 def refuse(*_: object) -> torch.Tensor:

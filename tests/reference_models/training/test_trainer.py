@@ -18,7 +18,7 @@ from reference_models.config import RunConfig
 from reference_models.data.dataset import EncodedSplit
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
-from reference_models.systems.build import build_model
+from reference_models.systems.build import build_system
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
@@ -48,7 +48,9 @@ def make_trainer(settings: RunConfig) -> ExtractionTrainer:
     processor = make_processor(settings, samples["train"])
     train_split, valid = (EncodedSplit(samples[split], processor) for split in ("train", "valid"))
     arguments = training_arguments(settings.training, Path(settings.output))
-    return ExtractionTrainer(build_model(settings.model, processor), settings.training, arguments, train_split, valid)
+    return ExtractionTrainer(
+        build_system(settings.system, settings.model, processor), settings.training, arguments, train_split, valid
+    )
 
 
 def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
@@ -59,7 +61,9 @@ def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
 
 
 def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path) -> None:
-    kept, trainer = record(config(data, tmp_path, "--training.epochs", "6", "--training.text_learning_rate", "5e-4"))
+    kept, trainer = record(
+        config(data, tmp_path, "--training.epochs", "6", "--training.learning_rates.text_encoder", "5e-4")
+    )
     total = 6 * 48 // 8
     warm = math.ceil(0.06 * total)
     factors = [step / warm if step < warm else (total - step) / (total - warm) for step in range(total)]
@@ -75,7 +79,7 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, s
     # 22 samples: the last step of an epoch has 6 of them, in batches of 4 and 2 at least once.
     data = tiny_set(tmp_path, {"train": 22, "valid": 4, "test": 4})
     encoder = encoder_without_dropout(data, tmp_path / "encoder")
-    rates = ("--training.learning_rate", "0", "--training.head_learning_rate", "0")
+    rates = ("--training.learning_rate", "0", "--training.learning_rates.head", "0")
     options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "2")
     large, whole = record(config(data, tmp_path / "large", *options, "--training.batch_size", "8"))
     batches = ("--training.batch_size", str(small), "--training.accumulation", str(8 // small))
