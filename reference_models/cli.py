@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="find the objects of the pictures and cut them out",
         epilog="Settings follow, as in --grounding.detector centre; i2srm train --help lists all.",
     )
-    crops.add_argument("config", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
     crops.set_defaults(command=_crops)
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
@@ -316,15 +316,13 @@ def _predict(options: argparse.Namespace) -> bool:
 
 
 def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
-    from reference_models.prediction import describe
-
     values = {name: getattr(options, name) for name in POST}
     sample = predictor.read({name: value for name, value in values.items() if value is not None}, Path())
     [prediction] = predictor.predict([sample])
     if cut := predictor.processor.encode(sample)["words_cut"]:
         limit = predictor.processor.max_length
         print(f"the last {cut} words lie behind the limit of {limit} sub-words and were not read", file=sys.stderr)
-    print(describe(sample, prediction.said))
+    print(predictor.processor.task.describe(sample, prediction.answer))
     likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
     for relation, probability in likeliest[:3]:
         print(f"  {probability:.4f}  {relation}")

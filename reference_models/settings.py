@@ -9,10 +9,9 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
-from reference_models.config import DataConfig, RunConfig, SystemConfig, TrainingConfig
+from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
-from reference_models.systems import get_system, list_systems
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"
@@ -57,6 +56,10 @@ def read_settings(
     Raises:
         UserError: a key that does not exist for this system, a value of the wrong type, or a file that is not YAML.
     """
+    if data is None and system is None and "--help" in overrides:
+        _parse("", TextSystemConfig, {}, overrides, "")  # which ends the program before anything heavy is imported
+    from reference_models.systems import get_system
+
     of_data: Settings = {}
     if data is not None:
         path = find_config(str(data), "data")
@@ -133,7 +136,9 @@ def _read(path: Path) -> Settings:
 
 
 def _task(of_data: Settings) -> str:
-    return "re" if (of_data.get("data") or {}).get("format") == "mnre" else "ner"
+    from reference_models.data.readers import TASKS as TASKS_OF_FORMATS  # with torch
+
+    return TASKS_OF_FORMATS.get((of_data.get("data") or {}).get("format", DataConfig.format), "")
 
 
 def _merge(first: Settings, second: Settings) -> Settings:
@@ -160,6 +165,8 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
         skipped: settings that a file for all systems may have, and this system has not, are taken out of `part`; None
             where every setting must be this system's.
     """
+    from reference_models.systems import get_system, list_systems
+
     known = _keys(get_system(system).settings_class)
     for section, content in list(part.items()):
         if section in ("system", "output"):
@@ -178,6 +185,8 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
 
 
 def _check_overrides(overrides: Sequence[str], system: str) -> None:
+    from reference_models.systems import get_system
+
     known = _keys(get_system(system).settings_class)
     names = ["help", "output", *(f"{section}.{key}" for section, keys in known.items() for key in keys)]
     for word in overrides:
@@ -196,7 +205,14 @@ def _unknown(key: str, system: str, names: Sequence[str]) -> str:
 def _parse(
     name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: object
 ) -> RunConfig:
-    parser = ArgumentParser(prog="i2srm train DATA SYSTEM", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog="i2srm train DATA SYSTEM",
+        description=f"Settings of the system {name}."
+        if name
+        else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
     parser.add_argument("--settings", action="config", help="a YAML file of settings")
     parser.add_argument("--output", type=str, default="runs/i2srm", help="folder of the run")
     for section, kind in {"data": DataConfig, "model": settings_class, **SECTIONS}.items():

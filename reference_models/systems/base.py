@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from attnmixup import AttnMixup, SemanticKLLoss
-from attnmixup.functional import masked_mean
 from reference_models.config import SLOTS, Slots, SystemConfig, View
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
-from reference_models.models.heads import LinearHead, RelationHead, SoftmaxTaggingHead, TaggingHead
 from reference_models.systems.images import ImageFeatures
+from reference_models.tasks import Task, get_task
+from reference_models.tasks.heads import LinearHead
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,15 @@ class System(PreTrainedModel):
     `finish`, and implements `encode`.
 
     Attributes:
+        tasks: names of the tasks that the system is for; None for any.
         settings: the settings, an instance of `settings_class`.
+        task: the class of the task.
         text_encoder: an encoder of transformers, or None for a system without one.
         vision: the image backbone, or None for a system that reads no images.
     """
 
     config_class: ClassVar[Any] = SystemConfig
+    tasks: ClassVar[tuple[str, ...] | None] = None
     settings_class: ClassVar[type[SystemConfig]]
     settings: Any
     main_input_name = "input_ids"
@@ -85,6 +88,7 @@ class System(PreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.settings = self.settings_class(**{f.name: getattr(config, f.name) for f in fields(self.settings_class)})
+        self.task: type[Task] = get_task(config.task)
         self.text_encoder = self.make_text_encoder()
         self.vision: VisionBackbone | None = None
         if views := self.settings.image_views:
@@ -98,21 +102,7 @@ class System(PreTrainedModel):
 
     def make_head(self, width: int) -> LinearHead:
         """The output layer for an `h` of `width` features; a system with a head of its own overrides this."""
-        tagging = TaggingHead if self.settings.tag_head == "crf" else SoftmaxTaggingHead
-        head = tagging if self.config.task == "ner" else RelationHead
-        return head(width, len(self.config.labels), self.settings.head_dropout)
-
-    def width(self, hidden: int) -> int:
-        """Features of `h`, given the width of the states that `gather` takes."""
-        return hidden if self.config.task == "ner" else 2 * hidden
-
-    def gather(self, hidden: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """From states (B, L, C) of sub-words to `h` and its mask: of words, or of the pair of entities."""
-        if self.config.task == "ner":
-            starts = batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2])
-            return hidden.gather(1, starts), batch["word_mask"]
-        summarise = opening_marker if self.settings.pair == "marker" else masked_mean
-        return torch.cat([summarise(hidden, batch[name]) for name in ("head_mask", "tail_mask")], dim=-1), None
+        return self.task.make_head(width, self.config)
 
     def finish(self, width: int) -> None:
         """Make the head and the two modules for an `h` of `width` features."""
@@ -220,9 +210,3 @@ class System(PreTrainedModel):
             output.loss = output.loss + self.settings.semantic_weight * semantic_loss
             output.semantic_loss = semantic_loss.detach()
         return output
-
-
-def opening_marker(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The states (B, C) right before each entity in `hidden` (B, L, C), whose sub-words `mask` (B, L) has."""
-    markers = mask.int().argmax(dim=1) - 1
-    return hidden[torch.arange(len(hidden), device=hidden.device), markers]

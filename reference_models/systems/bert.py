@@ -31,7 +31,7 @@ class BERT(System):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        width = self.width(self.text_encoder.width)
+        width = self.task.width(self.text_encoder.width)
         kinds = {"linear": lambda: nn.Linear(width, width), "layernorm": lambda: nn.LayerNorm(width)}
         self.post = kinds.get(self.settings.post, nn.Identity)()
         self.finish(width)
@@ -39,5 +39,5 @@ class BERT(System):
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """The words, or the pair of entities, of the encoded text; see `System`."""
         hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"])
-        h, mask = self.gather(hidden, batch)
+        h, mask = self.task.gather(hidden, batch, self.config)
         return Encoded(self.post(h), mask)

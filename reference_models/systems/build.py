@@ -3,12 +3,12 @@
 from typing import Any
 
 from reference_models.config import SystemConfig
-from reference_models.data.processor import Processor
 from reference_models.encoders.text import readable_length
 from reference_models.encoders.weights import fill_backbone, fill_text, load_text, tiny_text_config
 from reference_models.errors import UserError
 from reference_models.systems.base import System
 from reference_models.systems.registry import get_system
+from reference_models.tasks.processor import Processor
 
 
 def build_system(name: str, settings: SystemConfig, processor: Processor) -> System:
@@ -20,11 +20,13 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         processor: of its task, labels and vocabulary.
 
     Raises:
-        UserError: weights that cannot be found or do not fit, an encoder that the system cannot use, or options that
-            the two modules do not have.
+        UserError: a task that the system is not for, weights that cannot be found or do not fit, an encoder that the
+            system cannot use, or options that the two modules do not have.
     """
     kind = get_system(name)
-    fixed: dict[str, Any] = {"task": processor.task, "labels": processor.labels}
+    if kind.tasks is not None and processor.task.name not in kind.tasks:
+        raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, and the data are for {processor.task.name}")
+    fixed: dict[str, Any] = {"task": processor.task.name, "labels": processor.task.labels}
     pretrained = None
     if settings.inputs.subwords:
         vocabulary = len(processor.tokenizer)

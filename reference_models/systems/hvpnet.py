@@ -63,7 +63,7 @@ class HVPNeT(System):
             scramble_cells=settings.scramble_cells,
             scramble_heads=settings.scramble_heads,
         )
-        self.finish(self.width(text.width))
+        self.finish(self.task.width(text.width))
         self.head.requires_grad_(settings.train_head)
 
     def make_text_encoder(self) -> TextEncoder:
@@ -75,4 +75,4 @@ class HVPNeT(System):
         features = self.image_features(batch, attend_absent=self.settings.attend_absent)
         prefix = self.prefix(features.rows["cells"], features.seen["cells"])
         hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"], prefix)
-        return Encoded(*self.gather(hidden, batch), *self.semantic_image(batch, features))
+        return Encoded(*self.task.gather(hidden, batch, self.config), *self.semantic_image(batch, features))

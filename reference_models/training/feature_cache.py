@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from reference_models.config import SLOTS, Slots, View
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.features import (
     KEY,
     FeatureCache,
@@ -32,6 +31,7 @@ from reference_models.data.threads import map_ahead
 from reference_models.encoders.stages import GRID
 from reference_models.encoders.vision import CLASSIFIERS, GRID_SIDE, MEAN, STD, VisionBackbone
 from reference_models.errors import UserError
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.folder import write_json
 
 META, LOCK = "meta.json", "lock"

@@ -296,7 +296,7 @@ def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
 def test_a_wrong_key_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  rooot: x\n")
     assert "rooot" in complaint(capsys, ["train", str(tmp_path / "mine.yaml")])
-    assert "mnre, mnre-release, synthetic-ner" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
+    assert "mnre, synthetic-ner, synthetic-re" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
 
 
 def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,6 +362,12 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--help"])
     text = capsys.readouterr().out
     assert all(f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.learning_rates"))
+    assert "--model.prefix" not in text
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "mnre", "hvpnet", "--help"])
+    text = capsys.readouterr().out
+    assert "--model.prefix" in text
+    assert "default: bert-base-uncased" in text
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

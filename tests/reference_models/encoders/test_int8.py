@@ -156,7 +156,7 @@ def test_a_model_in_int8_is_not_saved(tmp_path):
 
 def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     with pytest.raises(UserError, match="the model is on 'meta'"):
-        use_int8(make_model().text.body.to("meta"))
+        use_int8(make_model().text_encoder.body.to("meta"))
     with pytest.raises(UserError, match="no linear layers"):
         use_int8(nn.Embedding(3, 4))
 

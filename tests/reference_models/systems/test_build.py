@@ -12,11 +12,13 @@ from tokenizers.models import WordLevel
 from torchvision import models as torchvision_models
 from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
-from reference_models.data.processor import MARKERS, Processor
 from reference_models.errors import UserError
 from reference_models.systems.bert import BERTConfig
 from reference_models.systems.build import build_system
 from reference_models.systems.i2srm import I2SRMConfig
+from reference_models.tasks import get_task
+from reference_models.tasks.processor import Processor
+from reference_models.tasks.re import MARKERS
 
 TINY = {"text": "tiny", "vision": "tiny", "vision_weights": "none"}
 
@@ -26,7 +28,7 @@ def make_processor(task="re", words=50):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
-    return Processor(tokenizer, task, ["None", "peer", "place"], max_length=24, image_size=64)
+    return Processor(tokenizer, get_task(task)(["None", "peer", "place"]), max_length=24, image_size=64)
 
 
 def save_resnet(path, **kwargs):

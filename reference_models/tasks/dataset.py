@@ -9,9 +9,10 @@ import torch
 from torch.utils.data import Dataset
 
 from reference_models.data.features import FeatureCache
-from reference_models.data.processor import Processor, TooLongError
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.spool import Spool
+from reference_models.tasks.processor import Processor
+from reference_models.tasks.subwords import TooLongError
 
 logger = logging.getLogger(__name__)
 

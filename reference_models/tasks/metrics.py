@@ -1,12 +1,8 @@
 """Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations without None."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
-
-from reference_models.data.samples import TAGS
-
-TYPES = tuple(tag.removeprefix("B-") for tag in TAGS if tag.startswith("B-"))
 
 NO_RELATION = "None"
 
@@ -29,13 +25,16 @@ def spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
     return found
 
 
-def ner_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Micro precision, recall and F1 over the entity spans of all sentences, and the F1 of each type ("PER_f1", ...).
+def ner_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
+) -> dict[str, float]:
+    """Micro precision, recall and F1 over the entity spans of all sentences, and the F1 of some types ("PER_f1", ...).
 
     Args:
         gold: the true tags of each sentence.
         predicted: the predicted tags. A sentence may have fewer than in `gold`: words cut off by the length limit
             count as outside, so their entities are missed.
+        types: those whose F1 is wanted, also where none of them occurs.
 
     Returns:
         Fractions from 0 to 1; 0.0 where nothing was there to divide by.
@@ -52,7 +51,7 @@ def ner_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]
         true |= {(index, *span) for span in spans(gold_tags)}
         guessed |= {(index, *span) for span in spans(predicted_tags)}
     scores = _prf(len(true & guessed), len(guessed), len(true))
-    for kind in TYPES:
+    for kind in types:
         of_kind = {span for span in true | guessed if span[-1] == kind}
         scores[f"{kind}_f1"] = _prf(len(true & guessed & of_kind), len(guessed & of_kind), len(true & of_kind))["f1"]
     return scores

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchcrf import CRF
+from torchcrf import CRF  # type: ignore[import-untyped]
 
 
 class LinearHead(nn.Module):
@@ -42,7 +42,8 @@ class TaggingHead(LinearHead):
         """Negative log-likelihood of each row divided by its number of words (Eq. 17), (N,)."""
         scores = scores.masked_fill(~mask[..., None], 0.0)
         with torch.autocast(scores.device.type, enabled=False):
-            return -self.crf(scores, tags, mask=mask, reduction="none") / mask.sum(dim=1)
+            likelihood: Tensor = self.crf(scores, tags, mask=mask, reduction="none")
+            return -likelihood / mask.sum(dim=1)
 
     @torch.no_grad()
     def decode(self, scores: Tensor, mask: Tensor) -> Tensor:

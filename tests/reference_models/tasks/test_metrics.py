@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from reference_models.data.samples import TAGS
-from reference_models.training.metrics import TYPES, class_scores, ner_scores, relation_scores, spans
+from reference_models.tasks.metrics import class_scores, ner_scores, relation_scores, spans
 
+TYPES = ("PER", "LOC", "ORG", "MISC")
 SENTENCES = st.lists(st.lists(st.sampled_from(TAGS), max_size=8), max_size=6)
 RELATIONS = st.lists(st.tuples(*[st.sampled_from(["None", "peer", "part_of", "contain"])] * 2), max_size=20)
 
@@ -53,7 +54,7 @@ def test_ner_by_hand() -> None:
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
     predicted = [["B-PER", "I-PER", "B-LOC", "I-LOC"], ["B-ORG", "B-ORG"]]
     # right: PER and the first ORG; 4 predicted; 3 true
-    assert ner_scores(gold, predicted) == pytest.approx(
+    assert ner_scores(gold, predicted, TYPES) == pytest.approx(
         {
             "precision": 2 / 4,
             "recall": 2 / 3,
@@ -86,7 +87,7 @@ def test_cutting_a_prediction_equals_filling_it_with_outside(gold: list[list[str
 @given(SENTENCES, st.randoms(use_true_random=False))
 def test_ner_against_scikit_learn(gold: list[list[str]], random) -> None:
     predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in gold]
-    scores = ner_scores(gold, predicted)
+    scores = ner_scores(gold, predicted, TYPES)
     true = {(i, *span) for i, tags in enumerate(gold) for span in spans(tags)}
     guessed = {(i, *span) for i, tags in enumerate(predicted) for span in spans(tags)}
     for kinds, prefix in [(TYPES, ""), *[((kind,), f"{kind}_") for kind in TYPES]]:

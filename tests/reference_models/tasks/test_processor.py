@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.data.processor import KEYS, MARKERS, X13, Processor, TooLongError
 from reference_models.data.samples import TAGS, Sample
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
+from reference_models.tasks import NamedEntities, get_task
+from reference_models.tasks.processor import KEYS, Processor
+from reference_models.tasks.re import MARKERS
+from reference_models.tasks.subwords import TooLongError
 
 WORDS = ["Scarlet", "Vexmor", "is", "here", "with", "Azure", "Kolbrin", "!"]
 TOKENIZER_TEXT = [WORDS] * 4
@@ -20,7 +23,7 @@ RELATIONS = ["None", "peer"]
 
 def make(task: str, **options: object) -> Processor:
     labels = TAGS if task == "ner" else RELATIONS
-    return Processor(learn_tokenizer(TOKENIZER_TEXT, 120), task, labels, **{"image_size": None, **options})
+    return Processor(learn_tokenizer(TOKENIZER_TEXT, 120), get_task(task)(labels), **{"image_size": None, **options})
 
 
 NER, RE = make("ner"), make("re")
@@ -46,7 +49,7 @@ def test_words_behind_the_limit_have_no_representation_and_count_as_outside(word
     whole = NER.encode(Sample("x:1", tuple(words)))["word_starts"]
     assert len(item["input_ids"]) <= limit
     assert item["word_starts"] == [start for start in whole if start < limit - 1]
-    said = processor.names(Sample("x:1", tuple(words)), [1] * len(item["word_starts"]) + [-100] * 2)
+    said = processor.decode(Sample("x:1", tuple(words)), [1] * len(item["word_starts"]) + [-100] * 2)
     assert said == ["B-PER"] * len(item["word_starts"]) + ["O"] * (len(words) - len(item["word_starts"]))
 
 
@@ -130,6 +133,11 @@ def test_pictures_take_their_slots_and_absent_ones_stay_empty(tmp_path: Path) ->
     assert torch.equal(processor.collate([item, item])["image_mask"], torch.stack([present, present]))
 
 
+def test_a_model_of_text_alone_has_no_pixels() -> None:
+    with pytest.raises(ValueError, match="expected a processor with an image_size"):
+        NER.pixels(Sample("x:1", ("a",)))
+
+
 @pytest.mark.parametrize("task", ["ner", "re"])
 def test_saved_and_loaded_it_encodes_alike(task: str, tmp_path: Path) -> None:
     processor = make(task, max_length=40, image_size=8, max_crops=2, resize="centre-crop")
@@ -137,11 +145,13 @@ def test_saved_and_loaded_it_encodes_alike(task: str, tmp_path: Path) -> None:
     loaded = Processor.from_pretrained(tmp_path)
     sample = Sample("x:1", tuple(WORDS), head=(0, 2), tail=(5, 7))
     assert loaded.encode(sample) == processor.encode(sample)
+    assert (loaded.task.name, loaded.task.settings()) == (task, processor.task.settings())
     for name in KEYS:
         assert getattr(loaded, name) == getattr(processor, name)
 
 
-X = Processor(learn_tokenizer(TOKENIZER_TEXT, 120), "ner", X13, image_size=None, label_scheme="x13")
+X13 = ("[PAD]", *TAGS, "X", "[CLS]", "[SEP]")
+X = Processor(learn_tokenizer(TOKENIZER_TEXT, 120), NamedEntities(X13, "x13"), image_size=None)
 
 
 @given(words_strategy, st.data())
@@ -156,5 +166,5 @@ def test_thirteen_tags_name_every_subword_and_lead_back_to_words(words: list[str
     assert (names[0], names[-1]) == ("[CLS]", "[SEP]")
     assert [names[start] for start in plain["word_starts"]] == list(tags)
     assert names.count("X") == len(names) - 2 - len(words)
-    assert X.names(sample, [*item["labels"], -100]) == list(tags)
-    assert X.names(sample, [X13.index("X")] * len(names)) == ["O"] * len(words)
+    assert X.decode(sample, [*item["labels"], -100]) == list(tags)
+    assert X.decode(sample, [X13.index("X")] * len(names)) == ["O"] * len(words)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference_models.models.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
+from reference_models.tasks.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
 
 LABELS, WIDTH = 3, 4
 
