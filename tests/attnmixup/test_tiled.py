@@ -59,3 +59,26 @@ def test_gradients(monkeypatch):
 
 def test_an_accelerator_has_larger_tiles():
     assert tiled.tile_elements(torch.device("cpu")) < tiled.tile_elements(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("elements", [10**6, 10])
+def test_torch_func_and_second_derivatives_work_at_every_size(monkeypatch, elements):
+    monkeypatch.setattr(tiled, "CPU_TILE", elements)
+    query, key, vector = (torch.randn(*shape).double() for shape in ((2, 3, 2), (2, 4, 2), (2, 2)))
+
+    def total(query, key, vector):
+        return functional.additive_scores(query, key, vector).sin().sum()
+
+    leaves = [tensor.clone().requires_grad_() for tensor in (query, key, vector)]
+    assert torch.autograd.gradgradcheck(total, leaves)
+    gradients = torch.func.grad(total, (0, 1, 2))(query, key, vector)
+    for gradient, expected in zip(gradients, torch.autograd.grad(total(*leaves), leaves), strict=True):
+        torch.testing.assert_close(gradient, expected)
+    tangents = torch.randn_like(query), torch.randn_like(key), torch.randn_like(vector)
+    _, change = torch.func.jvp(total, (query, key, vector), tangents)
+    expected = sum((tangent * gradient).sum() for tangent, gradient in zip(tangents, gradients, strict=True))
+    torch.testing.assert_close(change, expected)
+    batch = torch.randn(5, *query.shape).double()
+    scores = torch.func.vmap(functional.additive_scores, (0, None, None))(batch, key, vector)
+    for row, of_row in zip(batch, scores, strict=True):
+        torch.testing.assert_close(of_row, functional.additive_scores(row, key, vector))
