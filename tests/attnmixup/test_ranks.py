@@ -1,4 +1,4 @@
-"""Two real processes compute what one does on the concatenated batch."""
+"""Real processes compute what one does on the concatenated batch: two ranks, or two that are a group of three."""
 
 import copy
 import pickle
@@ -98,27 +98,24 @@ def by_rank(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
-def joined(by_rank, case, name):
-    """Rows of all ranks in the order of one process: originals of every rank first."""
-    count = [ranked[case]["num_originals"] for ranked in by_rank]
-    parts = [ranked[case][name][:n] for ranked, n in zip(by_rank, count, strict=True)]
-    parts += [ranked[case][name][n:] for ranked, n in zip(by_rank, count, strict=True)]
-    return torch.cat(parts)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_are_one_process(by_rank, case):
+def check_ranks(ranked, case):
+    """Raise unless what the ranks made is what one process makes of the concatenated batch."""
     one = train(model_of(case), batch_of(case))
-    ranked = [results[case] for results in by_rank]
-    torch.testing.assert_close(sum(rank["loss"] for rank in ranked) / RANKS, one["loss"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(sum(rank["loss"] for rank in ranked) / len(ranked), one["loss"], atol=1e-6, rtol=0)
     for rank in ranked:
         for gradient, expected in zip(rank["gradients"], one["gradients"], strict=True):
             torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
     assert sum(rank["num_synthetic"] for rank in ranked) == one["num_synthetic"]
-    for name in ("lam", "origin"):
-        torch.testing.assert_close(joined(by_rank, case, name), one[name])
-    for name in ("rows", "labels"):
-        torch.testing.assert_close(joined(by_rank, case, name), one[name], atol=1e-6, rtol=0)
+    for name in ("lam", "origin", "rows", "labels"):
+        # Rows of one process begin with the originals of every rank.
+        originals = [rank[name][: rank["num_originals"]] for rank in ranked]
+        others = [rank[name][rank["num_originals"] :] for rank in ranked]
+        torch.testing.assert_close(torch.cat(originals + others), one[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_are_one_process(by_rank, case):
+    check_ranks([results[case] for results in by_rank], case)
 
 
 def test_every_rank_keeps_as_many_rows_as_it_can_train_on(by_rank):
@@ -165,3 +162,58 @@ def test_strength_0_leaves_no_parameter_without_a_gradient_under_ddp(by_rank):
 def test_the_global_batch_may_be_that_of_a_group(by_rank):
     assert [ranked["own group"] for ranked in by_rank] == [6, 6]
     assert all("save model.state_dict() instead" in ranked["pickled"] for ranked in by_rank)
+
+
+MEMBERS = (1, 2)
+OF_A_GROUP = ("vectors", "sequences", "an empty rank")
+
+
+def work_in_a_group(rank, folder):
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=20)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3, timeout=limit)
+    group = dist.new_group(MEMBERS)
+    results = {}
+    if rank in MEMBERS:
+        place = MEMBERS.index(rank)
+        for case in OF_A_GROUP:
+            model = model_of(case, global_batch=True, process_group=group)
+            model = nn.parallel.DistributedDataParallel(model, process_group=group)
+            results[case] = train(model, part_of(case, place))
+        torch.manual_seed(rank)
+        mixed = AttnMixup(6, global_batch=True, process_group=group)(torch.randn(3, 6))
+        results["index_a"] = mixed.index_a.tolist()
+        results["taken"] = mixed.take(torch.arange(3) + 3 * place)[0].tolist()
+    else:
+        results["vectors"] = train(model_of("vectors"), batch_of("vectors"))
+        try:
+            AttnMixup(6, global_batch=True, process_group=group)(torch.randn(3, 6))
+        except ValueError as error:
+            results["error"] = str(error)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_rank_of_three(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    mp.spawn(work_in_a_group, (str(folder),), nprocs=3)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(3)]
+
+
+@pytest.mark.parametrize("case", OF_A_GROUP)
+def test_a_group_is_one_process_without_the_third_rank(by_rank_of_three, case):
+    check_ranks([by_rank_of_three[rank][case] for rank in MEMBERS], case)
+
+
+def test_members_share_one_plan_and_what_is_taken(by_rank_of_three):
+    taken = [by_rank_of_three[rank]["taken"] for rank in MEMBERS]
+    assert taken == [by_rank_of_three[rank]["index_a"] for rank in MEMBERS]
+    assert {index for ranked in taken for index in ranked} == set(range(6))
+
+
+def test_a_rank_outside_trains_by_itself_and_is_refused_by_the_mixer_of_the_group(by_rank_of_three):
+    outside = by_rank_of_three[0]
+    torch.testing.assert_close(outside["vectors"], train(model_of("vectors"), batch_of("vectors")))
+    message = "This rank is not in the process_group of the mixer: only ranks of the group can call it."
+    assert outside["error"] == message
