@@ -65,7 +65,7 @@ def test_what_fits_is_accepted():
 
 def test_an_accelerator_is_told_to_check_by_itself(monkeypatch):
     class OnAccelerator:
-        device, is_meta = torch.device("cuda"), False
+        device = torch.device("cuda")
 
         def all(self):
             return "all"

@@ -221,6 +221,14 @@ def test_soft_targets_have_the_mass_of_their_sources(case):
         assert soft[row].tolist() == pytest.approx(expected)
 
 
+def test_a_soft_target_is_unmixed_where_only_one_source_has_the_token():
+    mixed = AttnMixup(DIM).eval()(torch.randn(1, 3, DIM), torch.tensor([[0, 0, 0]]), mask=torch.ones(1, 3) > 0)
+    ones = torch.ones_like(mixed.targets_a)
+    only_a, only_b = torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]])
+    mixed = replace(mixed, targets_b=ones, lam=torch.tensor([0.75]), mask_a=only_a, mask_b=only_b)
+    assert mixed.soft_targets(2).tolist() == [[[0.75, 0.25], [1.0, 0.0], [0.0, 1.0]]]
+
+
 @given(case=cases(), seed=seeds)
 def test_originals_are_the_batch(case, seed):
     mixed = mixed_of(case)
