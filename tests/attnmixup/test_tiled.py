@@ -30,7 +30,8 @@ def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
         torch.testing.assert_close(parts, whole)
 
 
-def test_no_tile_is_larger_than_allowed(monkeypatch):
+@pytest.mark.parametrize("elements", [3, 24])
+def test_no_tile_is_larger_than_allowed(monkeypatch, elements):
     tanh, tiles = tiled._tanh, []
 
     def watch(query, key):
@@ -38,10 +39,10 @@ def test_no_tile_is_larger_than_allowed(monkeypatch):
         return tiles[-1]
 
     monkeypatch.setattr(tiled, "_tanh", watch)
-    monkeypatch.setattr(tiled, "CPU_TILE", 24)
+    monkeypatch.setattr(tiled, "CPU_TILE", elements)
     query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((2, 5, 3), (2, 7, 3), (2, 3)))
     functional.additive_scores(query, key, vector).sum().backward()
-    assert max(tile.numel() for tile in tiles) <= 24
+    assert max(tile.numel() for tile in tiles) <= elements
     assert sum(tile.numel() for tile in tiles) == 2 * 2 * 5 * 7 * 3
 
 
