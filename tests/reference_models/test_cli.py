@@ -164,7 +164,7 @@ def test_without_int8_on_this_machine_that_is_one_line(
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
     predictions = Predictor(runs / "ner").predict(list(read_twitter(sets / "ner" / "posts", "test")))
-    assert [prediction.said for prediction in predictions] == [row["predicted"] for row in rows]
+    assert [prediction.answer for prediction in predictions] == [row["predicted"] for row in rows]
 
 
 def test_a_prediction_changes_with_the_crop(runs: Path, sets: Path) -> None:
