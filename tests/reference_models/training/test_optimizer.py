@@ -8,14 +8,16 @@ from tiny_runs import config
 from torch import nn
 
 from reference_models.config import ModelConfig, TrainingConfig
-from reference_models.data.samples import TAGS
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
 from reference_models.systems.build import build_model
 from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks import get_task
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.optimizer import learning_rates, parameter_groups
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 RATES = TrainingConfig(
     learning_rate=1.0,
