@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from reference_models.cli import main
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training.run import read_samples
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
@@ -124,8 +124,8 @@ def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "muppet" in capsys.readouterr().out
     assert main(arguments("conll", root, tmp_path / "run")) == 2
     assert "no sample has an image; train a system that reads text alone" in capsys.readouterr().err
-    text_only = ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"]
-    assert main(arguments("conll", root, tmp_path / "run", *text_only)) == 0
+    command, data, *settings = arguments("conll", root, tmp_path / "run")
+    assert main([command, data, "text-only", *settings, "--model.text", "tiny"]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
     assert main(["data", "crops", *arguments("conll", root, tmp_path / "run")[1:]]) == 2
     assert "expected images to make crops of" in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[
     root = write_flickr(tmp_path / "set")
     told = whole_way("flickr30k_entities", root, tmp_path / "run", "annotations", capsys)
     assert "animals" in told
-    config = read_settings(find_config("synthetic-ner"), arguments("flickr30k_entities", root, tmp_path / "run")[2:])
+    config = read_settings("synthetic-ner", arguments("flickr30k_entities", root, tmp_path / "run")[2:])
     for sample in read_samples(config, "train"):
         [crop] = sample.crops
         assert np.asarray(Image.open(crop)).mean() > 245  # the dog, and nothing beside it
