@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from attnmixup import distributed, functional
+from attnmixup import diagnostics, distributed, functional
 from attnmixup.batch import Batch
 from attnmixup.checks import check_embeddings, check_ratio
 from attnmixup.final_set import final_set, unmixed, used_rows
@@ -272,6 +272,28 @@ class AttnMixup(nn.Module):
             generator=generator,
             device=device,
         )
+
+    def stats(
+        self, embeddings: Tensor, targets: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> dict[str, float]:
+        """What the attention does to a batch, without dropout or gradient: to be looked at every so often.
+
+        :func:`attnmixup.diagnostics.findings` says in words what is wrong with the numbers.
+
+        Args:
+            embeddings: H, shape ``(B, C)`` or ``(B, L, C)``, with two or more real samples.
+            targets: Class indices ``(B,)``, for ``attention/same_class``.
+            mask: As in :meth:`forward`.
+
+        Returns:
+            ``norm/originals`` and ``norm/transformed``: mean length of the rows of H and H*. ``attention/entropy``: of
+            the weights over that of uniform ones; 1 if every sample receives the mean of the batch.
+            ``attention/common``: share of the squared update that is one vector for all samples.
+            ``attention/same_class``: weight on other samples of the receiver's class over what chance would give them;
+            left out where no two samples share a class.
+        """
+        check_embeddings(embeddings, self.dim, mask)
+        return diagnostics.attention_stats(self.attention, embeddings, targets, mask=mask)
 
     @property
     def strength(self) -> float:

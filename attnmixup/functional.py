@@ -63,6 +63,65 @@ def semantic_kl(
     return (_kl(log_text, log_middle) + _kl(log_image, log_middle)) / 2
 
 
+def pairwise_semantic_kl(
+    text: Tensor,
+    image: Tensor,
+    *,
+    temperature: float = 1.0,
+    direction: Direction = "text_to_image",
+) -> Tensor:
+    """:func:`semantic_kl` of every text with every image.
+
+    Args:
+        text: Shape ``(B, D)``.
+        image: Shape ``(N, D)``.
+        temperature: See :func:`semantic_kl`.
+        direction: See :func:`semantic_kl`; ``"symmetric"`` holds ``B x N x D`` numbers at once.
+
+    Returns:
+        Shape ``(B, N)``.
+    """
+    if direction == "symmetric":
+        texts, images = text[:, None].expand(-1, len(image), -1), image.expand(len(text), -1, -1)
+        return semantic_kl(texts, images, temperature=temperature, direction=direction)
+    log_text, log_image = _log_softmax(text, temperature), _log_softmax(image, temperature)
+    if direction == "image_to_text":
+        return _pairwise_kl(log_image, log_text).T
+    return _pairwise_kl(log_text, log_image)
+
+
+def _pairwise_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    probabilities = log_p.exp()
+    with _without_autocast(log_p.device.type):
+        return (probabilities * log_p).sum(-1, keepdim=True) - probabilities @ log_q.mT
+
+
+def semantic_contrast(divergences: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How hard it is to tell which image belongs to a text: ``-log softmax_j(-D_ij)`` at j = i.
+
+    InfoNCE (van den Oord et al. 2018), with a divergence for the similarity; about log N where all images look alike.
+
+    Args:
+        divergences: D, text by image, shape ``(B, B)``.
+        mask: Boolean, shape ``(B, B)``, True for an image that is told apart from the text's own; None for all.
+
+    Returns:
+        Shape ``(B,)``, in nats.
+    """
+    logits = -divergences
+    if mask is not None:
+        own = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(~(mask | own), torch.finfo(logits.dtype).min)
+    return -logits.log_softmax(-1).diagonal()
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Logits with mean 0 and standard deviation 1 over the last axis, in at least float32; constant ones become 0."""
+    wide = upcast(logits)
+    centre = wide - wide.mean(-1, keepdim=True)
+    return centre * (centre.square().mean(-1, keepdim=True) + 1e-12).rsqrt()
+
+
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     logits = upcast(logits)
     centred = (logits - logits.detach().amax(-1, keepdim=True)) / temperature

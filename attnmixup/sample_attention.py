@@ -34,8 +34,9 @@ class SampleAttention(nn.Module):
         score: ``"additive"``: ``v^T tanh(W_q h_i + W_k h_j + b)``. ``"shared"``: ``v^T tanh(W h_j + b)``, Eq. 8 letter
             by letter, the same context for every sample, in O(B). ``"dot"``: scaled dot product of samples, with values
             projected to ``dim // heads`` per head as in a transformer. ``"cosine"``: ``s cos(W h_i, W h_j)`` of samples
-            less their mean, with a learned s per head that starts at 10; a sample does not attend to itself. Where the
-            other scores of a trained model are nearly the same for all samples, these tell samples apart.
+            less their mean, which give what they differ by from it, with a learned s per head that starts at 10; a
+            sample does not attend to itself. Where the other scores of a trained model are nearly the same for all
+            samples, and so is what these receive, this one tells samples apart.
         sequence: How ``(B, L, C)`` is attended. ``"pooled"``: scores from the mean of each sample's tokens, used at
             every position, among the samples that have a token there. ``"position"``: scores of their own at each
             position.
@@ -119,9 +120,9 @@ class SampleAttention(nn.Module):
         present = mask.T if mask is not None and by_token else mask
         pooled = by_token and self.sequence == "pooled"
         scored = functional.masked_mean(clean, mask) if pooled else giving
-        own = None
+        own, given = None, giving
         if self.score == "cosine":
-            own = rows
+            own, given = rows, functional.centred(giving, present)
             scored = functional.centred(scored, mask.any(1) if pooled and mask is not None else present)
 
         key = rearrange(self.project_key(scored), "... b (h w) -> ... h b w", h=self.heads)
@@ -133,7 +134,7 @@ class SampleAttention(nn.Module):
             asking = scored.index_select(-2, rows)
             query = rearrange(self.project_query(asking), "... b (h w) -> ... h b w", h=self.heads)
         shared_values = self.heads if self.score == "dot" else 1
-        values = rearrange(self.project_value(giving), "... b (h c) -> ... h b c", h=shared_values)
+        values = rearrange(self.project_value(given), "... b (h c) -> ... h b c", h=shared_values)
         receiving = giving.index_select(-2, rows)
         weights_of_row = self.heads * giving.numel() // self.dim
         context = functional.sample_attention(

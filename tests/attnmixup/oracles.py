@@ -39,6 +39,12 @@ def semantic_kl(text, image, temperature=1.0, direction="text_to_image"):
     return (kl(p, middle) + kl(q, middle)) / 2
 
 
+def standardized(vector):
+    mean = sum(vector) / len(vector)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in vector) / len(vector) + 1e-12)
+    return [(x - mean) / deviation for x in vector]
+
+
 def masked_mean(tokens, mask):
     real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
     if not real:
@@ -85,10 +91,11 @@ def attend(attention, scored, rows, present):
         others = everyone
         if attention.score == "cosine" and len(everyone) > 1:
             others = [j for j in everyone if j != i]
+        given = centred(rows, present) if attention.score == "cosine" else rows
         concatenated = []
         for head in range(attention.heads):
             weights = softmax([score_pair(attention, head, scored[i], scored[j]) for j in others])
-            values = [rows[j] for j in others]
+            values = [given[j] for j in others]
             if attention.score == "dot":
                 values = [linear(value, attention.project_value)[head * width : (head + 1) * width] for value in values]
             for feature in zip(*values, strict=True):

@@ -344,7 +344,9 @@ def test_no_strength_is_the_plain_loss(final, averaging):
     assert min(losses[0], losses[2]) < losses[1] < max(losses[0], losses[2])
 
 
-@given(case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"]))
+@given(
+    case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"])
+)
 def test_every_parameter_receives_a_gradient(case, seed, preset):
     assume(preset != "recommended" or len(case.embeddings) > 1)  # round(0.3) rows of H* are none
     torch.manual_seed(seed)
