@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.batches import PICTURES
-from reference_models.models.i2srm import I2SRM
-from reference_models.models.stages import GRID
+from reference_models.encoders.stages import GRID
+from reference_models.systems.i2srm import I2SRM
 
 # A weight is read forward and backward; its gradient is written, clipped and read; AdamW reads and writes the weight
 # and both moments.

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.features import FeatureCache, content_key
-from reference_models.data.processor import Processor
 from reference_models.data.samples import TAGS, Sample
 from reference_models.data.threads import map_ahead
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.models.vision import VisionBackbone
+from reference_models.encoders.vision import VisionBackbone
+from reference_models.tasks import NamedEntities
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
 from reference_models.training.feature_cache import fill_cache
 
 BATCH, SLOTS, REPEATS = 16, 4, 5
@@ -36,7 +37,7 @@ def make_split(folder: Path, samples: int) -> EncodedSplit:
         blots.resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=90)
     rows = [paths[start : start + SLOTS] for start in range(0, len(paths), SLOTS)]
     posts = [Sample(f"x:{number}", ("a",), image, tuple(crops)) for number, (image, *crops) in enumerate(rows)]
-    return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), "ner", TAGS))
+    return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), NamedEntities(TAGS)))
 
 
 def seconds(function: Callable[[], object], repeats: int = REPEATS) -> float:

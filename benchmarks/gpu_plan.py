@@ -18,7 +18,7 @@ from benchmarks.batches import Task, length_groups
 from benchmarks.counts import necessary_bytes, necessary_flops, state_bytes
 from benchmarks.variants import OURS, make_optimizers, training_step
 from benchmarks.workload import SIZES, TINY_TEXT, Size, make_model, make_work
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.i2srm import I2SRM
 
 PEAK = 989e12  # operations a second of dense bfloat16 products, H100 SXM, from its data sheet
 BANDWIDTH = 3.35e12  # bytes a second, likewise

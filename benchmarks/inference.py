@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from reference_models.data.dataset import EncodedSplit
 from reference_models.settings import read_settings
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import CONFIG, find_run, load_model, read_split
 

@@ -8,9 +8,9 @@ from einops import rearrange
 from torch import Tensor
 
 from benchmarks.batches import PICTURES
-from reference_models.models.i2srm import I2SRM
-from reference_models.models.stages import GatedPerceptron, pool_stages
-from reference_models.models.vision import MEAN, RESNET_STAGES, STD, VisualFeatures
+from reference_models.encoders.stages import GatedPerceptron, pool_stages
+from reference_models.encoders.vision import MEAN, RESNET_STAGES, STD, VisualFeatures
+from reference_models.systems.i2srm import I2SRM
 
 
 def five_passes(model: I2SRM, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:

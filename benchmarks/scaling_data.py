@@ -21,14 +21,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
-from reference_models.data.processor import Processor
-from reference_models.data.readers import READERS
+from reference_models.data.readers import READERS, TASKS
 from reference_models.data.samples import TAGS, spooled
 from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.grounding.layout import Format, layout
-from reference_models.models.vision import VisionBackbone
+from reference_models.tasks import get_task
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
 from reference_models.training.feature_cache import fill_cache
 
 Result = TypeVar("Result")
@@ -88,7 +89,7 @@ def measure_data(format: Format, root: Path) -> dict[str, float]:
     """Rows a second of each step over one data set, and the memory after them."""
     tokenizer, (read, _) = learn_tokenizer([WORDS], 2000), READERS[format]
     labels = TAGS if format == "twitter" else RELATIONS
-    processor = Processor(tokenizer, "ner" if format == "twitter" else "re", labels, image_size=IMAGE_SIZE)
+    processor = Processor(tokenizer, get_task(TASKS[format])(labels), image_size=IMAGE_SIZE)
     backbone = VisionBackbone("tiny", frozen=True).eval()
     before, resident = memory("Anonymous"), memory("VmRSS")
     samples, reading = timed(lambda: spooled(read(root, "train", max_crops=0)))

@@ -24,7 +24,7 @@ from benchmarks.counts import necessary_bytes, necessary_flops, state_bytes
 from benchmarks.scaling_data import in_fresh_process, memory
 from benchmarks.variants import OURS, Variant, ladder, make_optimizers, training_step
 from benchmarks.workload import SIZES, Size, Work, losses_without_chance, make_model, make_work
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.i2srm import I2SRM
 from reference_models.training.products import float32_products
 
 BATCH_SIZES: dict[Task, int] = {"ner": 8, "re": 16}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.release import five_passes, looped_gates
-from reference_models.models.attention import NAMES, Implementation
-from reference_models.models.dropout import FastDropout, replace_dropout
-from reference_models.models.i2srm import I2SRM
+from reference_models.encoders.attention import NAMES, Implementation
+from reference_models.encoders.dropout import FastDropout, replace_dropout
+from reference_models.systems.i2srm import I2SRM
 
 Batch = dict[str, Tensor]
 

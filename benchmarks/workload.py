@@ -9,9 +9,9 @@ from transformers import RobertaConfig
 
 from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, picture_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
-from reference_models.models.configuration import RELEASE as RELEASE_READING
-from reference_models.models.configuration import I2SRMConfig
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.configuration import RELEASE as RELEASE_READING
+from reference_models.systems.configuration import I2SRMConfig
+from reference_models.systems.i2srm import I2SRM
 
 TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 

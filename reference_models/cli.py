@@ -313,15 +313,13 @@ def _predict(options: argparse.Namespace) -> bool:
 
 
 def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
-    from reference_models.prediction import describe
-
     values = {name: getattr(options, name) for name in POST}
     sample = predictor.read({name: value for name, value in values.items() if value is not None}, Path())
     [prediction] = predictor.predict([sample])
     if cut := predictor.processor.encode(sample)["words_cut"]:
         limit = predictor.processor.max_length
         print(f"the last {cut} words lie behind the limit of {limit} sub-words and were not read", file=sys.stderr)
-    print(describe(sample, prediction.said))
+    print(predictor.processor.task.describe(sample, prediction.answer))
     likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
     for relation, probability in likeliest[:3]:
         print(f"  {probability:.4f}  {relation}")

@@ -45,8 +45,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
-        if self.label_scheme == "x13" and self.format != "twitter":
-            raise UserError(f"data.label_scheme=x13 is for named entities (twitter), got data.format={self.format}")
 
 
 @dataclass

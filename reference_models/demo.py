@@ -4,23 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate, kinds
 from reference_models.errors import UserError
-from reference_models.prediction import describe
 from reference_models.report.figure import training_figure
 from reference_models.settings import find_config, read_settings
-from reference_models.training.metrics import ner_scores, relation_scores
-from reference_models.training.run import HISTORY, METRICS, PREDICTIONS, train
+from reference_models.tasks import Task, get_task
+from reference_models.tasks.processor import Processor
+from reference_models.training.run import HISTORY, METRICS, MODEL, PREDICTIONS, train
 
-Task = Literal["ner", "re"]
 SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
 QUICK = {"train": 1500, "valid": 100, "test": 200}
-TITLES = {"ner": "named entities", "re": "relations"}
 MODELS = {
     "text-only": ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"],
     "i2srm": [],
@@ -39,7 +37,7 @@ class Row:
     seconds: float
 
 
-def run_demo(tasks: Sequence[Task], output: Path, *, seed: int = 0, quick: bool = False) -> str:
+def run_demo(tasks: Sequence[str], output: Path, *, seed: int = 0, quick: bool = False) -> str:
     """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
 
     Raises:
@@ -57,30 +55,31 @@ def run_demo(tasks: Sequence[Task], output: Path, *, seed: int = 0, quick: bool 
     return "\n\n".join([*reports, f"Models, scores, predictions and training.png of each task are in {output}/"])
 
 
-def _run_task(task: Task, folder: Path, seed: int, quick: bool) -> str:
-    print(f"\n== {TITLES[task]}: writing the synthetic set into {folder / 'data'}", flush=True)
+def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
+    title = get_task(name).title
+    print(f"\n== {title}: writing the synthetic set into {folder / 'data'}", flush=True)
     data = folder / "data" / "posts"
-    ceiling = generate(data, task, seed, QUICK if quick else SIZES[task])["test"]
+    ceiling = generate(data, name, seed, QUICK if quick else SIZES[name])["test"]
     kind_of = kinds(data, "test")
     rows, histories = [], {}
-    for name, overrides in MODELS.items():
-        print(f"\n== {TITLES[task]}: training {name}", flush=True)
-        run = folder / name
+    for model, overrides in MODELS.items():
+        print(f"\n== {title}: training {model}", flush=True)
+        run = folder / model
         overrides = [*overrides, "--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
         if quick:
             overrides += ["--training.epochs", "3"]
-        metrics = train(read_settings(find_config(f"synthetic-{task}"), overrides))
+        metrics = train(read_settings(find_config(f"synthetic-{name}"), overrides))
+        task = Processor.from_pretrained(run / MODEL).task
         predictions = _read_predictions(run / PREDICTIONS)
         several = [row for row in predictions if kind_of[row["id"]] == "several"]
-        scores = ner_scores if task == "ner" else relation_scores
-        several_f1 = scores([row["true"] for row in several], [row["predicted"] for row in several])["f1"]
+        several_f1 = task.score(*([row[side] for row in several] for side in ("true", "predicted")))["f1"]
         test = metrics["test"]
-        rows.append(Row(name, test["precision"], test["recall"], test["f1"], several_f1, metrics["seconds"]))
-        histories[name] = json.loads((run / HISTORY).read_text())
+        rows.append(Row(model, test["precision"], test["recall"], test["f1"], several_f1, metrics["seconds"]))
+        histories[model] = json.loads((run / HISTORY).read_text())
     training_figure(histories, folder / "training.png", ceiling)
     summary = {"ceiling": ceiling, "seed": seed, "models": {row.model: vars(row) for row in rows}}
     (folder / METRICS).write_text(json.dumps(summary, indent=1) + "\n")
-    return "\n".join([_table(task, rows, ceiling), "", *_examples(predictions, kind_of)])
+    return "\n".join([_table(title, rows, ceiling), "", *_examples(task, predictions, kind_of)])
 
 
 def _read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -88,9 +87,9 @@ def _read_predictions(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def _table(task: Task, rows: Sequence[Row], ceiling: float) -> str:
+def _table(title: str, rows: Sequence[Row], ceiling: float) -> str:
     lines = [
-        f"{TITLES[task]}, test split (percent)",
+        f"{title}, test split (percent)",
         f"{'model':<12}{'precision':>10}{'recall':>8}{'F1':>8}{'text-only ceiling':>19}{'F1, several objects':>21}",
     ]
     for row in rows:
@@ -99,15 +98,15 @@ def _table(task: Task, rows: Sequence[Row], ceiling: float) -> str:
     return "\n".join(lines)
 
 
-def _examples(predictions: Sequence[dict[str, Any]], kind_of: dict[str, str]) -> list[str]:
+def _examples(task: Task, predictions: Sequence[dict[str, Any]], kind_of: dict[str, str]) -> list[str]:
     lines = ["three predictions of i2srm on test samples with several objects:"]
     for row in [row for row in predictions if kind_of[row["id"]] == "several"][:3]:
         head, tail = (tuple(row[name]) if name in row else None for name in ("head", "tail"))
         sample = Sample(row["id"], tuple(row["words"]), head=head, tail=tail)
-        verdict = "right" if row["predicted"] == row["true"] else f"wrong, it is {describe(sample, row['true'])}"
+        verdict = "right" if row["predicted"] == row["true"] else f"wrong, it is {task.describe(sample, row['true'])}"
         lines += [
             f"  {' '.join(sample.words)}",
-            f"    {describe(sample, row['predicted'])}  ({verdict})",
+            f"    {task.describe(sample, row['predicted'])}  ({verdict})",
             f"    {row['image']}",
         ]
     return lines

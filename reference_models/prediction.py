@@ -4,35 +4,21 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reference_models.data.images import check_images
-from reference_models.data.processor import FILE
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
+from reference_models.tasks.processor import FILE
+from reference_models.tasks.task import Prediction, Task
 from reference_models.training.evaluation import map_by_length, predict_batch
-from reference_models.training.metrics import spans
 from reference_models.training.run import MODEL, find_run, load_model
 
 logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
-KEYS = {"id", "text", "image", "crops", "head", "tail"}
+KEYS = ("id", "text", "image", "crops")
 WINDOW = 16  # batches of a file's posts that are sorted by length together
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one sample.
-
-    Attributes:
-        said: one tag a word, or the relation.
-        probabilities: of all relations, in the order of the model's labels; empty for tags.
-    """
-
-    said: list[str] | str
-    probabilities: dict[str, float]
 
 
 class Predictor:
@@ -42,7 +28,7 @@ class Predictor:
         run: folder of the run.
         batch_size: posts that are computed at once.
         ground: makes the crops of a post's picture, see `grounding.posts.PostGrounder`.
-        int8: compute the text encoder in int8, see `models.int8`.
+        int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
         UserError: the folder holds no finished run, or its model cannot be computed in int8 here.
@@ -77,18 +63,15 @@ class Predictor:
             UserError: a key or value that does not belong there, an entity that is not in the text, or a picture that
                 cannot be read.
         """
-        _check_types(post)
-        relation = self.processor.task == "re"
-        if relation != ("head" in post and "tail" in post) or (not relation and ("head" in post or "tail" in post)):
-            raise UserError("a model of relations needs head and tail, and one of entities takes neither of them")
+        task = self.processor.task
+        _check_keys(post, task)
         if self.processor.image_size is None and ("image" in post or "crops" in post):
             raise UserError("this model reads text alone; leave image and crops out")
         words = tuple(post["text"].split())
-        head = _find("head", post["head"], words, taken=None) if relation else None
-        tail = _find("tail", post["tail"], words, taken=head) if relation else None
+        given = task.read_post(post, words)
         image = folder / post["image"] if "image" in post else None
         crops = tuple(folder / crop for crop in post.get("crops", ()))
-        sample = Sample(name, words, image, crops, head=head, tail=tail)
+        sample = Sample(name, words, image, crops, **given)
         if image and not crops and self.ground:
             sample = self.ground(sample, name.replace(" ", "_"))
         elif image and not crops and self._warns:
@@ -129,7 +112,7 @@ class Predictor:
             cut = (item["words_cut"] for item in items)
             for record in records:
                 if "error" not in record:
-                    record |= as_json(*next(predictions))
+                    record |= self.processor.task.to_json(*next(predictions))
                     if count := next(cut):
                         record["words_cut"] = count
                 yield record
@@ -144,36 +127,11 @@ class Predictor:
                     item["pixels"] = self.processor.pixels(samples[number])
             output = predict_batch(self.model, self.processor, batch)
             rows = zip(numbers, output.predictions, strict=True)
-            said = [self.processor.names(samples[number], row.tolist()) for number, row in rows]
-            if self.processor.task == "ner":
-                return [Prediction(tags, {}) for tags in said]
-            chances = output.scores.float().softmax(dim=-1).tolist()
-            return [
-                Prediction(relation, dict(zip(self.processor.labels, row, strict=True)))
-                for relation, row in zip(said, chances, strict=True)
-            ]
+            answers = [self.processor.decode(samples[number], row.tolist()) for number, row in rows]
+            chances = self.processor.task.probabilities(output.scores)
+            return list(map(Prediction, answers, chances))
 
         return map_by_length([len(item["input_ids"]) for item in items], self.batch_size, predict)
-
-
-def as_json(sample: Sample, prediction: Prediction) -> dict[str, Any]:
-    """A prediction as plain types: `entities` with their words [start, end), or `relation` with its probability."""
-    if isinstance(prediction.said, str):
-        return {"relation": prediction.said, "probability": prediction.probabilities[prediction.said]}
-    found = [
-        {"text": " ".join(sample.words[start:end]), "type": kind, "start": start, "end": end}
-        for start, end, kind in sorted(spans(prediction.said))
-    ]
-    return {"entities": found}
-
-
-def describe(sample: Sample, said: Sequence[str] | str) -> str:
-    """A prediction in plain words: "Ada Vex [PER], Rome [LOC]" or "Ada Vex --[/per/per/peer]--> Kol Brin"."""
-    if isinstance(said, str):
-        head, tail = (" ".join(sample.words[slice(*span)]) for span in (sample.head, sample.tail))
-        return f"{head} --[{said}]--> {tail}"
-    found = [f"{' '.join(sample.words[start:end])} [{kind}]" for start, end, kind in sorted(spans(said))]
-    return ", ".join(found) or "no entity"
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -188,12 +146,17 @@ def _parse(line: bytes) -> dict[str, Any]:
     return post
 
 
-def _check_types(post: Mapping[str, Any]) -> None:
+def _check_keys(post: Mapping[str, Any], task: Task) -> None:
     if "text" not in post:
         raise UserError(f"expected a text, got only {sorted(post)}")
-    if odd := sorted(set(post) - KEYS):
-        raise UserError(f"unknown key {odd[0]!r}, expected some of {', '.join(sorted(KEYS))}")
-    for key in {"text", "image", "head", "tail"} & set(post):
+    allowed = {*KEYS, *task.post_keys}
+    if odd := sorted(set(post) - allowed):
+        raise UserError(
+            f"unknown key {odd[0]!r}; a post for a model of {task.title} has some of {', '.join(sorted(allowed))}"
+        )
+    if missing := [key for key in task.post_keys if key not in post]:
+        raise UserError(f"a model of {task.title} needs {' and '.join(task.post_keys)}, and {missing[0]} is missing")
+    for key in {"text", "image", *task.post_keys} & set(post):
         # A path may have bytes that are no UTF-8, which Python holds as half characters.
         if not isinstance(post[key], str) or not (key == "image" or _is_unicode(post[key])):
             raise UserError(f"{key} must be a string of Unicode characters, got {post[key]!r}")
@@ -204,13 +167,3 @@ def _check_types(post: Mapping[str, Any]) -> None:
 
 def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)  # half a surrogate pair, from "\\ud83d"
-
-
-def _find(name: str, entity: str, words: Sequence[str], taken: tuple[int, int] | None) -> tuple[int, int]:
-    """The first place of an entity in the sentence that is not the other entity's."""
-    wanted = entity.split()
-    for start in range(len(words) - len(wanted) + 1):
-        span = (start, start + len(wanted))
-        if wanted and list(words[slice(*span)]) == wanted and span != taken:
-            return span
-    raise UserError(f"the {name} entity {entity!r} does not stand in the sentence {' '.join(words)!r}, word by word")

@@ -3,4 +3,5 @@
 from reference_models.data.mnre import mnre_file, read_mnre
 from reference_models.data.twitter import read_twitter, twitter_file
 
+TASKS = {"twitter": "ner", "mnre": "re"}
 READERS = {"twitter": (read_twitter, twitter_file), "mnre": (read_mnre, mnre_file)}

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from attnmixup import SemanticKLLoss
 from attnmixup.functional import masked_mean, semantic_kl
-from reference_models.data.dataset import EncodedSplit
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks.dataset import EncodedSplit
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from reference_models.data.dataset import EncodedSplit
-from reference_models.models.i2srm import I2SRM
 from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
-from reference_models.report.examples import Row, labelled
 from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, heat_map, join, table
+from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks.dataset import EncodedSplit
 
 DIVERGENCES = {
     "text_to_image": "KL(text || image)",
@@ -69,7 +68,7 @@ def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) ->
     )
 
 
-def attention(model: I2SRM, batch: EncodedSplit, rows: Sequence[Row]) -> Markup:
+def attention(model: I2SRM, batch: EncodedSplit, sentences: Sequence[Markup]) -> Markup:
     """How much each sample of a batch takes from each other one, with their sentences."""
     if model.mixer is None:
         return _note("The run was trained without AttnMixup, so no sample attends to another.")
@@ -86,7 +85,7 @@ def attention(model: I2SRM, batch: EncodedSplit, rows: Sequence[Row]) -> Markup:
                 f"{len(batch)} test samples: the attention acts in training alone and does not touch predictions.",
             ),
             heat_map("takes \\ from", names, names, cells),
-            element("ol", *(element("li", labelled(row)) for row in rows), class_="sentences"),
+            element("ol", *(element("li", sentence) for sentence in sentences), class_="sentences"),
         ]
     )
 

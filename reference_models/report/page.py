@@ -5,17 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reference_models.config import RunConfig
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
 from reference_models.data.readers import READERS
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.report.examples import pick, pick_examples
+from reference_models.report.examples import labelled, pick, pick_examples
 from reference_models.report.markup import Markup, element
 from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import AGAIN, CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_whole_model
 
 REPORT = "report.html"
@@ -44,20 +44,21 @@ def write_report(run: Path, config: RunConfig) -> Path:
     with readable(run / PREDICTIONS, AGAIN), (run / PREDICTIONS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     # What the length limit kept from being predicted cannot be encoded either.
-    compared, shown = pick([row for row in rows if "too_long" not in row], COMPARED), pick_examples(rows, EXAMPLES)
+    model, processor = load_whole_model(run)
+    task = processor.task
+    compared = pick([row for row in rows if "too_long" not in row], COMPARED)
+    shown = pick_examples(task, rows, EXAMPLES)
     attending = pick(compared, min(config.training.batch_size, ATTENDING))
     wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}
     samples = _read_test(config, metrics["labels_fingerprint"], wanted)
-    model, processor = load_whole_model(run)
     split, batch = (EncodedSplit([samples[row["id"]] for row in some], processor) for some in (compared, attending))
-    task = processor.task
     sections = {
         "Scores": facts(task, metrics, (run / CONFIG).read_text()),
         "Training": curves(history),
         "Types": types(task, rows),
         "Modalities": gap(model, split, history, config.training.batch_size),
-        "Attention": attention(model, batch, attending),
-        "Examples": examples(*shown, samples),
+        "Attention": attention(model, batch, [labelled(task, row) for row in attending]),
+        "Examples": examples(task, *shown, samples),
     }
     path = run / REPORT
     page = _page(f"Report of {run.resolve().name}", sections)

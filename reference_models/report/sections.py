@@ -5,19 +5,20 @@ from typing import Any
 
 from reference_models.data.samples import Sample
 from reference_models.report.charts import IMAGE, TEXT, curve_chart
-from reference_models.report.examples import Row, example
+from reference_models.report.examples import Row, example, outcomes
 from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, join, table
-from reference_models.report.scores import confusion_map, outcomes, type_table
+from reference_models.report.scores import confusion_map, type_table
+from reference_models.tasks.task import Task
 
 BAD_LISTED = 20
 
 
-def facts(task: str, metrics: Mapping[str, Any], settings: str) -> Markup:
+def facts(task: Task, metrics: Mapping[str, Any], settings: str) -> Markup:
     """What was run on what, and the scores of both splits."""
     bad = {split: checked.get("found", []) for split, checked in metrics["bad_images"].items()}
     known = {
-        "task": {"ner": "named entities", "re": "relations"}[task],
+        "task": task.title,
         "labels": f"fingerprint {metrics['labels_fingerprint']}",
         "seed": str(metrics["seed"]),
         "training": f"{metrics['seconds']:.0f} s, epoch {metrics['kept_epoch']:.0f} kept",
@@ -58,31 +59,25 @@ def curves(history: History) -> Markup:
     return join([element("div", *charts, class_="charts"), *told])
 
 
-def types(task: str, rows: Sequence[Row]) -> Markup:
+def types(task: Task, rows: Sequence[Row]) -> Markup:
     """The scores of each type on the test split, and the confusion of types."""
-    pairs = [pair for row in rows for pair in outcomes(row)]
-    if task == "ner":
-        names = {"missed": "missed", "spurious": "spurious"}
-        how = "An entity is missed where none was predicted at its very words, and spurious where there is none."
-    else:
-        names = {"missed": "None", "spurious": "None"}
-        how = "None is no relation; it has no part in the scores above."
+    pairs = [pair for row in rows for pair in outcomes(task, row)]
     return join(
         [
             element("p", "Percent, on the test split.", class_="note"),
-            type_table(pairs, {"ner": "entity", "re": "relation"}[task]),
+            type_table(pairs, task.noun),
             element("h3", "Taken for which"),
-            element("p", f"Counts; the colour is the share of the row. {how}", class_="note"),
-            confusion_map(pairs, **names),
+            element("p", f"Counts; the colour is the share of the row. {task.note}", class_="note"),
+            confusion_map(pairs, missed=task.missed, spurious=task.spurious),
         ]
     )
 
 
-def examples(right: Sequence[Row], wrong: Sequence[Row], samples: Mapping[str, Sample]) -> Markup:
+def examples(task: Task, right: Sequence[Row], wrong: Sequence[Row], samples: Mapping[str, Sample]) -> Markup:
     """Rows of predictions with the pictures of their samples."""
     parts = []
     for title, chosen in (("Right", right), ("Wrong", wrong)):
-        shown = [example(row, samples[row["id"]]) for row in chosen]
+        shown = [example(task, row, samples[row["id"]]) for row in chosen]
         body = element("div", *shown, class_="examples") if shown else element("p", "None.", class_="note")
         parts += [element("h3", title), body]
     return join(parts)

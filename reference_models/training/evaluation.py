@@ -1,7 +1,7 @@
 """Predictions of a model for a split, and their scores."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,45 +10,36 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from reference_models.data.dataset import EncodedSplit
-from reference_models.data.processor import Processor
 from reference_models.data.samples import HALF, Sample
-from reference_models.models.base import Extractor, ExtractorOutput
-from reference_models.training.metrics import NO_RELATION, class_scores, ner_scores, relation_scores, spans
+from reference_models.systems.base import Extractor, ExtractorOutput
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
+from reference_models.tasks.task import Answer, Task
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split, and for each of its samples the predicted tags or relation.
+    """Scores of a split, and for each of its samples what was predicted.
 
     Attributes:
+        task: with its labels.
         scores: over all samples, with those that were never predicted as missed.
         samples: all of the split.
-        predictions: of each sample; no relation for those that were never predicted.
+        predictions: the answer for each sample; `Task.unanswered` for those that were never predicted.
         missed: ids of the samples that the length limit keeps from being predicted.
     """
 
+    task: Task
     scores: dict[str, float]
     samples: Sequence[Sample]
-    predictions: list[list[str] | str]
+    predictions: list[Answer]
     missed: frozenset[str] = frozenset()
 
     def classes(self) -> dict[str, dict[str, float]]:
         """The scores of each type of entity, or of each relation; see `class_scores`."""
-        return class_scores(_found(sample.relation or sample.tags for sample in self.samples), _found(self.predictions))
-
-
-def _found(answers: Iterable[Sequence[str] | str]) -> list[tuple[Any, ...]]:
-    """Each entity of each sentence, or the relation of each pair, as a tuple that ends with its class."""
-    found: list[tuple[Any, ...]] = []
-    for number, answer in enumerate(answers):
-        if not isinstance(answer, str):
-            found += [(number, *span) for span in spans(answer)]
-        elif answer != NO_RELATION:
-            found.append((number, answer))
-    return found
+        return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
 
 
 def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
@@ -94,28 +85,24 @@ def predict_batch(model: Extractor, processor: Processor, items: Sequence[dict[s
 
 def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Evaluation:
     """Score predicted ids, one row for each sample that the split keeps, over all of its samples."""
+    processor, task = split.processor, split.processor.task
     rows = zip(split.samples, predictions, strict=True)
-    answers = iter([split.processor.names(sample, row.tolist()) for sample, row in rows])
+    answers = iter([processor.decode(sample, row.tolist()) for sample, row in rows])
     missed = frozenset(split.dropped)
-    said = [NO_RELATION if sample.id in missed else next(answers) for sample in split.whole]
-    if split.processor.task == "ner":
-        scores = ner_scores([sample.tags for sample in split.whole], said)
-    else:
-        scores = relation_scores([sample.relation for sample in split.whole], said)
-    return Evaluation(scores, split.whole, said, missed)
+    predicted = [task.unanswered() if sample.id in missed else next(answers) for sample in split.whole]
+    scores = task.score([task.true_answer(sample) for sample in split.whole], predicted)
+    return Evaluation(task, scores, split.whole, predicted, missed)
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """One JSON object a line: id, words, picture, entities as spans, and what was predicted beside what is true.
+    """One JSON object a line: id, words, image, and what was predicted beside what is true, see `Task.to_row`.
 
     `too_long` marks the samples that were not predicted, because an entity lies behind the length limit.
     """
     with path.open("w", encoding="utf-8") as file:
         for sample, predicted in zip(evaluation.samples, evaluation.predictions, strict=True):
             row = {"id": sample.id, "words": sample.words, "image": sample.image and str(sample.image)}
-            if sample.head is not None:
-                row |= {"head": sample.head, "tail": sample.tail}
-            row |= {"predicted": predicted, "true": sample.relation or sample.tags}
+            row |= evaluation.task.to_row(sample, predicted)
             if sample.id in evaluation.missed:
                 row["too_long"] = True
             line = json.dumps(row, ensure_ascii=False)

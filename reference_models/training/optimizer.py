@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from reference_models.config import TrainingConfig
-from reference_models.models.heads import LinearHead
+from reference_models.tasks.heads import LinearHead
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
 # The parts of a model by the name of the module they stand in; what has another name is a part of its own.

@@ -2,7 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,19 +12,20 @@ import torch
 from transformers import set_seed
 
 from reference_models.config import RunConfig
-from reference_models.data.dataset import EncodedSplit
 from reference_models.data.images import check_images
 from reference_models.data.mnre import read_relations
-from reference_models.data.processor import X13, Processor
-from reference_models.data.readers import READERS
-from reference_models.data.samples import TAGS, Sample, Split, spooled
+from reference_models.data.readers import READERS, TASKS
+from reference_models.data.samples import Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
+from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
-from reference_models.models.int8 import use_int8
 from reference_models.report.figure import training_figure
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks import get_task
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.environment import environment
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
@@ -88,25 +90,30 @@ def read_split(config: RunConfig, split: Split, *, scored: bool = True) -> tuple
     return check_samples(config, split, read_samples(config, split), scored=scored)
 
 
-def make_processor(config: RunConfig, train: Sequence[Sample]) -> Processor:
-    """The processor for a configuration; the tokenizer of `tiny` is learnt from the training sentences."""
+def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]]) -> Processor:
+    """The processor for a configuration, with the labels of the data; `tiny` learns its tokenizer from "train".
+
+    Args:
+        config: the settings.
+        samples: of each split.
+
+    Raises:
+        UserError: no labels, or a tokenizer that cannot be loaded.
+    """
     data = config.data
-    ner = data.format == "twitter"
-    tags = X13 if data.label_scheme == "x13" else TAGS
-    labels = list(tags) if ner else list(read_relations(Path(data.root)))
+    declared = list(read_relations(Path(data.root))) if data.format == "mnre" else None
+    task = get_task(TASKS[data.format]).from_data(chain.from_iterable(samples.values()), declared, data)
     if config.model.text == "tiny":
-        tokenizer = learn_tokenizer((sample.words for sample in train), config.model.tiny_vocabulary)
+        tokenizer = learn_tokenizer((sample.words for sample in samples["train"]), config.model.tiny_vocabulary)
     else:
         tokenizer = load_tokenizer(config.model.text)
     return Processor(
         tokenizer,
-        "ner" if ner else "re",
-        labels,
+        task,
         max_length=data.max_length,
         image_size=data.image_size if config.model.visual else None,
         max_crops=data.max_crops,
         resize=data.resize,
-        label_scheme=data.label_scheme,
     )
 
 
@@ -172,7 +179,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     pictures = {}
     for split in SPLITS:
         samples[split], pictures[split] = check_samples(config, split, samples[split], scored=split != "train")
-    processor = make_processor(config, samples["train"])
+    processor = make_processor(config, samples)
     splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
     model = build_model(config.model, processor)
     if config.data.feature_cache is not None:
@@ -261,7 +268,7 @@ def load_model(run: Path, *, int8: bool = False) -> tuple[I2SRM, Processor]:
 
     Args:
         run: folder of the run.
-        int8: compute the text encoder in int8, see `models.int8`.
+        int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
         UserError: it cannot be computed in int8 here.

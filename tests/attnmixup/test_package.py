@@ -1,11 +1,14 @@
 """What importing the package means: its version, its names, and what it leaves alone."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import attnmixup
 
+ROOT = Path(__file__).parents[2]
 HEAVY = ("transformers", "torchvision", "lightning", "accelerate", "torchcrf", "reference_models", "torch._dynamo")
 
 
@@ -24,9 +27,18 @@ def test_only_torch_and_einops_are_imported():
     assert run.stdout.strip() == "{'attnmixup'}"
 
 
-def test_the_version_is_that_of_the_distribution():
-    project = Path(__file__).parents[2] / "pyproject.toml"
-    assert f'version = "{attnmixup.__version__}"' in project.read_text()
+def test_the_version_has_one_source():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "attnmixup.__version__"}
+    assert f"\nversion: {attnmixup.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_contributing_names_targets_of_the_makefile():
+    named = re.findall(r"`make ([a-z ]+?)(?: ARGS=\S+)?`", (ROOT / "CONTRIBUTING.md").read_text())
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert len(named) >= 5
+    assert {target for line in named for target in line.split()} <= targets
 
 
 def test_public_names_exist():

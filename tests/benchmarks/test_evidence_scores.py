@@ -12,7 +12,7 @@ from benchmarks.evidence.comparisons import Difference, mean_over_families, pair
 from benchmarks.evidence.scores import class_groups, count_entities, count_labels, expected_calibration_error
 from benchmarks.evidence.subsets import draw_subset
 from reference_models.errors import UserError
-from reference_models.training.metrics import ner_scores, relation_scores
+from reference_models.tasks.metrics import ner_scores, relation_scores
 
 NAMES = ("None", "a", "b", "c")
 

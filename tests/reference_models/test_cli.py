@@ -19,7 +19,7 @@ from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.data.twitter import read_twitter
-from reference_models.models.int8 import Int8Linear, product_is_exact
+from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
 from reference_models.training.run import PREDICTIONS
 
@@ -164,7 +164,7 @@ def test_without_int8_on_this_machine_that_is_one_line(
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
     predictions = Predictor(runs / "ner").predict(list(read_twitter(sets / "ner" / "posts", "test")))
-    assert [prediction.said for prediction in predictions] == [row["predicted"] for row in rows]
+    assert [prediction.answer for prediction in predictions] == [row["predicted"] for row in rows]
 
 
 def test_a_prediction_changes_with_the_crop(runs: Path, sets: Path) -> None:

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from reference_models.config import RunConfig
 from reference_models.data.mnre import read_mnre, read_relations
-from reference_models.data.processor import Processor
 from reference_models.data.samples import TAGS
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.settings import CONFIGS, read_settings
+from reference_models.tasks import NamedEntities, Relations
+from reference_models.tasks.processor import Processor
 
 EXAMPLES = settings(max_examples=2000 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 40)
 PIECES = [
@@ -79,7 +80,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(changes=edits)
 def test_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
     path = folder / "ner" / "train.txt"
-    processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), "ner", TAGS, max_length=20, image_size=None)
+    processor = Processor(
+        learn_tokenizer([["so", "Ruby"]] * 3, 60), NamedEntities(TAGS), max_length=20, image_size=None
+    )
     with restored(path, changes):
         samples = list(read_twitter(folder / "ner", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
@@ -92,7 +95,7 @@ def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: P
     path = folder / "re" / file
     with restored(path, changes):
         relations = read_relations(folder / "re")
-        processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), "re", list(relations), image_size=None)
+        processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), Relations(list(relations)), image_size=None)
         samples = list(read_mnre(folder / "re", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["head_mask"].any(dim=1).all()

@@ -14,12 +14,13 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from transformers import PreTrainedTokenizerFast
 
 from reference_models.config import ModelConfig
-from reference_models.data.processor import Processor
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import load_detector
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks import Relations
+from reference_models.tasks.processor import Processor
 
 
 def hub_file(weights: WeightsEnum) -> Path:
@@ -48,7 +49,7 @@ def build_backbone() -> I2SRM:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
-    processor = Processor(tokenizer, "re", ["None", "peer"], image_size=64)
+    processor = Processor(tokenizer, Relations(["None", "peer"]), image_size=64)
     return build_model(ModelConfig(text="tiny", vision="resnet18", vision_weights="imagenet"), processor)
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
-from reference_models.models.configuration import RELEASE
 from reference_models.settings import CONFIGS, find_config, read_settings
+from reference_models.systems.configuration import RELEASE
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from reference_models.data.mnre import read_mnre, read_relations
 from reference_models.data.synthetic import Post, generate, kinds, text_only_ceiling
 from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
-from reference_models.training.metrics import spans
+from reference_models.tasks.metrics import spans
 
 SIZES = {"train": 30, "valid": 8, "test": 8}
 READERS = {"ner": read_twitter, "re": read_mnre}

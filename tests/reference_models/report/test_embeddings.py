@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from attnmixup import SampleAttention, SemanticKLLoss
-from reference_models.data.dataset import EncodedSplit
 from reference_models.report.embeddings import (
     batch_attention,
     gap_scores,
@@ -19,6 +18,7 @@ from reference_models.report.embeddings import (
     semantic_sides,
 )
 from reference_models.settings import read_settings
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import CONFIG, load_whole_model, read_split
 
 

@@ -8,9 +8,11 @@ import pytest
 from page_parser import HOSTILE, Page
 from PIL import Image
 
-from reference_models.data.samples import Sample
+from reference_models.data.samples import TAGS, Sample
 from reference_models.report.examples import example, is_right, labelled, pick, pick_examples, sentence, thumbnail
+from reference_models.tasks import NamedEntities, Relations, Task
 
+NER, RE = NamedEntities(TAGS), Relations(["None", "peer"])
 PER, NOTHING = ["B-PER", "O"], ["O", "O"]
 
 
@@ -33,13 +35,13 @@ def test_picks_are_evenly_spaced() -> None:
 
 def test_examples_have_something_to_find() -> None:
     right, wrong, empty = row(PER, PER), row(PER, NOTHING), row(NOTHING, NOTHING)
-    assert pick_examples([empty, right, wrong, empty, right], 6) == ([right, right], [wrong])
-    assert pick_examples([row("None", "None"), row("None", "peer")], 6) == ([], [row("None", "peer")])
+    assert pick_examples(NER, [empty, right, wrong, empty, right], 6) == ([right, right], [wrong])
+    assert pick_examples(RE, [row("None", "None"), row("None", "peer")], 6) == ([], [row("None", "peer")])
 
 
 def test_a_sentence_cut_off_where_nothing_is_missed_is_right() -> None:
-    assert is_right(row(PER, ["B-PER"]))
-    assert not is_right(row(PER, NOTHING))
+    assert is_right(NER, row(PER, ["B-PER"]))
+    assert not is_right(NER, row(PER, NOTHING))
 
 
 def test_spans_may_overlap() -> None:
@@ -56,9 +58,9 @@ def test_marks_tell_right_from_wrong() -> None:
     assert looks == ["right", "wrong"]
 
 
-@pytest.mark.parametrize("value", [row(PER, NOTHING), row("peer", "None")])
-def test_words_are_escaped(value: dict) -> None:
-    for written in (labelled(value), example(value, Sample("test.txt:1", tuple(value["words"])))):
+@pytest.mark.parametrize(("task", "value"), [(NER, row(PER, NOTHING)), (RE, row("peer", "None"))])
+def test_words_are_escaped(task: Task, value: dict) -> None:
+    for written in (labelled(task, value), example(task, value, Sample("test.txt:1", tuple(value["words"])))):
         assert HOSTILE in Page(written).text[""]
 
 

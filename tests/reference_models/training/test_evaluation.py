@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import config
 
-from reference_models.data.dataset import EncodedSplit
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split, map_by_length, predict_batch
 from reference_models.training.run import load_model, read_split
 
@@ -45,7 +45,7 @@ def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path)
     model, _ = load_model(finished)
     assert len(set(split.lengths)) > 3
     alone = [predict_batch(model, split.processor, [split[number]]) for number in range(len(split))]
-    said = [split.processor.names(s, o.predictions[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
+    said = [split.processor.decode(s, o.predictions[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
     evaluation = evaluate_split(model, split, 5, progress=False)
     assert evaluation.predictions == said
     assert evaluation.samples == split.samples

@@ -8,12 +8,13 @@ from tiny_runs import config
 from torch import nn
 
 from reference_models.config import ModelConfig, TrainingConfig
-from reference_models.data.processor import Processor
 from reference_models.data.samples import TAGS
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
-from reference_models.models.build import build_model
-from reference_models.models.i2srm import I2SRM
+from reference_models.systems.build import build_model
+from reference_models.systems.i2srm import I2SRM
+from reference_models.tasks import get_task
+from reference_models.tasks.processor import Processor
 from reference_models.training.optimizer import learning_rates, parameter_groups
 
 RATES = TrainingConfig(
@@ -29,7 +30,7 @@ CHILDREN = {"text": 2.0, "vision": 3.0, "prefix": 4.0, "mixer": 5.0, "semantic":
 
 def build(task: str, **options: object) -> I2SRM:
     tokenizer = learn_tokenizer([["a", "few", "words"], ["more", "words"]], 60)
-    processor = Processor(tokenizer, task, list(TAGS), image_size=32)
+    processor = Processor(tokenizer, get_task(task)(TAGS), image_size=32)
     return build_model(ModelConfig(text="tiny", vision="tiny", vision_weights="none", **options), processor)
 
 

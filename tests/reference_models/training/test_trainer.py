@@ -15,10 +15,10 @@ from tiny_runs import assert_same_run, config, encoder_without_dropout, history,
 from transformers import TrainerCallback, set_seed
 
 from reference_models.config import RunConfig
-from reference_models.data.dataset import EncodedSplit
+from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
-from reference_models.models.build import build_model
-from reference_models.models.text import TextEncoder
+from reference_models.systems.build import build_model
+from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
@@ -45,7 +45,7 @@ class Record(TrainerCallback):
 def make_trainer(settings: RunConfig) -> ExtractionTrainer:
     set_seed(settings.training.seed)
     samples = {split: read_split(settings, split)[0] for split in SPLITS}
-    processor = make_processor(settings, samples["train"])
+    processor = make_processor(settings, samples)
     train_split, valid = (EncodedSplit(samples[split], processor) for split in ("train", "valid"))
     arguments = training_arguments(settings.training, Path(settings.output))
     return ExtractionTrainer(build_model(settings.model, processor), settings.training, arguments, train_split, valid)

@@ -1,0 +1,43 @@
+# The commands of a maintainer, in one place: .ci/run, GitHub Actions and CONTRIBUTING.md use these targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: help check test lint types doctests oldest docs release demo
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+check: lint types doctests test  ## what to run before a pull request
+
+test:  ## all tests; `make test ARGS=tests/attnmixup/test_sampling.py` runs one file
+	python -m pytest $(ARGS)
+
+lint:  ## ruff, rules and format
+	ruff check .
+	ruff format --check .
+
+types:  ## mypy
+	mypy
+
+doctests:  ## examples in docstrings and in the README
+	python -m pytest --doctest-modules --doctest-glob=README.md attnmixup README.md
+
+oldest:  ## the core with the oldest torch and einops that pyproject.toml allows, in an environment of its own
+	environment=$$(mktemp -d)
+	trap 'rm -rf "$$environment"' EXIT
+	floor=$$(sed -nE 's/^dependencies = \["torch>=(.*)", "einops>=(.*)"\]/torch==\1 einops==\2/p' pyproject.toml)
+	python3 -m venv "$$environment"
+	"$$environment/bin/pip" install -q $$floor pytest hypothesis scipy
+	"$$environment/bin/python" -m pytest tests/attnmixup \
+	  --ignore tests/attnmixup/test_docs.py --ignore tests/attnmixup/integrations -p no:cacheprovider
+
+docs:  ## the documentation site, in docs/_build/html; needs pip install -e '.[docs]'
+	sphinx-build -W --keep-going -q docs docs/_build/html
+
+release:  ## build sdist and wheel into dist/ and check them; needs pip install -e '.[dev]'
+	python .ci/check_release.py
+
+demo:  ## the short demo, in a temporary folder
+	output=$$(mktemp -d)
+	trap 'rm -rf "$$output"' EXIT
+	i2srm demo --quick --output "$$output/demo"

@@ -1,0 +1,1 @@
+"""Encoders: text, images, and the attention that joins them."""

@@ -1,0 +1,79 @@
+"""The heads (Eq. 17-19): a CRF or a softmax over words, and a softmax over relations."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchcrf import CRF  # type: ignore[import-untyped]
+
+
+class LinearHead(nn.Module):
+    """Dropout and linear layer, of which every head is made.
+
+    Attributes:
+        learning_rate: peak rate of training where the settings name none.
+    """
+
+    learning_rate = 1e-3
+
+    def __init__(self, width: int, labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, labels)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scores (..., labels) of `rows` (..., C), in float32."""
+        scores: Tensor = self.linear(self.dropout(rows))
+        return scores.float()
+
+
+class TaggingHead(LinearHead):
+    """A CRF over compact, right-padded word sequences.
+
+    pytorch-crf wants a boolean mask without holes, float32 scores and finite padding; this is the one place that knows.
+    """
+
+    learning_rate = 5e-2  # at the rate of an encoder, the transitions barely move
+
+    def __init__(self, width: int, labels: int, dropout: float) -> None:
+        super().__init__(width, labels, dropout)
+        self.crf = CRF(labels, batch_first=True)
+
+    def loss(self, scores: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+        """Negative log-likelihood of each row divided by its number of words (Eq. 17), (N,)."""
+        scores = scores.masked_fill(~mask[..., None], 0.0)
+        with torch.autocast(scores.device.type, enabled=False):
+            likelihood: Tensor = self.crf(scores, tags, mask=mask, reduction="none")
+            return -likelihood / mask.sum(dim=1)
+
+    @torch.no_grad()
+    def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Best tags (N, words), -100 behind the last word."""
+        scores = scores.masked_fill(~mask[..., None], 0.0)
+        length = mask.shape[1]
+        best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
+        return torch.tensor(best, device=scores.device)
+
+
+class SoftmaxTaggingHead(LinearHead):
+    """Each word's tag by itself, as in the paper's plain BERT."""
+
+    def loss(self, scores: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
+        """Mean cross-entropy over the words of each row, (N,)."""
+        by_word = F.cross_entropy(scores.transpose(1, 2), tags, reduction="none")
+        return by_word.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1)
+
+    def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Likeliest tags (N, words), -100 behind the last word."""
+        return scores.argmax(dim=-1).masked_fill(~mask, -100)
+
+
+class RelationHead(LinearHead):
+    """A softmax over the relations of pair vectors (Eq. 18-19)."""
+
+    def loss(self, scores: Tensor, relations: Tensor, mask: None = None) -> Tensor:
+        """Cross-entropy of each row (Eq. 19), (N,)."""
+        return F.cross_entropy(scores, relations, reduction="none")
+
+    def decode(self, scores: Tensor, mask: None = None) -> Tensor:
+        """Likeliest relations (N,)."""
+        return scores.argmax(dim=-1)

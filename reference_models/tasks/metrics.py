@@ -1,0 +1,102 @@
+"""Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations without None."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+NO_RELATION = "None"
+
+
+def spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """The entities of a tagged sentence as (start, end, type), end not included.
+
+    As in CoNLL's scorer, an I- that continues no entity of its own type opens one. Whatever is neither B- nor I- is
+    outside.
+    """
+    found = set()
+    start, kind = 0, ""
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, _, tag_kind = tag.partition("-")
+        if kind and (prefix, tag_kind) != ("I", kind):
+            found.add((start, position, kind))
+            kind = ""
+        if not kind and prefix in ("B", "I"):
+            start, kind = position, tag_kind
+    return found
+
+
+def ner_scores(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
+) -> dict[str, float]:
+    """Micro precision, recall and F1 over the entity spans of all sentences, and the F1 of some types ("PER_f1", ...).
+
+    Args:
+        gold: the true tags of each sentence.
+        predicted: the predicted tags. A sentence may have fewer than in `gold`: words cut off by the length limit
+            count as outside, so their entities are missed.
+        types: those whose F1 is wanted, also where none of them occurs.
+
+    Returns:
+        Fractions from 0 to 1; 0.0 where nothing was there to divide by.
+
+    Raises:
+        ValueError: another number of sentences, or a sentence with more predicted tags than words.
+    """
+    if len(gold) != len(predicted):
+        raise ValueError(f"expected one prediction a sentence, got {len(predicted)} for {len(gold)} sentences")
+    true, guessed = set(), set()
+    for index, (gold_tags, predicted_tags) in enumerate(zip(gold, predicted, strict=True)):
+        if len(predicted_tags) > len(gold_tags):
+            raise ValueError(f"sentence {index}: {len(predicted_tags)} predicted tags for {len(gold_tags)} words")
+        true |= {(index, *span) for span in spans(gold_tags)}
+        guessed |= {(index, *span) for span in spans(predicted_tags)}
+    scores = _prf(len(true & guessed), len(guessed), len(true))
+    for kind in types:
+        of_kind = {span for span in true | guessed if span[-1] == kind}
+        scores[f"{kind}_f1"] = _prf(len(true & guessed & of_kind), len(guessed & of_kind), len(true & of_kind))["f1"]
+    return scores
+
+
+def relation_scores(gold: Sequence[str], predicted: Sequence[str], none: str = NO_RELATION) -> dict[str, float]:
+    """Micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
+
+    Returns:
+        Fractions from 0 to 1; 0.0 where nothing was there to divide by.
+
+    Raises:
+        ValueError: another number of predictions than of true relations.
+    """
+    if len(gold) != len(predicted):
+        raise ValueError(f"expected one prediction a pair, got {len(predicted)} for {len(gold)} pairs")
+    pairs = list(zip(gold, predicted, strict=True))
+    correct = sum(true == guess != none for true, guess in pairs)
+    scores = _prf(correct, sum(guess != none for guess in predicted), sum(true != none for true in gold))
+    scores["accuracy"] = sum(true == guess for true, guess in pairs) / len(pairs) if pairs else 0.0
+    return scores
+
+
+def class_scores(
+    true: Collection[tuple[Any, ...]], predicted: Collection[tuple[Any, ...]]
+) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each class.
+
+    Args:
+        true: what is there, each as a tuple that ends with its class, such as (sentence, start, end, type).
+        predicted: what was predicted, likewise; each tuple once.
+
+    Returns:
+        For each class {"precision", "recall", "f1", "support"}, the most frequent first; those that are only predicted
+        come last.
+    """
+    support, guessed = (Counter(item[-1] for item in items) for items in (true, predicted))
+    correct = Counter(item[-1] for item in set(true) & set(predicted))
+    names = sorted(support | guessed, key=lambda name: (-support[name], name))
+    return {name: {**_prf(correct[name], guessed[name], support[name]), "support": support[name]} for name in names}
+
+
+def _prf(correct: int, predicted: int, true: int) -> dict[str, float]:
+    return {
+        "precision": correct / predicted if predicted else 0.0,
+        "recall": correct / true if true else 0.0,
+        "f1": 2 * correct / (predicted + true) if predicted + true else 0.0,
+    }

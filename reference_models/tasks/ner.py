@@ -1,0 +1,159 @@
+"""Named entities: a tag for each word, in the BIO scheme."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+from torch import Tensor
+
+from reference_models.config import DataConfig
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+from reference_models.tasks.heads import LinearHead, SoftmaxTaggingHead, TaggingHead
+from reference_models.tasks.metrics import ner_scores, spans
+from reference_models.tasks.padding import pad
+from reference_models.tasks.subwords import Subwords, word_starts
+from reference_models.tasks.task import HeadSettings, Item, Line, Prediction, Task, register
+
+OUTSIDE = "O"
+# Further tags of older baselines, where all sub-words are tagged, and the later ones of a word are X.
+PADDING, LATER, OPENING, CLOSING = "[PAD]", "X", "[CLS]", "[SEP]"
+
+
+def tags_of(types: Iterable[str]) -> list[str]:
+    """The tags of types of entities: O, and for each type its B- and I-."""
+    return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
+
+
+def types_of(samples: Iterable[Sample]) -> list[str]:
+    """The types of entities in samples, the most frequent first, and those of one frequency by the alphabet."""
+    counts = Counter(kind for sample in samples for _, _, kind in spans(sample.tags or ()))
+    return sorted(counts, key=lambda kind: (-counts[kind], kind))
+
+
+@register("ner")
+class NamedEntities(Task):
+    """Tags of words: the first sub-word of a word stands for it, and a CRF or a softmax tags the sequence.
+
+    Args:
+        labels: the tags, in the order of their ids.
+        label_scheme: "bio" tags words; "x13" tags all sub-words, by further tags for later sub-words of a word, both
+            ends of a sentence, and padding.
+    """
+
+    title, noun = "named entities", "entity"
+    missed, spurious = "missed", "spurious"
+    note = "An entity is missed where none was predicted at its very words, and spurious where there is none."
+
+    def __init__(self, labels: Sequence[str], label_scheme: Literal["bio", "x13"] = "bio") -> None:
+        super().__init__(labels)
+        self.label_scheme = label_scheme
+        self.types = [label.removeprefix("B-") for label in labels if label.startswith("B-")]
+
+    @classmethod
+    def width(cls, hidden: int) -> int:
+        """See `Task`: the width of one sub-word."""
+        return hidden
+
+    @classmethod
+    def gather(cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings) -> tuple[Tensor, Tensor]:
+        """See `Task`: the first sub-word of each word."""
+        starts = batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2])
+        return hidden.gather(1, starts), batch["word_mask"]
+
+    @classmethod
+    def make_head(cls, width: int, settings: HeadSettings) -> LinearHead:
+        """See `Task`: a CRF, or a softmax over each word."""
+        head = TaggingHead if settings.tag_head == "crf" else SoftmaxTaggingHead
+        return head(width, len(settings.labels), settings.head_dropout)
+
+    @classmethod
+    def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
+        """See `Task`: the tags of all types that occur."""
+        types = types_of(samples)
+        if not types:
+            raise UserError(f"{settings.root}: expected entities to learn from, and no sample has one")
+        tags = tags_of(types)
+        if settings.label_scheme == "x13":
+            tags = [PADDING, *tags, LATER, OPENING, CLOSING]
+        return cls(tags, settings.label_scheme)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"labels": self.labels, "label_scheme": self.label_scheme}
+
+    def encode(self, sample: Sample, subwords: Subwords) -> Item:
+        """See `Task`; words behind the length limit have no representation."""
+        ids, numbers = subwords(sample.words)
+        starts = word_starts(numbers)
+        item: Item = {"input_ids": ids, "word_starts": starts, "words_cut": len(sample.words) - len(starts)}
+        if self.label_scheme == "x13":
+            item["word_starts"] = list(range(len(ids)))
+        if sample.tags is None:
+            return item
+        tags: Sequence[str] = sample.tags[: len(starts)]
+        if unknown := [tag for tag in tags if tag not in self.ids]:
+            raise UserError(f"{sample.id}: unknown tag {unknown[0]!r}, the model was made for {', '.join(self.labels)}")
+        if self.label_scheme == "x13":
+            at_start = dict(zip(starts, tags, strict=True))
+            ends = [LATER if number is not None else CLOSING if i else OPENING for i, number in enumerate(numbers)]
+            tags = [at_start.get(place, tag) for place, tag in enumerate(ends)]
+        item["labels"] = [self.ids[tag] for tag in tags]
+        return item
+
+    def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
+        """See `Task`: `word_starts` and `word_mask` (B, words), and `labels` alike."""
+        batch = {
+            "word_starts": pad([item["word_starts"] for item in items], 0),
+            "word_mask": pad([[1] * len(item["word_starts"]) for item in items], 0).bool(),
+        }
+        if "labels" in items[0]:
+            batch["labels"] = pad([item["labels"] for item in items], 0)
+        return batch
+
+    def decode(self, sample: Sample, ids: Sequence[int], subwords: Subwords) -> list[str]:
+        """See `Task`: one tag for every word, "O" behind the length limit."""
+        tags = [self.labels[number] for number in ids if number >= 0]
+        if self.label_scheme == "x13":
+            _, numbers = subwords(sample.words)
+            further = (PADDING, LATER, OPENING, CLOSING)
+            tags = [OUTSIDE if tags[start] in further else tags[start] for start in word_starts(numbers)]
+        return tags + [OUTSIDE] * (len(sample.words) - len(tags))
+
+    def true_answer(self, sample: Sample) -> list[str] | None:
+        """See `Task`: the tags."""
+        return None if sample.tags is None else list(sample.tags)
+
+    def score(self, true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
+        """See `Task` and `ner_scores`."""
+        return ner_scores(true, predicted, self.types)
+
+    def found(self, answer: Sequence[str]) -> list[tuple[Any, ...]]:
+        """See `Task`: the spans of the entities."""
+        return sorted(spans(answer))
+
+    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
+        """See `Task`: `entities` with their words [start, end)."""
+        return {
+            "entities": [
+                {"text": " ".join(sample.words[start:end]), "type": kind, "start": start, "end": end}
+                for start, end, kind in self.found(prediction.answer)
+            ]
+        }
+
+    def describe(self, sample: Sample, answer: Sequence[str]) -> str:
+        """See `Task`: "Ada Vex [PER], Rome [LOC]"."""
+        named = [f"{' '.join(sample.words[start:end])} [{kind}]" for start, end, kind in self.found(answer)]
+        return ", ".join(named) or "no entity"
+
+    def lines(self, row: Mapping[str, Any]) -> list[Line]:
+        """See `Task`: the sentence twice, with the entities of each side."""
+        true, predicted = spans(row["true"]), spans(row["predicted"])
+        return [
+            Line("true", sorted(true), frozenset(predicted)),
+            Line("predicted", sorted(predicted), frozenset(true)),
+        ]
+
+    def true_line(self, row: Mapping[str, Any]) -> Line:
+        """See `Task`."""
+        return Line(marks=sorted(spans(row["true"])))

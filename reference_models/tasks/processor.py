@@ -1,0 +1,113 @@
+"""From samples to batches: sub-words, pixels and labels, and back from ids to words.
+
+Padding is to the longest of a batch; words behind the length limit get no representation and count as missed.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from reference_models.data.images import Resize, load_image
+from reference_models.data.samples import Sample
+from reference_models.tasks.padding import pad
+from reference_models.tasks.subwords import Subwords
+from reference_models.tasks.task import Answer, Item, Task, get_task
+
+FILE = "processor.json"
+KEYS = ("max_length", "image_size", "max_crops", "resize")
+# What an item holds of its pictures, and what becomes of that in a batch.
+PICTURES = {
+    "pixels": ("pixel_values", "image_mask"),
+    "features": ("visual_cells", "visual_embedding", "image_mask"),
+}
+
+
+class Processor:
+    """Encodes samples for a model and decodes its predictions; saved beside the model.
+
+    Args:
+        tokenizer: a fast tokenizer; the special tokens of the task are added to it.
+        task: with its labels.
+        max_length: limit in sub-words, special tokens included.
+        image_size: side of the square that pictures are resized to, pixels; None for a model that reads text alone.
+        max_crops: crops of one sample at most.
+        resize: how pictures become squares, see `load_image`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        task: Task,
+        *,
+        max_length: int = 80,
+        image_size: int | None = 224,
+        max_crops: int = 3,
+        resize: Resize = "squash",
+    ) -> None:
+        self.tokenizer, self.task, self.subwords = tokenizer, task, Subwords(tokenizer, max_length)
+        self.max_length, self.image_size, self.max_crops, self.resize = max_length, image_size, max_crops, resize
+        if task.special_tokens:
+            tokenizer.add_special_tokens({"additional_special_tokens": list(task.special_tokens)})
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the tokenizer and `processor.json` into `folder`."""
+        self.tokenizer.save_pretrained(folder)
+        task = {"name": self.task.name, **self.task.settings()}
+        settings = {"task": task, **{key: getattr(self, key) for key in KEYS}}
+        (Path(folder) / FILE).write_text(json.dumps(settings, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str) -> "Processor":
+        """Read what `save_pretrained` wrote."""
+        settings = json.loads((Path(folder) / FILE).read_text())
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        task = settings.pop("task")
+        return cls(tokenizer, get_task(task.pop("name"))(**task), **settings)
+
+    def encode(self, sample: Sample) -> Item:
+        """The text and labels of a sample as ids; see `Task.encode` for what it returns and raises."""
+        return self.task.encode(sample, self.subwords)
+
+    def decode(self, sample: Sample, ids: Any) -> Answer:
+        """What a row of predicted ids says of a sample; see `Task.decode`."""
+        return self.task.decode(sample, ids, self.subwords)
+
+    def pictures(self, sample: Sample) -> list[Path | None]:
+        """The 1 + max_crops slots of a sample: its picture and its crops, None where there is none."""
+        paths = [sample.image, *sample.crops[: self.max_crops]]
+        return paths + [None] * (1 + self.max_crops - len(paths))
+
+    def pixels(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """The image and crops of a sample, uint8 (1 + max_crops, 3, size, size), and where there is one.
+
+        Raises:
+            ValueError: the processor is for a model that reads text alone.
+        """
+        if self.image_size is None:
+            raise ValueError("expected a processor with an image_size, this one is for text alone")
+        values = torch.zeros(1 + self.max_crops, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
+        for slot, path in enumerate(self.pictures(sample)):
+            if path is not None:
+                values[slot] = load_image(path, self.image_size, self.resize)
+                present[slot] = True
+        return values, present
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, pictures, and `labels` if known."""
+        input_ids = pad([item["input_ids"] for item in items], self.tokenizer.pad_token_id)
+        batch = {
+            "input_ids": input_ids,
+            "attention_mask": pad([[1] * len(item["input_ids"]) for item in items], 0),
+            **self.task.collate(items, input_ids.shape[1]),
+        }
+        for key, names in PICTURES.items():
+            if key in items[0]:
+                parts = zip(*(item[key] for item in items), strict=True)
+                batch |= {name: torch.stack(part) for name, part in zip(names, parts, strict=True)}
+        return batch

@@ -1,0 +1,196 @@
+"""Relations: one label for a pair of marked entities."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from attnmixup.functional import masked_mean
+from reference_models.config import DataConfig
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+from reference_models.tasks.heads import LinearHead, RelationHead
+from reference_models.tasks.metrics import NO_RELATION, relation_scores
+from reference_models.tasks.subwords import Subwords, TooLongError, last_word
+from reference_models.tasks.task import HeadSettings, Item, Line, Prediction, Span, Task, register
+
+MARKERS = ("[HEAD]", "[/HEAD]", "[TAIL]", "[/TAIL]")
+PAIR = ("head", "tail")
+
+
+def opening_marker(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The states (B, C) right before each entity in `hidden` (B, L, C), whose sub-words `mask` (B, L) has."""
+    markers = mask.int().argmax(dim=1) - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), markers]
+
+
+def find_entity(name: str, entity: str, words: Sequence[str], taken: Span | tuple[int, int] | None) -> tuple[int, int]:
+    """The first place of an entity in the sentence that is not the other entity's.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = entity.split()
+    for start in range(len(words) - len(wanted) + 1):
+        span = (start, start + len(wanted))
+        if wanted and list(words[slice(*span)]) == wanted and span != taken:
+            return span
+    raise UserError(f"the {name} entity {entity!r} does not stand in the sentence {' '.join(words)!r}, word by word")
+
+
+@register("re")
+class Relations(Task):
+    """The relation from a head to a tail entity, each marked by special tokens around it.
+
+    Args:
+        labels: the relations, in the order of their ids.
+        no_relation: the one that stands for no relation and has no part in the scores.
+    """
+
+    title, noun = "relations", "relation"
+    special_tokens, post_keys = MARKERS, PAIR
+
+    def __init__(self, labels: Sequence[str], no_relation: str = NO_RELATION) -> None:
+        super().__init__(labels)
+        self.no_relation = self.missed = self.spurious = no_relation
+        self.note = f"{no_relation} is no relation; it has no part in the scores above."
+
+    @classmethod
+    def width(cls, hidden: int) -> int:
+        """See `Task`: head and tail."""
+        return 2 * hidden
+
+    @classmethod
+    def gather(cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings) -> tuple[Tensor, None]:
+        """See `Task`: for each entity the mean of the sub-words between its markers, or the opening marker."""
+        summarise = opening_marker if settings.pair == "marker" else masked_mean
+        return torch.cat([summarise(hidden, batch[f"{name}_mask"]) for name in PAIR], dim=-1), None
+
+    @classmethod
+    def make_head(cls, width: int, settings: HeadSettings) -> LinearHead:
+        """See `Task`: a softmax over the relations."""
+        return RelationHead(width, len(settings.labels), settings.head_dropout)
+
+    @classmethod
+    def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
+        """See `Task`: the declared relations, or all that occur, the most frequent first."""
+        if settings.label_scheme == "x13":
+            raise UserError(
+                f"data.label_scheme=x13 is for named entities, and data.format={settings.format} has relations"
+            )
+        if declared is not None:
+            return cls(declared)
+        counts = Counter(sample.relation for sample in samples if sample.relation is not None)
+        if not counts:
+            raise UserError(f"{settings.root}: expected relations to learn from, and no sample has one")
+        return cls(sorted(counts, key=lambda name: (-counts[name], name)))
+
+    def settings(self) -> dict[str, Any]:
+        """See `Task`."""
+        return {"labels": self.labels, "no_relation": self.no_relation}
+
+    def encode(self, sample: Sample, subwords: Subwords) -> Item:
+        """See `Task`; markers stand around the entities."""
+        if sample.head is None or sample.tail is None:
+            raise UserError(f"{sample.id}: expected the spans of a head and a tail entity")
+        cuts = [(sample.head[0], 1, "[HEAD]"), (sample.head[1], 0, "[/HEAD]")]
+        cuts += [(sample.tail[0], 1, "[TAIL]"), (sample.tail[1], 0, "[/TAIL]")]
+        marked = [(word, "word") for word in sample.words]
+        for place, _, marker in sorted(cuts, reverse=True):
+            marked.insert(place, (marker, marker))
+        ids, numbers = subwords([word for word, _ in marked])
+        kinds = [kind for _, kind in marked]
+        item: Item = {"input_ids": ids, "words_cut": kinds[last_word(numbers) + 1 :].count("word")}
+        for name, opening, closing in (("head", *MARKERS[:2]), ("tail", *MARKERS[2:])):
+            if kinds.index(closing) not in numbers:
+                raise TooLongError(
+                    f"{sample.id}: the {name} entity at words {list(getattr(sample, name))} lies behind the limit of "
+                    f"{subwords.max_length} sub-words; raise data.max_length, or leave such samples "
+                    "out by data.long_samples=drop"
+                )
+            item[name] = (numbers.index(kinds.index(opening)) + 1, numbers.index(kinds.index(closing)))
+        if sample.relation is not None:
+            if sample.relation not in self.ids:
+                raise UserError(
+                    f"{sample.id}: unknown relation {sample.relation!r}, the model was made for "
+                    f"{', '.join(self.labels)}"
+                )
+            item["labels"] = self.ids[sample.relation]
+        return item
+
+    def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
+        """See `Task`: `head_mask` and `tail_mask` (B, L), and `labels` (B,)."""
+        batch, positions = {}, torch.arange(length)
+        for name in PAIR:
+            start, end = torch.tensor([item[name] for item in items]).T[..., None]
+            batch[f"{name}_mask"] = (positions >= start) & (positions < end)
+        if "labels" in items[0]:
+            batch["labels"] = torch.tensor([item["labels"] for item in items])
+        return batch
+
+    def decode(self, sample: Sample, ids: int, subwords: Subwords) -> str:
+        """See `Task`: the relation."""
+        return self.labels[ids]
+
+    def probabilities(self, scores: Tensor) -> list[dict[str, float]]:
+        """See `Task`: of all relations."""
+        rows = scores.float().softmax(dim=-1).tolist()
+        return [dict(zip(self.labels, row, strict=True)) for row in rows]
+
+    def true_answer(self, sample: Sample) -> str | None:
+        """See `Task`: the relation."""
+        return sample.relation
+
+    def unanswered(self) -> str:
+        """See `Task`: no relation."""
+        return self.no_relation
+
+    def score(self, true: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+        """See `Task` and `relation_scores`."""
+        return relation_scores(true, predicted, self.no_relation)
+
+    def found(self, answer: str) -> list[tuple[Any, ...]]:
+        """See `Task`: the relation, unless it is none."""
+        return [] if answer == self.no_relation else [(answer,)]
+
+    def outcomes(self, true: str, predicted: str) -> list[tuple[str | None, str | None]]:
+        """See `Task`: one, also where both sides are no relation."""
+        ours, theirs = (None if name == self.no_relation else name for name in (true, predicted))
+        return [(ours, theirs)]
+
+    def read_post(self, post: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+        """See `Task`: the places of head and tail."""
+        head = find_entity("head", post["head"], words, taken=None)
+        return {"head": head, "tail": find_entity("tail", post["tail"], words, taken=head)}
+
+    def to_row(self, sample: Sample, predicted: str) -> dict[str, Any]:
+        """See `Task`: also the spans of both entities."""
+        return {"head": sample.head, "tail": sample.tail, **super().to_row(sample, predicted)}
+
+    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
+        """See `Task`: the `relation` with its `probability`."""
+        return {"relation": prediction.answer, "probability": prediction.probabilities[prediction.answer]}
+
+    def describe(self, sample: Sample, answer: str) -> str:
+        """See `Task`: "Ada Vex --[/per/per/peer]--> Kol Brin"."""
+        head, tail = (" ".join(sample.words[slice(*span)]) for span in (sample.head, sample.tail) if span is not None)
+        return f"{head} --[{answer}]--> {tail}"
+
+    def lines(self, row: Mapping[str, Any]) -> list[Line]:
+        """See `Task`: the sentence with both entities, then both relations."""
+        right = row["true"] == row["predicted"]
+        return [
+            Line(marks=_pair(row)),
+            Line("true", text=row["true"], right=True),
+            Line("predicted", text=row["predicted"], right=right),
+        ]
+
+    def true_line(self, row: Mapping[str, Any]) -> Line:
+        """See `Task`."""
+        return Line(marks=_pair(row), text=row["true"])
+
+
+def _pair(row: Mapping[str, Any]) -> list[Span]:
+    return [(*row[name], name) for name in PAIR]

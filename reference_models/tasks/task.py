@@ -1,0 +1,271 @@
+"""The interface of a task, and the registry of tasks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+from torch import Tensor
+
+from reference_models.config import DataConfig
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+from reference_models.tasks.heads import LinearHead
+from reference_models.tasks.metrics import class_scores
+from reference_models.tasks.subwords import Subwords
+
+Answer = Any  # one tag a word, or a relation: each task has its own kind, a JSON value
+Span = tuple[int, int, str]
+Item = dict[str, Any]
+AnyTask = TypeVar("AnyTask", bound="type[Task]")
+
+_TASKS: dict[str, type[Task]] = {}
+
+
+def register(name: str) -> Callable[[AnyTask], AnyTask]:
+    """Make a subclass of `Task` known under a name.
+
+    Args:
+        name: as in `data.task` and in the configuration of a model.
+
+    Raises:
+        ValueError: another task has this name.
+    """
+
+    def add(task: AnyTask) -> AnyTask:
+        if _TASKS.get(name, task) is not task:
+            raise ValueError(f"there is another task {name!r} already: {_TASKS[name].__qualname__}")
+        task.name = name
+        _TASKS[name] = task
+        return task
+
+    return add
+
+
+def get_task(name: str) -> type[Task]:
+    """The class of a task by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in _TASKS:
+        raise UserError(f"unknown task {name!r}, expected one of {', '.join(list_tasks())}")
+    return _TASKS[name]
+
+
+def list_tasks() -> list[str]:
+    """The names of all tasks, in the order of the alphabet."""
+    return sorted(_TASKS)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model predicts for one sample.
+
+    Attributes:
+        answer: one tag a word, or the relation.
+        probabilities: of all relations, in the order of the labels; empty for tags.
+    """
+
+    answer: Answer
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of what a reader is shown of a sample: its sentence with marked spans, a text, or both.
+
+    Attributes:
+        name: of the line, such as "true"; empty for none.
+        marks: spans to mark in the sentence, with their labels; None for a line without the sentence.
+        expected: spans that are right; None where marks are neither right nor wrong.
+        text: what is said beside the sentence.
+        right: whether the text is right; None where it is neither.
+    """
+
+    name: str = ""
+    marks: Sequence[Span] | None = None
+    expected: frozenset[Span] | None = None
+    text: str | None = None
+    right: bool | None = None
+
+
+class HeadSettings(Protocol):
+    """What a task reads of a model's configuration.
+
+    Attributes:
+        labels: in the order of their ids.
+        head_dropout: dropout before the linear layer of the head.
+        tag_head: "crf" or "softmax", of heads that tag words.
+        pair: "mean" or "marker", of tasks with two entities.
+    """
+
+    labels: Sequence[str]
+    head_dropout: float
+    tag_head: str
+    pair: str
+
+
+class Task(ABC):
+    """Everything that differs between tasks. A model needs the class alone, and a processor an object with labels.
+
+    Args:
+        labels: in the order of their ids.
+
+    Attributes:
+        name: in the registry.
+        title: in the plural, as in "named entities".
+        noun: what has a class, as in "entity".
+        special_tokens: tokens that `encode` adds to sentences.
+        post_keys: keys of a post that this task needs beside its text.
+        missed, spurious: in a table of what was taken for what, the names of the column of predicted nothing and of
+            the row of true nothing.
+        note: one sentence about that table.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    noun: ClassVar[str]
+    special_tokens: ClassVar[tuple[str, ...]] = ()
+    post_keys: ClassVar[tuple[str, ...]] = ()
+    missed: str
+    spurious: str
+    note: str
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = list(labels)
+        self.ids = {label: number for number, label in enumerate(self.labels)}
+
+    # What a model needs
+
+    @classmethod
+    @abstractmethod
+    def width(cls, hidden: int) -> int:
+        """Features of `h`, given the width of the hidden states."""
+
+    @classmethod
+    @abstractmethod
+    def gather(
+        cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings
+    ) -> tuple[Tensor, Tensor | None]:
+        """Turn hidden states into what the head scores.
+
+        Args:
+            hidden: (B, L, C), of sub-words.
+            batch: of `Processor.collate`.
+            settings: of the model.
+
+        Returns:
+            `h` (B, words, C) with its mask (B, words), True = real word; or `h` (B, width) and None.
+        """
+
+    @classmethod
+    @abstractmethod
+    def make_head(cls, width: int, settings: HeadSettings) -> LinearHead:
+        """The output layer for an `h` of `width` features."""
+
+    # Labels and tensors
+
+    @classmethod
+    @abstractmethod
+    def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
+        """The task with the labels of a data set.
+
+        Args:
+            samples: of all splits.
+            declared: labels that the data set lists beside its samples, in the order of their ids; None without one.
+            settings: of the data.
+
+        Raises:
+            UserError: there are no labels, or settings that this task does not have.
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the constructor, ready for `json.dump`."""
+        return {"labels": self.labels}
+
+    @abstractmethod
+    def encode(self, sample: Sample, subwords: Subwords) -> Item:
+        """The text of a sample as ids, and its labels where they are known.
+
+        Returns:
+            `input_ids`; `words_cut`, the number of its last words that the length limit cuts off; `labels` if they are
+            known; and what `collate` needs.
+
+        Raises:
+            TooLongError: what the sample cannot do without lies behind the length limit.
+            UserError: an unknown label, or a sample without what the task needs.
+        """
+
+    @abstractmethod
+    def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
+        """What the task adds to a batch of `length` sub-words, with `labels` if they are known."""
+
+    @abstractmethod
+    def decode(self, sample: Sample, ids: Any, subwords: Subwords) -> Answer:
+        """The answer that a row of the head's `decode` stands for, as plain numbers."""
+
+    def probabilities(self, scores: Tensor) -> list[dict[str, float]]:
+        """Probabilities of all labels for each row of `scores`; empty where a row has several answers."""
+        return [{} for _ in scores]
+
+    # Scores
+
+    @abstractmethod
+    def true_answer(self, sample: Sample) -> Answer:
+        """The labels of a sample."""
+
+    def unanswered(self) -> Answer:
+        """The answer of a sample that could not be encoded; it counts as missed."""
+        return None
+
+    @abstractmethod
+    def score(self, true: Sequence[Answer], predicted: Sequence[Answer]) -> dict[str, float]:
+        """Scores of answers, fractions from 0 to 1, with at least `precision`, `recall` and `f1`."""
+
+    @abstractmethod
+    def found(self, answer: Answer) -> list[tuple[Any, ...]]:
+        """What an answer says is there, each as a tuple that ends with its class."""
+
+    def class_scores(self, true: Iterable[Answer], predicted: Iterable[Answer]) -> dict[str, dict[str, float]]:
+        """Precision, recall, F1 and support of each class, see `metrics.class_scores`."""
+        sides = ([(n, *item) for n, answer in enumerate(a) for item in self.found(answer)] for a in (true, predicted))
+        return class_scores(*sides)
+
+    def outcomes(self, true: Answer, predicted: Answer) -> list[tuple[str | None, str | None]]:
+        """The true and the predicted class of each place where one of both is; None where there is nothing."""
+        sides = ({item[:-1]: item[-1] for item in self.found(answer)} for answer in (true, predicted))
+        ours, theirs = sides
+        return [(ours.get(place), theirs.get(place)) for place in sorted(ours | theirs)]
+
+    # What people read
+
+    def read_post(self, post: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+        """What a post with `post_keys` gives a `Sample` beside its words and images.
+
+        Raises:
+            UserError: a value that does not fit the words.
+        """
+        return {}
+
+    def to_row(self, sample: Sample, predicted: Answer) -> dict[str, Any]:
+        """What a line of predictions says beside the id, the words and the image."""
+        return {"predicted": predicted, "true": self.true_answer(sample)}
+
+    @abstractmethod
+    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
+        """A prediction as plain types, ready for `json.dump`."""
+
+    @abstractmethod
+    def describe(self, sample: Sample, answer: Answer) -> str:
+        """An answer as one line of text."""
+
+    @abstractmethod
+    def lines(self, row: Mapping[str, Any]) -> list[Line]:
+        """What is true and what was predicted in a row of `to_row`, to be shown."""
+
+    @abstractmethod
+    def true_line(self, row: Mapping[str, Any]) -> Line:
+        """The sentence of a row of `to_row` with what is true of it."""

@@ -1,0 +1,181 @@
+"""Both readings of Eq. 3-4 against plain loops, and what may and may not reach a prefix."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
+from reference_models.encoders.stages import pool_stages
+
+WIDTHS, SIDES = (3, 4, 5, 6), (8, 5, 3, 1)
+LAYERS, HEADS, WIDTH = 3, 2, 8
+
+
+def make(reading="paper", fusion="prefix", seed=0):
+    torch.manual_seed(seed)
+    made = VisualPrefix(WIDTHS, layers=LAYERS, heads=HEADS, width=WIDTH, reading=reading, fusion=fusion)
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def make_cells(count):
+    return pool_stages(make_stages(count))
+
+
+def make_stages(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(count, c, s, s, generator=generator) for c, s in zip(WIDTHS, SIDES, strict=True))
+
+
+seen_masks = (
+    st.integers(1, 3)
+    .flatmap(lambda size: st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=size, max_size=size))
+    .map(torch.tensor)
+)
+
+
+def pool(stage, y, x):
+    """Mean of a quarter of a map (channels, side, side); of an odd side both halves hold the middle."""
+    side = stage.shape[1]
+    rows = range(y * side // 2, -(-(y + 1) * side // 2))
+    columns = range(x * side // 2, -(-(x + 1) * side // 2))
+    return [sum(float(m[i][j]) for i in rows for j in columns) / (len(rows) * len(columns)) for m in stage.tolist()]
+
+
+def apply(linear, vector):
+    pairs = zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)
+    return [sum(w * x for w, x in zip(row, vector, strict=True)) + bias for row, bias in pairs]
+
+
+def concatenate(vectors):
+    return list(itertools.chain.from_iterable(vectors))
+
+
+def softmax(scores):
+    powers = torch.tensor(scores).exp()
+    return (powers / powers.sum()).tolist()
+
+
+def mean(vectors):
+    return [sum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+
+
+def mix(gate, vectors):
+    return [sum(g * x for g, x in zip(gate, column, strict=True)) for column in zip(*vectors, strict=True)]
+
+
+def slow_tokens(made, picture, layer):
+    """The four tokens of one picture for one layer; `picture` holds its map of each stage."""
+    cells = [[pool(stage, y, x) for stage in picture] for y in range(2) for x in range(2)]
+    if made.first == 1:
+        gate = softmax(made.mixer.gates[layer].tolist())
+        maps = made.mixer.projections
+        return [mix(gate, [apply(m, level) for m, level in zip(maps, cell, strict=True)]) for cell in cells]
+    into, _, out_of = made.mixer.perceptron
+    shares = []
+    for cell in cells:
+        hidden = torch.tensor(apply(into, concatenate(cell))).tanh().tolist()
+        output = apply(out_of, hidden)
+        features = len(output) // 4
+        shares.append([output[i * features : (i + 1) * features] for i in range(4)])
+    scores = apply(made.mixer.gates, concatenate(mean(of_cell) for of_cell in shares))[4 * layer : 4 * layer + 4]
+    gate = softmax([score if score > 0 else 0.01 * score for score in scores])
+    return [mix(gate, of_cell) for of_cell in shares]
+
+
+@given(seen=seen_masks, reading=st.sampled_from(["paper", "release"]), fusion=st.sampled_from(["prefix", "concat"]))
+def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
+    if reading == "release":  # there a sample's pictures are all read, or none
+        seen = seen.any(dim=1, keepdim=True).expand_as(seen)
+    made = make(reading, fusion)
+    stages = make_stages(int(seen.sum()))
+    with torch.no_grad():
+        prefix = made(pool_stages(stages), seen)
+    slots = 4 - made.first
+    assert prefix.mask.shape == (len(seen), 4 * slots)
+    numbers = (seen.flatten().cumsum(0) - 1).view_as(seen)
+    for sample in range(len(seen)):
+        for layer in range(LAYERS):
+            rows = []
+            for slot in range(made.first, 4):
+                is_seen = bool(seen[sample, slot])
+                place = 4 * (slot - made.first)
+                assert prefix.mask[sample, place : place + 4].tolist() == [is_seen] * 4
+                picture = [stage[numbers[sample, slot]] for stage in stages] if is_seen else None
+                absent = [[0.0] * (2 * WIDTH if fusion == "prefix" else WIDTH)] * 4
+                rows += slow_tokens(made, picture, layer) if is_seen else absent
+            check_layer(made, prefix, layer, sample, rows)
+
+
+def check_layer(made, prefix, layer, sample, rows):
+    close = {"atol": 1e-5, "rtol": 1e-4}
+    if isinstance(prefix, PrefixStates):
+        torch.testing.assert_close(prefix.states[layer, sample], torch.tensor(rows), **close)
+        return
+    for got, start in ((prefix.keys, 0), (prefix.values, WIDTH)):
+        halves = [row[start : start + WIDTH] for row in rows]
+        flat = concatenate(halves)
+        expected = torch.zeros(HEADS, len(rows), WIDTH // HEADS)
+        for head in range(HEADS):
+            for token in range(len(rows)):
+                for feature in range(WIDTH // HEADS):
+                    if made.first == 1:
+                        value = halves[token][head * (WIDTH // HEADS) + feature]
+                    else:  # the release reads the numbers on, as if tokens and heads stood the other way round
+                        value = flat[(head * len(rows) + token) * (WIDTH // HEADS) + feature]
+                    expected[head, token, feature] = value
+        torch.testing.assert_close(got[layer, sample], expected, **close)
+
+
+def test_only_the_release_scrambles_heads():
+    """Under the paper's reading the keys of a head are the same features of every token."""
+    seen = torch.ones(1, 4, dtype=torch.bool)
+    for reading, transposed in (("paper", True), ("release", False)):
+        made = make(reading)
+        prefix = made(make_cells(4), seen)
+        assert isinstance(prefix, Prefix)
+        by_token = prefix.keys.transpose(2, 3).flatten(3)
+        tokens = made.mixer([cells[made.first :] for cells in make_cells(4)])[..., :WIDTH].flatten(1, 2)
+        assert torch.allclose(by_token[:, 0], tokens) == transposed
+
+
+def test_paper_starts_with_equal_gates():
+    made = VisualPrefix(WIDTHS, layers=LAYERS, heads=HEADS, width=WIDTH)
+    torch.testing.assert_close(made.mixer.gates.softmax(dim=-1), torch.full((LAYERS, 4), 0.25))
+
+
+@pytest.mark.parametrize("reading", ["paper", "release"])
+def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
+    made = make(reading)
+    prefix = made(make_cells(6), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).bool())
+    (prefix.keys * torch.randn_like(prefix.keys) + prefix.values.square()).sum().backward()
+    for name, parameter in made.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("reading", ["paper", "release"])
+def test_release_alone_reads_the_whole_picture(reading):
+    made = make(reading)
+    seen = torch.ones(1, 4, dtype=torch.bool)
+    cells = make_cells(4)
+    other = tuple(torch.cat([stage[:1] + 1, stage[1:]]) for stage in cells)
+    assert torch.equal(made(cells, seen).keys, made(other, seen).keys) == (reading == "paper")
+
+
+@pytest.mark.parametrize("reading", ["paper", "release"])
+def test_batch_without_any_picture_has_an_empty_prefix(reading):
+    prefix = make(reading)(make_cells(0), torch.zeros(2, 4, dtype=torch.bool))
+    assert not prefix.mask.any()
+    assert prefix.keys.abs().sum() == prefix.values.abs().sum() == 0
+
+
+@pytest.mark.parametrize("reading", ["paper", "release"])
+def test_prefix_in_bfloat16(reading):
+    made = make(reading).bfloat16()
+    prefix = made(tuple(stage.bfloat16() for stage in make_cells(4)), torch.ones(1, 4, dtype=torch.bool))
+    assert prefix.keys.dtype == torch.bfloat16
+    assert prefix.keys.isfinite().all()

@@ -1,0 +1,111 @@
+"""What all systems share: the two modules, the head and the losses, around a `fuse` of one's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import RELATIONS, make_batch, make_model
+
+from attnmixup import SemanticKLLoss
+from reference_models.systems.base import Extractor, Fused
+from reference_models.systems.configuration import I2SRMConfig
+
+
+class Given(Extractor):
+    """A system whose fused batch is given."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.finish(6, 5)
+
+    def fuse(self, batch):
+        return Fused(batch["h"], None, batch["image"], batch["has_image"])
+
+
+def make_given(**options):
+    torch.manual_seed(0)
+    return Given(I2SRMConfig(task="re", labels=RELATIONS, head_dropout=0.0, **options))
+
+
+def make_given_batch():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "h": torch.randn(4, 6, generator=generator),
+        "image": torch.randn(4, 5, generator=generator),
+        "has_image": torch.tensor([True, False, True, False]),
+        "labels": torch.tensor([0, 1, 2, 1]),
+    }
+
+
+def test_loss_is_task_loss_and_weighted_semantic_loss_of_the_original_samples():
+    model, batch = make_given(semantic_weight=0.3, attn_mixup=False).train(), make_given_batch()
+    output = model(**batch)
+    task = F.cross_entropy(model.head(batch["h"]), batch["labels"])
+    rows = SemanticKLLoss(6, 5, reduction="none")
+    rows.load_state_dict(model.semantic.state_dict())
+    semantic = rows(batch["h"], batch["image"])[batch["has_image"]].mean()
+    torch.testing.assert_close(output.task_loss, task)
+    torch.testing.assert_close(output.semantic_loss, semantic)
+    torch.testing.assert_close(output.loss, task + 0.3 * semantic)
+    assert not output.task_loss.requires_grad
+    assert output.predictions is None
+
+
+@pytest.mark.parametrize("spoilt", [-3.0, 1e30])
+def test_sample_without_an_image_takes_no_part_in_the_semantic_loss(spoilt):
+    model, batch = make_given(attn_mixup=False).train(), make_given_batch()
+    batch["h"].requires_grad_()
+    first = model(**batch).loss
+    other = batch["image"].masked_fill(~batch["has_image"][:, None], spoilt)
+    second = model(**(batch | {"image": other})).loss
+    assert torch.equal(first, second)
+    model.semantic.zero_grad()
+    model(**(batch | {"image": other.requires_grad_()})).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.semantic.parameters())
+
+
+def test_mixup_acts_in_training_only_and_sees_the_labels():
+    model, batch = make_given(mixup={"dropout": 0.0}).train(), make_given_batch()
+    generator = torch.random.get_rng_state()
+    output = model(**batch)
+    torch.random.set_rng_state(generator)
+    mixed = model.mixer(batch["h"], batch["labels"])
+    assert len(mixed.embeddings) == 8
+    torch.testing.assert_close(output.task_loss, mixed.loss(F.cross_entropy, model.head(mixed.embeddings)))
+    model.eval()
+    torch.testing.assert_close(model(**batch).loss, F.cross_entropy(model.head(batch["h"]), batch["labels"]))
+
+
+def test_evaluation_keeps_every_sample_draws_nothing_and_needs_no_labels():
+    for task, shape in (("re", (4,)), ("ner", (4, 5))):
+        model, batch = make_model(task=task).eval(), make_batch(task)
+        labels = batch.pop("labels")
+        state = torch.random.get_rng_state()
+        output = model(**batch)
+        assert torch.equal(state, torch.random.get_rng_state())
+        assert output.loss is None
+        assert output.predictions.shape == shape
+        assert len(output.scores) == 4
+        assert model(labels=labels, **batch).loss.isfinite()
+
+
+def test_modules_can_be_switched_off():
+    model = make_given(attn_mixup=False, semantic_weight=0.0).train()
+    assert model.mixer is None
+    assert model.semantic is None
+    output = model(**make_given_batch())
+    assert output.semantic_loss is None
+    assert output.loss == output.task_loss
+
+
+def test_training_without_labels_is_an_error():
+    batch = make_given_batch()
+    del batch["labels"]
+    with pytest.raises(ValueError, match="training needs labels"):
+        make_given().train()(**batch)
+
+
+def test_options_reach_both_modules():
+    model = make_given(mixup={"preset": "release"}, semantic={"project": "image", "temperature": 2.0})
+    assert model.mixer.options.final == "slice"
+    assert model.semantic.image_projection.weight.shape == (6, 5)
+    assert model.semantic.temperature == 2.0

@@ -1,0 +1,307 @@
+"""I2SRM as a whole: what moves its output, what learns, and what a saved model gives back."""
+
+import copy
+import logging
+import socket
+
+import pytest
+import torch
+from tiny_models import FAMILIES, make_batch, make_model, text_config
+from transformers import AutoConfig, AutoModel
+
+from attnmixup.functional import masked_mean
+from reference_models.systems.configuration import RELEASE
+from reference_models.systems.i2srm import I2SRM
+
+TASKS = ("ner", "re")
+READINGS = [
+    pytest.param({}, id="paper"),
+    pytest.param({"prefix": "release"}, id="release"),
+    pytest.param({"fusion": "concat"}, id="concat"),
+    pytest.param({"prefix": "release", "fusion": "concat", "attention": "eager"}, id="release-concat-eager"),
+]
+each_task = pytest.mark.parametrize("task", TASKS)
+each_reading = pytest.mark.parametrize("options", READINGS)
+
+
+def scores(model, batch):
+    with torch.no_grad():
+        return model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).scores
+
+
+def change(batch, sample, slot):
+    """The batch with one picture replaced."""
+    pixels = batch["pixel_values"].clone()
+    pixels[sample, slot] = 255 - pixels[sample, slot]
+    return batch | {"pixel_values": pixels}
+
+
+@each_task
+@each_reading
+def test_every_trainable_parameter_receives_a_gradient(task, options):
+    model = make_model(task=task, mixup={"dropout": 0.0}, **options).train()
+    model(**make_batch(task)).loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # The same number added to all keys of a query cancels in the softmax over them; so does one added to all samples.
+    assert [name for name in silent if not name.endswith(("self.key.bias", "key.bias"))] == []
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {
+        *("text", "vision", "prefix", "head", "mixer", "semantic")
+    }
+
+
+def test_gradient_reaches_every_parameter_of_the_release_with_class_logits():
+    model = make_model(vision="resnet18", **RELEASE).train()
+    assert model.mixer.options.final == "slice"
+    assert model.semantic.image_projection.weight.shape == (64, 1000)
+    model(**make_batch()).loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert [name for name in silent if not name.endswith(("key.bias", "gates.bias"))] == []
+
+
+def test_class_logits_are_left_out_where_no_loss_would_train_them():
+    model = make_model(vision="resnet18", image_signal="logits", semantic_weight=0.0)
+    assert not any(name.startswith("vision.body.fc") for name, _ in model.named_parameters())
+
+
+@each_task
+@each_reading
+def test_crop_moves_its_own_sample_and_an_absent_crop_moves_nothing(task, options):
+    model, batch = make_model(task=task, **options), make_batch(task)
+    base = scores(model, batch)
+    moved = (scores(model, change(batch, 0, 2)) - base).abs().flatten(1).amax(dim=1)
+    assert moved[0] > 1e-5
+    assert (moved[1:] < 1e-6).all()
+    for sample, slot in ((1, 1), (2, 0), (2, 3), (3, 3)):
+        assert torch.equal(scores(model, change(batch, sample, slot)), base), (sample, slot)
+
+
+@pytest.mark.parametrize(("prefix", "moves"), [("paper", False), ("release", True)])
+def test_whole_picture_belongs_to_the_prefix_of_the_release_only(prefix, moves):
+    model, batch = make_model(prefix=prefix), make_batch()
+    assert (not torch.equal(scores(model, change(batch, 0, 0)), scores(model, batch))) == moves
+
+
+def test_absent_crops_are_attended_to_as_zero_images_in_the_release_only():
+    """A crop of the mean colour is what the release puts for an absent one."""
+    batch = make_batch(present=[[1, 1, 0, 0]] * 4)
+    grey = batch["pixel_values"].clone()
+    grey[:, 2:] = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]
+    all_present = batch | {"pixel_values": grey, "image_mask": torch.ones(4, 4, dtype=torch.bool)}
+    for prefix, alike in (("paper", False), ("release", True)):
+        model = make_model(prefix=prefix)
+        with torch.no_grad():
+            for parameter in model.prefix.parameters():
+                parameter *= 3
+        assert torch.allclose(scores(model, batch), scores(model, all_present), atol=1e-2) == alike
+
+
+@each_task
+@each_reading
+def test_sample_without_any_picture_is_encoded_as_text_alone(task, options):
+    model, batch = make_model(task=task, **options), make_batch(task)
+    bare = make_model(task=task, vision=None)
+    bare.load_state_dict(model.state_dict(), strict=False)
+    alone = {name: value for name, value in batch.items() if name not in ("pixel_values", "image_mask")}
+    both, text = scores(model, batch), scores(bare, alone)
+    torch.testing.assert_close(both[1], text[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(both[0], text[0], atol=1e-3)
+
+
+@each_task
+@each_reading
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_batch_without_a_single_picture_works(task, options, mode):
+    model = make_model(task=task, **options).train(mode == "train")
+    statistics = {name: value.clone() for name, value in model.vision.named_buffers()}
+    batch = make_batch(task, present=[[0] * 4] * 4)
+    output = model(**batch)
+    assert output.loss.isfinite()
+    torch.testing.assert_close(dict(model.vision.named_buffers()), statistics, rtol=0, atol=0)
+    if mode == "train":
+        assert output.semantic_loss == 0
+        output.loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.vision.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@each_task
+def test_every_family_trains_and_predicts(family, task):
+    model = make_model(task=task, text_config=text_config(family)).train()
+    model(**make_batch(task)).loss.backward()
+    assert model.prefix.mixer.gates.grad.abs().sum() > 0
+    assert model.prefix.mixer.gates.shape[0] == model.text.layers == text_config(family).num_hidden_layers
+    assert scores(model, make_batch(task)).isfinite().all()
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_frozen_backbone_stays_as_it_is_in_training(freeze):
+    model = make_model(freeze_image_backbone=freeze).train()
+    before = {name: value.clone() for name, value in model.vision.state_dict().items()}
+    model(**make_batch()).loss.backward()
+    learns = [p.grad is not None for p in model.vision.parameters()]
+    assert all(learns) != freeze
+    assert any(learns) != freeze
+    same = all(torch.equal(value, before[name]) for name, value in model.vision.state_dict().items())
+    assert same == freeze
+    assert model.prefix.mixer.gates.grad.abs().sum() > 0
+
+
+def test_words_and_pairs_are_gathered_from_the_encoded_text():
+    for task in TASKS:
+        model, batch = make_model(task=task, vision=None).eval(), make_batch(task)
+        with torch.no_grad():
+            hidden = model.text(batch["input_ids"], batch["attention_mask"])
+            fused = model.fuse(batch)
+        for sample in range(4):
+            if task == "ner":
+                words = [hidden[sample, i] for i in batch["word_starts"][sample].tolist()]
+                expected = torch.stack(words)
+                assert torch.equal(fused.mask, batch["word_mask"])
+            else:
+                expected = torch.cat([hidden[sample, 1:3].mean(dim=0), hidden[sample, 4:6].mean(dim=0)])
+            torch.testing.assert_close(fused.h[sample], expected)
+
+
+@pytest.mark.parametrize("prefix", ["paper", "release"])
+def test_semantic_signal_is_the_embedding_of_each_whole_picture(prefix):
+    model, batch = make_model(prefix=prefix).train(), make_batch()
+    model.vision.eval()
+    fused = model.fuse(batch)
+    assert fused.has_image.tolist() == [True, False, False, True]
+    for sample in (0, 3):
+        alone = model.vision(batch["pixel_values"][sample, :1]).embedding[0]
+        torch.testing.assert_close(fused.image[sample], alone, atol=1e-5, rtol=1e-5)
+
+
+@each_task
+@each_reading
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_features_in_the_batch_stand_for_a_pass(task, options, mode, monkeypatch):
+    model = make_model(task=task, freeze_image_backbone=True, **options).train(mode == "train")
+    batch = make_batch(task)
+    features = model.vision(batch["pixel_values"].flatten(0, 1), batch["image_mask"].flatten())
+    read = {name: value for name, value in batch.items() if name != "pixel_values"}
+    read["visual_cells"] = torch.cat(features.cells, dim=-1).unflatten(0, (4, 4))
+    read["visual_embedding"] = features.embedding.unflatten(0, (4, 4))
+    torch.manual_seed(0)
+    computed = model(**batch)
+    monkeypatch.setattr(model.vision, "forward", None)
+    torch.manual_seed(0)
+    assert (computed.semantic_loss is not None) == (mode == "train")
+    for name, value in model(**read).items():
+        torch.testing.assert_close(value, computed[name], atol=1e-5, rtol=1e-5)
+
+
+def test_masked_mean_is_a_mean_of_what_is_marked():
+    hidden = torch.randn(2, 4, 3)
+    mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]]).bool()
+    expected = torch.stack([(hidden[0, 1] + hidden[0, 2]) / 2, hidden[1, 0]])
+    torch.testing.assert_close(masked_mean(hidden, mask), expected)
+
+
+@each_task
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+@each_reading
+def test_saved_model_comes_back_identical_without_network(task, family, options, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    model, batch = make_model(task=task, text_config=text_config(family), **options).eval(), make_batch(task)
+    model.save_pretrained(tmp_path)
+    expected = scores(model, batch)
+    for kind in (I2SRM, AutoModel):
+        loaded = kind.from_pretrained(tmp_path)
+        assert type(loaded) is I2SRM
+        assert not loaded.training
+        torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+        assert torch.equal(scores(loaded, batch), expected)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.prefix == options.get("prefix", "paper")
+    assert type(config.text_config) is type(text_config(family))
+    assert list(config.labels) == list(model.config.labels)
+
+
+def test_saved_strength_of_the_mixup_comes_back(tmp_path):
+    model = make_model()
+    model.mixer.set_strength(0.25)
+    model.save_pretrained(tmp_path)
+    assert I2SRM.from_pretrained(tmp_path).mixer.strength == 0.25
+
+
+@each_task
+@pytest.mark.parametrize("vision", ["resnet18", "mobilenet_v2"])
+def test_without_its_modules_for_training_a_loaded_model_scores_alike_and_misses_nothing(
+    task, vision, tmp_path, caplog, monkeypatch
+):
+    model, batch = make_model(task=task, vision=vision, image_signal="logits").eval(), make_batch(task)
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    loaded = I2SRM.from_pretrained(tmp_path, attn_mixup=False, semantic_weight=0.0)
+    assert caplog.messages == []
+    gone = model.state_dict().keys() - loaded.state_dict().keys()
+    assert {".".join(name.split(".")[:3]) for name in gone if name.startswith("vision.")} in (
+        {"vision.body.fc"},
+        {"vision.body.classifier"},
+    )
+    assert {name.split(".")[0] for name in gone} == {"mixer", "semantic", "vision"}
+    assert torch.equal(scores(loaded, batch), scores(model, batch))
+
+
+@each_task
+def test_model_loaded_in_bfloat16_keeps_its_crf_exact(task, tmp_path):
+    model, batch = make_model(task=task), make_batch(task)
+    model.save_pretrained(tmp_path)
+    loaded = I2SRM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert loaded.text.body.dtype == loaded.vision.body.dtype == torch.bfloat16
+    if task == "ner":
+        assert loaded.head.crf.transitions.dtype == torch.float32
+    torch.testing.assert_close(scores(loaded, batch).float(), scores(model, batch), atol=0.1, rtol=0.1)
+
+
+@each_task
+def test_autocast_trains_and_stays_near_full_precision(task):
+    model, batch = make_model(task=task).eval(), make_batch(task)
+    exact = scores(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = scores(model, batch)
+        loss = model.train()(**batch).loss
+    torch.testing.assert_close(near.float(), exact, atol=0.1, rtol=0.1)
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@each_task
+@each_reading
+def test_gradient_checkpointing_of_the_whole_model_changes_no_gradient(task, options):
+    model, batch = make_model(task=task, attn_mixup=False, **options), make_batch(task)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    other = copy.deepcopy(model)
+    other.activation_checkpointing_enable({"use_reentrant": False})
+    for each in (model, other):
+        for layer in each.text.body.encoder.layer:
+            layer.attention.self.dropout.p = 0.0
+        each.train()(**batch).loss.backward()
+    for (name, one), (_, two) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_model_can_be_compiled():
+    model, batch = make_model().eval(), make_batch()
+    batch.pop("labels")
+    with torch.no_grad():
+        output = torch.compile(model, backend="eager")(**batch)
+    torch.testing.assert_close(output.scores, scores(model, batch), atol=1e-5, rtol=1e-5)
+    torch.compiler.reset()
+
+
+def test_a_pair_is_the_mean_between_its_markers_or_their_opening_ones():
+    hidden = torch.randn(4, 10, 32)
+    for pair, places in (("mean", ([1, 2], [4, 5])), ("marker", ([0], [3]))):
+        model = make_model(vision=None, pair=pair)
+        model.text.forward = lambda *_: hidden
+        fused = model.fuse(make_batch())
+        expected = torch.cat([hidden[:, place].mean(dim=1) for place in places], dim=-1)
+        torch.testing.assert_close(fused.h, expected)

@@ -1,0 +1,94 @@
+"""A split: long relations are an error or are left out and named; pictures are loaded with their sample."""
+
+import gc
+import json
+import logging
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
+from reference_models.data.images import check_images
+from reference_models.data.mnre import read_mnre
+from reference_models.data.samples import Sample, spooled
+from reference_models.data.tokenizer import learn_tokenizer
+from reference_models.tasks import Relations
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import Processor
+from reference_models.tasks.subwords import TooLongError
+
+SHORT = Sample("f:1", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
+LONG = Sample("f:2", ("a",) * 30, head=(0, 1), tail=(29, 30), relation="None")
+
+
+def make(image_size: int | None = None) -> Processor:
+    return Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), max_length=16, image_size=image_size)
+
+
+def test_a_long_relation_stops_by_default() -> None:
+    with pytest.raises(TooLongError, match="f:2"):
+        EncodedSplit([SHORT, LONG], make())
+
+
+def test_a_dropped_relation_is_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        split = EncodedSplit([LONG, SHORT, LONG], make(), "drop")
+    assert (len(split), list(split.samples), split.dropped) == (1, [SHORT], ["f:2", "f:2"])
+    assert "2 samples too long, dropped: f:2, f:2" in caplog.text
+
+
+def test_pictures_come_with_their_sample(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 6), (7, 8, 9)).save(tmp_path / "a.png")
+    sample = Sample("f:1", ("a", "b"), tmp_path / "a.png", head=(0, 1), tail=(1, 2), relation="None")
+    split = EncodedSplit([sample], make(4))
+    pixels, present = split[0]["pixels"]
+    assert pixels[0, :, 0, 0].tolist() == [7, 8, 9]
+    assert present.tolist() == [True, False, False, False]
+    assert "pixels" not in EncodedSplit([sample], make())[0]
+
+
+def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
+    image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # which are not there, and not asked for
+    generator = np.random.default_rng(0)
+    cells, embedding = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))
+    keys = np.array([path_key(path) for path in (image, crop, None)], KEY)
+    write_shard(shard_file(tmp_path, 0), keys, cells.reshape(3, 4, 6), embedding)
+    features = FeatureCache(tmp_path, read_index(tmp_path))
+    sample = Sample("f:1", ("a", "b"), image, (crop,), head=(0, 1), tail=(1, 2), relation="None")
+    bare = Sample("f:2", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
+    split = EncodedSplit([sample, bare], make(4), features=features)
+    batch = split.processor.collate([split[0], split[1]])
+    rows = np.array([[0, 1, 2, 2], [2, 2, 2, 2]])
+    assert "pixel_values" not in batch
+    assert torch.equal(batch["visual_cells"].flatten(2), torch.tensor(cells[rows]))
+    assert torch.equal(batch["visual_embedding"], torch.tensor(embedding[rows]))
+    assert batch["image_mask"].tolist() == [[True, True, False, False], [False] * 4]
+
+
+def write_rows(root: Path, count: int) -> None:
+    (root / "txt").mkdir(parents=True)
+    (root / "img_org" / "train").mkdir(parents=True)
+    Image.new("RGB", (6, 6)).save(root / "img_org" / "train" / "a.png")
+    (root / "ours_rel2id.json").write_text(json.dumps({"None": 0}))
+    row = {"token": ["a", "b"] * 6, "h": {"pos": [0, 1]}, "t": {"pos": [1, 2]}, "img_id": "a.png", "relation": "None"}
+    (root / "txt" / "ours_train.txt").write_text(f"{row}\n" * count)
+
+
+def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
+    processor, held = Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), image_size=4), []
+    for count in (100, 500, 2500):  # the first fills what Python keeps for later
+        write_rows(tmp_path / str(count), count)
+        tracemalloc.start()
+        samples, _ = check_images(spooled(read_mnre(tmp_path / str(count), "train")), "error", progress=False)
+        split = EncodedSplit(samples, processor)
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory())
+        tracemalloc.stop()
+        assert len(split) == len(split.lengths) == count
+    now, peak = ((held[2][kind] - held[1][kind]) / 2000 for kind in (0, 1))
+    assert now < 30
+    assert peak < 60

@@ -1,0 +1,123 @@
+"""Both heads against brute force and plain loops."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference_models.tasks.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
+
+LABELS, WIDTH = 3, 4
+
+ragged = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+seeds = st.integers(0, 1000)
+
+
+def make_head(seed=0):
+    torch.manual_seed(seed)
+    head = TaggingHead(WIDTH, LABELS, dropout=0.0)
+    for parameter in head.crf.parameters():
+        parameter.data.normal_()
+    return head
+
+
+def make_scores(lengths, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    scores = torch.randn(*mask.shape, LABELS, generator=generator)
+    tags = torch.randint(LABELS, mask.shape, generator=generator) * mask
+    return scores, tags, mask
+
+
+def score_path(head, scores, path):
+    start, end, moves = (
+        p.tolist() for p in (head.crf.start_transitions, head.crf.end_transitions, head.crf.transitions)
+    )
+    total = start[path[0]] + end[path[-1]] + sum(scores[i][tag] for i, tag in enumerate(path))
+    return total + sum(moves[a][b] for a, b in itertools.pairwise(path))
+
+
+@given(lengths=ragged, seed=seeds)
+def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
+    head = make_head(seed)
+    scores, tags, mask = make_scores(lengths, seed)
+    losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
+    for row, length in enumerate(lengths):
+        words = scores[row, :length].tolist()
+        totals = {path: score_path(head, words, path) for path in itertools.product(range(LABELS), repeat=length)}
+        log_sum = math.log(sum(math.exp(total) for total in totals.values()))
+        expected = (log_sum - totals[tuple(tags[row, :length].tolist())]) / length
+        assert losses[row].item() == pytest.approx(expected, abs=1e-4)
+        found = tuple(best[row, :length].tolist())
+        assert totals[found] == pytest.approx(max(totals.values()), abs=1e-4)
+        assert best[row, length:].tolist() == [-100] * (len(best[row]) - length)
+
+
+@given(lengths=ragged, seed=seeds)
+def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
+    head = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0)
+    scores, tags, mask = make_scores(lengths, seed)
+    scores[~mask] = 1e30
+    losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
+    for row, length in enumerate(lengths):
+        expected = 0.0
+        for place in range(length):
+            exponentials = [math.exp(score) for score in scores[row, place].tolist()]
+            expected -= math.log(exponentials[tags[row, place]] / sum(exponentials)) / length
+            assert best[row, place].item() == exponentials.index(max(exponentials))
+        assert losses[row].item() == pytest.approx(expected, abs=1e-4)
+        assert best[row, length:].tolist() == [-100] * (len(best[row]) - length)
+
+
+@pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 1e30])
+def test_scores_behind_the_last_word_do_not_matter(padding):
+    head = make_head()
+    scores, tags, mask = make_scores([2, 4])
+    spoilt = scores.masked_fill(~mask[..., None], padding).requires_grad_()
+    losses = head.loss(spoilt, tags, mask)
+    assert torch.equal(losses, head.loss(scores, tags, mask))
+    assert torch.equal(head.decode(spoilt.detach(), mask), head.decode(scores, mask))
+    losses.sum().backward()
+    assert spoilt.grad.isfinite().all()
+    assert (spoilt.grad[0, 2:] == 0).all()
+
+
+def test_tagging_is_computed_in_float32_under_autocast():
+    head = make_head()
+    rows = torch.randn(2, 40, WIDTH)
+    tags, mask = torch.randint(LABELS, (2, 40)), torch.ones(2, 40, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = head(rows)
+        assert scores.dtype == torch.float32
+        losses = head.loss(scores, tags, mask)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, head.loss(scores, tags, mask), rtol=0, atol=0)
+
+
+def test_every_parameter_of_the_tagging_head_learns():
+    head = make_head()
+    _, tags, mask = make_scores([2, 4])
+    head.loss(head(torch.randn(2, 4, WIDTH)), tags, mask).mean().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@given(size=st.integers(1, 5), seed=seeds)
+def test_relation_loss_is_the_negative_logarithm_of_the_probability(size, seed):
+    torch.manual_seed(seed)
+    head = RelationHead(WIDTH, LABELS, dropout=0.0)
+    relations = torch.randint(LABELS, (size,))
+    scores = head(torch.randn(size, WIDTH))
+    for row, relation, loss in zip(scores.tolist(), relations.tolist(), head.loss(scores, relations), strict=True):
+        assert loss.item() == pytest.approx(math.log(sum(map(math.exp, row))) - row[relation], abs=1e-5)
+    assert head.decode(scores).tolist() == [row.index(max(row)) for row in scores.tolist()]
+
+
+def test_dropout_acts_before_the_linear_layer_in_training_only():
+    head = RelationHead(WIDTH, LABELS, dropout=0.5)
+    rows = torch.ones(1, WIDTH)
+    assert len({tuple(head(rows)[0].tolist()) for _ in range(20)}) > 1
+    assert len({tuple(head.eval()(rows)[0].tolist()) for _ in range(20)}) == 1

@@ -1,0 +1,73 @@
+"""The registry of tasks, labels from data, and what people read of an answer."""
+
+import pytest
+import torch
+
+from reference_models.config import DataConfig
+from reference_models.data.samples import Sample
+from reference_models.errors import UserError
+from reference_models.tasks import NamedEntities, Prediction, Relations, Task, get_task, list_tasks, register
+
+SAMPLE = Sample("x:1", ("Ann", "Lee", "in", "Rome"), head=(0, 2), tail=(3, 4))
+NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
+
+
+def tagged(*tags: str) -> Sample:
+    return Sample("x:1", tuple("abcdefgh"[: len(tags)]), tags=tags)
+
+
+def test_tasks_are_found_by_name() -> None:
+    assert list_tasks() == ["ner", "re"]
+    assert [get_task(name) for name in list_tasks()] == [NamedEntities, Relations]
+    with pytest.raises(UserError, match="unknown task 'nre', expected one of ner, re"):
+        get_task("nre")
+    with pytest.raises(ValueError, match="another task 'ner' already: NamedEntities"):
+        register("ner")(Relations)
+    assert register("ner")(NamedEntities) is NamedEntities
+
+
+def test_entities_take_their_tags_from_the_data_the_most_frequent_type_first() -> None:
+    samples = [tagged("B-ORG", "I-ORG", "O", "B-PER"), tagged("I-PER", "B-LOC"), tagged("O")]
+    task = NamedEntities.from_data(samples, None, DataConfig())
+    assert task.labels == ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
+    assert task.types == ["PER", "LOC", "ORG"]
+    thirteen = NamedEntities.from_data(samples, None, DataConfig(label_scheme="x13"))
+    assert thirteen.labels == ["[PAD]", *task.labels, "X", "[CLS]", "[SEP]"]
+    assert thirteen.types == task.types
+
+
+def test_relations_are_those_that_are_declared_or_occur() -> None:
+    samples = [Sample("x:1", ("a", "b"), head=(0, 1), tail=(1, 2), relation=name) for name in ("c", "b", "b", "d")]
+    assert Relations.from_data(samples, None, DataConfig()).labels == ["b", "c", "d"]
+    assert Relations.from_data(samples, ["d", "c", "b", "e"], DataConfig()).labels == ["d", "c", "b", "e"]
+
+
+@pytest.mark.parametrize("task", [NamedEntities, Relations])
+def test_data_without_labels_cannot_be_learnt(task: type[Task]) -> None:
+    with pytest.raises(UserError, match=r"data: expected .* to learn from, and no sample has one"):
+        task.from_data([SAMPLE], None, DataConfig())
+
+
+def test_a_relation_has_no_tags_of_older_baselines() -> None:
+    with pytest.raises(UserError, match=r"label_scheme=x13 is for named entities, and data.format=mnre"):
+        Relations.from_data([], ["None"], DataConfig(label_scheme="x13"))
+
+
+def test_answers_in_plain_words() -> None:
+    assert NER.describe(SAMPLE, ["B-PER", "I-PER", "O", "B-LOC"]) == "Ann Lee [PER], Rome [LOC]"
+    assert NER.describe(SAMPLE, ["O"] * 4) == "no entity"
+    assert RE.describe(SAMPLE, "born") == "Ann Lee --[born]--> Rome"
+
+
+def test_answers_as_json() -> None:
+    entity = {"text": "Ann Lee", "type": "PER", "start": 0, "end": 2}
+    assert NER.to_json(SAMPLE, Prediction(["B-PER", "I-PER", "O", "O"], {})) == {"entities": [entity]}
+    [chances] = RE.probabilities(torch.tensor([[0.0, 0.0]]))
+    assert RE.to_json(SAMPLE, Prediction("born", chances)) == {"relation": "born", "probability": 0.5}
+
+
+def test_a_relation_that_counts_for_nothing_has_any_name() -> None:
+    task = Relations(["born", "NA"], "NA")
+    assert task.score(["born", "NA", "NA"], ["born", "NA", "born"])["f1"] == pytest.approx(2 / 3)
+    assert list(task.class_scores(["born", "NA"], ["NA", "NA"])) == ["born"]
+    assert task.unanswered() == "NA"

@@ -1,0 +1,75 @@
+"""Small random encoders of each family, small models, and batches like those of the processor."""
+
+import torch
+from transformers import BertConfig, ElectraConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig
+
+from reference_models.data.samples import TAGS
+from reference_models.systems.configuration import I2SRMConfig
+from reference_models.systems.i2srm import I2SRM
+
+VOCABULARY = 50
+RELATIONS = ("None", "/per/per/peer", "/per/loc/place")
+
+
+def small(layers, heads, width):
+    return {
+        "vocab_size": VOCABULARY,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_size": width,
+        "intermediate_size": 40,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.2,
+    }
+
+
+def text_config(family):
+    """Every family with a depth, number of heads and width of its own."""
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
+    return {
+        "bert": lambda: BertConfig(**small(3, 4, 32)),
+        "roberta": lambda: RobertaConfig(**small(2, 2, 24)),
+        "xlm-roberta": lambda: XLMRobertaConfig(**small(2, 3, 24)),
+        "electra": lambda: ElectraConfig(**small(2, 4, 16), embedding_size=12),
+        "modernbert": lambda: ModernBertConfig(**small(4, 2, 16), **ends, local_attention=4),
+    }[family]()
+
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
+
+
+def make_tokens(*, length=9, real=(9, 6, 3), seed=0):
+    """Ids and mask of right-padded sentences; 0 pads, or 1 in the RoBERTa families, so both stay unused."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = (torch.arange(length) < torch.tensor(real)[:, None]).long()
+    ids = torch.randint(5, VOCABULARY, mask.shape, generator=generator)
+    return ids, mask
+
+
+def make_model(*, seed=0, **options):
+    torch.manual_seed(seed)
+    task = options.get("task", "re")
+    options = {"labels": TAGS if task == "ner" else RELATIONS, "vision": "tiny", "task": task} | options
+    return I2SRM(I2SRMConfig(**({"text_config": text_config("bert")} | options)))
+
+
+def make_batch(task="re", *, present=None, size=4, seed=0):
+    """A batch of 4; by default the second sample has no picture at all, the third one crop only."""
+    generator = torch.Generator().manual_seed(seed)
+    ids, mask = make_tokens(length=10, real=(10, 7, 8, 9)[:size], seed=seed)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if task == "ner":
+        batch["word_starts"] = torch.tensor([[1, 2, 4, 6, 8], [1, 3, 0, 0, 0], [1, 4, 5, 0, 0], [2, 3, 4, 5, 0]])[:size]
+        batch["word_mask"] = torch.arange(5) < torch.tensor([5, 2, 3, 4])[:size, None]
+        batch["labels"] = torch.randint(len(TAGS), (size, 5), generator=generator) * batch["word_mask"]
+    else:
+        positions = torch.arange(10)
+        batch["head_mask"] = ((positions >= 1) & (positions < 3)).expand(size, -1)
+        batch["tail_mask"] = ((positions >= 4) & (positions < 6)).expand(size, -1)
+        batch["labels"] = torch.randint(len(RELATIONS), (size,), generator=generator)
+    if present is None:
+        present = [[1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0]]
+    batch["image_mask"] = torch.tensor(present).bool()[:size]
+    pixels = torch.randint(256, (size, 4, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    batch["pixel_values"] = pixels * batch["image_mask"][..., None, None, None]
+    return batch
