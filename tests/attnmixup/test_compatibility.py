@@ -43,7 +43,9 @@ def batch_of(kind, dtype=torch.float32, size=5, length=4):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"score": "shared", "sequence": "position"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"preset": "recommended"}, {"score": "shared", "sequence": "position"}]
+)
 def test_every_dtype(kind, dtype, options):
     torch.manual_seed(0)
     model = Model(**options).to(dtype)
@@ -68,7 +70,7 @@ def test_half_precision_is_close_to_single(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}])
+@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"preset": "recommended"}])
 def test_autocast(kind, options):
     torch.manual_seed(0)
     model = Model(dropout=0.0, **options)
@@ -94,17 +96,22 @@ def test_scores_are_computed_in_float32_under_autocast():
 def test_autocast_changes_no_score():
     query, key, vector = torch.randn(2, 4, 64), torch.randn(2, 4, 64), torch.randn(2, 64)
     scores = functional.dot_scores(query, key), functional.additive_scores(query, key, vector)
+    cosine = functional.cosine_scores(query, key, vector[:, 0])
+    pairwise = functional.pairwise_semantic_kl(query[0], key[0])
     with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(functional.cosine_scores(query, key, vector[:, 0]), cosine)
+        assert torch.equal(functional.pairwise_semantic_kl(query[0], key[0]), pairwise)
         assert torch.equal(functional.dot_scores(query, key), scores[0])
         assert torch.equal(functional.additive_scores(query, key, vector), scores[1])
 
 
 @traced
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"partner": "balanced"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
+)
 def test_one_graph(kind, options):
-    if kind == "sequences" and "partner" in options:
-        pytest.skip("tags are no classes")
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model = Model(**options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -160,7 +167,7 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
 
 
 @traced
-@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_graphs_serve_all_sizes(kind, preset):
     assert graphs_of({"preset": preset}, kind) <= 4
@@ -251,13 +258,14 @@ def test_export_for_any_batch_size():
 
 
 @traced
-@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
-@pytest.mark.parametrize("preset", ["paper", "release"])
-def test_no_step_looks_at_a_value(partner, preset):
+@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced", "nearest"])
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_looks_at_a_value(partner, preset, kind):
     """On the meta device there are no values to look at, or to copy to the host."""
     model = Model(partner=partner, preset=preset).to("meta")
-    embeddings, targets, image = (tensor.detach().to("meta") for tensor in batch_of("vectors"))
-    model(embeddings, targets, image).backward()
+    embeddings, targets, *rest = (tensor.detach().to("meta") for tensor in batch_of(kind))
+    model(embeddings, targets, *rest).backward()
     mixed = model.mixer(embeddings, targets, need_attention=True)
     assert all(value.is_meta for value in vars(mixed).values() if isinstance(value, torch.Tensor))
 
@@ -284,6 +292,7 @@ MODULES = {
     "paper": lambda **where: AttnMixup(DIM, **where),
     "release": lambda **where: AttnMixup(DIM, preset="release", **where),
     "shared": lambda **where: AttnMixup(DIM, score="shared", **where),
+    "recommended": lambda **where: AttnMixup(DIM, preset="recommended", **where),
     "semantic": lambda **where: SemanticKLLoss(DIM, 4, project="both", shared_dim=3, **where),
 }
 
@@ -335,6 +344,7 @@ def test_a_model_of_transformers_with_a_mixer_loads_a_checkpoint_without_one(tmp
             self.mixer = AttnMixup(8, heads=2)
             self.shared = AttnMixup(8, heads=2, score="shared")
             self.release = AttnMixup(8, preset="release")
+            self.recommended = AttnMixup(8, preset="recommended")
             self.semantic = SemanticKLLoss(8, 4)
             self.post_init()
 
