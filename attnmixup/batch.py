@@ -81,6 +81,6 @@ class Batch:
                 f"Floating-point targets {tuple(self.targets.shape)} are as wide as the mask and are taken as "
                 "one value for each token. Pass target_mask to say which of them count: mask itself, or all True for "
                 "several labels of a sample.",
-                stacklevel=4,
+                stacklevel=6,
             )
         return self.token_mask

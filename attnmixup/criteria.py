@@ -194,10 +194,12 @@ def _takes_mask(criterion: Criterion) -> bool:
     function = _function(criterion)
     if isinstance(function, nn.Module):
         function = function.forward
-    elif not hasattr(function, "__code__") and not hasattr(function, "__func__"):
+    elif not hasattr(function, "__code__"):
         function = type(function).__call__
     # Not inspect.signature(), which torch.compile cannot trace.
-    code = getattr(function, "__func__", function).__code__
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
     takes_any = bool(code.co_flags & 0x08)
     return takes_any or "mask" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 

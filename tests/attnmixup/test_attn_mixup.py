@@ -3,7 +3,6 @@
 import warnings
 from copy import deepcopy
 from dataclasses import replace
-from itertools import product
 
 import oracles
 import pytest
