@@ -39,8 +39,9 @@ class AttnMixup(nn.Module):
         score: Score of the attention: ``"additive"`` (paper), ``"shared"``, ``"dot"`` (release) or ``"cosine"``
             (recommended), see :class:`SampleAttention`.
         sequence: How sequences are attended, ``"pooled"`` or ``"position"``, see :class:`SampleAttention`.
-        sample_ratio: delta of Eq. 13, the share of H in the set from which pairs are taken; 0.7 (paper).
-        transformed_ratio: Delta of Eq. 16, the share of H* in what is added to H; 0.6 (paper), 0.3 (recommended).
+        sample_ratio: delta of Eq. 13, the share of H in the set from which pairs are taken; 0.7 (paper), 0.85
+            (recommended).
+        transformed_ratio: Delta of Eq. 16, the share of H* in what is added to H; 0.6 (paper), 0 (recommended).
         alpha: lambda is drawn from Beta(alpha, alpha).
         lam: Draw one lambda per synthetic ``"sample"`` (paper) or per ``"batch"`` (release).
         dropout: Rate in the attention; 0.2 (paper).

@@ -204,7 +204,7 @@ def test_recommended_takes_sentences_by_their_rarest_tag():
     tags[19, 1] = 1
     tags[:, 3] = torch.arange(20) + 5
     mask = torch.tensor([True, True, True, False]).repeat(20, 1)
-    mixer, share = mixer_of(preset="recommended", transformed_ratio=0.0), 0.0
+    mixer, share = mixer_of(preset="recommended"), 0.0
     for _ in range(50):
         mixed = mixer(tensors(0, 20, 4, DIM), tags, mask=mask)
         share += float((mixed.index_a[mixed.origin == Origin.SYNTHETIC] == 19).double().mean()) / 50
@@ -350,7 +350,7 @@ def test_no_strength_is_the_plain_loss(final, averaging):
     case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"])
 )
 def test_every_parameter_receives_a_gradient(case, seed, preset):
-    assume(preset != "recommended" or len(case.embeddings) > 1)  # round(0.3) rows of H* are none
+    assume(preset != "recommended" or len(case.embeddings) > 3)  # round(0.15 B) rows of H* are none
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, preset=preset).double()
     mixed = mixer(case.embeddings.requires_grad_(), case.targets, mask=case.mask, generator=case.generator)

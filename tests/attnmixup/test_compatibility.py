@@ -137,7 +137,7 @@ def test_modules_from_the_meta_device_are_initialised_by_reset_parameters(name):
     assert all(parameter.abs().max() <= 1.5 for parameter in (*module.parameters(), *module.buffers()))
     if isinstance(module, AttnMixup):
         assert module.strength == 1.0
-        assert module(torch.randn(4, DIM)).embeddings.isfinite().all()
+        assert module(torch.randn(4, DIM), torch.arange(4)).embeddings.isfinite().all()
 
 
 def test_the_strength_is_never_left_uninitialised():
