@@ -38,7 +38,8 @@ class AttnMixup(nn.Module):
         heads: Attention heads.
         score: Score of the attention: ``"additive"`` (paper), ``"shared"``, ``"dot"`` (release) or ``"cosine"``
             (recommended), see :class:`SampleAttention`.
-        sequence: How sequences are attended, ``"pooled"`` or ``"position"``, see :class:`SampleAttention`.
+        sequence: How sequences are attended, ``"pooled"`` (paper), ``"position"`` or ``"sample"`` (recommended), see
+            :class:`SampleAttention`.
         sample_ratio: delta of Eq. 13, the share of H in the set from which pairs are taken; 0.7 (paper), 0.85
             (recommended).
         transformed_ratio: Delta of Eq. 16, the share of H* in what is added to H; 0.6 (paper), 0 (recommended).
@@ -80,7 +81,7 @@ class AttnMixup(nn.Module):
         *,
         heads: int = 4,
         score: AttentionScore | None = None,
-        sequence: Sequence = "pooled",
+        sequence: Sequence | None = None,
         sample_ratio: float | None = None,
         transformed_ratio: float | None = None,
         alpha: float = 1.0,
@@ -109,7 +110,13 @@ class AttnMixup(nn.Module):
             "final": final,
             "averaging": averaging,
         }
-        of_attention = {"score": score, "dropout": dropout, "feed_forward": feed_forward, "gate": gate}
+        of_attention = {
+            "score": score,
+            "sequence": sequence,
+            "dropout": dropout,
+            "feed_forward": feed_forward,
+            "gate": gate,
+        }
         options = preset_options(preset, dim, of_pairs | of_attention)
         self.dim, self.global_batch = dim, global_batch
         self.ranks = distributed.GroupReference(process_group)
@@ -117,7 +124,6 @@ class AttnMixup(nn.Module):
         self.attention = SampleAttention(
             dim,
             heads=heads,
-            sequence=sequence,
             device=device,
             dtype=dtype,
             **{name: options[name] for name in of_attention},

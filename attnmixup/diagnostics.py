@@ -19,8 +19,10 @@ def attention_stats(
         ValueError: Fewer than two samples are real.
     """
     real = torch.ones(embeddings.shape[:-1], dtype=torch.bool, device=embeddings.device) if mask is None else mask
-    positions = real.T if real.ndim == 2 else real[None]
-    positions = positions[positions.sum(1) > 1]
+    by_position = real.ndim == 2 and attention.sequence != "sample"
+    positions = real.T if by_position else (real.any(1) if real.ndim == 2 else real)[None]
+    kept = positions.sum(1) > 1
+    positions = positions[kept]
     if not len(positions):
         raise ValueError("The attention across samples is measured on two real samples or more.")
     update: list[Tensor] = []
@@ -33,8 +35,7 @@ def attention_stats(
         hook.remove()
         attention.train(training)
     # Of a sequence, samples are compared position by position, where two or more have a token.
-    kept = real.T.sum(1) > 1 if real.ndim == 2 else [True]
-    weights, rows = (part if real.ndim == 2 else part[None] for part in (weights, update[0]))
+    weights, rows = (part if by_position else part[None] for part in (weights, update[0]))
     stats = {
         "norm/originals": functional.upcast(embeddings[real]).norm(dim=-1).mean().item(),
         "norm/transformed": functional.upcast(transformed[real]).norm(dim=-1).mean().item(),

@@ -16,6 +16,7 @@ Preset = Literal["paper", "release", "recommended", "manifold_mixup", "batchform
 
 PAPER: dict[str, Any] = {
     "score": "additive",
+    "sequence": "pooled",
     "gate": False,
     "feed_forward": 0,
     "dropout": 0.2,
@@ -40,6 +41,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     },
     "recommended": {
         "score": "cosine",
+        "sequence": "sample",
         "gate": True,
         "sampling": "balanced",
         "sample_ratio": 0.85,

@@ -10,7 +10,7 @@ from attnmixup import functional, sampling
 from attnmixup.checks import check_choice, check_embeddings
 
 AttentionScore = Literal["additive", "shared", "dot", "cosine"]
-Sequence = Literal["pooled", "position"]
+Sequence = Literal["pooled", "position", "sample"]
 
 # s of the cosine scores at the start: a sample just like the receiver weighs e^10 times as much as an orthogonal one.
 COSINE_SCALE = 10.0
@@ -39,7 +39,8 @@ class SampleAttention(nn.Module):
             samples, and so is what these receive, this one tells samples apart.
         sequence: How ``(B, L, C)`` is attended. ``"pooled"``: scores from the mean of each sample's tokens, used at
             every position, among the samples that have a token there. ``"position"``: scores of their own at each
-            position.
+            position. ``"sample"``: scores and what is given are of the means, so that all tokens of a sample receive
+            the same, and nothing of a token that happens to have their position.
         dropout: Rate after the attention, and in the feed-forward block.
         feed_forward: Hidden width of a feed-forward block with a second LayerNorm; 0 for none. With ``score="dot"``
             this is ``nn.TransformerEncoderLayer`` across the batch, without dropout on the weights.
@@ -107,8 +108,8 @@ class SampleAttention(nn.Module):
 
         Returns:
             H*, in the dtype of ``embeddings``, shape ``(R, C)`` or ``(R, L, C)``, and the weights ``(heads, R, B)``, or
-            ``(L, heads, R, B)`` for sequences (``1`` for R with ``score="shared"``), or None if not asked for. R is B
-            without ``rows``.
+            ``(L, heads, R, B)`` for sequences but with ``sequence="sample"`` (``1`` for R with ``score="shared"``), or
+            None if not asked for. R is B without ``rows``.
         """
         check_embeddings(embeddings, self.dim, mask)
         if rows is None:
@@ -116,14 +117,17 @@ class SampleAttention(nn.Module):
         by_token = embeddings.ndim == 3
         clean = embeddings if mask is None else embeddings.masked_fill(~mask.unsqueeze(-1), 0)
         # Samples are the last axis but one from here on: (B, C) or (L, B, C).
-        giving = clean.transpose(0, 1) if by_token else clean
-        present = mask.T if mask is not None and by_token else mask
-        pooled = by_token and self.sequence == "pooled"
-        scored = functional.masked_mean(clean, mask) if pooled else giving
-        own, given = None, giving
+        tokens = clean.transpose(0, 1) if by_token else clean
+        giving = scored = tokens
+        present = scored_present = mask.T if mask is not None and by_token else mask
+        if by_token and self.sequence != "position":
+            scored, scored_present = functional.masked_mean(clean, mask), None if mask is None else mask.any(1)
+            if self.sequence == "sample":
+                giving, present = scored, scored_present
+        own = None
         if self.score == "cosine":
-            own, given = rows, functional.centred(giving, present)
-            scored = functional.centred(scored, mask.any(1) if pooled and mask is not None else present)
+            own = rows
+            giving, scored = functional.centred(giving, present), functional.centred(scored, scored_present)
 
         key = rearrange(self.project_key(scored), "... b (h w) -> ... h b w", h=self.heads)
         if self.score == "shared":
@@ -134,8 +138,8 @@ class SampleAttention(nn.Module):
             asking = scored.index_select(-2, rows)
             query = rearrange(self.project_query(asking), "... b (h w) -> ... h b w", h=self.heads)
         shared_values = self.heads if self.score == "dot" else 1
-        values = rearrange(self.project_value(given), "... b (h c) -> ... h b c", h=shared_values)
-        receiving = giving.index_select(-2, rows)
+        values = rearrange(self.project_value(giving), "... b (h c) -> ... h b c", h=shared_values)
+        receiving = tokens.index_select(-2, rows)
         weights_of_row = self.heads * giving.numel() // self.dim
         context = functional.sample_attention(
             self._scores,
@@ -146,7 +150,8 @@ class SampleAttention(nn.Module):
             own=own,
             block_rows=max(1, BLOCK_ELEMENTS // weights_of_row),
         )
-        update = self.project_output(rearrange(context, "... h b c -> ... b (h c)")).expand_as(receiving)
+        update = self.project_output(rearrange(context, "... h b c -> ... b (h c)"))
+        update = update.expand(*update.shape[:-2], rows.shape[0], -1)
         if self.gate is not None:
             update = update * self.gate.bias
         result = self.norm(receiving + self.dropout(update, generator))

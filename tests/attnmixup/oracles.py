@@ -79,10 +79,17 @@ def centred(rows, counted):
     return [[x - m for x, m in zip(row, mean, strict=True)] for row in rows]
 
 
-def attend(attention, scored, rows, present):
-    """Eq. 8-12 for a list of vectors; ``scored`` are the vectors that the scores are made of."""
+def attend(attention, scored, rows, present, given=None, giving=None):
+    """Eq. 8-12 for a list of vectors.
+
+    ``scored`` are the vectors that the scores are made of, ``given`` what samples give (their rows, if None), and
+    ``giving`` says which give (those present, if None).
+    """
+    given, giving = given or rows, giving or present
     width = attention.dim // attention.heads
-    everyone = [j for j, real in enumerate(present) if real]
+    everyone = [j for j, real in enumerate(giving) if real]
+    if attention.score == "cosine":
+        given = centred(given, giving)
     results = []
     for i, row in enumerate(rows):
         if not present[i]:
@@ -91,7 +98,6 @@ def attend(attention, scored, rows, present):
         others = everyone
         if attention.score == "cosine" and len(everyone) > 1:
             others = [j for j in everyone if j != i]
-        given = centred(rows, present) if attention.score == "cosine" else rows
         concatenated = []
         for head in range(attention.heads):
             weights = softmax([score_pair(attention, head, scored[i], scored[j]) for j in others])
@@ -121,7 +127,7 @@ def sample_attention(attention, embeddings, mask=None):
         return attend(attention, centred(embeddings, mask) if cosine else embeddings, embeddings, mask)
     length = len(embeddings[0])
     mask = mask or [[True] * length for _ in embeddings]
-    pooled = [masked_mean(tokens, real) for tokens, real in zip(embeddings, mask, strict=True)]
+    pooled = means = [masked_mean(tokens, real) for tokens, real in zip(embeddings, mask, strict=True)]
     if cosine:
         pooled = centred(pooled, [any(real) for real in mask])
     result = [list(tokens) for tokens in embeddings]
@@ -131,7 +137,8 @@ def sample_attention(attention, embeddings, mask=None):
         scored = pooled
         if attention.sequence == "position":
             scored = centred(rows, present) if cosine else rows
-        for i, row in enumerate(attend(attention, scored, rows, present)):
+        by_sample = (means, [any(real) for real in mask]) if attention.sequence == "sample" else (None, None)
+        for i, row in enumerate(attend(attention, scored, rows, present, *by_sample)):
             result[i][position] = row
     return result
 

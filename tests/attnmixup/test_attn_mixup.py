@@ -137,6 +137,7 @@ def test_a_preset_is_what_it_says(preset):
         attention = mixer.attention
         found = {
             "score": attention.score,
+            "sequence": attention.sequence,
             "gate": attention.gate is not None,
             "feed_forward": 0 if attention.feed_forward is None else attention.feed_forward.expand.out_features,
             "dropout": attention.dropout.rate,
@@ -277,6 +278,7 @@ def test_partners_can_be_of_another_class():
         ("score", "additive", "shared"),
         ("score", "additive", "dot"),
         ("sequence", "pooled", "position"),
+        ("sequence", "pooled", "sample"),
         ("heads", 1, 3),
         ("dropout", 0.0, 0.5),
         ("feed_forward", 0, 4),

@@ -104,6 +104,17 @@ def test_stats_are_the_oracle(score, case, seed):
     assert stats["norm/originals"] == pytest.approx(sum(lengths) / len(lengths))
 
 
+def test_by_sample_a_sequence_is_measured_as_its_mean():
+    torch.manual_seed(0)
+    mixer = AttnMixup(DIM, sequence="sample")
+    embeddings, classes = torch.randn(5, 3, DIM), torch.tensor([0, 1, 0, 1, 1])
+    mask = torch.tensor([[True, True, False]] * 4 + [[False] * 3])
+    of_means = mixer.stats(embeddings[:, :2].mean(1), classes, mask=mask.any(1))
+    stats = mixer.stats(embeddings, classes, mask=mask)
+    for name in ("attention/entropy", "attention/common", "attention/same_class"):
+        assert stats[name] == pytest.approx(of_means[name], rel=1e-5)
+
+
 def test_the_length_of_transformed_rows():
     mixer, embeddings = AttnMixup(DIM), tensors(0, 5, DIM).float()
     mask = torch.tensor([True, True, True, True, False])

@@ -12,7 +12,7 @@ from torch import nn
 
 from attnmixup import SampleAttention, sample_attention, tiled
 
-READINGS = tuple(product(SCORES, ("pooled", "position")))
+READINGS = tuple(product(SCORES, ("pooled", "position", "sample")))
 
 
 def attention_of(seed=0, **options):
@@ -138,10 +138,23 @@ def test_a_gate_starts_at_the_norm_of_the_input():
     assert (attention.gate.bias == 0).all()
 
 
-def test_position_and_pooled_differ():
+def test_readings_of_a_sequence_differ():
     embeddings = tensors(0, 4, 3, DIM)
-    pooled, position = (attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position"))
-    assert not torch.allclose(pooled, position)
+    results = [attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position", "sample")]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(results[first], results[second])
+
+
+def test_by_sample_all_tokens_receive_the_same():
+    attention = attention_of(sequence="sample", dropout=0.5).train()
+    attention.norm = nn.Identity()
+    embeddings, mask = tensors(0, 4, 3, DIM), torch.tensor([[True] * 3, [True, False, False], [True] * 3, [False] * 3])
+    update = (attention(embeddings, mask=mask)[0] - embeddings)[mask]
+    torch.testing.assert_close(update[:3], update[:1].expand(3, -1))
+    torch.testing.assert_close(update[4:], update[4:5].expand(3, -1))
+    weights = attention.eval()(embeddings, mask=mask, need_attention=True)[1]
+    assert weights.shape == (2, 4, 4)
+    assert (weights[..., 3] == 0).all()
 
 
 def test_dot_with_feed_forward_is_a_transformer_layer():
