@@ -146,24 +146,33 @@ class SemanticKLLoss(nn.Module):
             return counted.sum() if self.reduction == "sum" else counted.mean()
         return counted.sum() / sample_mask.sum().clamp_min(1)
 
-    def divergences(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Divergence of every text from every image, without gradient: to see whether its own image is the nearest.
+    def distributions(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the loss compares, without gradient: log-probabilities of the texts ``(B, D)`` and images ``(N, D)``.
 
         Args:
-            text: Shape ``(B, C)`` or ``(B, L, C)``; for ``pool="token"`` the mean of its tokens is compared.
-            image: Shape ``(N, D)``.
+            text: Shape ``(B, C)`` or ``(B, L, C)``; for ``pool="token"`` the mean of its tokens stands for it.
+            image: Shape ``(N, image_dim)``.
             mask: Boolean, shape ``(B, L)``, True for a real token.
-
-        Returns:
-            Shape ``(B, N)``, in nats.
         """
         with torch.no_grad():
             if text.ndim == 3:
                 text = _first_token(text, mask) if self.pool == "first" else functional.masked_mean(text, mask)
-            prior, visual = self._logits(text, image)
-            return functional.pairwise_semantic_kl(
-                prior, visual, temperature=self.temperature, direction=self.direction
-            )
+            sides = self._logits(text, image)
+            log_text, log_image = ((functional.upcast(side) / self.temperature).log_softmax(-1) for side in sides)
+        return log_text, log_image
+
+    def divergences(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Divergence of every text from every image, without gradient: to see whether its own image is the nearest.
+
+        Args:
+            text: As in :meth:`distributions`.
+            image: As in :meth:`distributions`.
+            mask: As in :meth:`distributions`.
+
+        Returns:
+            Shape ``(B, N)``, in nats.
+        """
+        return functional.pairwise_semantic_kl(*self.distributions(text, image, mask=mask), direction=self.direction)
 
     def stats(
         self, text: Tensor, image: Tensor, *, mask: Tensor | None = None, sample_mask: Tensor | None = None

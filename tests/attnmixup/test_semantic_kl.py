@@ -96,6 +96,8 @@ def test_the_contrast_is_the_oracle(size, seed, direction, standardize, data):
     has_image = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     divergences = [[oracle(loss, a, b) for b in image.tolist()] for a in text.tolist()]
     close(loss.divergences(text, image), divergences)
+    for log_probabilities in loss.distributions(text, image):
+        torch.testing.assert_close(log_probabilities.exp().sum(-1), torch.ones(size).double())
     expected = []
     for i, row in enumerate(divergences):
         others = [j for j in range(size) if has_image[j] and shown[j] != shown[i]]
