@@ -89,7 +89,7 @@ def reduction_of(criterion: Criterion) -> Reduction:
 
 
 def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Tensor | None, live: Tensor) -> RowLosses:
-    by_class = targets.shape == outputs.shape[:-1] and outputs.ndim > 1
+    by_class = targets.shape == outputs.shape[:-1]
     if not by_class and targets.shape != outputs.shape:
         raise ValueError(
             f"targets must have the shape of the outputs {tuple(outputs.shape)}, or that without the last axis, got "
@@ -97,13 +97,11 @@ def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Te
         )
     if not by_class and not targets.is_floating_point():
         targets = targets.to(outputs.dtype)
-    lead = targets.shape if by_class else outputs.shape[: max(1, outputs.ndim - 1)]
-    if mask is not None and mask.ndim > len(lead):
-        lead = mask.shape
     if mask is not None and mask.shape != outputs.shape[: mask.ndim]:
         raise ValueError(
             f"The mask of the targets {tuple(mask.shape)} must fit the outputs, got outputs {tuple(outputs.shape)}."
         )
+    lead = outputs.shape[: max(1, outputs.ndim - 1, 0 if mask is None else mask.ndim)]
     counted = _expand(live, lead) if mask is None else _expand(live, lead) & _expand(mask, lead)
     by_index = by_class and not targets.is_floating_point()
     function, weight, ignored = _unreduced(criterion)

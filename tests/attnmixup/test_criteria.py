@@ -109,6 +109,23 @@ def test_a_mean_over_everything_of_nll():
         torch.testing.assert_close(loss, F.nll_loss(outputs, labels, weight=WEIGHTS))
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHTS])
+def test_a_margin_loss_ignores_labels_too_and_counts_rows_whatever_their_weight(weight):
+    labels = labels_of(0, 5)
+    outputs, real = tensors(0, 5, CLASSES), labels != -100
+    expected = F.multi_margin_loss(outputs[real], labels[real], weight=weight)
+    for criterion in (nn.MultiMarginLoss(weight=weight), partial(F.multi_margin_loss, weight=weight)):
+        torch.testing.assert_close(mixed_of(labels, train=False).loss(criterion, outputs), expected)
+
+
+def test_vectors_of_tokens_without_a_mask_count_by_token():
+    outputs, targets = tensors(0, 2, 3, CLASSES), tensors(1, 2, 3, CLASSES)
+    losses = row_losses(F.mse_loss, outputs, targets, None, torch.tensor([True, False]))
+    torch.testing.assert_close(losses.total[0], 3 * F.mse_loss(outputs[0], targets[0]))
+    assert losses.total[1] == 0
+    assert losses.count.tolist() == losses.norm.tolist() == [3.0, 0.0]
+
+
 def focal(logits, labels, gamma=2.0):
     losses = F.cross_entropy(logits, labels, reduction="none")
     return (1 - (-losses).exp()) ** gamma * losses
