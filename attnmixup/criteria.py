@@ -67,8 +67,7 @@ def row_losses(
 
 def is_of_torch(criterion: Criterion) -> bool:
     """Whether this is a loss function or loss module of PyTorch itself, or a ``functools.partial`` of a function."""
-    module = type(criterion).__module__ if isinstance(criterion, nn.Module) else _function(criterion).__module__
-    return module in ("torch.nn.modules.loss", "torch.nn.functional")
+    return _function(criterion).__module__ in ("torch.nn.modules.loss", "torch.nn.functional")
 
 
 def reduction_of(criterion: Criterion) -> Reduction:
@@ -118,7 +117,7 @@ def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Te
         )
     losses = functional.upcast(losses).reshape(*lead, math.prod(losses.shape[1:])).mean(-1).masked_fill(~counted, 0)
     count = counted.to(losses.dtype)
-    norm = count * weight.to(losses.dtype)[targets] if by_index and weight is not None else count
+    norm = count * weight[targets] if by_index and weight is not None else count
     return RowLosses(*(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor for tensor in (losses, norm, count)))
 
 
@@ -160,7 +159,7 @@ def _unreduced(criterion: Criterion) -> tuple[Criterion, Tensor | None, int]:
     if isinstance(criterion, nn.Module):
         loss: Any = criterion
         function: Criterion = partial(type(loss).forward, _Unreduced(loss))
-        weight = loss.weight if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+        weight = loss.weight if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) else None
         return function, weight, getattr(loss, "ignore_index", IGNORED)
     keywords = _keywords(criterion)
     weight = keywords.get("weight") if _function(criterion) in (F.cross_entropy, F.nll_loss) else None
