@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="find the objects of the pictures and cut them out",
         epilog="Settings follow, as in --grounding.detector centre; i2srm train --help lists all.",
     )
-    crops.add_argument("config", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
     crops.set_defaults(command=_crops)
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
@@ -115,8 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(command=_check)
 
-    train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
-    train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    train = commands.add_parser(
+        "train", add_help=False, help="train a system on a data set; train DATA SYSTEM --help lists all settings"
+    )
+    train.add_argument("data", nargs="?", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
+    train.add_argument("system", nargs="?", metavar="SYSTEM", help="a file, or i2srm (the default), hvpnet, bert-crf")
     train.add_argument("--seeds", type=int, nargs="+", help="train once for each and report mean and spread")
     train.set_defaults(command=_train)
 
@@ -193,9 +196,9 @@ def _synthetic(options: argparse.Namespace) -> None:
 def _crops(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.grounding.crops import make_crops
-    from reference_models.settings import find_config, read_settings
+    from reference_models.settings import read_settings
 
-    config = read_settings(find_config(options.config), options.overrides)
+    config = read_settings(options.config, options.overrides)
     for summary in make_crops(config.data, config.grounding):
         print(summary.text())
 
@@ -209,9 +212,9 @@ def _check(options: argparse.Namespace) -> bool:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from reference_models.settings import find_config, read_settings
+    from reference_models.settings import read_settings
 
-    config = read_settings(options.config and find_config(options.config), options.overrides)
+    config = read_settings(options.data, options.overrides, system=options.system)
     _quiet()
     from accelerate import PartialState
 

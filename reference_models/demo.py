@@ -12,17 +12,14 @@ from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate, kinds
 from reference_models.errors import UserError
 from reference_models.report.figure import training_figure
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.processor import Processor
 from reference_models.training.run import HISTORY, METRICS, MODEL, PREDICTIONS, train
 
 SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
 QUICK = {"train": 1500, "valid": 100, "test": 200}
-MODELS = {
-    "text-only": ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"],
-    "i2srm": [],
-}
+MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
 
 @dataclass(frozen=True)
@@ -62,13 +59,13 @@ def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
     ceiling = generate(data, name, seed, QUICK if quick else SIZES[name])["test"]
     kind_of = kinds(data, "test")
     rows, histories = [], {}
-    for model, overrides in MODELS.items():
+    for model in MODELS:
         print(f"\n== {title}: training {model}", flush=True)
         run = folder / model
-        overrides = [*overrides, "--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
+        overrides = ["--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
         if quick:
             overrides += ["--training.epochs", "3"]
-        metrics = train(read_settings(find_config(f"synthetic-{name}"), overrides))
+        metrics = train(read_settings(f"synthetic-{name}", overrides, system=model))
         task = Processor.from_pretrained(run / MODEL).task
         predictions = _read_predictions(run / PREDICTIONS)
         several = [row for row in predictions if kind_of[row["id"]] == "several"]

@@ -6,7 +6,7 @@ from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, heat_map, join, table
-from reference_models.systems.i2srm import I2SRM
+from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
 
 DIVERGENCES = {
@@ -16,7 +16,7 @@ DIVERGENCES = {
 }
 
 
-def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) -> Markup:
+def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -> Markup:
     """The size of the semantic loss and the distance between the two sides that it compares."""
     if model.semantic is None:
         return _note("The run was trained without the semantic loss, so there are no two sides to compare.")
@@ -68,7 +68,7 @@ def gap(model: I2SRM, split: EncodedSplit, history: History, batch_size: int) ->
     )
 
 
-def attention(model: I2SRM, batch: EncodedSplit, sentences: Sequence[Markup]) -> Markup:
+def attention(model: System, batch: EncodedSplit, sentences: Sequence[Markup]) -> Markup:
     """How much each sample of a batch takes from each other one, with their sentences."""
     if model.mixer is None:
         return _note("The run was trained without AttnMixup, so no sample attends to another.")

@@ -75,7 +75,7 @@ def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sam
     read, file = READERS[config.data.format]
     if (found := fingerprint(file(root, split) for split in SPLITS)) != known:
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
-    samples = read(root, "test", visual=config.model.visual, max_crops=config.data.max_crops)
+    samples = read(root, "test", visual=config.reads_images, max_crops=config.data.max_crops)
     # The test split is scored whole: under the policy "drop" too, a bad image is blanked.
     policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)

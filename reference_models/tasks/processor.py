@@ -20,11 +20,6 @@ from reference_models.tasks.task import Answer, Item, Task, get_task
 
 FILE = "processor.json"
 KEYS = ("max_length", "image_size", "max_crops", "resize")
-# What an item holds of its pictures, and what becomes of that in a batch.
-PICTURES = {
-    "pixels": ("pixel_values", "image_mask"),
-    "features": ("visual_cells", "visual_embedding", "image_mask"),
-}
 
 
 class Processor:
@@ -106,8 +101,9 @@ class Processor:
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in items], 0),
             **self.task.collate(items, input_ids.shape[1]),
         }
-        for key, names in PICTURES.items():
-            if key in items[0]:
-                parts = zip(*(item[key] for item in items), strict=True)
-                batch |= {name: torch.stack(part) for name, part in zip(names, parts, strict=True)}
+        if "pixels" in items[0]:
+            pixels, present = zip(*(item["pixels"] for item in items), strict=True)
+            batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}
+        for name in items[0].get("features", ()):
+            batch[name] = torch.stack([item["features"][name] for item in items])
         return batch

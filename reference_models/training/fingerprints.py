@@ -30,12 +30,11 @@ def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sampl
     prints |= {f"{split}_labels_fingerprint": fingerprint([file]) for split, file in files.items()}
     if config.data.format == "mnre":
         prints["relation_ids_fingerprint"] = _digest([repr(read_relations(root)).encode()])
-    if config.model.visual:
+    if config.reads_images:
         prints |= {f"{split}_images_fingerprint": images_fingerprint(rows) for split, rows in samples.items()}
-        if (weights := Path(config.model.vision_weights)).is_file():
-            prints["vision_weights_fingerprint"] = fingerprint([weights])
-    if (folder := Path(config.model.text)).is_dir():
-        prints["text_weights_fingerprint"] = folder_fingerprint(folder)
+    for name, value in config.model.local_paths().items():
+        path = Path(value)
+        prints[f"{name}_fingerprint"] = folder_fingerprint(path) if path.is_dir() else fingerprint([path])
     return prints
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from reference_models.config import DataConfig, RunConfig, TrainingConfig
 from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
@@ -24,6 +24,7 @@ from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import WINDOW, Predictor
 from reference_models.prediction_file import predict_file
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import train
@@ -37,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task, format_ in FORMATS.items():
         generate(folder / task / "posts", task, 0, {"train": 16, "valid": 4, "test": 4})
         data = DataConfig(format=format_, root=str(folder / task / "posts"), image_size=32)
-        model = ModelConfig(text="tiny", vision="tiny", vision_weights="none")
-        train(RunConfig(str(folder / f"run-{task}"), data, model, TrainingConfig(epochs=1, batch_size=8)))
+        model = I2SRMConfig(text="tiny", vision="tiny", vision_weights="none")
+        train(RunConfig("i2srm", model, str(folder / f"run-{task}"), data, TrainingConfig(epochs=1, batch_size=8)))
     return folder
 
 
@@ -311,7 +312,7 @@ def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor
 @pytest.mark.parametrize("task", FORMATS)
 def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], runs: Path, folder: Path) -> None:
     ours, theirs = Predictor(runs / f"run-{task}", int8=True), predictors[task]
-    assert any(isinstance(module, Int8Linear) for module in ours.model.text.modules())
+    assert any(isinstance(module, Int8Linear) for module in ours.model.text_encoder.modules())
     samples = make_samples(theirs, folder, 10)
     pairs = list(zip(ours.predict(samples), theirs.predict(samples), strict=True))
     assert sum(one.answer == other.answer for one, other in pairs) >= 8

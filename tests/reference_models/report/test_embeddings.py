@@ -35,9 +35,9 @@ def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
     gap = measure_gap(*semantic_sides(model, split, 7), model.semantic)
     batch = split.processor.collate([split[i] for i in range(len(split))])
     with torch.no_grad():
-        fused = model.fuse(batch)
-        image = model.vision(batch["pixel_values"][:, 0]).embedding
-        loss = model.semantic(fused.h, image, mask=fused.mask, sample_mask=batch["image_mask"][:, 0])
+        encoded = model.encode(batch)
+        image = model.vision(batch["pixel_values"][:, 0])["pooled"]
+        loss = model.semantic(encoded.h, image, mask=encoded.mask, sample_mask=batch["image_mask"][:, 0])
     assert gap.own == pytest.approx(loss.item(), rel=1e-4)
 
 
@@ -76,8 +76,8 @@ def test_sides_of_any_semantic_loss(pool: str, trained: tuple) -> None:
     assert text.shape == image.shape == (len(split), widths[0])
     batch = split.processor.collate([split[i] for i in range(len(split))])
     with torch.no_grad():
-        fused = model.fuse(batch)
-        loss = model.semantic(fused.h, model.vision(batch["pixel_values"][:, 0]).embedding, mask=fused.mask)
+        encoded = model.encode(batch)
+        loss = model.semantic(encoded.h, model.vision(batch["pixel_values"][:, 0])["pooled"], mask=encoded.mask)
     assert measure_gap(text, image, model.semantic).own == pytest.approx(loss.item(), rel=1e-4)
 
 

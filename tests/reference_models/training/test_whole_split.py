@@ -12,7 +12,7 @@ from reference_models.data.mnre import read_mnre
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.report.page import write_report
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training.run import PREDICTIONS, evaluate, train
 
 SIZES = {"train": 24, "valid": 12, "test": 12}
@@ -21,7 +21,7 @@ FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 
 def settings(task: str, root: Path, *overrides: str) -> RunConfig:
     basis = ["--data.root", str(root / "posts"), "--output", str(root / "run"), "--training.epochs", "1"]
-    return read_settings(find_config(f"synthetic-{task}"), [*basis, *overrides])
+    return read_settings(f"synthetic-{task}", [*basis, *overrides])
 
 
 def lengthen(file: Path, number: int) -> None:

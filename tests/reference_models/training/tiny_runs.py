@@ -20,7 +20,7 @@ from reference_models.config import RunConfig
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.data.twitter import read_twitter
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 
 SIZES = {"train": 48, "valid": 16, "test": 16}
 TIMES = ("seconds", "waited", "runtime", "per_second")
@@ -53,7 +53,7 @@ def arguments(data: Path, output: Path, *overrides: str) -> list[str]:
 
 def config(data: Path, output: Path, *overrides: str) -> RunConfig:
     _, name, *rest = arguments(data, output, *overrides)
-    return read_settings(find_config(name), rest)
+    return read_settings(name, rest)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
