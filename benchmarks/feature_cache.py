@@ -17,14 +17,17 @@ from PIL import Image
 
 from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, content_key
-from reference_models.data.samples import TAGS, Sample
+from reference_models.data.samples import Sample
 from reference_models.data.threads import map_ahead
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.tasks import NamedEntities
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.feature_cache import fill_cache
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 BATCH, SLOTS, REPEATS = 16, 4, 5
 VIEWS: dict[View, Slots] = {"cells": "all", "pooled": "whole"}

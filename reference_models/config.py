@@ -15,8 +15,12 @@ class DataConfig:
     """Where the samples are and how they become tensors.
 
     Args:
-        format: "twitter" (named entities) or "mnre" (relations): the field's layout below `root`.
+        format: how the files below `root` are laid out: "twitter" (named entities) or "mnre" (relations), as the field
+            shares them; "conll" (named entities, without images); "jsonl" (one's own data, of either task);
+            "flickr30k_entities"; or the name of a registered format.
         root: folder of the data set.
+        task: "ner" (named entities), "re" (relations), or the name of a registered task; without it, that of the data.
+        no_relation: the relation that stands for none and has no part in the scores; null where each pair has one.
         bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
             ("blank"), or leave the sample out of the training ("drop"; where scores are computed, it is blanked); the
             last two count and name what they touched.
@@ -34,8 +38,10 @@ class DataConfig:
             `model.freeze_image_backbone`; without it, pictures are decoded for every batch.
     """
 
-    format: Literal["twitter", "mnre"] = "mnre"
+    format: str = "mnre"
     root: str = "data"
+    task: str | None = None
+    no_relation: str | None = "None"
     bad_images: Literal["error", "blank", "drop"] = "error"
     long_samples: Literal["error", "drop"] = "error"
     label_scheme: Literal["bio", "x13"] = "bio"

@@ -34,19 +34,28 @@ class Row:
     seconds: float
 
 
-def run_demo(tasks: Sequence[str], output: Path, *, seed: int = 0, quick: bool = False) -> str:
+def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False) -> str:
     """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
 
+    Args:
+        task: "ner" or "re"; None for both.
+        output: new folder.
+        seed: of the data and the training.
+        quick: less data and fewer epochs.
+
     Raises:
-        UserError: `output` exists already.
+        UserError: `output` exists already, or there is no synthetic set for the task.
     """
+    tasks = list(SIZES) if task is None else [task]
+    if tasks[0] not in SIZES:
+        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(SIZES)}")
     if output.exists():
         raise UserError(f"the folder {output} exists already; name another one with --output")
     threads = torch.get_num_threads()
     # The operations are so small that threads mostly wait for each other: on a busy machine, a hundred times as long.
     torch.set_num_threads(1)
     try:
-        reports = [_run_task(task, output / task, seed, quick) for task in tasks]
+        reports = [_run_task(name, output / name, seed, quick) for name in tasks]
     finally:
         torch.set_num_threads(threads)
     return "\n\n".join([*reports, f"Models, scores, predictions and training.png of each task are in {output}/"])

@@ -136,9 +136,10 @@ def _read(path: Path) -> Settings:
 
 
 def _task(of_data: Settings) -> str:
-    from reference_models.data.readers import TASKS as TASKS_OF_FORMATS  # with torch
+    from reference_models.data.formats import get_format  # with torch
 
-    return TASKS_OF_FORMATS.get((of_data.get("data") or {}).get("format", DataConfig.format), "")
+    data = of_data.get("data") or {}
+    return data.get("task") or get_format(data.get("format", DataConfig.format)).task
 
 
 def _merge(first: Settings, second: Settings) -> Settings:

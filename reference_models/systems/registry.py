@@ -53,7 +53,7 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
 
     def add(system: AnySystem) -> AnySystem:
         settings = vars(system).get("config_class")
-        if not (isinstance(settings, type) and issubclass(settings, SystemConfig)):
+        if not (isinstance(settings, type) and issubclass(settings, SystemConfig)) or settings is SystemConfig:
             raise TypeError(f"{system.__qualname__} must set config_class to a dataclass derived from SystemConfig")
         if name in _SYSTEMS and _SYSTEMS[name].__qualname__ != system.__qualname__:
             raise ValueError(f"there is another system {name!r} already: {_SYSTEMS[name].__qualname__}")

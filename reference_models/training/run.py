@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModel, set_seed
 
-from reference_models.config import RunConfig
+from reference_models.config import DataConfig, RunConfig
+from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.images import check_images
-from reference_models.data.mnre import read_relations
-from reference_models.data.readers import READERS, TASKS
 from reference_models.data.samples import Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.encoders.int8 import use_int8
@@ -23,7 +22,7 @@ from reference_models.files import read_json, readable, writable
 from reference_models.report.figure import training_figure
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
-from reference_models.tasks import get_task
+from reference_models.tasks import Task, get_task
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.training.checkpoints import last_checkpoint
@@ -46,7 +45,6 @@ from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 AGAIN = "train again into another folder, or copy the run again from where it is whole"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
@@ -58,8 +56,15 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     Raises:
         UserError: a file that is missing or wrong.
     """
-    read, _ = READERS[config.data.format]
-    return spooled(read(Path(config.data.root), split, visual=config.reads_images, max_crops=config.data.max_crops))
+    data, root = config.data, Path(config.data.root)
+    pairs = find_task(data).pairs
+    read = get_format(data.format).read
+    return spooled(read(root, split, pairs=pairs, visual=config.reads_images, max_crops=data.max_crops))
+
+
+def find_task(data: DataConfig) -> type[Task]:
+    """The task of the settings, or the one that the data have labels for."""
+    return get_task(data.task or get_format(data.format).find_task(Path(data.root)))
 
 
 def check_samples(
@@ -78,6 +83,8 @@ def check_samples(
     """
     if not config.reads_images:
         return samples, {}
+    if not any(sample.image or sample.crops for sample in samples):
+        raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
     policy = config.data.bad_images
     usable, bad = check_images(samples, "blank" if scored and policy == "drop" else policy)
     if bad.found:
@@ -101,8 +108,8 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         UserError: no labels, or a tokenizer that cannot be loaded.
     """
     data = config.data
-    declared = list(read_relations(Path(data.root))) if data.format == "mnre" else None
-    task = get_task(TASKS[data.format]).from_data(chain.from_iterable(samples.values()), declared, data)
+    declared = get_format(data.format).labels(Path(data.root))
+    task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
     if config.model.text == "tiny":
         tokenizer = learn_tokenizer((sample.words for sample in samples["train"]), config.model.tiny_vocabulary)
     else:

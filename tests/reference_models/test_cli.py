@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reference_models.cli import main
-from reference_models.data.mnre import read_mnre
+from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
 from reference_models.training.run import PREDICTIONS
@@ -163,7 +163,7 @@ def test_without_int8_on_this_machine_that_is_one_line(
 
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
-    predictions = Predictor(runs / "ner").predict(list(read_twitter(sets / "ner" / "posts", "test")))
+    predictions = Predictor(runs / "ner").predict(list(Twitter().read(sets / "ner" / "posts", "test")))
     assert [prediction.answer for prediction in predictions] == [row["predicted"] for row in rows]
 
 
@@ -416,7 +416,7 @@ def test_crops_are_made_and_the_set_is_looked_over(
         dictionary.unlink()
     arguments = ["--data.root", str(root), "--grounding.detector", "centre", "--grounding.size", "32"]
     assert main(["data", "crops", "synthetic-re", *arguments]) == 0
-    assert all(len(sample.crops) == 3 for sample in read_mnre(root, "train"))
+    assert all(len(sample.crops) == 3 for sample in Mnre().read(root, "train"))
     capsys.readouterr()
     assert main(["data", "check", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fatal"] == []

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reference_models.config import DataConfig, RunConfig, TrainingConfig
-from reference_models.data.mnre import read_mnre
+from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
@@ -71,7 +71,7 @@ def test_without_crops_an_image_has_none_as_in_training(
 def test_posts_without_crops_are_predicted_as_evaluation_does(
     task: str, predictors: dict[str, Predictor], runs: Path
 ) -> None:
-    predictor, read = predictors[task], {"ner": read_twitter, "re": read_mnre}[task]
+    predictor, read = predictors[task], {"ner": Twitter().read, "re": Mnre().read}[task]
     samples = list(read(runs / task / "posts", "train", max_crops=0))
     evaluation = evaluate_split(predictor.model, EncodedSplit(samples, predictor.processor), 4, progress=False)
     posts = []
@@ -103,7 +103,7 @@ def test_a_picture_without_crops_is_given_to_the_detector(
 ) -> None:
     predictor = predictors["ner"]
     config = GroundingConfig(detector="centre", top=2, size=16)
-    monkeypatch.setattr(predictor, "ground", PostGrounder("twitter", config, folder / "crops"))
+    monkeypatch.setattr(predictor, "ground", PostGrounder(False, config, folder / "crops"))
     crops = predictor.read({"text": "x y", "image": "a.png"}, folder, "line 7").crops
     assert [crop.name for crop in crops] == ["line_7_0.png", "line_7_1.png"]
     assert all(Image.open(crop).size == (16, 16) for crop in crops)
@@ -208,7 +208,7 @@ def test_unfinished_records_of_another_call_are_not_continued(
     left = (folder / "out.jsonl.partial").read_bytes()
     with pytest.raises(UserError, match=r"out\.jsonl\.partial holds .* of another call: model was \w+ and is now \w+"):
         predict_file(predictors["re"], posts, output)
-    ground = PostGrounder("twitter", GroundingConfig(detector="centre"), folder / "crops")
+    ground = PostGrounder(False, GroundingConfig(detector="centre"), folder / "crops")
     with pytest.raises(UserError, match=r"ground was None and is now centre 1, .*; delete it"):
         predict_file(Predictor(runs / "run-ner", ground=ground), posts, output)
     posts.write_bytes(posts.read_bytes()[1:])

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from slow_layers import cross_block, linear, sigmoid
-from tiny_models import make_batch, make_model
+from tiny_models import TAGS, make_batch, make_model
 
-from reference_models.data.samples import TAGS
 from reference_models.systems.umt import UMT, span_tags
 
 

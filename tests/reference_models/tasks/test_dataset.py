@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
+from reference_models.data.formats.mnre import Mnre
 from reference_models.data.images import check_images
-from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.tasks import Relations
@@ -87,7 +87,7 @@ def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
     for count in (100, 500, 2500):  # the first fills what Python keeps for later
         write_rows(tmp_path / str(count), count)
         tracemalloc.start()
-        samples, _ = check_images(spooled(read_mnre(tmp_path / str(count), "train")), "error", progress=False)
+        samples, _ = check_images(spooled(Mnre().read(tmp_path / str(count), "train")), "error", progress=False)
         split = EncodedSplit(samples, processor)
         gc.collect()
         held.append(tracemalloc.get_traced_memory())

@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.data.samples import TAGS, Sample
+from reference_models.data.samples import Sample
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
 from reference_models.tasks import NamedEntities, get_task
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import KEYS, Processor
 from reference_models.tasks.re import MARKERS
 from reference_models.tasks.subwords import TooLongError
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 WORDS = ["Scarlet", "Vexmor", "is", "here", "with", "Azure", "Kolbrin", "!"]
 TOKENIZER_TEXT = [WORDS] * 4

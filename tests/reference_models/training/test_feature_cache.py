@@ -17,28 +17,30 @@ from torch.utils.data import DataLoader
 
 from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, read_index
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.images import load_image
-from reference_models.data.samples import TAGS
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.tasks import NamedEntities
 from reference_models.tasks import processor as processor_module
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
 from reference_models.training.run import METRICS, evaluate, train
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 FROZEN = ("--model.freeze_image_backbone", "true")
 VIEWS: tuple[View, ...] = ("cells", "pooled")
 
 
 def make_split(data: Path, size: int = 32) -> EncodedSplit:
-    samples = list(read_twitter(data, "test"))
+    samples = list(Twitter().read(data, "test"))
     tokenizer = learn_tokenizer((sample.words for sample in samples), 100)
     return EncodedSplit(samples, Processor(tokenizer, NamedEntities(TAGS), image_size=size))
 

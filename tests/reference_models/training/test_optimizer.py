@@ -11,15 +11,17 @@ from tiny_runs import config
 from torch import nn
 
 from reference_models.config import TrainingConfig
-from reference_models.data.samples import TAGS
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.systems.registry import get_system
 from reference_models.tasks import get_task
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 RATES = {"text_encoder": 2.0, "vision": 3.0, "prefix": 4.0, "mixer": 5.0, "semantic": 5.5, "head": 6.0}
 

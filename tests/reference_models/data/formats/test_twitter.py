@@ -9,16 +9,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference_models.data.samples import TAGS, Sample, Split
-from reference_models.data.twitter import read_twitter, twitter_file
+from reference_models.data.formats.twitter import Twitter
+from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
+from reference_models.tasks.ner import tags_of
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 TEXT = "IMGID:1 a\nRT\tO\nNew\tB-LOC\nYork\tI-LOC\n\nIMGID:2\nThe\tB-OTHER\nVoice\tI-OTHER\nAnn\tI-PER\n\n"
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(root: Path, split: Split, **options: Any) -> list[Sample]:
-    return list(read_twitter(root, split, **options))
+    return list(Twitter().read(root, split, **options))
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_reads_text_and_paths(root: Path) -> None:
         ),
     ]
     assert [crop.name for crop in read(root, "train", max_crops=1)[1].crops] == ["x.png"]
-    assert twitter_file(root, "valid") == root / "valid.txt"
+    assert Twitter().layout(root, "valid").labels == (root / "valid.txt",)
 
 
 def test_without_pictures_it_looks_at_the_text_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,9 +108,9 @@ def test_odd_words_are_kept(root: Path) -> None:
         ("IMGID:1\nw\tO\tO\n", r"train\.txt:2: expected a word, a tab and a tag, got 'w\\tO\\tO'"),
         ("IMGID:1\nw\tO\n\xa0\n", r"train\.txt:3: expected a word, a tab and a tag, got '\\xa0'"),
         ("IMGID:1\n\tO\n", r"train\.txt:2: expected a word, a tab and a tag, got '\\tO'"),
-        ("IMGID:1\nw\tB-CAT\n", r"train\.txt:2: unknown tag 'B-CAT', expected one of O, B-PER"),
+        ("IMGID:1\nw\tB-\n", r"train\.txt:2: unknown tag 'B-', expected O, B-TYPE or I-TYPE"),
         ("IMGID:1\nw\t\n", r"train\.txt:2: unknown tag ''"),
-        ("IMGID:1\nw\tI-OTHERS\n", r"train\.txt:2: unknown tag 'I-OTHERS'"),
+        ("IMGID:1\nw\tS-PER\n", r"train\.txt:2: unknown tag 'S-PER'"),
         ("IMGID:1\n\nIMGID:2\nw\tO\n", r"train\.txt:1: expected words below 'IMGID:1', this sample has none"),
         ("IMGID:1\nw\tO\n\nIMGID:2\n", r"train\.txt:4: expected words below 'IMGID:2'"),
         ("IMGID: \nw\tO\n", r"train\.txt:1: expected 'IMGID:' and the name of one image, got 'IMGID: '"),
@@ -123,7 +126,7 @@ def test_a_broken_file_is_one_clear_error(root: Path, text: str, message: str) -
 
 def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
     (root / "train.txt").write_text("IMGID:1\nw\tO\n\nIMGID:2\nno tag\n")
-    samples = read_twitter(root, "train")
+    samples = Twitter().read(root, "train")
     assert next(samples).id.endswith(":1")
     with pytest.raises(UserError, match="no tag"):
         next(samples)
