@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import lengths, masks, ratios, seeds, sizes, tensors
 
-from attnmixup import functional
+from attnmixup import functional, tiled
 
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
@@ -193,6 +193,27 @@ def test_interpolate_tokens_is_the_oracle(size, length, seed, data):
     close(mixed, [oracles.interpolate_tokens(*row) for row in zip(*columns, strict=True)])
 
 
+def test_no_block_is_computed_twice_where_there_is_one():
+    held = []
+
+    def score(query, key):
+        held.append(query.shape[-2])
+        return functional.dot_scores(query, key)
+
+    query = torch.randn(1, 7, 2, requires_grad=True)
+    for block_rows in (7, 9):
+        functional.sample_attention(score, query, query, query, block_rows=block_rows).sum().backward()
+    assert held == [7, 7]
+
+
+@pytest.mark.parametrize("limit", [119, 120])
+def test_more_pairs_than_a_tile_holds_go_in_tiles(monkeypatch, limit):
+    monkeypatch.setattr(tiled, "CPU_TILE", limit)
+    monkeypatch.setattr(tiled, "tiled_additive_scores", lambda *tensors: "in tiles")
+    scores = functional.additive_scores(torch.zeros(2, 5, 4), torch.zeros(2, 3, 4), torch.zeros(2, 4))
+    assert (scores == "in tiles") is (limit == 119)
+
+
 @given(size=sizes, seed=seeds)
 def test_lambda_weights_the_first(size, seed):
     first, second = tensors(seed, 2, size, 4)
@@ -321,6 +342,11 @@ def test_cosine_scores_are_the_oracle(size, seed):
         for head, s in enumerate(scale.tolist())
     ]
     close(functional.cosine_scores(query, key, scale), expected)
+
+
+def test_rows_are_averaged_together_unless_said():
+    weights = functional.row_weights(torch.ones(4), (2, 1, 1), torch.tensor(1.0))
+    assert weights.tolist() == [0.25] * 4
 
 
 def test_gradients_are_those_of_finite_differences():
