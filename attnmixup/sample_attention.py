@@ -181,7 +181,7 @@ class _ScoreVectors(nn.Linear):
 
 
 class _LayerNormBias(nn.LayerNorm):
-    """Learned numbers that start at 0; the bias of a layer norm, also by its name, so that they are initialised as one."""
+    """Learned numbers that start at 0: the bias of a layer norm, also by name, so that they are initialised as one."""
 
     def __init__(self, size: int, **factory: Any) -> None:
         super().__init__(size, **factory)
