@@ -14,10 +14,11 @@ from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, 
 
 @traced
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"partner": "balanced"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
+)
 def test_one_graph(kind, options):
-    if kind == "sequences" and "partner" in options:
-        pytest.skip("tags are no classes")
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model = Model(**options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -73,7 +74,7 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
 
 
 @traced
-@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_graphs_serve_all_sizes(kind, preset):
     assert graphs_of({"preset": preset}, kind) <= 4
