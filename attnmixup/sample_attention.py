@@ -79,10 +79,10 @@ class SampleAttention(nn.Module):
         self.project_query = None if score == "shared" or cosine else nn.Linear(dim, inner, **factory)
         self.project_key = nn.Linear(dim, inner, bias=dot or score == "shared", **factory)
         self.vector = None if dot or cosine else _ScoreVectors(dim // heads, heads, bias=False, **factory)
-        self.log_scale = _FromZero(heads, **factory) if cosine else None
+        self.log_scale = _LayerNormBias(heads, **factory) if cosine else None
         self.project_value = nn.Linear(dim, inner, **factory) if dot else nn.Identity()
         self.project_output = nn.Linear(inner if dot else heads * dim, dim, bias=dot, **factory)
-        self.gate = _FromZero(dim, **factory) if gate else None
+        self.gate = _LayerNormBias(dim, **factory) if gate else None
         self.dropout = _Dropout(dropout)
         self.norm = nn.LayerNorm(dim, **factory)
         self.feed_forward = _FeedForward(dim, feed_forward, dropout, factory) if feed_forward else None
@@ -180,8 +180,8 @@ class _ScoreVectors(nn.Linear):
         nn.init.xavier_uniform_(self.weight)
 
 
-class _FromZero(nn.LayerNorm):
-    """Learned numbers that start at 0; the bias of a layer norm, so that they are initialised as one."""
+class _LayerNormBias(nn.LayerNorm):
+    """Learned numbers that start at 0: the bias of a layer norm, also by name, so that they are initialised as one."""
 
     def __init__(self, size: int, **factory: Any) -> None:
         super().__init__(size, **factory)

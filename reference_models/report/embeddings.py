@@ -98,12 +98,14 @@ def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def batch_attention(model: System, split: EncodedSplit) -> Tensor:
-    """Weights (B, B) of AttnMixup's attention between the samples of one batch, the mean of its heads and words."""
+def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[str, float]]:
+    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`."""
     items = split.processor.collate([split[number] for number in range(len(split))])
-    encoded = model.encode({name: value.to(model.device) for name, value in items.items()})
+    batch = {name: value.to(model.device) for name, value in items.items()}
+    encoded = model.encode(batch)
     _, weights = model.mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
-    return mean_attention(weights, encoded.mask).cpu().float()
+    stats = model.mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
+    return mean_attention(weights, encoded.mask).cpu().float(), stats
 
 
 def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:
