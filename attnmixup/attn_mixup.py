@@ -234,7 +234,7 @@ class AttnMixup(nn.Module):
 
     def _notice_untrained(self) -> None:
         """Warn once if a parameter has not changed for many steps; a counter that optimizers advance tells."""
-        if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged > PATIENCE:
+        if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged >= PATIENCE:
             return
         parameter = next(self.attention.parameters())
         changed = parameter._version != self._version or not (parameter.requires_grad and torch.is_grad_enabled())
@@ -243,7 +243,7 @@ class AttnMixup(nn.Module):
             warnings.warn(
                 f"The parameters of AttnMixup have not changed in {PATIENCE} training steps: are they in the "
                 "optimizer? attnmixup.training.missing_parameters(model, optimizer) lists what is not.",
-                stacklevel=3,
+                stacklevel=6,
             )
 
     def draw(

@@ -100,7 +100,7 @@ def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Te
         raise ValueError(
             f"The mask of the targets {tuple(mask.shape)} must fit the outputs, got outputs {tuple(outputs.shape)}."
         )
-    lead = outputs.shape[: max(1, outputs.ndim - 1, 0 if mask is None else mask.ndim)]
+    lead = outputs.shape[: max(outputs.ndim - 1, 1 if mask is None else mask.ndim)]
     counted = _expand(live, lead) if mask is None else _expand(live, lead) & _expand(mask, lead)
     by_index = by_class and not targets.is_floating_point()
     function, weight, ignored = _unreduced(criterion)

@@ -108,12 +108,12 @@ class SemanticKLLoss(nn.Module):
             )
         if mask is not None:
             check_mask("mask", mask, text.shape[:-1])
-            present = mask if mask.ndim == 1 else mask.any(1)
-            sample_mask = present if sample_mask is None else sample_mask & present
         if sample_mask is not None:
             check_mask("sample_mask", sample_mask, batch)
         # What is masked is replaced before it is used: 0 times NaN would be NaN, in the loss or in a gradient.
         if mask is not None:
+            present = mask if mask.ndim == 1 else mask.any(1)
+            sample_mask = present if sample_mask is None else sample_mask & present
             text = text.masked_fill(~mask.unsqueeze(-1), 0)
         if sample_mask is not None:
             image = image.masked_fill(~sample_mask.unsqueeze(-1), 0)

@@ -1,5 +1,6 @@
 """The whole step against its oracle, for every kind of label; each option, and each preset."""
 
+import re
 import warnings
 from copy import deepcopy
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import DIM, cases, lengths, seeds, sizes, tensors
+from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup, Origin, attn_mixup
 from attnmixup.options import PAPER, PRESETS
@@ -444,15 +446,16 @@ def test_a_plan_must_fit():
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     for other, message in (
-        (mixer.draw(4), r"The plan is for 4 samples, the batch has 5: draw one by draw\(5\)"),
-        (replace(plan, lam=plan.lam[:1]), r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"),
-        (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4"),
-        (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9"),
-        (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9"),
-        (replace(plan, lam=plan.lam + 2), "The plan's lam must be between 0 and 1"),
+        (mixer.draw(4), "The plan is for 4 samples, the batch has 5: draw one by draw(5)."),
+        (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4."),
+        (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9."),
+        (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9."),
+        (replace(plan, lam=plan.lam + 2), "The plan's lam must be between 0 and 1."),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             mixer(embeddings, plan=other)
+    with pytest.raises(ValueError, match=r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"):
+        mixer(embeddings, plan=replace(plan, lam=plan.lam[:1]))
 
 
 def test_parameters_that_never_change_are_noticed(monkeypatch):
@@ -472,44 +475,62 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
                 mixer(embeddings)
     for _ in range(2):
         mixer(embeddings)
-    with pytest.warns(UserWarning, match="have not changed in 3 training steps: are they in the optimizer"):
+    message = (
+        "The parameters of AttnMixup have not changed in 3 training steps: are they in the optimizer? "
+        "attnmixup.training.missing_parameters(model, optimizer) lists what is not."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         mixer(embeddings)
+    # Once is enough, whatever changes afterwards.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(6):
-            mixer(embeddings)
+        for _ in range(2):
+            with torch.no_grad():
+                next(mixer.attention.parameters()).add_(1)
+            for _ in range(6):
+                mixer(embeddings)
+
+
+WRONG_OPTIONS = {
+    f"preset must be one of {', '.join(map(repr, PRESETS))}, got 'both'.": {"preset": "both"},
+    "sample_ratio must be between 0 and 1, got 1.1.": {"sample_ratio": 1.1},
+    "transformed_ratio must be between 0 and 1, got -0.1.": {"transformed_ratio": -0.1},
+    "alpha must be positive and finite, got nan.": {"alpha": float("nan")},
+    "alpha must be positive and finite, got inf.": {"alpha": float("inf")},
+    "alpha must be positive and finite, got 0.0.": {"alpha": 0.0},
+    "neighbours must be at least 1, got 0.": {"neighbours": 0},
+    "lam must be one of 'sample', 'batch', got 'row'.": {"lam": "row"},
+    "sampling must be one of 'random', 'balanced', 'slice', got 'all'.": {"sampling": "all"},
+    "final must be one of 'sample', 'slice', 'weight', 'mixed', got 'all'.": {"final": "all"},
+    "averaging must be one of 'together', 'apart', got 'no'.": {"averaging": "no"},
+    "partner must be one of 'uniform', 'derangement', 'other_class', 'balanced', 'nearest', got 'best'.": {
+        "partner": "best"
+    },
+    'final="mixed" trains on synthetic rows alone: use averaging="together".': {"final": "mixed", "averaging": "apart"},
+}
+
+
+@pytest.mark.parametrize("message", WRONG_OPTIONS)
+def test_options_that_cannot_be_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AttnMixup(DIM, **WRONG_OPTIONS[message])
 
 
 def test_errors():
-    for options, message in (
-        (
-            {"preset": "both"},
-            "preset must be one of 'paper', 'release', 'recommended'",
-        ),
-        ({"sample_ratio": 1.1}, "sample_ratio must be between 0 and 1, got 1.1"),
-        ({"transformed_ratio": -0.1}, "transformed_ratio must be between 0 and 1, got -0.1"),
-        ({"alpha": float("nan")}, "alpha must be positive and finite, got nan"),
-        ({"alpha": float("inf")}, "alpha must be positive and finite, got inf"),
-        ({"alpha": 0.0}, r"alpha must be positive and finite, got 0\.0"),
-        ({"lam": "row"}, "lam must be one of"),
-        ({"sampling": "all"}, "sampling must be one of"),
-        ({"final": "all"}, "final must be one of"),
-        ({"averaging": "no"}, "averaging must be one of"),
-        ({"partner": "best"}, "partner must be one of"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            AttnMixup(DIM, **options)
     mixer, embeddings = AttnMixup(DIM), torch.zeros(3, DIM)
-    with pytest.raises(ValueError, match="strength must be between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match=r"^strength must be between 0 and 1, got 2\.$"):
         mixer.set_strength(2)
-    with pytest.raises(ValueError, match=r"one row for each of 3 samples, got \(4,\)"):
-        mixer(embeddings, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"got \(3, 5\)\.$"):
         mixer(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match=r"target_mask goes with targets of shape \(B, L, \.\.\.\)"):
-        mixer(embeddings, torch.zeros(3), target_mask=torch.ones(3, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"target_mask must have shape \(3, 2\), got \(3, 1\)"):
-        mixer(embeddings, torch.zeros(3, 2), target_mask=torch.ones(3, 1, dtype=torch.bool))
-    for group in (torch.zeros(2, dtype=torch.long), torch.zeros(3)):
-        with pytest.raises(ValueError, match=r"group must be integer and of shape \(3,\)"):
-            mixer(embeddings, group=group)
+    with pytest.raises(ValueError, match=r"^targets must have one row for each of 3 samples"):
+        mixer(embeddings, torch.zeros(4))
+    generator = torch.Generator()
+    message = (
+        "AttnMixup runs again within a backward pass (activation checkpointing), where its generator would draw other "
+        "numbers than in the forward pass: leave out generator= (the global random state is restored), or keep the "
+        "mixer out of the checkpointed part."
+    )
+    leaf = torch.zeros(3, DIM, requires_grad=True)
+    loss = checkpoint(lambda rows: mixer(rows, generator=generator).embeddings.sum(), leaf, use_reentrant=False)
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        loss.backward()

@@ -80,7 +80,7 @@ def test_autocast_changes_no_score():
 
 
 @traced
-@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced", "nearest"])
+@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
 @pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_step_looks_at_a_value(partner, preset, kind):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds, sizes
 
-from attnmixup import AttnMixup, distributed
+from attnmixup import AttnMixup, attn_mixup, distributed
 from attnmixup.batch import Batch
 from attnmixup.sampling import MixupPlan
 
@@ -159,6 +159,20 @@ def test_nothing_is_gathered_and_sent_where_there_is_nothing():
     none = torch.arange(0)
     plan = distributed.broadcast_plan(MixupPlan(none, none, none, none.float(), 1), [header_of()], none.device, None)
     assert [len(part) for part in (plan.transformed, plan.first, plan.second, plan.lam)] == [0] * 4
+
+
+@pytest.mark.usefixtures("alone")
+def test_ranks_train_every_parameter_and_are_not_told_of_any_that_does_not_change(monkeypatch, recwarn):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 1)
+    mixer, rows = AttnMixup(6), torch.randn(3, 6, requires_grad=True)
+    mixer.set_strength(0.0)
+    mixer(rows).embeddings.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in mixer.parameters())
+    assert (rows.grad == 1).all()
+    mixer.set_strength(1.0)
+    for _ in range(4):
+        mixer(rows)
+    assert not recwarn.list
 
 
 @pytest.mark.usefixtures("alone")

@@ -1,6 +1,7 @@
 """The semantic loss, reading by reading."""
 
 import math
+import re
 
 import oracles
 import pytest
@@ -213,28 +214,46 @@ def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, contrast, bad):
         torch.testing.assert_close(masked, plain)
 
 
-def test_errors():
-    for options, message in (
-        ({"project": "all"}, "project must be one of 'text', 'image', 'both', 'none', got 'all'"),
-        ({"pool": "max"}, "pool must be one of"),
-        ({"direction": "both"}, "direction must be one of"),
-        ({"reduction": "mean"}, "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'"),
-        ({"project": "both"}, 'shared_dim goes with project="both", got None'),
-        ({"shared_dim": 3}, "got 3 with project='text'"),
-        ({"project": "none"}, "equal widths, got text_dim=4 and image_dim=5"),
-        ({"contrast": -1.0}, r"contrast must be 0 or more and finite, got -1\.0"),
-        ({"contrast": math.inf}, r"contrast must be 0 or more and finite, got inf"),
-        ({"contrast": 1.0, "pool": "token"}, 'contrast compares whole samples: it goes with pool="mean" or "first"'),
-        ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SemanticKLLoss(TEXT, IMAGE, **options)
+WRONG = {
+    "project must be one of 'text', 'image', 'both', 'none', got 'all'.": {"project": "all"},
+    "pool must be one of 'mean', 'first', 'token', got 'max'.": {"pool": "max"},
+    "direction must be one of 'text_to_image', 'image_to_text', 'symmetric', got 'both'.": {"direction": "both"},
+    "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'.": {"reduction": "mean"},
+    "shared_dim goes with project=\"both\", got None with project='both'.": {"project": "both"},
+    "shared_dim goes with project=\"both\", got 3 with project='text'.": {"shared_dim": 3},
+    'project="none" needs equal widths, got text_dim=4 and image_dim=5.': {"project": "none"},
+    "contrast must be 0 or more and finite, got -1.0.": {"contrast": -1.0},
+    "contrast must be 0 or more and finite, got inf.": {"contrast": math.inf},
+    'contrast compares whole samples: it goes with pool="mean" or "first".': {"contrast": 1.0, "pool": "token"},
+    "temperature must be positive, got 0.0.": {"temperature": 0.0},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_options_that_cannot_be_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SemanticKLLoss(TEXT, IMAGE, **WRONG[message])
+
+
+def test_inputs_are_checked():
     loss = SemanticKLLoss(TEXT, IMAGE)
     for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (3, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,))):
-        with pytest.raises(ValueError, match=r"Expected text \(B, 4\) or \(B, L, 4\) and image \(B, 5\)"):
+        message = f"Expected text (B, 4) or (B, L, 4) and image (B, 5), got {text} and {image}."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             loss(torch.zeros(text), torch.zeros(image))
-    text, image = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE)
-    with pytest.raises(ValueError, match=r"mask must have shape \(2, 3\), got \(2, 4\)"):
+    text, image, mask = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE), torch.ones(2, 3) > 0
+    with pytest.raises(ValueError, match=r"^mask must have shape \(2, 3\), got \(2, 4\)\.$"):
         loss(text, image, mask=torch.ones(2, 4, dtype=torch.bool))
-    with pytest.raises(TypeError, match="sample_mask must be boolean"):
-        loss(text, image, sample_mask=torch.ones(2))
+    for options in ({}, {"mask": mask}):
+        with pytest.raises(TypeError, match=r"^sample_mask must be boolean, .*use sample_mask\.bool\(\)\.$"):
+            loss(text, image, sample_mask=torch.ones(2), **options)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "token"])
+def test_all_is_computed_on_the_device_of_the_text(pool):
+    loss, mask = (
+        SemanticKLLoss(TEXT, IMAGE, pool=pool, device="meta"),
+        torch.ones(2, 3, dtype=torch.bool, device="meta"),
+    )
+    text, image = torch.zeros(2, 3, TEXT, device="meta"), torch.zeros(2, IMAGE, device="meta")
+    assert loss(text, image, mask=mask, sample_mask=mask[:, 0]).is_meta
