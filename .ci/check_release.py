@@ -79,7 +79,7 @@ def main() -> None:
         if not wheel.name.startswith(f"attnmixup-{version}-") or printed != version:
             sys.exit(f"{wheel.name} holds attnmixup {version}, and i2srm --version prints {printed}")
         run(programs / "i2srm", "data", "synthetic", "ner", "set", cwd=folder)
-        run(programs / "i2srm", "train", "synthetic-ner", "--help", cwd=folder)
+        run(programs / "i2srm", "train", "synthetic-ner", "i2srm", "--help", cwd=folder)
     print(f"{', '.join(path.name for path in sorted(dist.iterdir()))}: built, checked, installed and used")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnmixup import functional
 from attnmixup.checks import check_mask
 
 
@@ -59,6 +60,11 @@ class Batch:
         return self.valid.long() if self.group is None else 2 * self.group + self.valid.long()
 
     @property
+    def pooled(self) -> Tensor:
+        """One vector of each sample, shape ``(B, C)``: its row, or the mean of its real tokens."""
+        return functional.masked_mean(self.embeddings, self.mask) if self.embeddings.ndim == 3 else self.embeddings
+
+    @property
     def token_mask(self) -> Tensor | None:
         """Mask of the embeddings' tokens, shape ``(B, L)``, if there are any."""
         return self.mask if self.embeddings.ndim == 3 else None
@@ -75,6 +81,6 @@ class Batch:
                 f"Floating-point targets {tuple(self.targets.shape)} are as wide as the mask and are taken as "
                 "one value for each token. Pass target_mask to say which of them count: mask itself, or all True for "
                 "several labels of a sample.",
-                stacklevel=4,
+                stacklevel=6,
             )
         return self.token_mask

@@ -15,14 +15,14 @@ from reference_models.systems.i2srm import I2SRM
 # A weight is read forward and backward; its gradient is written, clipped and read; AdamW reads and writes the weight
 # and both moments.
 ACCESSES_OF_WEIGHT = 2 + 4 + 6
-OTHERS = ("text", "vision", "prefix")
+OTHERS = ("text_encoder", "vision", "prefix")
 
 
 def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
     """Of the text encoder, forward and backward: sentences of these lengths, without padding."""
-    config = model.text.body.config
+    config = model.text_encoder.body.config
     width, tokens = config.hidden_size, int(lengths.sum())
-    visual = GRID * GRID * (PICTURES - model.prefix.first)
+    visual = GRID * GRID * PICTURES
     linear = 2 * tokens * (4 * width**2 + 2 * width * config.intermediate_size)
     attention = 2 * 2 * width * int((lengths * (lengths + visual)).sum())
     return 3.0 * config.num_hidden_layers * (linear + attention)

@@ -15,17 +15,22 @@ import numpy as np
 import torch
 from PIL import Image
 
+from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, content_key
-from reference_models.data.samples import TAGS, Sample
+from reference_models.data.samples import Sample
 from reference_models.data.threads import map_ahead
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.tasks import NamedEntities
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.feature_cache import fill_cache
 
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
+
 BATCH, SLOTS, REPEATS = 16, 4, 5
+VIEWS: dict[View, Slots] = {"cells": "all", "pooled": "whole"}
 
 
 def make_split(folder: Path, samples: int) -> EncodedSplit:
@@ -68,11 +73,11 @@ def main() -> None:
         loading, pixels = seconds(load), load()["pixel_values"].flatten(0, 1)
         with torch.inference_mode():
             computing = seconds(lambda: backbone(pixels))
-        filling = seconds(lambda: fill_cache(folder, backbone, split), 1)
-        split.features = fill_cache(folder, backbone, split, progress=False)
-        shards = list(split.features.folder.glob("shard-*"))
+        filling = seconds(lambda: fill_cache(folder, backbone, split, VIEWS), 1)
+        split.features = fill_cache(folder, backbone, split, VIEWS, progress=False)
+        shards = list(folder.glob("*/shard-*"))
         warm = seconds(load)
-        split.features = FeatureCache(split.features.folder, split.features.index)  # which has no shard open yet
+        split.features = FeatureCache(split.features.views, VIEWS)  # which has no shard open yet
         for shard in shards:
             with shard.open("rb") as file:
                 os.fsync(file.fileno())  # what is not yet on the disk stays in memory

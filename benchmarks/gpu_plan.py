@@ -54,7 +54,7 @@ def launches(task: Task, size: Size) -> int:
 
 def memory(model: I2SRM, tokens: int) -> float:
     """Bytes: what is held from step to step, and the activations."""
-    config = model.text.body.config
+    config = model.text_encoder.body.config
     return state_bytes(model) + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
 
 

@@ -9,19 +9,22 @@ from torch import Tensor
 
 from benchmarks.batches import PICTURES
 from reference_models.encoders.stages import GatedPerceptron, pool_stages
-from reference_models.encoders.vision import MEAN, RESNET_STAGES, STD, VisualFeatures
+from reference_models.encoders.vision import MEAN, RESNET_STAGES, STD
 from reference_models.systems.i2srm import I2SRM
+from reference_models.systems.images import ImageFeatures
 
 
-def five_passes(model: I2SRM, batch: Mapping[str, Tensor], seen: Tensor) -> VisualFeatures:
-    """`I2SRM.features` by a pass for each slot, and a fifth for the class logits of the whole pictures."""
+def five_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: bool) -> ImageFeatures:
+    """`I2SRM.image_features` by a pass for each slot, and a fifth for the class logits of the whole images."""
+    present = batch["image_mask"]
+    seen = present.any(dim=1, keepdim=True).expand_as(present) if attend_absent else present
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     pixels = (batch["pixel_values"] / 255 - mean) / std
     passes = [model.vision.body(pixels[:, slot]) for slot in range(PICTURES)]
     logits = model.vision.body(pixels[:, 0])["fc"]
     cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
-    embeddings = torch.stack([logits] + [torch.zeros_like(logits)] * (PICTURES - 1), dim=1)
-    return VisualFeatures(tuple(stage[seen] for stage in cells), embeddings[seen])
+    rows = {"cells": torch.cat(cells, dim=-1)[seen], "logits": logits[seen[:, 0]]}
+    return ImageFeatures(rows, {"cells": seen, "logits": seen[:, :1]})
 
 
 def pool(features: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

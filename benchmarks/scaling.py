@@ -12,7 +12,6 @@ import argparse
 from benchmarks.scaling_data import data
 from benchmarks.scaling_step import batch, length, ranks
 from benchmarks.workload import SIZES
-from reference_models.data.readers import READERS
 
 PARTS = {"data": data, "batch": batch, "length": length, "ranks": ranks}
 
@@ -21,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--format", choices=READERS, default="mnre")
+    parser.add_argument("--format", choices=["mnre", "twitter"], default="mnre")
     parser.add_argument("--size", choices=list(SIZES), default="base")
     options = parser.parse_args()
     for name in options.part:

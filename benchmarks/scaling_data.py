@@ -21,16 +21,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from reference_models.data.formats import get_format
 from reference_models.data.images import check_images
-from reference_models.data.readers import READERS, TASKS
-from reference_models.data.samples import TAGS, spooled
+from reference_models.data.samples import spooled
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.encoders.vision import VisionBackbone
-from reference_models.grounding.layout import Format, layout
 from reference_models.tasks import get_task
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.feature_cache import fill_cache
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 Result = TypeVar("Result")
 
@@ -60,16 +62,16 @@ def memory(name: str) -> float:
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)) * 1024 / 1e6
 
 
-def write_set(format: Format, root: Path, rows: int) -> None:
+def write_set(format: str, root: Path, rows: int) -> None:
     """A training split of random words, of tweets' lengths, with a few noisy pictures."""
-    place, draw = layout(format, root, "train"), random.Random(0)
-    for folder in (place.labels.parent, place.images):
+    place, draw = get_format(format).layout(root, "train"), random.Random(0)
+    for folder in (place.labels[0].parent, place.images):
         folder.mkdir(parents=True)
     for number in range(PICTURES):
         Image.effect_noise((64, 64), 64).save(place.images / f"{number}.jpg")
     (root / "ours_rel2id.json").write_text(json.dumps({name: number for number, name in enumerate(RELATIONS)}))
     write_row = {"twitter": twitter_row, "mnre": mnre_row}[format]
-    with place.labels.open("w") as file:
+    with place.labels[0].open("w") as file:
         for number in range(rows):
             file.write(write_row(draw.choices(WORDS, k=draw.randint(10, 30)), number % PICTURES, draw))
 
@@ -85,21 +87,23 @@ def mnre_row(words: list[str], picture: int, draw: random.Random) -> str:
     return f"{row}\n"
 
 
-def measure_data(format: Format, root: Path) -> dict[str, float]:
+def measure_data(format: str, root: Path) -> dict[str, float]:
     """Rows a second of each step over one data set, and the memory after them."""
-    tokenizer, (read, _) = learn_tokenizer([WORDS], 2000), READERS[format]
+    tokenizer, kind = learn_tokenizer([WORDS], 2000), get_format(format)
     labels = TAGS if format == "twitter" else RELATIONS
-    processor = Processor(tokenizer, get_task(TASKS[format])(labels), image_size=IMAGE_SIZE)
+    processor = Processor(tokenizer, get_task(kind.task)(labels), image_size=IMAGE_SIZE)
     backbone = VisionBackbone("tiny", frozen=True).eval()
     before, resident = memory("Anonymous"), memory("VmRSS")
-    samples, reading = timed(lambda: spooled(read(root, "train", max_crops=0)))
+    samples, reading = timed(lambda: spooled(kind.read(root, "train", max_crops=0)))
     after_reading = memory("Anonymous")
     (samples, _), checking = timed(lambda: check_images(samples, "error", progress=False))
     split, encoding = timed(lambda: EncodedSplit(samples, processor))
     order = torch.randint(len(split), (DRAWN,), generator=torch.Generator().manual_seed(0)).tolist()
     loader = DataLoader(split, BATCH, sampler=order, collate_fn=processor.collate)
     pixels = timed(lambda: exhaust(loader))[1]
-    split.features, caching = timed(lambda: fill_cache(root / "features", backbone, split, progress=False))
+    split.features, caching = timed(
+        lambda: fill_cache(root / "features", backbone, split, {"cells": "all"}, progress=False)
+    )
     features = timed(lambda: exhaust(loader))[1]
     return {
         "read": len(split) / reading,

@@ -78,11 +78,11 @@ def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) 
     model.vision.requires_grad_(not variant.once)
     model.train()
     model.vision.train(batch_statistics)
-    model.text.body.set_attn_implementation(NAMES[variant.attention])
+    model.text_encoder.body.set_attn_implementation(NAMES[variant.attention])
     replace_dropout(model, FastDropout if variant.fast_dropout else nn.Dropout)
     mixer, modules = model.prefix.mixer, (model.mixer, model.semantic)
     if not variant.once:
-        model.features = partial(five_passes, model)
+        model.image_features = partial(five_passes, model)
     if not variant.vectorised:
         mixer.forward = partial(looped_gates, mixer)
     if not variant.modules:
@@ -94,7 +94,7 @@ def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) 
     finally:
         torch.set_float32_matmul_precision(before)
         model.mixer, model.semantic = modules
-        for module, name in ((model, "features"), (mixer, "forward")):
+        for module, name in ((model, "image_features"), (mixer, "forward")):
             module.__dict__.pop(name, None)
 
 

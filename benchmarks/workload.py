@@ -9,9 +9,8 @@ from transformers import RobertaConfig
 
 from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, picture_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
-from reference_models.systems.configuration import RELEASE as RELEASE_READING
-from reference_models.systems.configuration import I2SRMConfig
 from reference_models.systems.i2srm import I2SRM
+from reference_models.systems.i2srm import RELEASE as RELEASE_READING
 
 TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
@@ -31,7 +30,7 @@ SIZES = {"base": Size({}, "resnet50", 224), "tiny": Size(TINY_TEXT, "resnet18", 
 def make_model(task: Task, size: Size) -> I2SRM:
     """I2SRM in the release's reading, with random weights."""
     torch.manual_seed(0)
-    config = I2SRMConfig(
+    config = I2SRM.config_class(
         text_config=RobertaConfig(vocab_size=50269, max_position_embeddings=514, type_vocab_size=1, **size.text),
         vision=size.vision,
         task=task,
@@ -60,7 +59,7 @@ class Work:
 
     def batch(self, variant: Variant) -> Batch:
         """What the model takes in a variant."""
-        return self.texts[variant.unpadded] | self.pictures | (self.cache if variant.cached else {})
+        return self.texts[variant.unpadded] | (self.cache if variant.cached else self.pictures)
 
 
 def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Work:
@@ -72,19 +71,15 @@ def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Wor
             model.config.task,
             lengths,
             torch.Generator().manual_seed(seed),
-            vocabulary=model.text.body.config.vocab_size,
+            vocabulary=model.text_encoder.body.config.vocab_size,
             padded=int(lengths.max()) if unpadded else LIMIT,
         )
     with torch.inference_mode(), computing(model, OURS):
         features = model.vision(pictures["pixel_values"].flatten(0, 1))
     slots = pictures["image_mask"].shape
-    cells = torch.cat(features.cells, dim=-1).unflatten(0, slots)
-    return Work(
-        lengths,
-        texts,
-        pictures,
-        {"visual_cells": cells.clone(), "visual_embedding": features.embedding.unflatten(0, slots).clone()},
-    )
+    cells, logits = (features[view].unflatten(0, slots).clone() for view in ("cells", "logits"))
+    cache = {"image_cells": cells, "image_logits": logits[:, :1], "image_mask": pictures["image_mask"]}
+    return Work(lengths, texts, pictures, cache)
 
 
 def losses_without_chance(task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]) -> dict[str, float]:

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     demo = commands.add_parser("demo", help="train on a synthetic set and see what the pictures bring")
-    demo.add_argument("--task", choices=["ner", "re"], help="entities or relations; both by default")
+    demo.add_argument("--task", help="ner (entities) or re (relations); both by default")
     demo.add_argument("--quick", action="store_true", help="a minute's run on less data, to see that all works")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="new folder (default: %(default)s)")
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="write a synthetic set, make object crops, or look a data set over")
     data_commands = data.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     synthetic = data_commands.add_parser("synthetic", help="write a synthetic set in the layout of the real files")
-    synthetic.add_argument("task", choices=["ner", "re"])
+    synthetic.add_argument("task", help="ner (entities) or re (relations)")
     synthetic.add_argument("root", type=Path, help="new folder of the set")
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(command=_synthetic)
@@ -111,18 +111,21 @@ def _parser() -> argparse.ArgumentParser:
         help="find the objects of the pictures and cut them out",
         epilog="Settings follow, as in --grounding.detector centre; i2srm train --help lists all.",
     )
-    crops.add_argument("config", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
     crops.set_defaults(command=_crops)
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
-    check.add_argument("--format", choices=["twitter", "mnre"], help="recognised from the folder by default")
+    check.add_argument("--format", help="as data.format; recognised from the folder by default")
     check.add_argument("--text-only", action="store_true", help="do not look at pictures")
     check.add_argument("--bad-images", choices=["error", "blank", "drop"], default="error", help="as data.bad_images")
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(command=_check)
 
-    train = commands.add_parser("train", add_help=False, help="train by a YAML file; train --help lists all settings")
-    train.add_argument("config", nargs="?", metavar="CONFIG", help="a file, or mnre, twitter2015, twitter2017")
+    train = commands.add_parser(
+        "train", add_help=False, help="train a system on a data set; train DATA SYSTEM --help lists all settings"
+    )
+    train.add_argument("data", nargs="?", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
+    train.add_argument("system", nargs="?", metavar="SYSTEM", help="a file, or i2srm (the default), hvpnet, bert-crf")
     train.add_argument("--seeds", type=int, nargs="+", help="train once for each and report mean and spread")
     train.set_defaults(command=_train)
 
@@ -185,8 +188,7 @@ def _demo(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.demo import run_demo
 
-    tasks = [options.task] if options.task else ["ner", "re"]
-    print("\n" + run_demo(tasks, options.output, seed=options.seed, quick=options.quick))
+    print("\n" + run_demo(options.task, options.output, seed=options.seed, quick=options.quick))
 
 
 def _synthetic(options: argparse.Namespace) -> None:
@@ -199,9 +201,9 @@ def _synthetic(options: argparse.Namespace) -> None:
 def _crops(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.grounding.crops import make_crops
-    from reference_models.settings import find_config, read_settings
+    from reference_models.settings import read_settings
 
-    config = read_settings(find_config(options.config), options.overrides)
+    config = read_settings(options.config, options.overrides)
     for summary in make_crops(config.data, config.grounding):
         print(summary.text())
 
@@ -215,9 +217,9 @@ def _check(options: argparse.Namespace) -> bool:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from reference_models.settings import find_config, read_settings
+    from reference_models.settings import read_settings
 
-    config = read_settings(options.config and find_config(options.config), options.overrides)
+    config = read_settings(options.data, options.overrides, system=options.system)
     _quiet()
     from accelerate import PartialState
 
@@ -305,8 +307,9 @@ def _predict(options: argparse.Namespace) -> bool:
     config = read_run_settings(find_run(options.run) / CONFIG, options.overrides, used, command)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
-        ground = PostGrounder(config.data.format, config.grounding, crops) if options.ground else None
-        predictor = Predictor(options.run, ground=ground, int8=options.int8)
+        predictor = Predictor(options.run, int8=options.int8)
+        if options.ground:
+            predictor.ground = PostGrounder(predictor.processor.task.pairs, config.grounding, crops)
         if options.input is None:
             _predict_one(predictor, options)
             return False

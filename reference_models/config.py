@@ -1,7 +1,9 @@
 """The settings of a run, as its YAML file and the command line write them."""
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from reference_models.errors import UserError
@@ -13,8 +15,12 @@ class DataConfig:
     """Where the samples are and how they become tensors.
 
     Args:
-        format: "twitter" (named entities) or "mnre" (relations): the field's layout below `root`.
+        format: how the files below `root` are laid out: "twitter" (named entities) or "mnre" (relations), as the field
+            shares them; "conll" (named entities, without images); "jsonl" (one's own data, of either task);
+            "flickr30k_entities"; or the name of a registered format.
         root: folder of the data set.
+        task: "ner" (named entities), "re" (relations), or the name of a registered task; without it, that of the data.
+        no_relation: the relation that stands for none and has no part in the scores; null where each pair has one.
         bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
             ("blank"), or leave the sample out of the training ("drop"; where scores are computed, it is blanked); the
             last two count and name what they touched.
@@ -29,11 +35,13 @@ class DataConfig:
         max_crops: object crops of a sample at most.
         feature_cache: folder where the features of pictures are kept, so that each picture meets a frozen image
             backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs
-            `model.visual` and `model.freeze_image_backbone`; without it, pictures are decoded for every batch.
+            `model.freeze_image_backbone`; without it, pictures are decoded for every batch.
     """
 
-    format: Literal["twitter", "mnre"] = "mnre"
+    format: str = "mnre"
     root: str = "data"
+    task: str | None = None
+    no_relation: str | None = "None"
     bad_images: Literal["error", "blank", "drop"] = "error"
     long_samples: Literal["error", "drop"] = "error"
     label_scheme: Literal["bio", "x13"] = "bio"
@@ -44,59 +52,128 @@ class DataConfig:
     feature_cache: str | None = None
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
+        check_at_least(self, "data", max_length=8, image_size=32, max_crops=1)
+
+
+View = Literal["cells", "grid", "pooled", "logits"]
+Slots = Literal["whole", "crops", "all"]
+SLOTS: dict[Slots, slice] = {"whole": slice(0, 1), "crops": slice(1, None), "all": slice(None)}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a system reads of a sample, so what the processor must provide.
+
+    Attributes:
+        subwords: sub-words of the text encoder's tokenizer; False for whole words of a vocabulary learnt here.
+        characters: the characters of each word.
+        images: which views of which images: "cells" (four backbone stages, pooled to 2 x 2), "grid" (the last stage, at
+            most 7 x 7), "pooled" (its mean) or "logits" (of the 1000 classes of ImageNet), of the "whole" image, of its
+            object "crops", or of "all" of these.
+    """
+
+    subwords: bool = True
+    characters: bool = False
+    images: Mapping[View, Slots] = field(default_factory=dict)
+
+
+def path_setting(default: str) -> Any:
+    """A setting of a system that may name a local file or folder, which is then part of what identifies a run."""
+    return field(default=default, metadata={"path": True})
 
 
 @dataclass
-class ModelConfig:
-    """What the model is made of.
+class SystemConfig:
+    """Settings that all systems have; a system declares its own in a subclass, with its own defaults.
 
     Args:
-        text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt
-            here).
-        tiny_vocabulary: sub-words that "tiny" learns from the training text.
-        visual: whether the model sees pictures.
         vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
         vision_weights: "imagenet" (torchvision's hub), "none" (random), or a local file.
-        prefix: reading of Eq. 3: "paper" (crops; a 1 x 1 convolution and a gate per stage) or "release" (the whole
-            picture too; an MLP over all stages).
-        fusion: visual tokens as keys and values of each text layer ("prefix"), or as hidden states before the text's
-            ("concat").
-        attention: "sdpa" (fused kernels) or "eager" (step by step).
         image_signal: what the semantic loss compares with the text: the "pooled" last stage, or the class "logits".
         freeze_image_backbone: keep the backbone's weights and statistics.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
+        semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
         attn_mixup: whether AttnMixup acts in training.
         mixup: keyword arguments of `attnmixup.AttnMixup` beyond its defaults.
-        semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
         pair: what stands for each entity of a relation: the "mean" of the sub-words between its markers, or its opening
             "marker".
         tag_head: how words are tagged: together by a "crf", or each by itself by a "softmax".
         head_dropout: dropout before the linear layer of the head.
     """
 
-    text: str = "bert-base-uncased"
-    tiny_vocabulary: int = 2000
-    visual: bool = True
     vision: str = "resnet50"
-    vision_weights: str = "imagenet"
-    prefix: Literal["paper", "release"] = "paper"
-    fusion: Literal["prefix", "concat"] = "prefix"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    vision_weights: str = path_setting("imagenet")
     image_signal: Literal["pooled", "logits"] = "pooled"
     freeze_image_backbone: bool = False
-    semantic_weight: float = 0.5
-    attn_mixup: bool = True
-    mixup: dict[str, Any] = field(default_factory=dict)
+    semantic_weight: float = 0.0
     semantic: dict[str, Any] = field(default_factory=dict)
+    attn_mixup: bool = False
+    mixup: dict[str, Any] = field(default_factory=dict)
     pair: Literal["mean", "marker"] = "mean"
     tag_head: Literal["crf", "softmax"] = "crf"
     head_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_at_least(self, "model", tiny_vocabulary=50, semantic_weight=0, head_dropout=0)
+        check_at_least(self, "model", semantic_weight=0, head_dropout=0)
         if self.head_dropout >= 1:
             raise UserError(f"model.head_dropout is a share and must be below 1, got {self.head_dropout}")
+
+    @property
+    def inputs(self) -> Inputs:
+        """What the system reads to predict; a system that reads more than sub-words overrides it."""
+        return Inputs()
+
+    @property
+    def image_views(self) -> dict[View, Slots]:
+        """The views that training reads: those of `inputs`, and the whole image's for the semantic loss."""
+        views = dict(self.inputs.images)
+        if self.semantic_weight > 0:
+            views[self.image_signal] = "all" if views.get(self.image_signal, "whole") != "whole" else "whole"
+        return views
+
+    def local_paths(self) -> dict[str, str]:
+        """The settings that name a file or folder that exists, by their names."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("path")}
+        if not self.image_views:
+            del named["vision_weights"]
+        return {name: value for name, value in named.items() if Path(value).exists()}
+
+
+@dataclass
+class TextSystemConfig(SystemConfig):
+    """Settings of the systems that have a text encoder of transformers.
+
+    Args:
+        text: hub name or local folder of a BERT- or RoBERTa-like encoder, or "tiny" (small BERT, vocabulary learnt
+            here).
+        tiny_vocabulary: sub-words that "tiny" learns from the training text.
+    """
+
+    text: str = path_setting("bert-base-uncased")
+    tiny_vocabulary: int = 2000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", tiny_vocabulary=50)
+
+
+@dataclass
+class WordSystemConfig(SystemConfig):
+    """Settings of the systems that read whole words, in lower case.
+
+    Args:
+        word_vectors: text file of vectors as GloVe has them, a word and its numbers a line; "none" for random ones.
+            With it, all its words that occur in any split are known.
+        min_count: how often a word must occur in the training sentences to be known without a vector; others are one
+            unknown word.
+    """
+
+    word_vectors: str = path_setting("none")
+    min_count: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", min_count=1)
 
 
 @dataclass
@@ -107,13 +184,17 @@ class TrainingConfig:
         epochs: passes over the training split.
         batch_size: samples that one process takes at once.
         accumulation: batches of a step; 2 of 8 give the gradient of 16 (AttnMixup still sees 8).
-        learning_rate: peak rate of the text encoder, the image backbone, the prefix and the regularisers.
-        text_learning_rate, vision_learning_rate, prefix_learning_rate, regulariser_learning_rate: peak rate of one of
-            these alone; without it, `learning_rate`. The regularisers are AttnMixup and the semantic loss.
-        head_learning_rate: peak rate of the output layer and, for tags, the CRF; without it, 5e-2 where there is a CRF
-            and 1e-3 for other output layers.
-        weight_decay: of AdamW; biases and norms have none.
-        warmup: share of the steps over which the rates rise; they then fall linearly to 0.
+        learning_rate: peak rate of all that `learning_rates` does not name.
+        learning_rates: peak rates by the beginning of parameters' names, as in {text_encoder: 1e-5, head.crf: 1e-2};
+            the longest beginning counts. Without one for it, a head learns at 5e-2 where it has a CRF, and at 1e-3
+            where it has none; a system can have further rates of its own.
+        optimizer: "adamw" or "sgd".
+        momentum: of sgd.
+        weight_decay: of the weights; biases and norms have none.
+        warmup: share of the steps over which the rates rise.
+        schedule: how the rates go on after the warm-up: they fall to 0 ("linear", "cosine"), stay ("constant"), or are
+            divided by 1 + 0.05 x whole epochs ("inverse").
+        clip: largest norm of the gradient, to which longer ones are scaled; 0 for no limit.
         precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
         fast_float32: faster float32 products, about twice as fast on many CPUs; refused where the machine would trade
             accuracy for it.
@@ -136,13 +217,13 @@ class TrainingConfig:
     batch_size: int = 16
     accumulation: int = 1
     learning_rate: float = 3e-5
-    text_learning_rate: float | None = None
-    vision_learning_rate: float | None = None
-    prefix_learning_rate: float | None = None
-    regulariser_learning_rate: float | None = None
-    head_learning_rate: float | None = None
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.0
     weight_decay: float = 1e-2
     warmup: float = 0.06
+    schedule: Literal["linear", "cosine", "constant", "inverse"] = "linear"
+    clip: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     fast_float32: bool = False
     fast_dropout: bool = False
@@ -157,9 +238,12 @@ class TrainingConfig:
     log_to: Literal["none", "tensorboard", "wandb"] = "none"
 
     def __post_init__(self) -> None:
-        rates = {name: 0 for name, value in vars(self).items() if name.endswith("learning_rate") and value is not None}
-        least = {"weight_decay": 0, "warmup": 0, "patience": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
-        _check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **rates, **least)
+        least = {"learning_rate": 0, "momentum": 0, "weight_decay": 0, "warmup": 0, "clip": 0}
+        least |= {"patience": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
+        check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **least)
+        for prefix, rate in self.learning_rates.items():
+            if not 0 <= rate < math.inf:
+                raise UserError(f"training.learning_rates.{prefix} must be 0 or more and finite, got {rate}")
         if self.warmup >= 1:
             raise UserError(f"training.warmup is a share of the steps and must be below 1, got {self.warmup}")
 
@@ -169,13 +253,16 @@ class RunConfig:
     """All settings of a run.
 
     Args:
+        system: name of the system, see `systems.get_system`.
+        model: the settings of that system.
         output: folder of the run; a new one, or that of a run with the same settings that was stopped.
         grounding: how `i2srm data crops`, and `predict` with a detector, make object crops.
     """
 
+    system: str
+    model: SystemConfig
     output: str = "runs/i2srm"
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     grounding: GroundingConfig = field(default_factory=GroundingConfig)
 
@@ -186,15 +273,24 @@ class RunConfig:
             # Python has half characters for such bytes. Neither YAML nor safetensors takes them.
             if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
                 raise UserError(f"{key} must be UTF-8, got {value!r}; rename the folder, or work from inside it")
-        frozen = self.model.visual and self.model.freeze_image_backbone
-        if self.data.feature_cache is not None and not frozen:
+        if self.data.feature_cache is not None and not (self.reads_images and self.model.freeze_image_backbone):
             raise UserError(
-                "data.feature_cache keeps the features of a frozen image backbone: it needs model.visual=true and "
-                f"model.freeze_image_backbone=true, got {self.model.visual} and {self.model.freeze_image_backbone}"
+                "data.feature_cache keeps the features of a frozen image backbone: it needs a system that reads images "
+                f"and model.freeze_image_backbone=true, got system {self.system} and {self.model.freeze_image_backbone}"
             )
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether training reads images, if only for the semantic loss."""
+        return bool(self.model.image_views)
 
-def _check_at_least(settings: object, section: str, **least: float) -> None:
+
+def check_at_least(settings: object, section: str, **least: float) -> None:
+    """Check numbers against their least values.
+
+    Raises:
+        UserError: one is below, or not finite.
+    """
     for name, bound in least.items():
         if not bound <= (value := getattr(settings, name)) < math.inf:
             raise UserError(f"{section}.{name} must be {bound} or more and finite, got {value}")

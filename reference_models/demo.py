@@ -12,17 +12,14 @@ from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate, kinds
 from reference_models.errors import UserError
 from reference_models.report.figure import training_figure
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.processor import Processor
 from reference_models.training.run import HISTORY, METRICS, MODEL, PREDICTIONS, train
 
 SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
 QUICK = {"train": 1500, "valid": 100, "test": 200}
-MODELS = {
-    "text-only": ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"],
-    "i2srm": [],
-}
+MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,28 @@ class Row:
     seconds: float
 
 
-def run_demo(tasks: Sequence[str], output: Path, *, seed: int = 0, quick: bool = False) -> str:
+def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False) -> str:
     """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
 
+    Args:
+        task: "ner" or "re"; None for both.
+        output: new folder.
+        seed: of the data and the training.
+        quick: less data and fewer epochs.
+
     Raises:
-        UserError: `output` exists already.
+        UserError: `output` exists already, or there is no synthetic set for the task.
     """
+    tasks = list(SIZES) if task is None else [task]
+    if tasks[0] not in SIZES:
+        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(SIZES)}")
     if output.exists():
         raise UserError(f"the folder {output} exists already; name another one with --output")
     threads = torch.get_num_threads()
     # The operations are so small that threads mostly wait for each other: on a busy machine, a hundred times as long.
     torch.set_num_threads(1)
     try:
-        reports = [_run_task(task, output / task, seed, quick) for task in tasks]
+        reports = [_run_task(name, output / name, seed, quick) for name in tasks]
     finally:
         torch.set_num_threads(threads)
     return "\n\n".join([*reports, f"Models, scores, predictions and training.png of each task are in {output}/"])
@@ -62,13 +68,13 @@ def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
     ceiling = generate(data, name, seed, QUICK if quick else SIZES[name])["test"]
     kind_of = kinds(data, "test")
     rows, histories = [], {}
-    for model, overrides in MODELS.items():
+    for model in MODELS:
         print(f"\n== {title}: training {model}", flush=True)
         run = folder / model
-        overrides = [*overrides, "--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
+        overrides = ["--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
         if quick:
             overrides += ["--training.epochs", "3"]
-        metrics = train(read_settings(find_config(f"synthetic-{name}"), overrides))
+        metrics = train(read_settings(f"synthetic-{name}", overrides, system=model))
         task = Processor.from_pretrained(run / MODEL).task
         predictions = _read_predictions(run / PREDICTIONS)
         several = [row for row in predictions if kind_of[row["id"]] == "several"]

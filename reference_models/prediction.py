@@ -38,7 +38,7 @@ class Predictor:
         self.model, self.processor = load_model(find_run(run), int8=int8)
         self.run, self.batch_size, self.ground, self.int8 = run, batch_size, ground, int8
         # A model of crops alone learnt that an image without crops tells nothing.
-        self._warns = self.model.config.vision is not None and self.model.prefix.first > 0
+        self._warns = set(self.model.settings.inputs.images.values()) == {"crops"}
 
     def facts(self) -> dict[str, Any]:
         """What its predictions depend on: the model's files, int8, and how crops are made."""

@@ -1,58 +1,98 @@
-"""Reads a run's settings: a YAML file, then overrides of the command line."""
+"""Reads a run's settings: a system's file and a data set's, merged, then overrides of the command line."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentParser
 
-from reference_models.config import RunConfig
+from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.errors import UserError
+from reference_models.grounding.config import GroundingConfig
 
-SECTIONS = ("data", "model", "training", "grounding")
 CONFIGS = Path(__file__).parent / "configs"
+DEFAULT_SYSTEM = "i2srm"
+SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
+# Sections of a system's file: settings for one task, and for one data set by the name of its file.
+TASKS, DATA_SETS = "tasks", "data_sets"
+Settings = dict[str, Any]
 
 
-def find_config(name: str) -> Path:
-    """The YAML file at a path, or one of those that come with the package: `mnre`, `mnre.yaml` or `configs/mnre.yaml`.
+def find_config(name: str, kind: str) -> Path:
+    """The YAML file at a path, or one of those that come with the package, by its name without or with ".yaml".
+
+    Args:
+        name: a path or a name.
+        kind: "data" or "systems".
 
     Raises:
         UserError: there is no such file.
     """
-    shipped = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
-    for path in (Path(name), shipped):
+    for path in (Path(name), CONFIGS / kind / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    raise UserError(f"there is no configuration file {name}; those that come with the package: {known}")
+    known = ", ".join(sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")))
+    raise UserError(f"there is no configuration file {name}; the {kind} that come with the package: {known}")
 
 
-def read_settings(path: Path | None, overrides: Sequence[str]) -> RunConfig:
-    """The settings of a YAML file (None: the defaults), changed by overrides such as `["--training.epochs", "5"]`.
+def read_settings(
+    data: str | Path | None, overrides: Sequence[str] = (), *, system: str | Path | None = None
+) -> RunConfig:
+    """The settings of a run of a system on a data set.
 
-    `--help` among the overrides prints every key with its default and ends the program.
+    Later ones win: the system's file, its section for the task, the data set's file, the system's section for the data
+    set, the overrides.
+
+    Args:
+        data: name or path of the data set's file. A file that names a `system` is whole by itself, unless `system` is
+            given. None for the defaults.
+        overrides: as on the command line, such as `["--training.epochs", "5"]`. `--help` among them prints every key
+            with its default and ends the program.
+        system: name or path of the system's file; `DEFAULT_SYSTEM` if there is none.
 
     Raises:
-        UserError: a key that does not exist, a value of the wrong type, or a file that is not YAML.
+        UserError: a key that does not exist for this system, a value of the wrong type, or a file that is not YAML.
     """
-    parser = ArgumentParser(prog="i2srm train CONFIG", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="a YAML file of settings")
-    parser.add_class_arguments(RunConfig, fail_untyped=True)
-    try:
-        namespace = parser.parse_args([*(["--config", str(path)] if path else []), *overrides])
-        for name in SECTIONS:
-            if not isinstance(section := namespace.get(name), Namespace):
-                got = "null" if section is None else repr(section)
-                raise UserError(f"{name} holds no settings ({got}); give it some, or leave it out")
-        values = parser.instantiate_classes(namespace)
-    except SystemExit:
-        raise  # after --help
-    except Exception as error:  # a damaged file can fail with almost any exception
-        raise UserError(
-            f"settings from {path or 'the defaults'} and the command line: {' '.join(str(error).split())}"
-        ) from error
-    return RunConfig(values.output, values.data, values.model, values.training, values.grounding)
+    if data is None and system is None and "--help" in overrides:
+        _parse("", TextSystemConfig, {}, overrides, "")  # which ends the program before anything heavy is imported
+    from reference_models.systems import get_system
+
+    of_data: Settings = {}
+    if data is not None:
+        path = find_config(str(data), "data")
+        of_data = _read(path)
+    of_system: Settings = {}
+    system_path = None
+    if "system" in of_data and system is None:
+        name = of_data["system"]
+    elif data is None and system is None:
+        name = DEFAULT_SYSTEM
+    else:
+        system_path = find_config(str(system or DEFAULT_SYSTEM), "systems")
+        of_system = _read(system_path)
+        name = of_system.get("system")
+        if not isinstance(name, str):
+            raise UserError(f"{system_path}: expected the system's name, as in system: {DEFAULT_SYSTEM}")
+        of_data.pop("system", None)
+    settings_class = get_system(name).settings_class
+    for_task, for_data = of_system.pop(TASKS, {}), of_system.pop(DATA_SETS, {})
+    if data is not None:
+        _check_keys(of_data, name, path, skipped=None if system_path is None else settings_class)
+        of_data["output"] = of_data.get("output", f"runs/{path.stem}" + (f"-{system_path.stem}" if system_path else ""))
+        own = [for_task.get(_task(of_data), {}), of_data, for_data.get(path.stem, {})]
+    else:
+        own = []
+    merged: Settings = {}
+    for part in (of_system, *own):
+        if part is not of_data:
+            _check_keys(part, name, system_path)
+        merged = _merge(merged, part)
+    _check_overrides(overrides, name)
+    merged.pop("system", None)
+    return _parse(name, settings_class, merged, overrides, data or "the defaults")
 
 
 def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collection[str], command: str) -> RunConfig:
@@ -67,7 +107,7 @@ def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collecti
     Raises:
         UserError: as `read_settings`, or an override that the command would ignore.
     """
-    before, config = read_settings(path, []), read_settings(path, overrides)
+    before, config = read_settings(path), read_settings(path, overrides)
     old, new = flat_settings(asdict(before)), flat_settings(asdict(config))
     for key in old | new:
         if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(changeable):
@@ -83,3 +123,106 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         below = flat_settings(value) if isinstance(value, dict) else {}
         flat |= {f"{key}.{name}": inner for name, inner in below.items()} or {key: value}
     return flat
+
+
+def _read(path: Path) -> Settings:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: expected a YAML file of settings ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected settings, as in training: {{epochs: 5}}, got {content!r}")
+    return content
+
+
+def _task(of_data: Settings) -> str:
+    from reference_models.data.formats import get_format  # with torch
+
+    data = of_data.get("data") or {}
+    return data.get("task") or get_format(data.get("format", DataConfig.format)).task
+
+
+def _merge(first: Settings, second: Settings) -> Settings:
+    """Both, the second one's values where both have one."""
+    merged = first | second
+    for key in first.keys() & second.keys():
+        if isinstance(first[key], dict) and isinstance(second[key], dict):
+            merged[key] = _merge(first[key], second[key])
+    return merged
+
+
+def _keys(settings_class: type[SystemConfig]) -> dict[str, set[str]]:
+    sections = {**SECTIONS, "model": settings_class}
+    return {section: {part.name for part in fields(kind)} for section, kind in sections.items()}
+
+
+def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type[SystemConfig] | None = None) -> None:
+    """Check the keys of a file.
+
+    Args:
+        part: what it holds.
+        system: name of the system.
+        path: of the file.
+        skipped: settings that a file for all systems may have, and this system has not, are taken out of `part`; None
+            where every setting must be this system's.
+    """
+    from reference_models.systems import get_system, list_systems
+
+    known = _keys(get_system(system).settings_class)
+    for section, content in list(part.items()):
+        if section in ("system", "output"):
+            continue
+        if section not in known:
+            raise UserError(f"{path}: {_unknown(section, system, [*known, 'output', 'system'])}")
+        if not isinstance(content, dict):
+            got = "null" if content is None else repr(content)
+            raise UserError(f"{path}: {section} holds no settings ({got}); give it some, or leave it out")
+        for key in [key for key in content if key not in known[section]]:
+            others = {name for other in list_systems() for name in _keys(get_system(other).settings_class)["model"]}
+            if skipped is None or section != "model" or key not in others:
+                names = [f"{section}.{name}" for name in known[section]]
+                raise UserError(f"{path}: {_unknown(f'{section}.{key}', system, names)}")
+            part[section] = {name: value for name, value in part[section].items() if name != key}
+
+
+def _check_overrides(overrides: Sequence[str], system: str) -> None:
+    from reference_models.systems import get_system
+
+    known = _keys(get_system(system).settings_class)
+    names = ["help", "output", *(f"{section}.{key}" for section, keys in known.items() for key in keys)]
+    for word in overrides:
+        if word.startswith("--"):
+            key = ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
+            if key not in names:
+                raise UserError(f"the command line: {_unknown(key, system, names)}")
+
+
+def _unknown(key: str, system: str, names: Sequence[str]) -> str:
+    nearest = get_close_matches(key, names, n=1)
+    advice = f"did you mean {nearest[0]}?" if nearest else "i2srm train DATA SYSTEM --help lists them all"
+    return f"the system {system} has no setting {key}; {advice}"
+
+
+def _parse(
+    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: object
+) -> RunConfig:
+    parser = ArgumentParser(
+        prog="i2srm train DATA SYSTEM",
+        description=f"Settings of the system {name}."
+        if name
+        else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--settings", action="config", help="a YAML file of settings")
+    parser.add_argument("--output", type=str, default="runs/i2srm", help="folder of the run")
+    for section, kind in {"data": DataConfig, "model": settings_class, **SECTIONS}.items():
+        parser.add_class_arguments(kind, section, fail_untyped=True)
+    try:
+        namespace = parser.parse_args(["--settings", yaml.safe_dump(merged), *overrides])
+        values = parser.instantiate_classes(namespace)
+    except SystemExit:
+        raise  # after --help
+    except Exception as error:  # a value can be wrong in almost any way
+        raise UserError(f"settings from {source} and the command line: {' '.join(str(error).split())}") from error
+    return RunConfig(name, values.model, values.output, values.data, values.training, values.grounding)

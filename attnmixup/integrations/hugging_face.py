@@ -142,11 +142,15 @@ class AttnMixupForClassification(nn.Module):
             The model's output: loss (with labels), logits ``(B, ...)``, and what else it gives.
 
         Raises:
+            TypeError: If arguments by position are too many, or also given by name.
             ValueError: In training without labels; if the head does not run once, on rows that are those of the logits;
                 or if the attention mask does not fit the embeddings.
         """
         if arguments:
-            inputs |= zip(_signature_for(_forward_of(self.model)).parameters, arguments, strict=False)
+            signature = _signature_for(_forward_of(self.model))
+            # Raises for an argument too many, or given twice.
+            signature.bind_partial(*arguments, **inputs)
+            inputs |= zip(signature.parameters, arguments, strict=False)
         labels = inputs.pop("labels", labels)
         as_tuple = inputs.pop("return_dict", None) is False
         if self.training and labels is None:
@@ -182,52 +186,14 @@ class AttnMixupForClassification(nn.Module):
             logits = logits.squeeze(-1)
         return mixed.loss(criterion, logits)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        device: torch.device = self.model.device
-        return device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the model."""
-        dtype: torch.dtype = self.model.dtype
-        return dtype
-
-    @property
-    def main_input_name(self) -> str:
-        """Name of the model's main input, such as ``"input_ids"``."""
-        return str(self.model.main_input_name)
-
-    @property
-    def supports_gradient_checkpointing(self) -> bool:
-        """Whether the model's layers can be checkpointed."""
-        return bool(self.model.supports_gradient_checkpointing)
-
-    def activation_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
-        """Checkpoint the model's layers."""
-        self.model.activation_checkpointing_enable(*arguments, **options)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Checkpoint the model's layers no longer."""
-        self.model.activation_checkpointing_disable()
-
-    def gradient_checkpointing_enable(self, *arguments: Any, **options: Any) -> None:
-        """Checkpoint the model's layers, by the name this had before."""
-        self.model.gradient_checkpointing_enable(*arguments, **options)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Checkpoint the model's layers no longer, by the name this had before."""
-        self.model.gradient_checkpointing_disable()
-
-    def enable_input_require_grads(self) -> None:
-        """Let gradients reach the model's first layer, for reentrant checkpointing of a frozen model."""
-        self.model.enable_input_require_grads()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The model's input embeddings, for NEFTune."""
-        embeddings: nn.Module = self.model.get_input_embeddings()
-        return embeddings
+    def __getattr__(self, name: str) -> Any:
+        """Whatever the wrapper itself lacks is the model's, such as ``device`` or ``gradient_checkpointing_enable``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "model":
+                raise
+            return getattr(self.model, name)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: dict[str, Any] | None = None, **options: Any) -> None:
         """Save the model alone, as ``AutoModelForSequenceClassification.from_pretrained`` and the like load it.

@@ -13,9 +13,9 @@ from typing import Literal
 import numpy as np
 from sklearn import datasets
 
-from reference_models.data.mnre import read_mnre, read_relations
+from reference_models.data.formats.mnre import Mnre, read_relations
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Split, read_lines
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 
 Kind = Literal["sentences", "relations", "entities", "numbers"]
@@ -108,7 +108,7 @@ def clinc150_reader(version: str) -> Callable[[Path], Texts]:
 def read_relation_rows(folder: Path) -> Texts:
     """MNRE, text only: the relation of a head and a tail entity."""
     rows = {
-        split: [Row(s.words, s.relation, (s.head, s.tail)) for s in read_mnre(folder, split, visual=False)]
+        split: [Row(s.words, s.relation, (s.head, s.tail)) for s in Mnre().read(folder, split, visual=False)]
         for split in SPLITS
     }
     return Texts("relations", rows, tuple(read_relations(folder)))
@@ -116,7 +116,7 @@ def read_relation_rows(folder: Path) -> Texts:
 
 def read_twitter_rows(folder: Path) -> Texts:
     """Twitter-2015 and Twitter-2017, text only."""
-    rows = {split: [Row(s.words, s.tags) for s in read_twitter(folder, split, visual=False)] for split in SPLITS}
+    rows = {split: [Row(s.words, s.tags) for s in Twitter().read(folder, split, visual=False)] for split in SPLITS}
     return _tagged(rows)
 
 
@@ -165,8 +165,6 @@ SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
     "wine": ("", _numbers(datasets.load_wine)),
     "breast_cancer": ("", _numbers(datasets.load_breast_cancer)),
 }
-# Sources with a tag for each word, whose rows have no single class.
-TAGGED = ("twitter2015", "twitter2017", "wnut17")
 
 
 def read_source(source: str, data: Path) -> Texts | Numbers:

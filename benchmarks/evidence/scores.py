@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.evidence.readers import Kind
-from reference_models.tasks.metrics import spans
+from reference_models.data.bio import spans
 
 BINS = 15
 NONE = "None"

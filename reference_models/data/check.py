@@ -11,18 +11,16 @@ from pathlib import Path
 from statistics import median
 
 from reference_models.data.check_report import Report, SplitReport
-from reference_models.data.images import Policy, check_images
-from reference_models.data.readers import READERS
-from reference_models.data.samples import Sample, Split, fingerprint, read_crop_names, spooled
+from reference_models.data.formats import SPLITS, DataFormat, get_format, recognise
+from reference_models.data.images import SUFFIXES, Policy, check_images
+from reference_models.data.samples import Sample, Split, fingerprint, spooled
 from reference_models.errors import UserError
-from reference_models.grounding.layout import Format, layout
 
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 ALL = 1_000_000  # crops of a sample, more than any dictionary lists
 
 
 def check_data(
-    format: Format | None,
+    name: str | None,
     root: Path,
     *,
     visual: bool = True,
@@ -33,7 +31,7 @@ def check_data(
     """Read all of a data set and report what is there, whatever is wrong with it.
 
     Args:
-        format: layout of the files; None recognises it by the files below `root`.
+        name: of the data format; None recognises it by the files below `root`.
         root: folder of the data set, as the readers take it.
         visual: whether pictures and crops are looked at; each of them is decoded once.
         max_crops: crops of a sample that training would use.
@@ -41,41 +39,24 @@ def check_data(
         progress: show progress bars.
 
     Raises:
-        UserError: no format is given and the files are of none, or of both.
+        UserError: there is no such format; or none is given, and the files are of none or of several.
     """
-    format = format or recognise(root)
+    format = recognise(root) if name is None else get_format(name)
     splits, samples = [], {}
     for split in SPLITS:
         report, samples[split] = _check_split(format, root, split, visual, max_crops, bad_images, progress)
         splits.append(report)
-    labels = [layout(format, root, split).labels for split in SPLITS]
+    labels = [path for split in SPLITS for path in format.layout(root, split).labels]
     return Report(
-        format=format,
+        format=format.name,
         root=str(root),
         fingerprint=fingerprint(labels) if all(path.is_file() for path in labels) else None,
         splits=tuple(splits),
         duplicate_sentences=_shared({split: _sentence_keys(rows) for split, rows in samples.items()}),
         duplicate_images=_shared({split: _image_keys(rows) for split, rows in samples.items()}),
         # Files of a split that could not be read would all seem unused.
-        unused=_unused(format, root, samples) if visual and all(samples.values()) else None,
+        unused=_unused(format, root, samples) if visual and format.has_images and all(samples.values()) else None,
     )
-
-
-def recognise(root: Path) -> Format:
-    """The format of the files below a folder.
-
-    Raises:
-        UserError: they are of no format, or of both.
-    """
-    found: list[Format] = [
-        name for name in READERS if any(layout(name, root, split).labels.is_file() for split in SPLITS)
-    ]
-    if len(found) != 1:
-        raise UserError(
-            f"{root}: expected the files of one data set, train.txt, valid.txt or test.txt (twitter) or "
-            f"txt/ours_train.txt, ours_val.txt or ours_test.txt (mnre); got {' and '.join(found) or 'neither'}"
-        )
-    return found[0]
 
 
 def orphan_tags(samples: Iterable[Sample]) -> int:
@@ -88,11 +69,11 @@ def orphan_tags(samples: Iterable[Sample]) -> int:
 
 
 def _check_split(
-    format: Format, root: Path, split: Split, visual: bool, max_crops: int, policy: Policy, progress: bool
+    format: DataFormat, root: Path, split: Split, visual: bool, max_crops: int, policy: Policy, progress: bool
 ) -> tuple[SplitReport, Sequence[Sample]]:
-    place, (read, _) = layout(format, root, split), READERS[format]
+    place = format.layout(root, split)
     try:
-        samples = spooled(read(root, split, visual=False))
+        samples = spooled(format.read(root, split, visual=False))
     except UserError as error:
         return SplitReport(split=split, fatal=(str(error),)), []
     lengths = [len(sample.words) for sample in samples]
@@ -102,14 +83,14 @@ def _check_split(
         labels=_labels(samples),
         words=(min(lengths), median(lengths), max(lengths)),
         orphan_tags=orphan_tags(samples),
-        fingerprint=fingerprint([place.labels]),
+        fingerprint=fingerprint(place.labels),
     )
-    if not visual:
+    if not (visual and format.has_images):
         return report, samples
-    listed = place.dictionary() is not None
+    dictionary = place.dictionary() is not None
     try:
-        names = read_crop_names(place.dictionaries, place.key_type, ALL) if listed else {}
-        samples = spooled(read(root, split, max_crops=ALL))
+        names = format.crop_names(root, split, ALL) if dictionary else {}
+        samples = spooled(format.read(root, split, max_crops=ALL))
     except UserError as error:
         return replace(report, fatal=(str(error),)), samples
 
@@ -121,12 +102,14 @@ def _check_split(
     all_dropped = split == "train" and len({entry.sample for entry in bad.found}) == len(samples)
     stops = {"error": bool(reasons), "blank": False, "drop": all_dropped}[policy]
     first = next(iter(bad.found), None)
-    rows = {sample.image.name for sample in samples if sample.image} if format == "twitter" else range(len(samples))
+    listed = dictionary or any(sample.crops for sample in samples)
+    by_name = place.key_type is str
+    rows = {sample.image.name for sample in samples if sample.image} if by_name else range(len(samples))
     return replace(
         report,
-        images=len({sample.image for sample in samples}),
+        images=len({sample.image for sample in samples if sample.image}),
         crops=dict(sorted(Counter(len(sample.crops) for sample in samples).items())) if listed else None,
-        keys_without_row=sum(key not in rows for key in names) if listed else None,
+        keys_without_row=sum(key not in rows for key in names) if dictionary else None,
         missing=missing,
         broken=tuple(f"{file}: {reason}" for file, reason in reasons.items() if file not in missing),
         fatal=(
@@ -167,10 +150,10 @@ def _image_keys(samples: Iterable[Sample]) -> set[Hashable]:
     return keys
 
 
-def _unused(format: Format, root: Path, samples: dict[Split, Sequence[Sample]]) -> tuple[str, ...]:
-    """Files in the folders of pictures and crops that no sample lists."""
+def _unused(format: DataFormat, root: Path, samples: dict[Split, Sequence[Sample]]) -> tuple[str, ...]:
+    """Image files in the folders of images and crops that no sample lists."""
     used = {path for rows in samples.values() for sample in rows for path in (sample.image, *sample.crops)}
-    places = [layout(format, root, split) for split in samples]
+    places = [format.layout(root, split) for split in samples]
     folders = dict.fromkeys(folder for place in places for folder in (place.images, place.crops))
-    files = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
-    return tuple(str(path) for path in files if path not in used)
+    files = dict.fromkeys(path for folder in folders for path in sorted(folder.rglob("*")))
+    return tuple(str(path) for path in files if path.suffix.lower() in SUFFIXES and path not in used)

@@ -1,10 +1,10 @@
-"""Features of pictures on disk: shards that appear whole and are read row by row, and the index of what is in them."""
+"""Features of images on disk: shards that appear whole and are read row by row, and the index of what is in them."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from hashlib import file_digest, sha256
@@ -17,21 +17,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
+from reference_models.config import SLOTS, Slots, View
 from reference_models.errors import UserError
 from reference_models.files import writable
 
 KEY = "V16"  # half a SHA-256
-BLANK = bytes(16)  # the key of a picture that is not there, which is read as zeros after the scaling
-ROW = ("keys", "cells", "embedding")  # tensors of a shard, beside the checksums of their rows
+BLANK = bytes(16)  # the key of an image that is not there, which is read as zeros after the scaling
+ROW = ("keys", "features")  # tensors of a shard, beside the checksums of their rows
 
 
 def path_key(path: Path | None) -> bytes:
-    """The key of a path; None is that of the blank picture."""
+    """The key of a path; None is that of the blank image."""
     return BLANK if path is None else sha256(os.fsencode(path)).digest()[:16]
 
 
 def content_key(path: Path | None) -> bytes:
-    """The key of what is in a file; None is that of the blank picture."""
+    """The key of what is in a file; None is that of the blank image."""
     if path is None:
         return BLANK
     with path.open("rb") as file:
@@ -43,16 +44,15 @@ def shard_file(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:06}.safetensors"
 
 
-def write_shard(path: Path, keys: np.ndarray, cells: np.ndarray, embedding: np.ndarray) -> None:
+def write_shard(path: Path, keys: np.ndarray, features: np.ndarray) -> None:
     """Write a shard that appears whole or not at all.
 
     Args:
         path: from `shard_file`.
         keys: (N,) of type `KEY`.
-        cells: (N, P, sum of the stages' channels), float32.
-        embedding: (N, D), float32.
+        features: (N, ...), float32, of one view.
     """
-    tensors = dict(zip(ROW, (keys.view(np.uint8).reshape(-1, 16), cells, embedding), strict=True))
+    tensors = dict(zip(ROW, (keys.view(np.uint8).reshape(-1, 16), features), strict=True))
     tensors["checksums"] = np.array([_checksum(row) for row in zip(*tensors.values(), strict=True)], np.uint32)
     partial = path.with_name(f"{path.name}.partial")
     content = save(tensors)  # `save_file` would keep other users from reading it
@@ -121,48 +121,53 @@ class Index:
 
 
 class FeatureCache:
-    """The features of a split's pictures, in shards that each process maps into memory when it first reads of them.
+    """The features of a split's images, in shards that each process maps into memory when it first reads of them.
 
     Args:
-        folder: of the shards.
-        index: by `path_key`, with the blank picture.
+        views: for each view the folder of its shards and the index by `path_key`, with the blank image.
+        slots: for each view the images of a sample that it is of.
     """
 
-    def __init__(self, folder: Path, index: Index) -> None:
-        self.folder, self.index = folder, index
-        self._shards: dict[int, Any] = {}
+    def __init__(self, views: Mapping[View, tuple[Path, Index]], slots: Mapping[View, Slots]) -> None:
+        self.views, self.slots = dict(views), dict(slots)
+        self._shards: dict[Path, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_shards": {}}
 
-    def read(self, paths: Sequence[Path | None]) -> tuple[Tensor, Tensor]:
-        """Features of pictures.
+    def read(self, paths: Sequence[Path | None]) -> dict[str, Tensor]:
+        """The views of a sample's images, each under the name that a batch has for it, such as `image_grid`.
 
         Args:
-            paths: of N pictures of the split; None for the blank one.
+            paths: of the whole image and the crops; None for the blank one.
 
         Returns:
-            The cells (N, P, sum of the stages' channels) and the embeddings (N, D), float32.
+            Each view (images, ...), float32.
 
         Raises:
-            ValueError: a picture that is not of the split.
+            ValueError: an image that is not of the split.
             UserError: a shard that is damaged, by its name.
         """
-        places = self.index.find(np.array([path_key(path) for path in paths], KEY)).tolist()
-        rows = []
-        for path, (number, row) in zip(paths, places, strict=True):
-            if row < 0:
-                raise ValueError(f"{path} is not among the pictures whose features were computed")
-            rows.append(self._read_row(number, row))
-        cells, embeddings = zip(*rows, strict=True)
-        return torch.from_numpy(np.stack(cells)), torch.from_numpy(np.stack(embeddings))
+        features = {}
+        for view, (folder, index) in self.views.items():
+            own = paths[SLOTS[self.slots[view]]]
+            rows = []
+            for path, (number, row) in zip(own, index.find(_keys(own)).tolist(), strict=True):
+                if row < 0:
+                    raise ValueError(f"{path} is not among the images whose features were computed")
+                rows.append(self._read_row(shard_file(folder, number), row))
+            features[f"image_{view}"] = torch.from_numpy(np.stack(rows))
+        return features
 
-    def _read_row(self, number: int, row: int) -> tuple[np.ndarray, np.ndarray]:
-        file = shard_file(self.folder, number)
-        if number not in self._shards:
-            self._shards[number] = _open(file)
-        *parts, checksum = (self._shards[number].get_slice(name)[row] for name in (*ROW, "checksums"))
+    def _read_row(self, file: Path, row: int) -> np.ndarray:
+        if file not in self._shards:
+            self._shards[file] = _open(file)
+        *parts, checksum = (self._shards[file].get_slice(name)[row] for name in (*ROW, "checksums"))
         if _checksum(parts) != checksum:
             raise _damaged(file, f"row {row} does not have its checksum")
-        _, cells, embedding = parts
-        return cells, embedding
+        features: np.ndarray = parts[1]
+        return features
+
+
+def _keys(paths: Sequence[Path | None]) -> np.ndarray:
+    return np.array([path_key(path) for path in paths], KEY)

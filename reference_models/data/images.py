@@ -25,6 +25,7 @@ Policy = Literal["error", "blank", "drop"]
 
 # Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
 RESIZE_VERSION = 2  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
 

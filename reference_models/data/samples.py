@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from reference_models.data.bio import check_tag
 from reference_models.data.spool import Spool
 from reference_models.errors import UserError
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 Key = TypeVar("Key", str, int)
 Split = Literal["train", "valid", "test"]
 
-TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-MISC", "I-MISC")
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
 
@@ -119,18 +119,36 @@ def spooled(samples: Iterable[Sample]) -> Spool[Sample]:
 
 
 @dataclass(frozen=True)
+class Region:
+    """What annotators marked in an image.
+
+    Attributes:
+        left, top, right, bottom: bounds as shares of the image's width and height, from its left and its top.
+        phrase: the words that name it.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    phrase: str
+
+
+@dataclass(frozen=True)
 class Sample:
-    """A sentence with its picture, and its labels where they are known.
+    """A sentence with its image, and its labels where they are known.
 
     Attributes:
         id: label file and 1-based line where the sample starts, as in "train.txt:12".
         words: the sentence.
-        image: the whole picture; None where there is none, or where it is not to be used.
+        image: the whole image; None where there is none, or where it is not to be used.
         crops: its object crops, in the order of the crop dictionary.
-        tags: for NER, one of `TAGS` for each word.
+        tags: for NER, "O", "B-TYPE" or "I-TYPE" for each word.
         head: for RE, the head entity as a span of words [start, end).
         tail: for RE, the tail entity as a span of words [start, end).
         relation: for RE, the relation from head to tail.
+        image_texts: texts about the image, each with its kind, as in ("caption", "two dogs on a beach").
+        regions: what annotators marked in the image, in the order in which the sentence names it.
 
     Raises:
         UserError: no word, an empty or unreadable word, tags that do not fit the words, or a span that is not inside
@@ -145,6 +163,8 @@ class Sample:
     head: tuple[int, int] | None = None
     tail: tuple[int, int] | None = None
     relation: str | None = None
+    image_texts: tuple[tuple[str, str], ...] = ()
+    regions: tuple[Region, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.words or not all(self.words):
@@ -154,8 +174,8 @@ class Sample:
         if self.tags is not None:
             if len(self.tags) != len(self.words):
                 raise UserError(f"{self.id}: got {len(self.tags)} tags for {len(self.words)} words, expected as many")
-            if unknown := [tag for tag in self.tags if tag not in TAGS]:
-                raise UserError(f"{self.id}: unknown tag {unknown[0]!r}, expected one of {', '.join(TAGS)}")
+            for tag in self.tags:
+                check_tag(tag, self.id)
         if (self.head is None) != (self.tail is None):
             raise UserError(f"{self.id}: expected head and tail together, got head {self.head} and tail {self.tail}")
         for name, span in (("head", self.head), ("tail", self.tail)):
@@ -167,7 +187,8 @@ class Sample:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain types, ready for `json.dump`."""
-        return {**vars(self), "image": self.image and str(self.image), "crops": [str(path) for path in self.crops]}
+        paths = {"image": self.image and str(self.image), "crops": [str(path) for path in self.crops]}
+        return {**vars(self), **paths, "regions": [vars(region) for region in self.regions]}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Sample:
@@ -182,4 +203,6 @@ class Sample:
             head=head and tuple(head),
             tail=tail and tuple(tail),
             relation=row["relation"],
+            image_texts=tuple((kind, text) for kind, text in row["image_texts"]),
+            regions=tuple(Region(**region) for region in row["regions"]),
         )

@@ -6,16 +6,19 @@ two types decide the relation. A share of the samples says it in words as well, 
 no picture know more than how frequent each answer is.
 """
 
+from __future__ import annotations
+
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
+from reference_models.data.bio import tags_of_spans
 from reference_models.data.drawing import HUES, Figure, draw
+from reference_models.data.formats import get_format
+from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 
 SIZES = {"train": 5000, "valid": 300, "test": 1000}
@@ -74,26 +77,35 @@ class Post:
     posterior: tuple[dict[str, float], ...]
 
 
-def generate(
-    root: Path, task: Literal["ner", "re"], seed: int, sizes: dict[str, int] | None = None
-) -> dict[str, float]:
-    """Write a synthetic set below `root` and return the best micro-F1 that words alone can reach, for each split.
+def generate(root: Path, task: str, seed: int, sizes: dict[str, int] | None = None) -> dict[str, float]:
+    """Write a synthetic set below `root`, with all that is known of it.
 
-    `root` becomes the folder that the readers of Twitter (task "ner") or MNRE (task "re") take. Beside the field's
-    files it holds `truth_SPLIT.jsonl`, what each picture shows, and `ceiling.json`. Same seed, same bytes.
+    The set is in the format of `KINDS`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image shows,
+    and `ceiling.json`. Same seed, same bytes.
+
+    Args:
+        root: new folder of the set.
+        task: one of `KINDS`.
+        seed: of everything random.
+        sizes: samples of each split; `SIZES` by default.
+
+    Returns:
+        The best micro-F1 that words alone can reach, for each split.
 
     Raises:
-        UserError: `root` exists and holds files.
+        UserError: `root` exists and holds files, or there is no set for the task.
     """
+    if task not in KINDS:
+        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(KINDS)}")
     if root.exists() and any(root.iterdir()):
         raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
     root.mkdir(parents=True, exist_ok=True)
-    compose, write = (_ner_post, _write_ner) if task == "ner" else (_re_post, _write_re)
+    kind = KINDS[task]
     ceilings = {}
     for split, size in (sizes or SIZES).items():
         rng = random.Random(f"{seed} {task} {split}")
-        posts = [compose(rng) for _ in range(size)]
-        write(root, split, posts, rng)
+        posts = [kind.compose(rng) for _ in range(size)]
+        _write(root, split, kind, posts, rng)
         ceilings[split] = text_only_ceiling(posts)
     (root / "ceiling.json").write_text(json.dumps(ceilings, indent=1) + "\n")
     return ceilings
@@ -215,54 +227,60 @@ def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Rand
     return names, figures
 
 
-def _write_truth(root: Path, split: str, rows: Sequence[tuple[str, Post, list[Figure]]]) -> None:
+def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: random.Random) -> None:
+    """Draw the images and crops of a split, then write its files."""
+    format = get_format(kind.format)
+    place = format.layout(root, split)
+    for folder in (place.images, place.crops):
+        folder.mkdir(parents=True, exist_ok=True)
+    samples, drawn = [], []
+    for number, post in enumerate(posts):
+        stem = f"{split}_{number}"
+        image = place.images / f"{stem}.jpg"
+        names, figures = _draw_post(post, image, place.crops, stem, rng)
+        paths = tuple(place.crops / name for name in names)
+        samples.append(Sample(stem, post.words, image, paths, **kind.labels(post)))
+        drawn.append(figures)
+    format.write(root, {split: samples}, kind.label_names)
+    ids = [sample.id for sample in format.read(root, split, visual=False)]
     lines = [
-        json.dumps({"id": row_id, "kind": post.kind, "types": post.types, "objects": [asdict(f) for f in figures]})
-        for row_id, post, figures in rows
+        json.dumps({"id": name, "kind": post.kind, "types": post.types, "objects": [asdict(f) for f in figures]})
+        for name, post, figures in zip(ids, posts, drawn, strict=True)
     ]
     (root / f"truth_{split}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _write_ner(root: Path, split: str, posts: Sequence[Post], rng: random.Random) -> None:
-    images = root.parent / f"{root.name}_images"
-    crops = root.parent / f"{root.name}_aux_images" / {"valid": "val"}.get(split, split) / "crops"
-    for folder in (images, crops):
-        folder.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    dictionary, rows = {}, []
-    for number, post in enumerate(posts):
-        stem = f"{split}_{number}"
-        names, figures = _draw_post(post, images / f"{stem}.jpg", crops, stem, rng)
-        dictionary[f"{stem}.jpg"] = names
-        rows.append((f"{split}.txt:{len(lines) + 1}", post, figures))
-        tags = ["O"] * len(post.words)
-        for (start, end), type_ in zip(post.spans, post.types, strict=True):
-            tags[start:end] = [f"B-{type_}"] + [f"I-{type_}"] * (end - start - 1)
-        lines += [f"IMGID:{stem}", *(f"{word}\t{tag}" for word, tag in zip(post.words, tags, strict=True)), ""]
-    (root / f"{split}.txt").write_text("\n".join(lines))
-    torch.save(dictionary, root / f"{root.name}_{ {'valid': 'val'}.get(split, split) }_dict.pth")
-    _write_truth(root, split, rows)
+def _entities(post: Post) -> dict[str, Any]:
+    entities = [(*span, kind) for span, kind in zip(post.spans, post.types, strict=True)]
+    return {"tags": tags_of_spans(len(post.words), entities, "a synthetic post")}
 
 
-def _write_re(root: Path, split: str, posts: Sequence[Post], rng: random.Random) -> None:
-    folder = {"valid": "val"}.get(split, split)
-    images, crops, text = root / "img_org" / folder, root / "img_vg" / folder / "crops", root / "txt"
-    for path in (images, crops, text):
-        path.mkdir(parents=True, exist_ok=True)
-    lines, dictionary, rows = [], {}, []
-    for number, post in enumerate(posts):
-        stem = f"{split}_{number}"
-        names, figures = _draw_post(post, images / f"{stem}.jpg", crops, stem, rng)
-        dictionary[number] = names
-        rows.append((f"ours_{folder}.txt:{number + 1}", post, figures))
-        head, tail = ({"name": " ".join(post.words[a:b]), "pos": [a, b]} for a, b in post.spans)
-        row = {"token": list(post.words), "h": head, "t": tail, "img_id": f"{stem}.jpg", "relation": post.relation}
-        lines.append(repr(row))
-    (text / f"ours_{folder}.txt").write_text("\n".join(lines) + "\n")
-    torch.save(dictionary, text / f"mre_{ {'valid': 'dev'}.get(split, split) }_dict.pth")
-    relations = ["None", *RELATIONS]
-    (root / "ours_rel2id.json").write_text(json.dumps({name: i for i, name in enumerate(relations)}))
-    _write_truth(root, split, rows)
+def _relation(post: Post) -> dict[str, Any]:
+    head, tail = post.spans
+    return {"head": head, "tail": tail, "relation": post.relation}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the synthetic set of a task is made of.
+
+    Attributes:
+        format: of its files.
+        compose: draws a post.
+        labels: the labels of a post, as fields of `Sample`.
+        label_names: all labels, for a format that lists them.
+    """
+
+    format: str
+    compose: Callable[[random.Random], Post]
+    labels: Callable[[Post], dict[str, Any]]
+    label_names: Sequence[str] | None = None
+
+
+KINDS = {
+    "ner": Kind("twitter", _ner_post, _entities),
+    "re": Kind("mnre", _re_post, _relation, ("None", *RELATIONS)),
+}
 
 
 def kinds(root: Path, split: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The visual prefix (Eq. 3-4): pictures become extra tokens of every text layer."""
+"""The visual prefix (Eq. 3-4): images become extra tokens of every text layer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,18 +30,17 @@ class PrefixStates:
 
 
 class VisualPrefix(nn.Module):
-    """Turns the pooled stages of a batch's pictures into a prefix for each text layer.
+    """Turns the pooled stages of a batch's images into a prefix for each text layer.
 
     Args:
         stage_widths: channels of the stages.
         layers, heads, width: depth, attention heads and hidden width C of the text encoder.
-        reading: "paper" makes tokens of the crops by `GatedConvolutions`. "release" makes them of the whole picture
-            too, by `GatedPerceptron`, and divides keys and values among the heads without transposing, so that a head
-            sees slices of all heads' features (kept so that its numbers can be compared).
+        reading: how the stages become tokens: "paper" by `GatedConvolutions`, "release" by `GatedPerceptron`.
         fusion: "prefix" makes keys and values, "concat" hidden states.
-
-    Attributes:
-        first: the first slot of a sample's pictures that becomes tokens; slot 0 is the whole picture.
+        scramble_cells: the published reshape, which makes tokens of blocks of channels instead of cells.
+        scramble_heads: the published reshape, which divides keys and values among the heads without transposing, so
+            that a head sees slices of all heads' features. It also mixes tokens, so that they cannot be masked one by
+            one: of a sample all images are seen, or none.
     """
 
     def __init__(
@@ -53,36 +52,35 @@ class VisualPrefix(nn.Module):
         width: int,
         reading: Reading = "paper",
         fusion: Fusion = "prefix",
+        scramble_cells: bool = False,
+        scramble_heads: bool = False,
     ) -> None:
         super().__init__()
-        self.heads, self.fusion = heads, fusion
-        self.scrambled = reading == "release"
-        self.first = 0 if reading == "release" else 1
+        self.stage_widths, self.heads, self.fusion = stage_widths, heads, fusion
+        self.scramble_cells, self.scramble_heads = scramble_cells, scramble_heads
         mixer = GatedPerceptron if reading == "release" else GatedConvolutions
         self.mixer = mixer(stage_widths, layers, 2 * width if fusion == "prefix" else width)
 
-    def forward(self, cells: tuple[Tensor, ...], seen: Tensor) -> Prefix | PrefixStates:
+    def forward(self, cells: Tensor, seen: Tensor) -> Prefix | PrefixStates:
         """Prefix of a batch.
 
         Args:
-            cells: (M, GRID * GRID, channels) of each stage, of the M pictures that were looked at, in the order of
-                `seen`.
-            seen: (B, 1 + crops), True for those M; the others are masked out. The scrambled heads of the release cannot
-                be masked by token: there a sample's pictures are all seen, or none.
+            cells: (M, GRID * GRID, sum of the stages' channels) of the M images that are seen, in the order of `seen`.
+            seen: (B, images), True for those M; the others are masked out.
         """
-        wanted = seen.nonzero()[:, 1] >= self.first
-        slots = seen[:, self.first :]
-        tokens = self.mixer([stage[wanted] for stage in cells])
-        packed = tokens.new_zeros(*slots.shape, tokens.shape[0], *tokens.shape[2:])
-        packed[slots] = rearrange(tokens, "l m p f -> m l p f")
+        if self.scramble_cells:
+            cells = cells.transpose(1, 2).reshape(cells.shape)
+        tokens = self.mixer([stage.contiguous() for stage in cells.split(self.stage_widths, dim=-1)])
+        packed = tokens.new_zeros(*seen.shape, tokens.shape[0], *tokens.shape[2:])
+        packed[seen] = rearrange(tokens, "l m p f -> m l p f")
         rows = rearrange(packed, "b n l p f -> l b (n p) f")
-        mask = slots.repeat_interleave(GRID * GRID, dim=1)
+        mask = seen.repeat_interleave(GRID * GRID, dim=1)
         if self.fusion == "concat":
             return PrefixStates(rows, mask)
         keys, values = (self._divide(half) for half in rows.chunk(2, dim=-1))
         return Prefix(keys, values, mask)
 
     def _divide(self, rows: Tensor) -> Tensor:
-        if self.scrambled:
+        if self.scramble_heads:
             return rows.reshape(*rows.shape[:2], self.heads, rows.shape[2], -1)
         return rearrange(rows, "l b p (h d) -> l b h p d", h=self.heads)

@@ -1,33 +1,27 @@
-"""Image backbones: one pass over pictures gives the cells of the four stages and the image embedding."""
+"""Image backbones: one pass over images gives every view of them that is asked for."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import ResNetConfig, ResNetModel
 
+from reference_models.config import View
 from reference_models.encoders.stages import pool_stages
 from reference_models.errors import UserError
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-ImageSignal = Literal["pooled", "logits"]
 BACKBONES = (*RESNETS, "mobilenet_v2", "tiny")
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 MOBILENET_STAGES = ("features.3", "features.6", "features.13", "features.18")
 TINY_WIDTHS = (16, 32, 48, 64)
+CLASSIFIERS = ("fc.", "classifier.")  # what the logits alone depend on
+GRID_SIDE = 7  # cells on each side of the grid view at most
 # ImageNet statistics of torchvision's weights; `tiny` learns from scratch and takes the same scaling.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class VisualFeatures:
-    """Features of N pictures: `cells` (N, P, channels) of the four stages, and `embedding` (N, D)."""
-
-    cells: tuple[Tensor, ...]
-    embedding: Tensor
 
 
 class VisionBackbone(nn.Module):
@@ -36,23 +30,23 @@ class VisionBackbone(nn.Module):
     Args:
         name: one of `BACKBONES`.
         frozen: no gradients, and batch statistics that never move.
-        signal: the image embedding: the "pooled" last stage, or the "logits" of the 1000 classes of ImageNet.
+        views: what `forward` gives, see `forward`. Only with "logits" is there a layer for the classes.
 
     Attributes:
         stage_widths: channels of the four stages.
-        embedding_width: D of the image embedding.
+        widths: features of each view.
 
     Raises:
         UserError: an unknown name, or class logits of `tiny`, which has none.
     """
 
-    def __init__(self, name: str, *, frozen: bool = False, signal: ImageSignal = "pooled") -> None:
+    def __init__(self, name: str, *, frozen: bool = False, views: Iterable[View] = ("cells", "pooled")) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise UserError(f"unknown image backbone {name!r}; choose one of {', '.join(BACKBONES)}")
-        if name == "tiny" and signal == "logits":
+        self.name, self.frozen, self.views = name, frozen, frozenset(views)
+        if name == "tiny" and "logits" in self.views:
             raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")
-        self.name, self.frozen, self.signal = name, frozen, signal
         self.body: nn.Module
         if name == "tiny":
             config = ResNetConfig(
@@ -62,13 +56,16 @@ class VisionBackbone(nn.Module):
         else:
             mobile = name == "mobilenet_v2"
             nodes = list(MOBILENET_STAGES if mobile else RESNET_STAGES)
-            if signal == "logits":
+            if "logits" in self.views:
                 nodes.append("classifier" if mobile else "fc")
             self.body = create_feature_extractor(getattr(torchvision_models, name)(weights=None), nodes)
         with torch.no_grad():
-            features = self.eval()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-        self.stage_widths = tuple(cells.shape[2] for cells in features.cells)
-        self.embedding_width = features.embedding.shape[1]
+            stages, logits = self.eval()._stages(torch.zeros(2, 3, 64, 64))
+        self.stage_widths = tuple(stage.shape[1] for stage in stages)
+        self.widths: dict[View, int] = {"cells": sum(self.stage_widths), "grid": self.stage_widths[-1]}
+        self.widths["pooled"] = self.stage_widths[-1]
+        if logits is not None:
+            self.widths["logits"] = logits.shape[1]
         self.train()
         if frozen:
             self.requires_grad_(False)
@@ -77,24 +74,43 @@ class VisionBackbone(nn.Module):
         """Switch the mode; a frozen backbone stays in evaluation mode, so that its batch statistics do not drift."""
         return super().train(mode and not self.frozen)
 
-    def forward(self, pixels: Tensor, shown: Tensor | None = None) -> VisualFeatures:
-        """Features of pictures.
+    def forward(self, pixels: Tensor, shown: Tensor | None = None) -> dict[View, Tensor]:
+        """The views of images.
 
         Args:
             pixels: (N, 3, height, width), uint8 RGB.
-            shown: (N,), False for a picture to be read as zeros after the scaling, which is the mean colour.
+            shown: (N,), False for an image to be read as zeros after the scaling, which is the mean colour.
+
+        Returns:
+            Of those that were asked for: "cells" (N, 4, sum of the stages' channels), each stage pooled to 2 x 2, row
+            by row; "grid" (N, R, D), the last stage, pooled to 7 x 7 if it is larger; "pooled" (N, D), its mean;
+            "logits" (N, 1000).
         """
-        # Batch statistics need several pictures: with fewer, the running ones serve.
+        # Batch statistics need several images: with fewer, the running ones serve.
         self.body.train(self.training and len(pixels) > 1)
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (MEAN, STD))
         scaled = (pixels / 255 - mean) / std
         if shown is not None:
             scaled = scaled.masked_fill(~shown[:, None, None, None], 0.0)
         scaled = scaled.to(next(self.body.parameters()).dtype, memory_format=torch.channels_last)
+        stages, logits = self._stages(scaled)
+        views: dict[View, Tensor] = {}
+        if "cells" in self.views:
+            views["cells"] = torch.cat(pool_stages(stages), dim=-1)
+        if "grid" in self.views:
+            last = stages[-1]
+            if max(last.shape[2:]) > GRID_SIDE:
+                last = F.adaptive_avg_pool2d(last, GRID_SIDE)
+            views["grid"] = last.flatten(2).transpose(1, 2)
+        if "pooled" in self.views:
+            views["pooled"] = stages[-1].mean(dim=(2, 3))
+        if logits is not None:
+            views["logits"] = logits
+        return views
+
+    def _stages(self, scaled: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The maps of the four stages, and the logits if they are asked for."""
         if isinstance(self.body, ResNetModel):
-            stages = self.body(scaled, output_hidden_states=True).hidden_states[1:]
-            return VisualFeatures(pool_stages(stages), stages[-1].mean(dim=(2, 3)))
-        *stages, last = self.body(scaled).values()
-        if self.signal == "logits":
-            return VisualFeatures(pool_stages(stages), last)
-        return VisualFeatures(pool_stages((*stages, last)), last.mean(dim=(2, 3)))
+            return self.body(scaled, output_hidden_states=True).hidden_states[1:], None
+        outputs = tuple(self.body(scaled).values())
+        return (outputs[:-1], outputs[-1]) if "logits" in self.views else (outputs, None)

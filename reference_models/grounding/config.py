@@ -1,7 +1,6 @@
 """The settings of `i2srm data crops`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from reference_models.errors import UserError
 
@@ -12,7 +11,8 @@ class GroundingConfig:
 
     Args:
         detector: "grounding-dino" and "owlv2" look for the phrases of the text, "torchvision" (Faster R-CNN) for
-            whatever stands out, and "centre" takes five crops by position and needs no weights.
+            whatever stands out, "centre" takes five crops by position and needs no weights, and "annotations" takes
+            the boxes that came with the data; or the name of a registered detector.
         weights: for grounding-dino and owlv2, a hub name or local folder; for torchvision, a local file; "default"
             takes the detector's usual ones from the hub.
         phrases: spaCy pipeline (name or folder) that finds the noun phrases of a tweet; relations have their entities.
@@ -23,7 +23,7 @@ class GroundingConfig:
         overwrite: replace a crop dictionary that was made by others or with other settings.
     """
 
-    detector: Literal["grounding-dino", "owlv2", "torchvision", "centre"] = "grounding-dino"
+    detector: str = "grounding-dino"
     weights: str = "default"
     phrases: str = "en_core_web_sm"
     threshold: float = 0.1

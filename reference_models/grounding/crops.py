@@ -7,17 +7,14 @@ import json
 from pathlib import Path
 
 from reference_models.config import DataConfig
-from reference_models.data.readers import READERS
-from reference_models.data.samples import Split, fingerprint
+from reference_models.data.formats import SPLITS, get_format
+from reference_models.data.samples import fingerprint
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
-from reference_models.grounding.detectors import Detector, load_detector
-from reference_models.grounding.layout import layout
+from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
 from reference_models.grounding.pictures import choose_phrases, group_pictures
 from reference_models.grounding.split_run import SplitRun
 from reference_models.grounding.summary import Summary
-
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 
 def make_crops(
@@ -25,8 +22,8 @@ def make_crops(
 ) -> list[Summary]:
     """Make the crops of all splits; after a stop at any moment, the same call goes on and ends with the same files.
 
-    For each split the crops lie in a folder of their own below the one that `read_twitter` or `read_mnre` takes them
-    from, the crop dictionary is where they look for it, and `crops_SPLIT.jsonl` in the data folder has a line for each
+    For each split the crops lie in a folder of their own below the one that the data format takes them from, the crop
+    dictionary is where it looks for it, and `crops_SPLIT.jsonl` in the data folder has a line for each
     crop (`manifest.Row`). Dictionary and manifest appear when the split is complete; `crops_SPLIT.partial.jsonl` holds
     the progress until then. A picture that cannot be read has no key in the dictionary. Nothing that exists is changed,
     except for a dictionary where `config.overwrite` says so; a split that is complete with the same settings is left.
@@ -41,21 +38,26 @@ def make_crops(
         UserError: wrong settings or data, a dictionary that was made otherwise (before anything is written), or a
             folder that cannot be written to.
     """
+    kind, root = get_format(data.format), Path(data.root)
+    splits = {split: list(kind.read(root, split, max_crops=0)) for split in SPLITS}
+    if not any(sample.image for samples in splits.values() for sample in samples):
+        raise UserError(f"{root}: expected images to make crops of, and no sample has one")
     detector = detector or load_detector(config)
-    source, find_phrases = choose_phrases(data.format, config, detector)
-    read, _ = READERS[data.format]
+    if isinstance(detector, AnnotationDetector) and not any(s.regions for some in splits.values() for s in some):
+        raise UserError(f"grounding.detector=annotations: expected data with marked boxes, and {root} has none")
+    pairs = all(sample.head is not None for samples in splits.values() for sample in samples)
+    source, find_phrases = choose_phrases(pairs, config, detector)
     runs = []
-    for split in SPLITS:
-        place = layout(data.format, Path(data.root), split)
-        samples = list(read(Path(data.root), split, max_crops=0))
+    for split, samples in splits.items():
+        place = kind.layout(root, split)
         settings = {
             "detector": [detector.name, detector.version],
             "phrases": source,
-            "labels": fingerprint([place.labels]),
+            "labels": fingerprint(place.labels),
             "boxes": [config.threshold, config.top, config.size],
         }
         digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-        runs.append((samples, SplitRun(split, Path(data.root), place, digest, detector, config)))
+        runs.append((samples, SplitRun(split, root, place, digest, detector, config)))
     for _, run in runs:
         run.check()
     summaries = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from reference_models.data.samples import Region
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.config import GroundingConfig
@@ -39,21 +40,64 @@ class Detector(Protocol):
         ...
 
 
+Loader = Callable[[GroundingConfig], Detector]
+_LOADERS: dict[str, Loader] = {}
+
+
+def register_detector(name: str) -> Callable[[Loader], Loader]:
+    """Make a function known that makes the detector of a name from the settings.
+
+    Args:
+        name: as in `grounding.detector`.
+
+    Raises:
+        ValueError: another detector has this name.
+    """
+
+    def add(load: Loader) -> Loader:
+        if _LOADERS.get(name, load) is not load:
+            raise ValueError(f"there is another detector {name!r} already")
+        _LOADERS[name] = load
+        return load
+
+    return add
+
+
 def load_detector(config: GroundingConfig) -> Detector:
     """The detector of the settings, with its weights, on the first accelerator found.
 
     Raises:
-        UserError: the weights are missing, or of something else.
+        UserError: there is none of that name, or its weights are missing, or of something else.
     """
-    if config.detector == "centre":
-        return CentreDetector()
-    if config.detector == "torchvision":
-        return load_torchvision(config)
-    from reference_models.grounding.zero_shot import load_zero_shot
-
-    return load_zero_shot(config)
+    if config.detector not in _LOADERS:
+        raise UserError(
+            f"grounding.detector: unknown detector {config.detector!r}, expected one of {', '.join(sorted(_LOADERS))}"
+        )
+    return _LOADERS[config.detector](config)
 
 
+@register_detector("grounding-dino")
+@register_detector("owlv2")
+def load_zero_shot(config: GroundingConfig) -> Detector:
+    """A detector that looks for phrases, see `zero_shot`."""
+    from reference_models.grounding import zero_shot
+
+    return zero_shot.load_zero_shot(config)
+
+
+@register_detector("centre")
+def load_centre(config: GroundingConfig) -> CentreDetector:
+    """Boxes by position."""
+    return CentreDetector()
+
+
+@register_detector("annotations")
+def load_annotations(config: GroundingConfig) -> AnnotationDetector:
+    """The boxes that came with the data."""
+    return AnnotationDetector()
+
+
+@register_detector("torchvision")
 def load_torchvision(config: GroundingConfig) -> TorchvisionDetector:
     """Faster R-CNN (ResNet-50 FPN v2), its COCO weights from torchvision's hub or a local file.
 
@@ -107,6 +151,20 @@ class CentreDetector:
             ]
             for w, h in (image.size for image in images)
         ]
+
+
+class AnnotationDetector:
+    """The boxes that people marked, of data whose samples have `regions`."""
+
+    name, version, takes_phrases = "annotations", "1", False
+
+    def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """Nothing: what was marked does not stand in the images, see `boxes`."""
+        return [[] for _ in images]
+
+    def boxes(self, regions: Sequence[Region], width: int, height: int) -> list[Box]:
+        """The boxes of regions in pixels of an image of width x height, in their order."""
+        return [Box(r.left * width, r.top * height, r.right * width, r.bottom * height, 1.0, r.phrase) for r in regions]
 
 
 class TorchvisionDetector:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Region, Sample
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import Detector
-from reference_models.grounding.layout import Format
 from reference_models.grounding.manifest import Key
 from reference_models.grounding.phrases import entity_phrases, load_pipeline, noun_phrases
 
@@ -32,21 +31,27 @@ def group_pictures(
         said_by = {phrase: sample.id for sample, wanted in reversed(members) for phrase in wanted}
         order = dict.fromkeys(phrase for _, wanted in members for phrase in wanted)
         ids = tuple(sample.id for sample, _ in members)
-        pictures.append(Picture(key, image, ids, {phrase: said_by[phrase] for phrase in order}))
+        regions = dict.fromkeys(region for sample, _ in members for region in sample.regions)
+        pictures.append(Picture(key, image, ids, {phrase: said_by[phrase] for phrase in order}, tuple(regions)))
     return pictures
 
 
 def choose_phrases(
-    format: Format, config: GroundingConfig, detector: Detector
+    pairs: bool, config: GroundingConfig, detector: Detector
 ) -> tuple[str, Callable[[Sequence[Sample]], list[tuple[str, ...]]]]:
     """How phrases are found, with a name and version of it.
+
+    Args:
+        pairs: whether samples are relations of two entities, which are then the phrases.
+        config: names the pipeline that finds noun phrases elsewhere.
+        detector: may take no phrases.
 
     Raises:
         UserError: a pipeline is needed and cannot be loaded.
     """
     if not detector.takes_phrases:
         return "none", lambda samples: [()] * len(samples)
-    if format == "mnre":
+    if pairs:
         return "entities", lambda samples: [entity_phrases(sample) for sample in samples]
     pipeline = load_pipeline(config.phrases)
     name = "{lang}_{name} {version}".format(**pipeline.meta)
@@ -62,9 +67,11 @@ class Picture:
         image: its path.
         samples: ids of those that show it.
         phrases: each with the id of the first sample that says it.
+        regions: what annotators marked in it.
     """
 
     key: Key
     image: Path
     samples: tuple[str, ...]
     phrases: dict[str, str]
+    regions: tuple[Region, ...] = ()

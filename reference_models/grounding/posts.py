@@ -9,8 +9,7 @@ from reference_models.errors import UserError
 from reference_models.files import writable
 from reference_models.grounding.boxes import cut, select_boxes
 from reference_models.grounding.config import GroundingConfig
-from reference_models.grounding.detectors import Detector, load_detector
-from reference_models.grounding.layout import Format
+from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
 from reference_models.grounding.pictures import choose_phrases
 
 
@@ -18,7 +17,7 @@ class PostGrounder:
     """Finds the objects of a post's picture and writes their crops.
 
     Args:
-        format: "twitter" looks for the noun phrases of the text, "mnre" for its two entities.
+        pairs: whether to look for the two entities of a relation, or for the noun phrases of the text.
         config: how.
         folder: for the crops.
         detector: instead of the one that `config` names.
@@ -30,13 +29,16 @@ class PostGrounder:
         UserError: weights or a pipeline that are needed and cannot be loaded.
     """
 
-    def __init__(
-        self, format: Format, config: GroundingConfig, folder: Path, *, detector: Detector | None = None
-    ) -> None:
+    def __init__(self, pairs: bool, config: GroundingConfig, folder: Path, *, detector: Detector | None = None) -> None:
         self.config, self.folder = config, folder
         self.detector = detector or load_detector(config)
+        if isinstance(self.detector, AnnotationDetector):
+            raise UserError(
+                "grounding.detector=annotations takes the boxes that came with the data, which a post has not; choose "
+                "another detector"
+            )
         self.version = f"{self.detector.name} {self.detector.version}, {config}"
-        _, self._find_phrases = choose_phrases(format, config, self.detector)
+        _, self._find_phrases = choose_phrases(pairs, config, self.detector)
 
     def __call__(self, sample: Sample, name: str) -> Sample:
         """The sample with crops of its picture, in files that begin with `name`; without any where nothing is found.

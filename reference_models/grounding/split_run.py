@@ -12,14 +12,14 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from reference_models.data.formats import Layout
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Split, read_crop_names
 from reference_models.errors import UserError
 from reference_models.grounding import manifest
 from reference_models.grounding.boxes import Box, cut, select_boxes
 from reference_models.grounding.config import GroundingConfig
-from reference_models.grounding.detectors import Detector
-from reference_models.grounding.layout import Layout
+from reference_models.grounding.detectors import AnnotationDetector, Detector
 from reference_models.grounding.manifest import Key, Row
 from reference_models.grounding.pictures import Picture
 
@@ -112,7 +112,8 @@ class SplitRun:
         if not self.place.dictionary() or not rows or rows[0].settings != self.settings:
             return []
         try:
-            names = read_crop_names(self.place.dictionaries, self.place.key_type, self.config.top)
+            key_type: Any = self.place.key_type
+            names = read_crop_names(self.place.dictionaries, key_type, self.config.top)
         except UserError:
             return []
         return rows if {key: list(crops) for key, crops in names.items()} == manifest.crop_names(rows) else []
@@ -132,8 +133,11 @@ class SplitRun:
                 problems[number] = f"{image.width} x {image.height} pixels are too narrow for a detector"
             else:
                 images[number] = image
-        phrases = [list(batch[number].phrases) for number in images]
-        found = dict(zip(images, self.detector.detect(list(images.values()), phrases), strict=True))
+        if isinstance(self.detector, AnnotationDetector):
+            found = {n: self.detector.boxes(batch[n].regions, *image.size) for n, image in images.items()}
+        else:
+            phrases = [list(batch[number].phrases) for number in images]
+            found = dict(zip(images, self.detector.detect(list(images.values()), phrases), strict=True))
         made = {}
         for number, picture in batch.items():
             if number in problems:
@@ -151,7 +155,7 @@ class SplitRun:
             rows.append(
                 self._row(
                     picture,
-                    picture.samples[0] if box.phrase is None else picture.phrases[box.phrase],
+                    picture.phrases.get(box.phrase or "", picture.samples[0]),
                     phrase=box.phrase,
                     box=[int(bound) for bound in box.bounds()],
                     score=box.score,

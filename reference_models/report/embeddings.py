@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from attnmixup import SemanticKLLoss
-from attnmixup.functional import masked_mean, semantic_kl
-from reference_models.systems.i2srm import I2SRM
+from attnmixup.functional import semantic_kl
+from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
 
 
@@ -33,7 +33,7 @@ class Gap:
 
 
 @torch.inference_mode()
-def semantic_sides(model: I2SRM, split: EncodedSplit, batch_size: int) -> tuple[Tensor, Tensor]:
+def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities (N, D) of texts and of pictures, as the semantic loss compares them.
 
     A sample without a picture has no part. Of a loss that compares every word, the mean of the words stands for the
@@ -45,19 +45,12 @@ def semantic_sides(model: I2SRM, split: EncodedSplit, batch_size: int) -> tuple[
     for start in range(0, len(split), batch_size):
         items = [split[i] for i in range(start, min(start + batch_size, len(split)))]
         batch = {name: value.to(model.device) for name, value in split.processor.collate(items).items()}
-        whole = batch["image_mask"].clone()
-        whole[:, 1:] = False
-        fused, shown = model.fuse(batch), whole[:, 0]
+        encoded = model.encode(batch)
+        image, shown = model.semantic_image(batch)
         if not shown.any():
             continue
-        text = fused.h
-        if text.ndim == 3:
-            text = text[:, 0] if semantic.pool == "first" else masked_mean(text, fused.mask)
-        # In evaluation mode `fuse` passes over whole pictures, which no prediction needs.
-        pair = text[shown], model.features(batch, whole).embedding
-        maps = semantic.text_projection, semantic.image_projection
-        text, image = (side if linear is None else linear(side) for side, linear in zip(pair, maps, strict=True))
-        sides.append(((text / semantic.temperature).log_softmax(-1), (image / semantic.temperature).log_softmax(-1)))
+        mask = None if encoded.mask is None else encoded.mask[shown]
+        sides.append(semantic.distributions(encoded.h[shown], image[shown], mask=mask))
     if not sides:
         empty = torch.empty(0, 0)
         return empty, empty
@@ -81,7 +74,7 @@ def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
     )
 
 
-def gap_scores(model: I2SRM, split: EncodedSplit, batch_size: int) -> dict[str, float]:
+def gap_scores(model: System, split: EncodedSplit, batch_size: int) -> dict[str, float]:
     """The gap as numbers to log, of a model with a semantic loss and a split with two pictures or more; else none."""
     if model.semantic is None:
         return {}
@@ -105,12 +98,14 @@ def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def batch_attention(model: I2SRM, split: EncodedSplit) -> Tensor:
-    """Weights (B, B) of AttnMixup's attention between the samples of one batch, the mean of its heads and words."""
+def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[str, float]]:
+    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`."""
     items = split.processor.collate([split[number] for number in range(len(split))])
-    fused = model.fuse({name: value.to(model.device) for name, value in items.items()})
-    _, weights = model.mixer.attention(fused.h, mask=fused.mask, need_attention=True)
-    return mean_attention(weights, fused.mask).cpu().float()
+    batch = {name: value.to(model.device) for name, value in items.items()}
+    encoded = model.encode(batch)
+    _, weights = model.mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
+    stats = model.mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
+    return mean_attention(weights, encoded.mask).cpu().float(), stats
 
 
 def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reference_models.config import RunConfig
+from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.images import check_images
-from reference_models.data.readers import READERS
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
@@ -16,7 +16,7 @@ from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.run import AGAIN, CONFIG, HISTORY, METRICS, PREDICTIONS, SPLITS, load_whole_model
+from reference_models.training.run import AGAIN, CONFIG, HISTORY, METRICS, PREDICTIONS, load_whole_model, read_samples
 
 REPORT = "report.html"
 COMPARED = 400  # test samples at most whose modalities are compared
@@ -72,10 +72,11 @@ def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sam
     root = Path(config.data.root)
     if not root.is_dir():
         raise UserError(f"the data of the run are no longer in {root}; name their folder with --data.root FOLDER")
-    read, file = READERS[config.data.format]
-    if (found := fingerprint(file(root, split) for split in SPLITS)) != known:
+    kind = get_format(config.data.format)
+    files = [path for split in SPLITS for path in kind.layout(root, split).labels]
+    if (found := fingerprint(files)) != known:
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
-    samples = read(root, "test", visual=config.model.visual, max_crops=config.data.max_crops)
+    samples = read_samples(config, "test")
     # The test split is scored whole: under the policy "drop" too, a bad image is blanked.
     policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)

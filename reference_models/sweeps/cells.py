@@ -9,7 +9,7 @@ from typing import Any
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
-from reference_models.settings import find_config, flat_settings, read_settings
+from reference_models.settings import flat_settings, read_settings
 from reference_models.sweeps.tables import Column, Row, Table
 
 TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
@@ -56,7 +56,7 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
     for row in table.rows:
         for name in data:
             for index, column in enumerate(table.columns):
-                config = read_settings(find_config(name), _settings(table, row, column, name, overrides))
+                config = read_settings(name, _settings(table, row, column, overrides), system=row.system)
                 if row.format not in (None, config.data.format):
                     continue
                 label = ", ".join(filter(None, (TITLES.get(name, name), column.name)))
@@ -70,8 +70,12 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
 
 def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]) -> None:
     for name in data:
-        before, after = (flat_settings(asdict(read_settings(find_config(name), words))) for words in ([], overrides))
-        changed = {key for key in before | after if before.get(key) != after.get(key)}
+        changed = set()
+        for system in {row.system for row in table.rows}:
+            before, after = (
+                flat_settings(asdict(read_settings(name, words, system=system))) for words in ([], overrides)
+            )
+            changed |= {key for key in before | after if before.get(key) != after.get(key)}
         if taken := changed & table.varied():
             raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}, so it cannot be set for all")
         if "training.seed" in changed:
@@ -82,9 +86,8 @@ def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]
             )
 
 
-def _settings(table: Table, row: Row, column: Column, data: str, overrides: Sequence[str]) -> list[str]:
-    encoder = {"model.text": row.encoder} if row.encoder and data in table.data else {}
-    return [*_words(table.settings), *overrides, *_words(row.settings | column.settings | encoder)]
+def _settings(table: Table, row: Row, column: Column, overrides: Sequence[str]) -> list[str]:
+    return [*_words(table.settings), *overrides, *_words(row.settings | column.settings)]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

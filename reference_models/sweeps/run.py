@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from reference_models.data.formats import get_format
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.sweeps.cells import Cell, make_cells
@@ -91,7 +92,7 @@ def _write_set(cell: Cell) -> None:
     print(f"writing a synthetic set into {root}", flush=True)
     partial = root.parent.with_name(f"{root.parent.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    generate(partial / root.name, "ner" if cell.config.data.format == "twitter" else "re", DATA_SEED)
+    generate(partial / root.name, get_format(cell.config.data.format).task, DATA_SEED)
     partial.rename(root.parent)
 
 

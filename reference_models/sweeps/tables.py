@@ -25,15 +25,15 @@ class Row:
 
     Attributes:
         name: as it is printed.
-        settings: what makes it, as keys of the command line.
-        encoder: its text encoder on the paper's data sets, where it is not theirs; synthetic sets keep their small one.
+        system: name of the system's file.
+        settings: what changes that, as keys of the command line.
         format: the format of data that it is for; None for all.
         paper: the paper's numbers (percent) for each data set: for each column, each score.
     """
 
     name: str
-    settings: dict[str, Any]
-    encoder: str | None = None
+    system: str = "i2srm"
+    settings: dict[str, Any] = field(default_factory=dict)
     format: str | None = None
     paper: dict[str, list[float]] = field(default_factory=dict)
 
@@ -66,8 +66,7 @@ class Table:
 
     def varied(self) -> set[str]:
         """The keys that differ between cells."""
-        keys = {key for part in (*self.rows, *self.columns) for key in part.settings}
-        return keys | {"model.text" for row in self.rows if row.encoder}
+        return {key for part in (*self.rows, *self.columns) for key in part.settings}
 
 
 def load_table(name: str) -> Table:

@@ -1,43 +1,54 @@
-"""What every model of the bench shares: both modules of `attnmixup`, the head and the losses. A system is a `fuse`."""
+"""What every system shares: both modules of `attnmixup`, the head and the losses. A system is an `encode`."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from attnmixup import AttnMixup, SemanticKLLoss
-from reference_models.systems.configuration import I2SRMConfig
-from reference_models.tasks import get_task
+from reference_models.config import SLOTS, Slots, SystemConfig, View
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
+from reference_models.encoders.weights import fill_text
+from reference_models.systems.images import ImageFeatures
+from reference_models.tasks import Task, get_task
+from reference_models.tasks.heads import LinearHead
 
 
 @dataclass(frozen=True)
-class Fused:
+class Encoded:
     """What a system makes of a batch.
 
     Attributes:
         h: (B, words, C) for tagging, (B, C) for relations; all that the score depends on.
         mask: (B, words), True = real word; None for relations.
-        image: (B, D), the embedding of the whole picture; None where no picture was looked at.
+        image: (B, D), the embedding of the whole image for the semantic loss; None leaves it to the base class.
         has_image: (B,), True where `image` holds one.
+        losses: the system's own losses, scalars by name, already weighted. They are of the B original samples, and of
+            use in training only.
     """
 
     h: Tensor
     mask: Tensor | None = None
     image: Tensor | None = None
     has_image: Tensor | None = None
+    losses: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
-class ExtractorOutput(ModelOutput):
-    """What a model returns; the losses where labels were given, the rest in evaluation mode.
+class SystemOutput(ModelOutput):
+    """What a system returns; the losses where labels were given, the rest in evaluation mode.
 
     Attributes:
-        loss: task loss + semantic_weight * semantic loss, a scalar.
+        loss: task loss + semantic_weight * semantic loss + the system's own losses, a scalar.
         task_loss: cross-entropy or negative log-likelihood per word, a scalar.
-        semantic_loss: mean L_sem (nats) over the samples with a picture, a scalar.
+        semantic_loss: mean L_sem (nats) over the samples with an image, a scalar.
+        own_losses: the system's own losses, scalars by name.
         predictions: ids of tags (B, words), -100 behind the last word; or of relations (B,).
         scores: (B, words, labels) or (B, labels) before the CRF or softmax.
     """
@@ -45,42 +56,131 @@ class ExtractorOutput(ModelOutput):
     loss: Tensor | None = None
     task_loss: Tensor | None = None
     semantic_loss: Tensor | None = None
+    own_losses: dict[str, Tensor] | None = None
     predictions: Tensor | None = None
     scores: Tensor | None = None
 
 
-class Extractor(PreTrainedModel):
-    """Base of all systems: `fuse` -> AttnMixup (in training) -> head -> task loss + lambda_sem L_sem (Eq. 17, 19).
+class System(PreTrainedModel):
+    """Base of all systems: `encode` -> AttnMixup (in training) -> head -> task loss + lambda_sem L_sem (Eq. 17, 19).
 
-    A subclass builds its encoders in `__init__`, calls `finish` last, and implements `fuse`.
+    A subclass sets `config_class` to its settings, makes its own modules in `__init__` between the base class's and
+    `finish`, and implements `encode`.
+
+    Attributes:
+        tasks: names of the tasks that the system is for; None for any.
+        settings: the settings, an instance of `settings_class`.
+        task: the class of the task.
+        text_encoder: an encoder of transformers, or None for a system without one.
+        vision: the image backbone, or None for a system that reads no images.
     """
 
-    config_class = I2SRMConfig
+    config_class: ClassVar[Any] = SystemConfig
+    tasks: ClassVar[tuple[str, ...] | None] = None
+    settings_class: ClassVar[type[SystemConfig]]
+    settings: Any
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ("crf",)  # its sums over words lose too much in bfloat16
     # What training alone reads is saved, but a model that is loaded for prediction has no place for it.
-    _keys_to_ignore_on_load_unexpected = (r"^mixer\.", r"^semantic\.", r"^vision\.body\.(fc|classifier)\.")
+    _keys_to_ignore_on_load_unexpected = (r"^mixer\.", r"^semantic\.", r"^vision\.")
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
-    def finish(self, width: int, image_width: int | None) -> None:
-        """Make the head and the two modules for an `h` of `width` features and an image embedding of `image_width`."""
-        config = self.config
-        self.head = get_task(config.task).make_head(width, config)
-        self.mixer = AttnMixup(width, **(config.mixup or {})) if config.attn_mixup else None
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.settings = self.settings_class(**{f.name: getattr(config, f.name) for f in fields(self.settings_class)})
+        self.task: type[Task] = get_task(config.task)
+        self.text_encoder = self.make_text_encoder()
+        self.vision: VisionBackbone | None = None
+        if views := self.settings.image_views:
+            self.vision = VisionBackbone(
+                self.settings.vision, frozen=self.settings.freeze_image_backbone, views=views.keys()
+            )
+
+    def make_text_encoder(self) -> TextEncoder | None:
+        """The text encoder; a system whose encoder is another one, or that has none, overrides this."""
+        return TextEncoder(self.config.text_config, fusion=None)
+
+    def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
+        """Give the text encoder the weights of `pretrained`, called `name`; see `fill_text` for what it raises."""
+        fill_text(self.text_encoder, pretrained, name)
+
+    def make_head(self, width: int) -> LinearHead:
+        """The output layer for an `h` of `width` features; a system with a head of its own overrides this."""
+        return self.task.make_head(width, self.config)
+
+    def finish(self, width: int) -> None:
+        """Make the head and the two modules for an `h` of `width` features."""
+        settings = self.settings
+        self.head = self.make_head(width)
+        self.mixer = AttnMixup(width, **settings.mixup) if settings.attn_mixup else None
         self.semantic = None
-        if image_width is not None and config.semantic_weight > 0:
-            self.semantic = SemanticKLLoss(width, image_width, **(config.semantic or {}))
+        if settings.semantic_weight > 0:
+            self.semantic = SemanticKLLoss(width, self.vision.widths[settings.image_signal], **settings.semantic)
         self.post_init()
 
     @abstractmethod
-    def fuse(self, batch: Mapping[str, Tensor]) -> Fused:
-        """Turn a batch of the processor into `Fused`."""
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """Turn a batch of the processor into `Encoded`.
+
+        Args:
+            batch: what `Processor.collate` made; in training with `labels`.
+        """
+
+    def learning_rates(self) -> dict[str, float]:
+        """Peak rates by the beginning of parameters' names, where the settings of the training name none."""
+        return {"head": self.head.learning_rate}
+
+    def image_features(
+        self, batch: Mapping[str, Tensor], views: Mapping[View, Slots] | None = None, *, attend_absent: bool = False
+    ) -> ImageFeatures:
+        """Views of the images of a batch: as they were read with it, or by one pass of the backbone.
+
+        Args:
+            batch: with `image_mask` (B, 1 + crops), and `pixel_values` or the views, such as `image_grid`.
+            views: which views of which images; without them those of the settings, and in training the semantic loss's.
+            attend_absent: look at absent images too, as zeros, of samples that have another one.
+        """
+        if views is None:
+            learns = self.training and self.semantic is not None
+            views = self.settings.image_views if learns else self.settings.inputs.images
+        seen = batch["image_mask"]
+        if attend_absent:
+            seen = seen.any(dim=1, keepdim=True).expand_as(seen)
+        by_view = {view: seen[:, SLOTS[slots]] for view, slots in views.items()}
+        if "pixel_values" not in batch:
+            return ImageFeatures({view: batch[f"image_{view}"][mask] for view, mask in by_view.items()}, by_view)
+        inside = {view: torch.zeros_like(seen) for view in views}
+        for view, slots in views.items():
+            inside[view][:, SLOTS[slots]] = by_view[view]
+        looked = torch.stack(list(inside.values())).any(dim=0)
+        features = self.vision(batch["pixel_values"][looked], batch["image_mask"][looked])
+        return ImageFeatures({view: features[view][inside[view][looked]] for view in views}, by_view)
+
+    def semantic_image(
+        self, batch: Mapping[str, Tensor], features: ImageFeatures | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The embedding of each whole image for the semantic loss.
+
+        Args:
+            batch: as for `encode`.
+            features: those that were computed already; without them, they are.
+
+        Returns:
+            Embeddings (B, D), zeros without an image, and where there is one (B,); None where the loss is switched off
+            or `features` do not have it, as in evaluation.
+        """
+        view = self.settings.image_signal
+        if self.semantic is None or (features is not None and view not in features.rows):
+            return None, None
+        if features is None:
+            features = self.image_features(batch, {view: "whole"})
+        return features.padded(view)[:, 0], batch["image_mask"][:, 0]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what the module's own constructor drew."""
 
-    def forward(self, labels: Tensor | None = None, **batch: Tensor) -> ExtractorOutput:
+    def forward(self, labels: Tensor | None = None, **batch: Tensor) -> SystemOutput:
         """Losses and, in evaluation mode, predictions for what `Processor.collate` made.
 
         Args:
@@ -90,21 +190,28 @@ class Extractor(PreTrainedModel):
         Raises:
             ValueError: no labels in training.
         """
-        if self.training and labels is None:
-            raise ValueError("training needs labels; call model.eval() to predict without them")
-        fused = self.fuse(batch)
         if not self.training:
-            scores = self.head(fused.h)
-            loss = None if labels is None else self.head.loss(scores, labels, fused.mask).mean()
-            predictions = self.head.decode(scores, fused.mask)
-            return ExtractorOutput(loss=loss, task_loss=loss, predictions=predictions, scores=scores)
+            encoded = self.encode(batch)
+            scores = self.head(encoded.h)
+            loss = None if labels is None else self.head.loss(scores, labels, encoded.mask).mean()
+            predictions = self.head.decode(scores, encoded.mask)
+            return SystemOutput(loss=loss, task_loss=loss, predictions=predictions, scores=scores)
+        if labels is None:
+            raise ValueError("training needs labels; call model.eval() to predict without them")
+        encoded = self.encode({**batch, "labels": labels})
         if self.mixer is None:
-            task_loss = self.head.loss(self.head(fused.h), labels, fused.mask).mean()
+            task_loss = self.head.loss(self.head(encoded.h), labels, encoded.mask).mean()
         else:
-            mixed = self.mixer(fused.h, labels, mask=fused.mask)
+            mixed = self.mixer(encoded.h, labels, mask=encoded.mask)
             task_loss = mixed.loss(self.head.loss, self.head(mixed.embeddings))
-        if self.semantic is None or fused.image is None or fused.has_image is None:
-            return ExtractorOutput(loss=task_loss, task_loss=task_loss.detach())
-        semantic_loss = self.semantic(fused.h, fused.image, mask=fused.mask, sample_mask=fused.has_image)
-        loss = task_loss + self.config.semantic_weight * semantic_loss
-        return ExtractorOutput(loss=loss, task_loss=task_loss.detach(), semantic_loss=semantic_loss.detach())
+        output = SystemOutput(loss=task_loss + sum(encoded.losses.values()), task_loss=task_loss.detach())
+        if encoded.losses:
+            output.own_losses = {name: loss.detach() for name, loss in encoded.losses.items()}
+        if self.semantic is not None:
+            image, has_image = encoded.image, encoded.has_image
+            if image is None:
+                image, has_image = self.semantic_image(batch)
+            semantic_loss = self.semantic(encoded.h, image, mask=encoded.mask, sample_mask=has_image)
+            output.loss = output.loss + self.settings.semantic_weight * semantic_loss
+            output.semantic_loss = semantic_loss.detach()
+        return output

@@ -58,7 +58,8 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         item = self._items[index]
         if self.features is not None:
             paths = self.processor.pictures(self.samples[index])
-            item["features"] = (*self.features.read(paths), torch.tensor([path is not None for path in paths]))
+            item["features"] = self.features.read(paths)
+            item["features"]["image_mask"] = torch.tensor([path is not None for path in paths])
         elif self.processor.image_size is not None:
             item["pixels"] = self.processor.pixels(self.samples[index])
         return item

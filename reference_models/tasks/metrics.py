@@ -4,25 +4,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from reference_models.data.bio import spans
+
 NO_RELATION = "None"
-
-
-def spans(tags: Sequence[str]) -> set[tuple[int, int, str]]:
-    """The entities of a tagged sentence as (start, end, type), end not included.
-
-    As in CoNLL's scorer, an I- that continues no entity of its own type opens one. Whatever is neither B- nor I- is
-    outside.
-    """
-    found = set()
-    start, kind = 0, ""
-    for position, tag in enumerate([*tags, "O"]):
-        prefix, _, tag_kind = tag.partition("-")
-        if kind and (prefix, tag_kind) != ("I", kind):
-            found.add((start, position, kind))
-            kind = ""
-        if not kind and prefix in ("B", "I"):
-            start, kind = position, tag_kind
-    return found
 
 
 def ner_scores(
@@ -57,7 +41,9 @@ def ner_scores(
     return scores
 
 
-def relation_scores(gold: Sequence[str], predicted: Sequence[str], none: str = NO_RELATION) -> dict[str, float]:
+def relation_scores(
+    gold: Sequence[str], predicted: Sequence[str | None], none: str | None = NO_RELATION
+) -> dict[str, float]:
     """Micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
 
     Returns:

@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 from torch import Tensor
 
 from reference_models.config import DataConfig
+from reference_models.data.bio import spans
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 from reference_models.tasks.heads import LinearHead, SoftmaxTaggingHead, TaggingHead
-from reference_models.tasks.metrics import ner_scores, spans
+from reference_models.tasks.metrics import ner_scores
 from reference_models.tasks.padding import pad
 from reference_models.tasks.subwords import Subwords, word_starts
 from reference_models.tasks.task import HeadSettings, Item, Line, Prediction, Task, register

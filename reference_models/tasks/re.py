@@ -46,16 +46,17 @@ class Relations(Task):
 
     Args:
         labels: the relations, in the order of their ids.
-        no_relation: the one that stands for no relation and has no part in the scores.
+        no_relation: the one that stands for no relation and has no part in the scores; None where each pair has one.
     """
 
     title, noun = "relations", "relation"
-    special_tokens, post_keys = MARKERS, PAIR
+    special_tokens, pairs, post_keys = MARKERS, True, PAIR
 
-    def __init__(self, labels: Sequence[str], no_relation: str = NO_RELATION) -> None:
+    def __init__(self, labels: Sequence[str], no_relation: str | None = NO_RELATION) -> None:
         super().__init__(labels)
-        self.no_relation = self.missed = self.spurious = no_relation
-        self.note = f"{no_relation} is no relation; it has no part in the scores above."
+        self.no_relation = no_relation
+        self.missed = self.spurious = no_relation or "no relation"
+        self.note = "" if no_relation is None else f"{no_relation} is no relation; it has no part in the scores above."
 
     @classmethod
     def width(cls, hidden: int) -> int:
@@ -80,12 +81,16 @@ class Relations(Task):
             raise UserError(
                 f"data.label_scheme=x13 is for named entities, and data.format={settings.format} has relations"
             )
-        if declared is not None:
-            return cls(declared)
         counts = Counter(sample.relation for sample in samples if sample.relation is not None)
         if not counts:
             raise UserError(f"{settings.root}: expected relations to learn from, and no sample has one")
-        return cls(sorted(counts, key=lambda name: (-counts[name], name)))
+        labels = sorted(counts, key=lambda name: (-counts[name], name)) if declared is None else declared
+        if settings.no_relation is not None and settings.no_relation not in labels:
+            raise UserError(
+                f"data.no_relation is {settings.no_relation!r}, and the relations are {', '.join(labels)}; name the "
+                "one of them that stands for no relation, or set data.no_relation=null if there is none"
+            )
+        return cls(labels, settings.no_relation)
 
     def settings(self) -> dict[str, Any]:
         """See `Task`."""
@@ -143,7 +148,7 @@ class Relations(Task):
         """See `Task`: the relation."""
         return sample.relation
 
-    def unanswered(self) -> str:
+    def unanswered(self) -> str | None:
         """See `Task`: no relation."""
         return self.no_relation
 
@@ -151,9 +156,9 @@ class Relations(Task):
         """See `Task` and `relation_scores`."""
         return relation_scores(true, predicted, self.no_relation)
 
-    def found(self, answer: str) -> list[tuple[Any, ...]]:
+    def found(self, answer: str | None) -> list[tuple[Any, ...]]:
         """See `Task`: the relation, unless it is none."""
-        return [] if answer == self.no_relation else [(answer,)]
+        return [] if answer in (None, self.no_relation) else [(answer,)]
 
     def outcomes(self, true: str, predicted: str) -> list[tuple[str | None, str | None]]:
         """See `Task`: one, also where both sides are no relation."""

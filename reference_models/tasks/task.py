@@ -119,6 +119,7 @@ class Task(ABC):
         title: in the plural, as in "named entities".
         noun: what has a class, as in "entity".
         special_tokens: tokens that `encode` adds to sentences.
+        pairs: whether a sample is a relation of two entities.
         post_keys: keys of a post that this task needs beside its text.
         missed, spurious: in a table of what was taken for what, the names of the column of predicted nothing and of
             the row of true nothing.
@@ -129,6 +130,7 @@ class Task(ABC):
     title: ClassVar[str]
     noun: ClassVar[str]
     special_tokens: ClassVar[tuple[str, ...]] = ()
+    pairs: ClassVar[bool] = False
     post_keys: ClassVar[tuple[str, ...]] = ()
     missed: str
     spurious: str

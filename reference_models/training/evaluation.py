@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from reference_models.data.samples import HALF, Sample
-from reference_models.systems.base import Extractor, ExtractorOutput
+from reference_models.systems.base import System, SystemOutput
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.task import Answer, Task
@@ -42,7 +42,7 @@ class Evaluation:
         return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
 
 
-def evaluate_split(model: Extractor, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
+def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
     """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
     model.eval()
     with tqdm(total=len(split), desc="evaluating", disable=not progress) as bar:
@@ -75,11 +75,11 @@ def map_by_length(
 
 
 @torch.inference_mode()
-def predict_batch(model: Extractor, processor: Processor, items: Sequence[dict[str, Any]]) -> ExtractorOutput:
+def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> SystemOutput:
     """Predictions and scores of a model in evaluation mode for encoded samples, whatever their labels."""
     batch = processor.collate(items)
     batch.pop("labels", None)
-    output: ExtractorOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
+    output: SystemOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
     return output
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from reference_models.config import RunConfig
 from reference_models.data.features import content_key
-from reference_models.data.mnre import read_relations
-from reference_models.data.readers import READERS
+from reference_models.data.formats import get_format
 from reference_models.data.samples import Sample, Split, fingerprint
 from reference_models.data.threads import map_ahead
 
@@ -24,18 +24,17 @@ def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sampl
         of the relations with their ids; and of weights in local files and folders. What a run does not read is left
         out.
     """
-    root, (_, label_file) = Path(config.data.root), READERS[config.data.format]
-    files = {split: label_file(root, split) for split in samples}
-    prints = {"labels_fingerprint": fingerprint(files.values())}
-    prints |= {f"{split}_labels_fingerprint": fingerprint([file]) for split, file in files.items()}
-    if config.data.format == "mnre":
-        prints["relation_ids_fingerprint"] = _digest([repr(read_relations(root)).encode()])
-    if config.model.visual:
+    root, kind = Path(config.data.root), get_format(config.data.format)
+    files = {split: kind.layout(root, split).labels for split in samples}
+    prints = {"labels_fingerprint": fingerprint(chain.from_iterable(files.values()))}
+    prints |= {f"{split}_labels_fingerprint": fingerprint(paths) for split, paths in files.items()}
+    if (declared := kind.labels(root)) is not None:
+        prints["relation_ids_fingerprint"] = _digest([repr(declared).encode()])
+    if config.reads_images:
         prints |= {f"{split}_images_fingerprint": images_fingerprint(rows) for split, rows in samples.items()}
-        if (weights := Path(config.model.vision_weights)).is_file():
-            prints["vision_weights_fingerprint"] = fingerprint([weights])
-    if (folder := Path(config.model.text)).is_dir():
-        prints["text_weights_fingerprint"] = folder_fingerprint(folder)
+    for name, value in config.model.local_paths().items():
+        path = Path(value)
+        prints[f"{name}_fingerprint"] = folder_fingerprint(path) if path.is_dir() else fingerprint([path])
     return prints
 
 

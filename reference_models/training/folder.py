@@ -20,8 +20,6 @@ from reference_models.files import read_json, writable
 logger = logging.getLogger(__name__)
 ENVIRONMENT = "environment"  # the fact that is compared, but may differ
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
-# Settings that may name a file or folder, or something on a hub.
-PATHS = ("data.root", "data.feature_cache", "model.text", "model.vision_weights")
 # The workers that load pictures outlive a killed training by up to 5 seconds, and hold its lock.
 LOCK_SECONDS = 10
 
@@ -33,9 +31,10 @@ def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
     to write a path, `a` and `./a`, are one setting.
     """
     sections = {"data": config.data, "model": config.model, "training": config.training}
-    named = {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}
+    named: dict[str, Any] = {"system": config.system}
+    named |= {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}
     del named["training.workers"], named["training.log_to"]
-    for key in PATHS:
+    for key in ("data.root", "data.feature_cache", *(f"model.{name}" for name in config.model.local_paths())):
         if named[key] is not None and Path(named[key]).exists():
             named[key] = os.path.normpath(named[key])
     start: dict[str, Any] = json.loads(json.dumps(named | facts))

@@ -9,21 +9,21 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import AutoModel, set_seed
 
-from reference_models.config import RunConfig
+from reference_models.config import DataConfig, RunConfig, WordSystemConfig
+from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.images import check_images
-from reference_models.data.mnre import read_relations
-from reference_models.data.readers import READERS, TASKS
 from reference_models.data.samples import Sample, Split, spooled
-from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
+from reference_models.data.tokenizer import learn_tokenizer, learn_words, load_tokenizer
+from reference_models.data.vectors import read_vectors
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
 from reference_models.report.figure import training_figure
-from reference_models.systems.build import build_model
-from reference_models.systems.i2srm import I2SRM
-from reference_models.tasks import get_task
+from reference_models.systems.base import System
+from reference_models.systems.build import build_system
+from reference_models.tasks import Task, get_task
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.training.checkpoints import last_checkpoint
@@ -46,7 +46,6 @@ from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
 AGAIN = "train again into another folder, or copy the run again from where it is whole"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
@@ -58,8 +57,15 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     Raises:
         UserError: a file that is missing or wrong.
     """
-    read, _ = READERS[config.data.format]
-    return spooled(read(Path(config.data.root), split, visual=config.model.visual, max_crops=config.data.max_crops))
+    data, root = config.data, Path(config.data.root)
+    pairs = find_task(data).pairs
+    read = get_format(data.format).read
+    return spooled(read(root, split, pairs=pairs, visual=config.reads_images, max_crops=data.max_crops))
+
+
+def find_task(data: DataConfig) -> type[Task]:
+    """The task of the settings, or the one that the data have labels for."""
+    return get_task(data.task or get_format(data.format).find_task(Path(data.root)))
 
 
 def check_samples(
@@ -76,8 +82,10 @@ def check_samples(
     Raises:
         UserError: an image that cannot be read where the policy is "error".
     """
-    if not config.model.visual:
+    if not config.reads_images:
         return samples, {}
+    if not any(sample.image or sample.crops for sample in samples):
+        raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
     policy = config.data.bad_images
     usable, bad = check_images(samples, "blank" if scored and policy == "drop" else policy)
     if bad.found:
@@ -101,19 +109,25 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         UserError: no labels, or a tokenizer that cannot be loaded.
     """
     data = config.data
-    declared = list(read_relations(Path(data.root))) if data.format == "mnre" else None
-    task = get_task(TASKS[data.format]).from_data(chain.from_iterable(samples.values()), declared, data)
-    if config.model.text == "tiny":
-        tokenizer = learn_tokenizer((sample.words for sample in samples["train"]), config.model.tiny_vocabulary)
+    declared = get_format(data.format).labels(Path(data.root))
+    task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
+    inputs, sentences = config.model.inputs, (sample.words for sample in samples["train"])
+    if isinstance(config.model, WordSystemConfig):
+        seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
+        tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
+    elif config.model.text == "tiny":
+        tokenizer = learn_tokenizer(sentences, config.model.tiny_vocabulary)
     else:
         tokenizer = load_tokenizer(config.model.text)
+    letters = sorted({letter for sample in samples["train"] for word in sample.words for letter in word})
     return Processor(
         tokenizer,
         task,
         max_length=data.max_length,
-        image_size=data.image_size if config.model.visual else None,
+        image_size=data.image_size if config.reads_images else None,
         max_crops=data.max_crops,
         resize=data.resize,
+        characters="".join(letters) if inputs.characters else None,
     )
 
 
@@ -181,12 +195,16 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
         samples[split], pictures[split] = check_samples(config, split, samples[split], scored=split != "train")
     processor = make_processor(config, samples)
     splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
-    model = build_model(config.model, processor)
+    model = build_system(config.system, config.model, processor)
     if config.data.feature_cache is not None:
         model.vision.to(arguments.device)
         for rows in splits.values():
             rows.features = fill_cache(
-                Path(config.data.feature_cache), model.vision, rows, progress=arguments.should_log
+                Path(config.data.feature_cache),
+                model.vision,
+                rows,
+                config.model.image_views,
+                progress=arguments.should_log,
             )
 
     with arguments.main_process_first(local=False):
@@ -243,9 +261,9 @@ def evaluate(run: Path, config: RunConfig, split: Split, *, int8: bool = False) 
     model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
     rows = encode_split(config, split, samples, processor)
-    if config.data.feature_cache is not None:
-        whole, _ = load_whole_model(run)  # features are kept under the name of the backbone that was trained with
-        rows.features = fill_cache(Path(config.data.feature_cache), whole.vision, rows)
+    if config.data.feature_cache is not None and model.vision is not None:
+        views = model.settings.image_views
+        rows.features = fill_cache(Path(config.data.feature_cache), model.vision, rows, views)
     return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 
@@ -261,7 +279,7 @@ def find_run(run: Path) -> Path:
     return run
 
 
-def load_model(run: Path, *, int8: bool = False) -> tuple[I2SRM, Processor]:
+def load_model(run: Path, *, int8: bool = False) -> tuple[System, Processor]:
     """The model and the processor that a run saved, ready to predict, on the first accelerator found.
 
     What acts in training alone is neither made nor read: AttnMixup, the semantic loss, and the class logits for it.
@@ -275,17 +293,24 @@ def load_model(run: Path, *, int8: bool = False) -> tuple[I2SRM, Processor]:
     """
     model, processor = _load(run, attn_mixup=False, semantic_weight=0.0)
     if int8:
-        use_int8(model.text.body)
+        if model.text_encoder is None:
+            raise UserError(
+                "int8 is for systems with a text encoder of transformers, and this one has none; leave it out"
+            )
+        use_int8(model.text_encoder.body)
     return model, processor
 
 
-def load_whole_model(run: Path) -> tuple[I2SRM, Processor]:
+def load_whole_model(run: Path) -> tuple[System, Processor]:
     """The same with all that was trained, in evaluation mode."""
     return _load(run)
 
 
-def _load(run: Path, **changes: Any) -> tuple[I2SRM, Processor]:
+def _load(run: Path, **changes: Any) -> tuple[System, Processor]:
     with readable(run / MODEL, AGAIN):
-        model, processor = I2SRM.from_pretrained(run / MODEL, **changes).eval(), Processor.from_pretrained(run / MODEL)
+        model, processor = (
+            AutoModel.from_pretrained(run / MODEL, **changes).eval(),
+            Processor.from_pretrained(run / MODEL),
+        )
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return model.to(device), processor

@@ -1,11 +1,14 @@
 """transformers' Trainer with our parameter groups, our scores, both losses in the log, and an exact resume."""
 
+import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -15,7 +18,7 @@ from reference_models.encoders.dropout import FastDropout, replace_dropout
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
 from reference_models.report.embeddings import gap_scores
-from reference_models.systems.base import Extractor, ExtractorOutput
+from reference_models.systems.base import System, SystemOutput
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.checkpoints import (
     ADVICE,
@@ -29,11 +32,12 @@ from reference_models.training.divergence import check_finite, largest_weight
 from reference_models.training.early_stop import EarlyStop, is_exhausted
 from reference_models.training.evaluation import score
 from reference_models.training.loggers import check_logger, make_logger
-from reference_models.training.optimizer import learning_rates, parameter_groups
+from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
 from reference_models.training.progress import EpochLines
 from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "inverse": "constant"}
 COMPARED = 64  # samples of the validation split at most whose modalities are compared after each epoch
 
 
@@ -56,8 +60,8 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
-        lr_scheduler_type="linear",
-        max_grad_norm=1.0,
+        lr_scheduler_type=SCHEDULES[settings.schedule],
+        max_grad_norm=settings.clip or math.inf,  # 0 would leave out the check of the norm too
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         use_cpu=not has_accelerator,
@@ -80,7 +84,7 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
 
 
 class ExtractionTrainer(Trainer):
-    """Trains an `Extractor` on two `EncodedSplit`.
+    """Trains a `System` on two `EncodedSplit`.
 
     Args:
         model: what to train.
@@ -94,7 +98,7 @@ class ExtractionTrainer(Trainer):
 
     def __init__(
         self,
-        model: Extractor,
+        model: System,
         settings: TrainingConfig,
         arguments: TrainingArguments,
         train: EncodedSplit,
@@ -107,10 +111,15 @@ class ExtractionTrainer(Trainer):
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
         if settings.fast_dropout:
             replace_dropout(model, FastDropout)
+        if (settings.compile or settings.gradient_checkpointing) and model.text_encoder is None:
+            raise UserError(
+                "training.compile and training.gradient_checkpointing are for systems with a text encoder of "
+                "transformers, and this one has none; leave them out"
+            )
         if settings.compile:
-            model.text.compile(dynamic=True)
+            model.text_encoder.compile(dynamic=True)
         if settings.gradient_checkpointing:
-            model.text.body.activation_checkpointing_enable()
+            model.text_encoder.body.activation_checkpointing_enable()
         super().__init__(
             model,
             arguments,
@@ -148,16 +157,25 @@ class ExtractionTrainer(Trainer):
             self._lines.close()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over `parameter_groups`."""
+        """AdamW or SGD over `parameter_groups`."""
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model,
-                learning_rates(self.settings, self.model.head),
+                self.model.learning_rates() | self.settings.learning_rates,
                 learning_rate=self.settings.learning_rate,
                 weight_decay=self.settings.weight_decay,
             )
-            self.optimizer = torch.optim.AdamW(groups, fused=True)
+            self.optimizer = make_optimizer(self.settings, groups)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The schedule of the settings, where Trainer has it not."""
+        if self.lr_scheduler is None and self.settings.schedule == "inverse":
+            steps = num_training_steps / self.settings.epochs
+            warm = self.args.get_warmup_steps(num_training_steps)
+            factor = partial(inverse_schedule, steps_per_epoch=steps, warmup_steps=warm)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Any]:
         """The batches of a step, whose samples are counted, and the time that the step waits for them."""
@@ -169,7 +187,7 @@ class ExtractionTrainer(Trainer):
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
-    ) -> Tensor | tuple[Tensor, ExtractorOutput]:
+    ) -> Tensor | tuple[Tensor, SystemOutput]:
         """The model's own loss; in training the batch's share in that of its step, whose parts are kept for the log."""
         outputs = model(**inputs)
         loss = outputs.loss
@@ -177,6 +195,7 @@ class ExtractionTrainer(Trainer):
             share = len(inputs["input_ids"]) / self._samples_of_step
             loss = share * loss
             parts = {name: outputs[name] for name in LOSSES if outputs.get(name) is not None}
+            parts |= outputs.get("own_losses") or {}
             for name, part in {**parts, "steps": torch.ones_like(loss)}.items():
                 self._parts[name] = self._parts.get(name, 0) + share * part.detach()
         return (loss, outputs) if return_outputs else loss

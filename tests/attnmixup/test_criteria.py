@@ -1,5 +1,6 @@
 """Every kind of criterion: PyTorch's own as they are, one's own by row or element, and what has no part in them."""
 
+import re
 from functools import partial
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import DIM, ratios, seeds, tensors
 from torch import nn
 
-from attnmixup import AttnMixup
-from attnmixup.criteria import row_losses
+from attnmixup import AttnMixup, criteria
+from attnmixup.criteria import reduction_of, row_losses
 
 CLASSES = 4
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.5], dtype=torch.float64)
@@ -108,6 +109,23 @@ def test_a_mean_over_everything_of_nll():
         torch.testing.assert_close(loss, F.nll_loss(outputs, labels, weight=WEIGHTS))
 
 
+@pytest.mark.parametrize("weight", [None, WEIGHTS])
+def test_a_margin_loss_ignores_labels_too_and_counts_rows_whatever_their_weight(weight):
+    labels = labels_of(0, 5)
+    outputs, real = tensors(0, 5, CLASSES), labels != -100
+    expected = F.multi_margin_loss(outputs[real], labels[real], weight=weight)
+    for criterion in (nn.MultiMarginLoss(weight=weight), partial(F.multi_margin_loss, weight=weight)):
+        torch.testing.assert_close(mixed_of(labels, train=False).loss(criterion, outputs), expected)
+
+
+def test_vectors_of_tokens_without_a_mask_count_by_token():
+    outputs, targets = tensors(0, 2, 3, CLASSES), tensors(1, 2, 3, CLASSES)
+    losses = row_losses(F.mse_loss, outputs, targets, None, torch.tensor([True, False]))
+    torch.testing.assert_close(losses.total[0], 3 * F.mse_loss(outputs[0], targets[0]))
+    assert losses.total[1] == 0
+    assert losses.count.tolist() == losses.norm.tolist() == [3.0, 0.0]
+
+
 def focal(logits, labels, gamma=2.0):
     losses = F.cross_entropy(logits, labels, reduction="none")
     return (1 - (-losses).exp()) ** gamma * losses
@@ -120,7 +138,7 @@ def test_a_focal_loss_is_not_given_the_mask(seed):
     outputs = tensors(seed, 4, 3, CLASSES)
     expected = focal(outputs[mask], labels[mask]).mean()
     torch.testing.assert_close(mixed.loss(focal, outputs, per="element"), expected)
-    with pytest.raises(ValueError, match='no argument of the name mask: give it one, or pass per="element"'):
+    with pytest.raises(ValueError, match="no argument of the name mask"):
         mixed.loss(focal, outputs)
 
 
@@ -204,21 +222,153 @@ def test_nothing_counts_where_every_label_is_ignored(seed, strength):
     assert float(mixed.loss(lambda a, b: F.cross_entropy(a, b, reduction="none"), outputs)) == 0
 
 
-def test_errors():
-    mixed = mixed_of(torch.arange(5) % CLASSES)
-    outputs = torch.zeros(10, CLASSES)
-    for call, message in (
-        (lambda: mixed.loss(F.cross_entropy, outputs, per="token"), "per must be one of 'element', 'row', got 'token'"),
-        (
-            lambda: mixed.loss(F.cross_entropy, torch.zeros(10, 4, 5)),
-            r"shape of the outputs \(10, 4, 5\).* got \(10,\)",
-        ),
-        (lambda: mixed.loss(lambda a, b: a - b.T, torch.zeros(10, 1, 2), per="element"), "targets must have the shape"),
-        (lambda: mixed.loss(lambda a, b: a.sum(), outputs, per="element"), "expected one for each element"),
-        (lambda: mixed.loss(nn.KLDivLoss(reduction="batchmean"), outputs, targets=torch.zeros(5, 4)), "'batchmean'"),
-        (lambda: mixed.loss(lambda a, b: a, outputs), r"one loss per row, shape \(10,\), got \(10, 4\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-    with pytest.raises(ValueError, match=r"mask of the targets \(10, 3\) must fit the outputs, got outputs \(10, 2\)"):
-        row_losses(F.mse_loss, torch.zeros(10, 2), torch.zeros(10, 2), torch.ones(10, 3) > 0, mixed.weight > 0)
+class Seen:
+    """A criterion by row that keeps what it is given."""
+
+    def __call__(self, outputs, targets, mask=None):
+        self.outputs, self.targets, self.mask = outputs.tolist(), targets.tolist(), mask
+        return outputs.flatten(1).sum(1)
+
+
+NAN = float("nan")
+ROWS_WITHOUT_MASK = {
+    "labels": (torch.tensor([1, -100, 2, 3]), [1, 0, 2, 0]),
+    "tags": (torch.tensor([[1, -100], [-100, -100], [-100, 2], [3, 3]]), [[1, -100], [0, 0], [-100, 2], [0, 0]]),
+    "values": (torch.tensor([1.0, 5.0, -100.0, 3.0]), [1.0, 5.0, -100.0, 0.0]),
+    "several integers": (torch.full((4, 2, 1), -100), [[[-100]] * 2] * 3 + [[[0]] * 2]),
+}
+
+
+@pytest.mark.parametrize("name", ROWS_WITHOUT_MASK)
+def test_a_criterion_by_row_sees_zeros_where_nothing_counts(name):
+    targets, seen_targets = ROWS_WITHOUT_MASK[name]
+    live, outputs = torch.tensor([True, True, True, False]), torch.full((4, 3), 2.0)
+    counted = [name in ("values", "several integers") or row != 1 for row in range(3)] + [False]
+    outputs[~torch.tensor(counted)] = NAN
+    seen = Seen()
+    losses = row_losses(seen, outputs, targets, None, live)
+    assert seen.mask is None
+    assert seen.targets == seen_targets
+    assert seen.outputs == [[2.0] * 3 if real else [0.0] * 3 for real in counted]
+    assert losses.total.tolist() == [6.0 * real for real in counted]
+    assert losses.norm.tolist() == losses.count.tolist() == [float(real) for real in counted]
+    assert losses.norm.dtype == losses.total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("by_token", [True, False])
+def test_a_criterion_by_row_is_given_the_first_token_of_a_row_without_any(by_token):
+    mask = torch.tensor([[False, True, True], [False, False, False], [True, True, False]])
+    live, targets = torch.tensor([True, True, False]), torch.tensor([[9, 1, 2], [9, 9, 9], [9, 9, 9]])
+    counted = torch.tensor([[False, True, True], [False, False, False], [False, False, False]])
+    outputs = torch.full((3, 3, 2), 2.0) if by_token else torch.full((3, 2), 2.0)
+    if by_token:
+        outputs[~counted] = NAN
+    seen = Seen()
+    losses = row_losses(seen, outputs, targets, mask, live)
+    assert seen.mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
+    assert seen.targets == [[0, 1, 2], [0, 0, 0], [0, 0, 0]]
+    # Outputs without an axis of tokens are the criterion's own affair.
+    assert seen.outputs == (outputs.nan_to_num(0.0)).tolist()
+    assert losses.total.tolist() == [8.0 if by_token else 4.0, 0.0, 0.0]
+    assert losses.norm.tolist() == losses.count.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_criterion_by_element_sees_zeros_where_nothing_counts():
+    seen, live = Seen(), torch.tensor([True, True, False])
+    outputs = torch.tensor([[2.0, 2.0], [NAN, NAN], [NAN, NAN]])
+    losses = row_losses(seen, outputs, torch.tensor([1, -100, 3]), None, live, "element")
+    assert seen.outputs == [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    assert seen.targets == [1, 0, 0]
+    assert losses.total.tolist() == [4.0, 0.0, 0.0]
+    row_losses(seen, outputs.nan_to_num(0.0), torch.tensor([1.0, -100.0, 3.0]), None, live, "element")
+    assert seen.targets == [1.0, -100.0, 0.0]
+
+
+@given(seed=seeds)
+def test_a_criterion_by_element_mixes_as_pytorchs(seed):
+    labels, mask = labels_of(seed, 4, 3), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
+    mixed, outputs = mixed_of(labels, length=3, mask=mask), tensors(seed, 8, 3, CLASSES)
+
+    def own(flat, targets):
+        return F.cross_entropy(flat, targets, reduction="none")
+
+    torch.testing.assert_close(mixed.loss(own, outputs, per="element"), mixed.loss(F.cross_entropy, outputs))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_reduction_of_a_criterion(reduction):
+    expected = "sum" if reduction == "sum" else "mean"
+    assert reduction_of(nn.CrossEntropyLoss(reduction=reduction)) == expected
+    assert reduction_of(partial(F.cross_entropy, reduction=reduction)) == expected
+    assert reduction_of(partial(focal, reduction=reduction)) == reduction_of(F.cross_entropy) == "mean"
+
+
+@pytest.mark.parametrize("per", ["element", "row"])
+def test_losses_of_half_precision_are_summed_in_single(per):
+    outputs = torch.ones(2, 3, 4, dtype=torch.float16)
+    losses = row_losses(
+        lambda a, b, mask=None: a.flatten(1).mean(1), outputs, torch.zeros(2, 3).long(), None, torch.ones(2) > 0, per
+    )
+    assert losses.total.dtype == losses.norm.dtype == losses.count.dtype == torch.float32
+    assert losses.total.tolist() == [3.0 if per == "element" else 1.0] * 2
+
+
+@pytest.mark.parametrize("per", ["element", "row"])
+def test_losses_stay_on_the_device_of_the_outputs(per):
+    outputs, mask = torch.zeros(2, 3, 4, device="meta"), torch.ones(2, 3, dtype=torch.bool, device="meta")
+    losses = row_losses(
+        lambda a, b, mask=None: a.flatten(1).sum(1), outputs, torch.zeros_like(mask).long(), mask, mask[:, 0], per
+    )
+    assert losses.total.is_meta
+
+
+@pytest.mark.parametrize("criterion", [torch.dist, F.relu, Seen.__call__, Seen().__call__, Seen(), partial(Seen())])
+def test_whether_a_criterion_takes_a_mask(criterion):
+    assert criteria._takes_mask(criterion) == (criterion not in (torch.dist, F.relu))
+
+
+ERRORS = {
+    "per": (
+        lambda mixed, outputs: mixed.loss(F.cross_entropy, outputs, per="token"),
+        "per must be one of 'element', 'row', got 'token'.",
+    ),
+    "shape": (
+        lambda mixed, outputs: mixed.loss(F.cross_entropy, torch.zeros(10, 4, 5)),
+        "targets must have the shape of the outputs (10, 4, 5), or that without the last axis, got (10,).",
+    ),
+    "shape by element": (
+        lambda mixed, outputs: mixed.loss(lambda a, b: a - b.T, torch.zeros(10, 1, 2), per="element"),
+        "targets must have the shape of the outputs (10, 1, 2), or that without the last axis, got (10,).",
+    ),
+    "a mean of its own": (
+        lambda mixed, outputs: mixed.loss(lambda a, b: a.sum(), outputs, per="element"),
+        "The criterion made losses of shape () from outputs (10, 4), expected one for each element: leave out its own "
+        'mean (reduction="none"), or pass per="row" if it looks at whole rows.',
+    ),
+    "a mean over rows": (
+        lambda mixed, outputs: mixed.loss(nn.KLDivLoss(reduction="batchmean"), outputs, targets=torch.zeros(5, 4)),
+        'The criterion has reduction=\'batchmean\', expected "mean", "sum" or "none": leave it out, or pass a '
+        'function that returns one loss per row, with per="row".',
+    ),
+    "not one loss per row": (
+        lambda mixed, outputs: mixed.loss(lambda a, b: a, outputs),
+        "The criterion must return one loss per row, shape (10,), got (10, 4): leave out its own mean "
+        '(reduction="none"), or pass per="element" if it gives one loss for each element.',
+    ),
+    "no argument for the mask": (
+        lambda mixed, outputs: row_losses(focal, outputs, outputs, outputs > 0, mixed.weight > 0),
+        "The targets have a mask, but the criterion has no argument of the name mask: give it one, or pass "
+        'per="element" if it gives one loss for each token.',
+    ),
+    "another mask": (
+        lambda mixed, outputs: row_losses(F.mse_loss, outputs, outputs, torch.ones(10, 3) > 0, mixed.weight > 0),
+        "The mask of the targets (10, 3) must fit the outputs, got outputs (10, 4).",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    call, message = ERRORS[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call(mixed_of(torch.arange(5) % CLASSES), torch.zeros(10, CLASSES))

@@ -1,251 +1,20 @@
-"""Two real processes compute what one does on the concatenated batch."""
+"""Headers, shares and gathering, in one process."""
 
 import copy
 import pickle
-from datetime import timedelta
+import re
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-import torch.nn.functional as F
+from global_batch import CASES, batch_of, model_of, train
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds, sizes
-from torch import nn
 
-from attnmixup import AttnMixup, distributed
+from attnmixup import AttnMixup, attn_mixup, distributed
 from attnmixup.batch import Batch
-
-RANKS = 2
-CASES = {
-    "vectors": {},
-    "sequences": {},
-    "tokens": {"sequence": "position"},
-    "release": {"preset": "release"},
-    "all rows": {"final": "weight"},
-    "other class": {"partner": "other_class"},
-    "no transformed rows": {"transformed_ratio": 0.0},
-    "derangement": {"partner": "derangement"},
-    "an empty rank": {},
-    "strength 0": {},
-}
-# Samples of each rank: odd, even and of one.
-SPLITS = {"sequences": (3, 2), "all rows": (4, 1), "an empty rank": (5, 0)}
-
-
-class Model(nn.Module):
-    def __init__(self, **options):
-        super().__init__()
-        self.encoder, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
-        self.mixer = AttnMixup(6, heads=2, **{"dropout": 0.0} | options)
-
-    def forward(self, inputs, targets, mask, group, generator):
-        embeddings = torch.tanh(self.encoder(inputs))
-        mixed = self.mixer(embeddings, targets, mask=mask, group=group, generator=generator)
-        return mixed, mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
-
-
-def model_of(case, **options):
-    torch.manual_seed(0)
-    model = Model(**CASES[case], **options).double()
-    if case == "strength 0":
-        model.mixer.set_strength(0.0)
-    return model
-
-
-def batch_of(case):
-    generator = torch.Generator().manual_seed(1)
-    group = torch.tensor([0, 0, 1, 1, 0])
-    if case not in ("sequences", "tokens"):
-        return torch.randn(5, 4, generator=generator).double(), torch.arange(5) % 3, None, group
-    inputs, targets = torch.randn(5, 4, 4, generator=generator).double(), torch.randint(3, (5, 4), generator=generator)
-    return inputs, targets, torch.arange(4) < torch.tensor([4, 1, 3, 2, 1])[:, None], group
-
-
-def part_of(case, rank):
-    """The samples of one rank, no longer than its own longest."""
-    inputs, targets, mask, group = batch_of(case)
-    first = SPLITS.get(case, (3, 2))[0]
-    rows = slice(0, first) if rank == 0 else slice(first, 5)
-    if mask is None:
-        return inputs[rows], targets[rows], None, group[rows]
-    longest = int(mask[rows].sum(1).max())
-    return inputs[rows, :longest], targets[rows, :longest], mask[rows, :longest], group[rows]
-
-
-def train(model, batch):
-    mixed, loss = model(*batch, torch.Generator().manual_seed(2))
-    loss.backward()
-    rows, labels = mixed.embeddings.detach(), [mixed.targets_a, mixed.targets_b]
-    if mixed.mask is not None:
-        # What stands in the padding depends on how long the longest is.
-        rows = rows.masked_fill(~mixed.mask.unsqueeze(-1), 0)
-        labels = [label.masked_fill(~mask, 0) for label, mask in zip(labels, (mixed.mask_a, mixed.mask_b), strict=True)]
-    return {
-        "loss": loss.detach(),
-        "gradients": [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in model.parameters()
-        ],
-        "rows": rows,
-        "labels": torch.stack(labels, dim=1),
-        "lam": mixed.lam,
-        "origin": mixed.origin,
-        "num_originals": mixed.num_originals,
-        "num_synthetic": mixed.num_synthetic,
-    }
-
-
-def different(rank, **of_rank_1):
-    """Call a mixer with something else on rank 1, and return the message."""
-    training, strength = of_rank_1.pop("training", True), of_rank_1.pop("strength", 1.0)
-    dtype = of_rank_1.pop("dtype", torch.float32)
-    mixer, embeddings = AttnMixup(6, global_batch=True), torch.randn(3, 6)
-    if rank == 1:
-        mixer.train(training).set_strength(strength)
-        embeddings = embeddings.to(dtype)
-    try:
-        mixer(embeddings, **(of_rank_1 if rank == 1 else {}))
-    except ValueError as error:
-        return str(error)
-    return "no error"
-
-
-DISAGREEMENTS = {
-    "mode": ({"training": False}, "evaluation mode on rank 1, training mode on rank 0. Call model.train() on all"),
-    "plan": ({"plan": AttnMixup(6).draw(6)}, "a plan on rank 1, no plan on rank 0"),
-    "group": ({"group": torch.zeros(3, dtype=torch.long)}, "group of torch.int64 and shape (B,) on rank 1, no group"),
-    "dtype": ({"dtype": torch.float64}, "embeddings of torch.float64 and shape (B, 6) on rank 1"),
-    "strength": ({"strength": 0.5}, "strength 0.5 on rank 1, strength 1 on rank 0"),
-}
-
-
-def work(rank, folder):
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=20)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=limit)
-    results = {name: different(rank, **arguments) for name, (arguments, _) in DISAGREEMENTS.items()}
-    for case in CASES:
-        model = nn.parallel.DistributedDataParallel(model_of(case, global_batch=True))
-        results[case] = train(model, part_of(case, rank))
-    torch.manual_seed(rank)
-    mixed = AttnMixup(6, global_batch=True)(torch.randn(3, 6))
-    results["own seeds"] = {"lam": mixed.lam, "index_a": mixed.index_a, "index_b": mixed.index_b}
-    numbers = torch.arange(3) + 3 * rank
-    results["taken"] = [taken.tolist() for taken in mixed.take(numbers)]
-
-    mixer = AttnMixup(6)
-    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(6, 6), mixer))
-    for strength in (0.0, 0.0, 1.0):
-        mixer.set_strength(strength)
-        model(torch.randn(4, 6)).embeddings.sum().backward()
-    results["with gradients"] = all(parameter.grad is not None for parameter in model.parameters())
-
-    bad_plan = AttnMixup(6).draw(4)
-    try:
-        AttnMixup(6, global_batch=True)(torch.randn(3, 6), plan=bad_plan)
-    except ValueError as error:
-        results["a bad plan"] = str(error)
-    evaluated = AttnMixup(6, global_batch=True).eval()
-    if rank == 0:
-        with torch.no_grad():
-            evaluated(torch.randn(3, 6))
-    dist.barrier()
-
-    single = [dist.new_group([member]) for member in range(RANKS)][rank]
-    alone = AttnMixup(6, global_batch=True, process_group=single)
-    results["own group"] = len(copy.deepcopy(alone)(torch.randn(3, 6)).lam)
-    try:
-        pickle.dumps(alone)
-    except TypeError as error:
-        results["pickled"] = str(error)
-    try:
-        if rank == 0:
-            short = dist.new_group([0, 1], timeout=timedelta(seconds=2))
-            AttnMixup(6, global_batch=True, process_group=short)(torch.randn(3, 6))
-        else:
-            dist.new_group([0, 1], timeout=timedelta(seconds=2))
-    except RuntimeError as error:
-        results["an extra step"] = str(error)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def by_rank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
-
-
-def joined(by_rank, case, name):
-    """Rows of all ranks in the order of one process: originals of every rank first."""
-    count = [ranked[case]["num_originals"] for ranked in by_rank]
-    parts = [ranked[case][name][:n] for ranked, n in zip(by_rank, count, strict=True)]
-    parts += [ranked[case][name][n:] for ranked, n in zip(by_rank, count, strict=True)]
-    return torch.cat(parts)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_two_ranks_are_one_process(by_rank, case):
-    one = train(model_of(case), batch_of(case))
-    ranked = [results[case] for results in by_rank]
-    torch.testing.assert_close(sum(rank["loss"] for rank in ranked) / RANKS, one["loss"], atol=1e-6, rtol=0)
-    for rank in ranked:
-        for gradient, expected in zip(rank["gradients"], one["gradients"], strict=True):
-            torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
-    assert sum(rank["num_synthetic"] for rank in ranked) == one["num_synthetic"]
-    for name in ("lam", "origin"):
-        torch.testing.assert_close(joined(by_rank, case, name), one[name])
-    for name in ("rows", "labels"):
-        torch.testing.assert_close(joined(by_rank, case, name), one[name], atol=1e-6, rtol=0)
-
-
-def test_every_rank_keeps_as_many_rows_as_it_can_train_on(by_rank):
-    assert [len(ranked["vectors"]["rows"]) for ranked in by_rank] == [6, 4]
-    assert [ranked["vectors"]["num_originals"] for ranked in by_rank] == [3, 2]
-
-
-def test_ranks_with_seeds_of_their_own_share_one_plan(by_rank):
-    shares = [ranked["own seeds"] for ranked in by_rank]
-    everywhere = torch.cat([share["index_a"][3:] for share in shares])
-    assert len(everywhere) == 6
-    # Transformed rows of one plan are distinct, and so are the firsts of its pairs.
-    assert len(set(everywhere[:4].tolist())) == 4
-    assert len(set(everywhere[4:].tolist())) == 2
-
-
-@pytest.mark.parametrize("name", DISAGREEMENTS)
-def test_every_rank_raises_the_same_error(by_rank, name):
-    messages = [ranked[name] for ranked in by_rank]
-    assert DISAGREEMENTS[name][1] in messages[0]
-    assert messages[0] == messages[1]
-
-
-def test_a_bad_plan_is_an_error_on_every_rank(by_rank):
-    assert all("The plan is for 4 samples, the batch has 6" in ranked["a bad plan"] for ranked in by_rank)
-
-
-def test_an_extra_step_is_an_error(by_rank):
-    assert "Not every rank reached the mixer" in by_rank[0]["an extra step"]
-    assert "an extra step" not in by_rank[1]
-
-
-def test_anything_is_taken_along_from_all_ranks(by_rank):
-    for ranked in by_rank:
-        # Numbers of samples are those of the global batch here, and so are their indices.
-        assert ranked["taken"] == [ranked["own seeds"]["index_a"].tolist(), ranked["own seeds"]["index_b"].tolist()]
-    assert {index for ranked in by_rank for index in ranked["taken"][0]} == set(range(6))
-
-
-def test_strength_0_leaves_no_parameter_without_a_gradient_under_ddp(by_rank):
-    assert all(ranked["with gradients"] for ranked in by_rank)
-
-
-def test_the_global_batch_may_be_that_of_a_group(by_rank):
-    assert [ranked["own group"] for ranked in by_rank] == [6, 6]
-    assert all("save model.state_dict() instead" in ranked["pickled"] for ranked in by_rank)
+from attnmixup.sampling import MixupPlan
 
 
 @given(size=sizes, seed=seeds, data=st.data())
@@ -269,13 +38,88 @@ def test_headers_survive_their_encoding(size, strength, training, seed):
     assert header.size == size
 
 
-def test_empty_everywhere_and_a_rank_outside_are_errors():
-    batch = Batch(torch.randn(0, 6), None, None, None, None)
-    header = distributed.Header.of(batch, training=True, plan=None, strength=1.0)
-    with pytest.raises(ValueError, match="the batch of every rank is empty"):
-        distributed.check_agreement([header, header])
-    with pytest.raises(ValueError, match="1 to 12 dimensions"):
+def header_of(batch=None, **changed):
+    batch = batch or Batch(torch.zeros(2, 6), torch.zeros(2, 3), None, None, None)
+    return distributed.Header.of(batch, **{"training": True, "plan": None, "strength": 1.0} | changed)
+
+
+def tokens_of(dim=6, mask=True, targets=(2, 4)):
+    mask = torch.ones(2, 4, dtype=torch.bool) if mask else None
+    return Batch(torch.zeros(2, 4, dim), torch.zeros(targets), mask, None, None)
+
+
+DISAGREEMENTS = {
+    "one of three": (
+        [header_of(), header_of(training=False), header_of()],
+        "Ranks disagree: evaluation mode on rank 1, training mode on the others. Call model.train() on all of them, or "
+        "model.eval().",
+    ),
+    "three of six": (
+        [header_of(strength=strength) for strength in (1.0, 0.5, 0.5, 0.5, 1.0, 1.0)],
+        "Ranks disagree: strength 0.5 on ranks 1, 2 and 3, strength 1 on the others. Call set_strength() with one "
+        "value on all of them.",
+    ),
+    "plan": (
+        [header_of(plan=AttnMixup(6).draw(4)), header_of()],
+        "Ranks disagree: no plan on rank 1, a plan on rank 0. Pass plan= on all of them (that of the first rank "
+        "counts), or on none.",
+    ),
+    "targets": (
+        [header_of(), header_of(Batch(torch.zeros(1, 6), torch.zeros(1, 2), None, None, None))],
+        "Ranks disagree: targets of torch.float32 and shape (B, 2) on rank 1, targets of torch.float32 and shape (B, "
+        "3) on rank 0. They can differ in the number of samples and of tokens only.",
+    ),
+    "embeddings": (
+        [header_of(tokens_of()), header_of(tokens_of(5))],
+        "Ranks disagree: embeddings of torch.float32 and shape (B, L, 5) on rank 1, embeddings of torch.float32 and "
+        "shape (B, L, 6) on rank 0. They can differ in the number of samples and of tokens only.",
+    ),
+    "one target": (
+        [header_of(Batch(torch.zeros(2, 6), targets, None, None, None)) for targets in (None, torch.zeros(2))],
+        "Ranks disagree: targets of torch.float32 and shape (B,) on rank 1, no targets on rank 0. They can differ in "
+        "the number of samples and of tokens only.",
+    ),
+    "no mask": (
+        [header_of(tokens_of(mask=False))] * 2,
+        "global_batch needs a mask for sequences (B, L, C), because ranks may differ in length.",
+    ),
+    "empty": (
+        [header_of(Batch(torch.zeros(0, 6), None, None, None, None))] * 2,
+        "The global batch has no samples: the batch of every rank is empty.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_ranks_must_agree(name):
+    headers, message = DISAGREEMENTS[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        distributed.check_agreement(headers)
+
+
+def test_gradients_must_be_wanted_by_all():
+    with torch.no_grad():
+        without = header_of()
+    with pytest.raises(ValueError, match=r"torch\.no_grad\(\) on rank 1, gradients on rank 0\. Run all of them"):
+        distributed.check_agreement([header_of(), without])
+
+
+def test_ranks_may_differ_in_samples_and_tokens_and_in_evaluation_in_all_but_the_mode():
+    longer = Batch(torch.zeros(3, 5, 6), torch.zeros(3, 5), torch.ones(3, 5, dtype=torch.bool), None, None)
+    distributed.check_agreement([header_of(tokens_of()), header_of(longer)])
+    other = Batch(torch.zeros(1, 3), None, None, None, None)
+    distributed.check_agreement([header_of(training=False), header_of(other, training=False, strength=0.0)])
+
+
+def test_a_number_cannot_be_gathered():
+    with pytest.raises(ValueError, match=r"^Ranks can gather tensors of 1 to 12 dimensions, got \(\)\.$"):
         distributed.TensorHeader.of(torch.tensor(1.0))
+
+
+def test_a_reference_to_all_ranks_is_copied_and_pickled():
+    reference = distributed.GroupReference()
+    assert copy.copy(reference) is copy.deepcopy(reference) is reference
+    assert pickle.loads(pickle.dumps(reference)).group is None
 
 
 @pytest.fixture
@@ -302,6 +146,33 @@ def test_rows_are_gathered_with_their_gradient():
     assert sizes == [3]
     (2 * gathered).sum().backward()
     assert torch.equal(rows.grad, torch.full((3, 2), 2.0))
+
+
+@pytest.mark.usefixtures("alone")
+def test_nothing_is_gathered_and_sent_where_there_is_nothing():
+    rows = torch.zeros(0, 2, requires_grad=True)
+    (gathered,), sizes = distributed.gather_rows(rows)
+    assert gathered.shape == (0, 2)
+    assert sizes == [0]
+    gathered.sum().backward()
+    assert rows.grad.shape == (0, 2)
+    none = torch.arange(0)
+    plan = distributed.broadcast_plan(MixupPlan(none, none, none, none.float(), 1), [header_of()], none.device, None)
+    assert [len(part) for part in (plan.transformed, plan.first, plan.second, plan.lam)] == [0] * 4
+
+
+@pytest.mark.usefixtures("alone")
+def test_ranks_train_every_parameter_and_are_not_told_of_any_that_does_not_change(monkeypatch, recwarn):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 1)
+    mixer, rows = AttnMixup(6), torch.randn(3, 6, requires_grad=True)
+    mixer.set_strength(0.0)
+    mixer(rows).embeddings.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in mixer.parameters())
+    assert (rows.grad == 1).all()
+    mixer.set_strength(1.0)
+    for _ in range(4):
+        mixer(rows)
+    assert not recwarn.list
 
 
 @pytest.mark.usefixtures("alone")

@@ -52,14 +52,14 @@ def test_there_are_pages_with_code():
 def test_commands_of_i2srm_parse(page):
     pytest.importorskip("jsonargparse")
     from reference_models.cli import parse
-    from reference_models.settings import find_config, read_settings
+    from reference_models.settings import read_settings
 
     text = (ROOT / page).read_text()
     blocks = "\n".join(re.findall(r"```(?:\{code-cell\} ipython3)?\n(.*?)```", text, flags=re.DOTALL))
     for command in re.findall(r"^(?:.*&& )?i2srm (.*)$", blocks.replace("\\\n", " "), flags=re.MULTILINE):
         options = parse(shlex.split(command.split(" && ")[0], comments=True))
-        if getattr(options, "config", None):
-            read_settings(find_config(options.config), options.overrides)
+        if getattr(options, "system", None):
+            read_settings(options.data, options.overrides, system=options.system)
 
 
 def test_links_between_files_lead_somewhere():

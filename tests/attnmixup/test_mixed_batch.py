@@ -1,5 +1,8 @@
 """Losses of every kind of target, soft targets, and what goes along with the rows."""
 
+import math
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 
 import oracles
@@ -218,6 +221,14 @@ def test_soft_targets_have_the_mass_of_their_sources(case):
         assert soft[row].tolist() == pytest.approx(expected)
 
 
+def test_a_soft_target_is_unmixed_where_only_one_source_has_the_token():
+    mixed = AttnMixup(DIM).eval()(torch.randn(1, 3, DIM), torch.tensor([[0, 0, 0]]), mask=torch.ones(1, 3) > 0)
+    ones = torch.ones_like(mixed.targets_a)
+    only_a, only_b = torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]])
+    mixed = replace(mixed, targets_b=ones, lam=torch.tensor([0.75]), mask_a=only_a, mask_b=only_b)
+    assert mixed.soft_targets(2).tolist() == [[[0.75, 0.25], [1.0, 0.0], [0.0, 1.0]]]
+
+
 @given(case=cases(), seed=seeds)
 def test_originals_are_the_batch(case, seed):
     mixed = mixed_of(case)
@@ -245,25 +256,88 @@ def test_origins_are_numbered():
     assert [(origin.name, int(origin)) for origin in Origin] == [("ORIGINAL", 0), ("TRANSFORMED", 1), ("SYNTHETIC", 2)]
 
 
-def test_errors():
-    mixer = AttnMixup(DIM)
-    mixed = mixer(torch.randn(5, DIM), torch.arange(5))
-    without = mixer(torch.randn(5, DIM))
-    for call in (lambda: without.loss(F.cross_entropy, torch.zeros(10, 5)), lambda: without.soft_targets(5)):
-        with pytest.raises(ValueError, match="has no targets: pass them to AttnMixup"):
-            call()
-    for outputs in (torch.zeros(5, 5), torch.tensor(0.0)):
-        with pytest.raises(ValueError, match="outputs must have 10 rows"):
-            mixed.loss(F.cross_entropy, outputs)
-    with pytest.raises(ValueError, match="reduction must be one of 'mean', 'sum', 'none', got 'max'"):
-        mixed.loss(F.cross_entropy, torch.zeros(10, 5), reduction="max")
-    with pytest.raises(ValueError, match="mean_over must be one of 'tokens', 'rows', got 'samples'"):
-        mixed.loss(F.cross_entropy, torch.zeros(10, 5), mean_over="samples")
-    with pytest.raises(ValueError, match="Expected 10 rows"):
-        mixed.originals(torch.zeros(5))
-    with pytest.raises(ValueError, match="one row for each of 5 samples, got"):
-        mixed.take(torch.zeros(10))
-    with pytest.raises(ValueError, match="target_mask goes with targets"):
-        mixed.loss(F.cross_entropy, torch.zeros(10, 5), target_mask=torch.ones(5, 1, dtype=torch.bool))
-    with pytest.raises(ValueError, match="below num_classes=4"):
-        mixed.soft_targets(4)
+@dataclass(frozen=True)
+class Ranks:
+    """A second rank with the same samples but for their sign."""
+
+    def gather(self, tensor):
+        return torch.cat([-tensor, tensor])
+
+    def mean(self, sums):
+        return 2 * sums
+
+
+def test_a_global_batch_takes_from_all_ranks_and_divides_by_their_mean():
+    mixed = AttnMixup(DIM)(torch.randn(3, DIM), torch.arange(3))
+    everywhere = replace(mixed, index_a=mixed.index_a + 3, index_b=(mixed.index_b + 3) % 6, ranks=Ranks())
+    numbers = torch.tensor([7, 8, 9])
+    first, second = everywhere.take(numbers)
+    assert torch.equal(first, numbers[mixed.index_a])
+    assert torch.equal(second, numbers[mixed.index_b])
+    first, second = replace(everywhere, index_a=mixed.index_a).take(numbers)
+    assert torch.equal(first, -numbers[mixed.index_a])
+    outputs = torch.randn(6, 3)
+    for reduction, times in (("mean", 1), ("sum", 2)):
+        plain, shared = (batch.loss(F.cross_entropy, outputs, reduction=reduction) for batch in (mixed, everywhere))
+        torch.testing.assert_close(shared, times * plain)
+
+
+def test_the_entropy_of_attention_is_that_of_its_rows():
+    mixed = AttnMixup(DIM)(torch.randn(3, DIM))
+    attention = torch.rand(2, 3, 5).softmax(-1).requires_grad_()
+    expected = sum(-p * math.log(p) for p in attention.flatten().tolist()) / 6
+    assert replace(mixed, attention=attention).stats()["attention/entropy"] == pytest.approx(expected)
+
+
+ERRORS = {
+    "no targets": (
+        lambda mixed: replace(mixed, targets_a=None, targets_b=None).loss(F.cross_entropy, torch.zeros(10, 5)),
+        "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
+    ),
+    "targets of one source": (
+        lambda mixed: replace(mixed, targets_b=None).loss(F.cross_entropy, torch.zeros(10, 5)),
+        "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
+    ),
+    "no soft targets": (
+        lambda mixed: replace(mixed, targets_a=None, targets_b=None).soft_targets(5),
+        "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
+    ),
+    **{
+        f"outputs {shape}": (
+            lambda mixed, shape=shape: mixed.loss(F.cross_entropy, torch.zeros(shape)),
+            f"outputs must have 10 rows, one for each of mixed.embeddings, got {shape}.",
+        )
+        for shape in [(5, 5), ()]
+    },
+    "reduction": (
+        lambda mixed: mixed.loss(F.cross_entropy, torch.zeros(10, 5), reduction="max"),
+        "reduction must be one of 'mean', 'sum', 'none', got 'max'.",
+    ),
+    "mean over": (
+        lambda mixed: mixed.loss(F.cross_entropy, torch.zeros(10, 5), mean_over="samples"),
+        "mean_over must be one of 'tokens', 'rows', got 'samples'.",
+    ),
+    "originals": (lambda mixed: mixed.originals(torch.zeros(5)), "Expected 10 rows, got a tensor of shape (5,)."),
+    "take": (
+        lambda mixed: mixed.take(torch.zeros(10)),
+        "Expected one row for each of 5 samples, got (10,).",
+    ),
+    "a mask alone": (
+        lambda mixed: mixed.loss(F.cross_entropy, torch.zeros(10, 5), target_mask=torch.ones(5, 1) > 0),
+        "target_mask goes with targets: pass both, or neither.",
+    ),
+    "a mask of another shape": (
+        lambda mixed: mixed.loss(
+            F.cross_entropy, torch.zeros(10, 3, 5), targets=torch.zeros(5, 3).long(), target_mask=torch.ones(5, 2) > 0
+        ),
+        "target_mask must have shape (5, 3), got (5, 2).",
+    ),
+    "labels": (lambda mixed: mixed.soft_targets(4), "Labels must be below num_classes=4."),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    call, message = ERRORS[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call(AttnMixup(DIM)(torch.randn(5, DIM), torch.arange(5)))

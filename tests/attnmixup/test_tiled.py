@@ -30,7 +30,8 @@ def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
         torch.testing.assert_close(parts, whole)
 
 
-def test_no_tile_is_larger_than_allowed(monkeypatch):
+@pytest.mark.parametrize("elements", [3, 24])
+def test_no_tile_is_larger_than_allowed(monkeypatch, elements):
     tanh, tiles = tiled._tanh, []
 
     def watch(query, key):
@@ -38,10 +39,10 @@ def test_no_tile_is_larger_than_allowed(monkeypatch):
         return tiles[-1]
 
     monkeypatch.setattr(tiled, "_tanh", watch)
-    monkeypatch.setattr(tiled, "CPU_TILE", 24)
+    monkeypatch.setattr(tiled, "CPU_TILE", elements)
     query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((2, 5, 3), (2, 7, 3), (2, 3)))
     functional.additive_scores(query, key, vector).sum().backward()
-    assert max(tile.numel() for tile in tiles) <= 24
+    assert max(tile.numel() for tile in tiles) <= elements
     assert sum(tile.numel() for tile in tiles) == 2 * 2 * 5 * 7 * 3
 
 
@@ -59,3 +60,26 @@ def test_gradients(monkeypatch):
 
 def test_an_accelerator_has_larger_tiles():
     assert tiled.tile_elements(torch.device("cpu")) < tiled.tile_elements(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("elements", [10**6, 10])
+def test_torch_func_and_second_derivatives_work_at_every_size(monkeypatch, elements):
+    monkeypatch.setattr(tiled, "CPU_TILE", elements)
+    query, key, vector = (torch.randn(*shape).double() for shape in ((2, 3, 2), (2, 4, 2), (2, 2)))
+
+    def total(query, key, vector):
+        return functional.additive_scores(query, key, vector).sin().sum()
+
+    leaves = [tensor.clone().requires_grad_() for tensor in (query, key, vector)]
+    assert torch.autograd.gradgradcheck(total, leaves)
+    gradients = torch.func.grad(total, (0, 1, 2))(query, key, vector)
+    for gradient, expected in zip(gradients, torch.autograd.grad(total(*leaves), leaves), strict=True):
+        torch.testing.assert_close(gradient, expected)
+    tangents = torch.randn_like(query), torch.randn_like(key), torch.randn_like(vector)
+    _, change = torch.func.jvp(total, (query, key, vector), tangents)
+    expected = sum((tangent * gradient).sum() for tangent, gradient in zip(tangents, gradients, strict=True))
+    torch.testing.assert_close(change, expected)
+    batch = torch.randn(5, *query.shape).double()
+    scores = torch.func.vmap(functional.additive_scores, (0, None, None))(batch, key, vector)
+    for row, of_row in zip(batch, scores, strict=True):
+        torch.testing.assert_close(of_row, functional.additive_scores(row, key, vector))

@@ -1,5 +1,6 @@
 """Parameters that no optimizer holds, and BatchNorm that learns from originals alone."""
 
+import re
 import warnings
 
 import pytest
@@ -20,8 +21,14 @@ def test_missing_parameters_are_named():
     missing = missing_parameters(model, chosen)
     assert "mixer.attention.vector.weight" in missing
     assert not any(name.startswith(("encoder", "mixer.attention.norm")) for name in missing)
-    with pytest.warns(UserWarning, match=r"5 trainable parameters are not in the optimizer.*project_query\.weight"):
+    assert len(missing) == 5
+    message = f"5 trainable parameters are not in the optimizer and will not learn: {', '.join(missing)}."
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         warn_of_missing_parameters(model, chosen)
+    six = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))
+    message = "6 trainable parameters are not in the optimizer and will not learn: 0.weight, 0.bias, 1.weight, 1.bias, "
+    with pytest.warns(UserWarning, match=f"^{re.escape(message + '2.weight, ....')}$"):
+        warn_of_missing_parameters(six, torch.optim.SGD(model["encoder"].parameters()))
     every = torch.optim.SGD(model.parameters())
     assert missing_parameters(model, every) == []
     with warnings.catch_warnings():

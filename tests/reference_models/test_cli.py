@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reference_models.cli import main
-from reference_models.data.mnre import read_mnre
+from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
 from reference_models.training.run import PREDICTIONS
@@ -38,7 +38,7 @@ def train_arguments(task: str, root: Path, output: Path, *more: str) -> list[str
         "--training.batch_size",
         "8",
     ]
-    return ["train", f"configs/synthetic-{task}.yaml", *overrides, *more]
+    return ["train", f"synthetic-{task}", *overrides, *more]
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +163,7 @@ def test_without_int8_on_this_machine_that_is_one_line(
 
 def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
-    predictions = Predictor(runs / "ner").predict(list(read_twitter(sets / "ner" / "posts", "test")))
+    predictions = Predictor(runs / "ner").predict(list(Twitter().read(sets / "ner" / "posts", "test")))
     assert [prediction.answer for prediction in predictions] == [row["predicted"] for row in rows]
 
 
@@ -296,7 +296,7 @@ def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
 def test_a_wrong_key_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  rooot: x\n")
     assert "rooot" in complaint(capsys, ["train", str(tmp_path / "mine.yaml")])
-    assert "mnre, mnre-release, synthetic-ner" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
+    assert "mnre, synthetic-ner, synthetic-re" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
 
 
 def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,9 +361,13 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     text = capsys.readouterr().out
-    assert all(
-        f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.head_learning_rate")
-    )
+    assert all(f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.learning_rates"))
+    assert "--model.prefix" not in text
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "mnre", "hvpnet", "--help"])
+    text = capsys.readouterr().out
+    assert "--model.prefix" in text
+    assert "default: bert-base-uncased" in text
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -412,7 +416,7 @@ def test_crops_are_made_and_the_set_is_looked_over(
         dictionary.unlink()
     arguments = ["--data.root", str(root), "--grounding.detector", "centre", "--grounding.size", "32"]
     assert main(["data", "crops", "synthetic-re", *arguments]) == 0
-    assert all(len(sample.crops) == 3 for sample in read_mnre(root, "train"))
+    assert all(len(sample.crops) == 3 for sample in Mnre().read(root, "train"))
     capsys.readouterr()
     assert main(["data", "check", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fatal"] == []
@@ -457,7 +461,7 @@ def test_an_option_is_not_taken_by_its_beginning(
     ("command", "setting", "value"),
     [
         (["evaluate"], "data.max_length", "40"),
-        (["evaluate"], "model.visual", "false"),
+        (["evaluate"], "model.attn_mixup", "false"),
         (["evaluate"], "output", "elsewhere"),
         (["report"], "training.epochs", "9"),
         (["predict", "--text", "Ruby Vex"], "grounding.top", "1"),

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference_models.config import RunConfig
-from reference_models.data.mnre import read_mnre, read_relations
-from reference_models.data.samples import TAGS
+from reference_models.data.formats.mnre import Mnre, read_relations
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.settings import CONFIGS, read_settings
 from reference_models.tasks import NamedEntities, Relations
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 EXAMPLES = settings(max_examples=2000 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 40)
 PIECES = [
@@ -84,7 +86,7 @@ def test_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> Non
         learn_tokenizer([["so", "Ruby"]] * 3, 60), NamedEntities(TAGS), max_length=20, image_size=None
     )
     with restored(path, changes):
-        samples = list(read_twitter(folder / "ner", "train"))
+        samples = list(Twitter().read(folder / "ner", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["labels"].shape == batch["word_mask"].shape
 
@@ -96,7 +98,7 @@ def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: P
     with restored(path, changes):
         relations = read_relations(folder / "re")
         processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), Relations(list(relations)), image_size=None)
-        samples = list(read_mnre(folder / "re", "train"))
+        samples = list(Mnre().read(folder / "re", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["head_mask"].any(dim=1).all()
         assert batch["tail_mask"].any(dim=1).all()
@@ -107,7 +109,7 @@ def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: P
 def test_crop_dictionaries(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
     path = folder / "re" / "txt" / "mre_train_dict.pth"
     with restored(path, changes):
-        assert all(isinstance(crop, Path) for sample in read_mnre(folder / "re", "train") for crop in sample.crops)
+        assert all(isinstance(crop, Path) for sample in Mnre().read(folder / "re", "train") for crop in sample.crops)
     assert torch.load(path, weights_only=True)
 
 

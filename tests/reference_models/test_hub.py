@@ -13,12 +13,11 @@ from torchvision.models import ResNet18_Weights, WeightsEnum, resnet18
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from transformers import PreTrainedTokenizerFast
 
-from reference_models.config import ModelConfig
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import load_detector
-from reference_models.systems.build import build_model
-from reference_models.systems.i2srm import I2SRM
+from reference_models.systems.build import build_system
+from reference_models.systems.i2srm import I2SRM, I2SRMConfig
 from reference_models.tasks import Relations
 from reference_models.tasks.processor import Processor
 
@@ -50,7 +49,7 @@ def build_backbone() -> I2SRM:
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
     )
     processor = Processor(tokenizer, Relations(["None", "peer"]), image_size=64)
-    return build_model(ModelConfig(text="tiny", vision="resnet18", vision_weights="imagenet"), processor)
+    return build_system("i2srm", I2SRMConfig(text="tiny", vision="resnet18", vision_weights="imagenet"), processor)
 
 
 READERS: dict[str, tuple[WeightsEnum, Callable[[], object]]] = {

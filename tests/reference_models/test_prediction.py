@@ -13,17 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from reference_models.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from reference_models.data.mnre import read_mnre
+from reference_models.config import DataConfig, RunConfig, TrainingConfig
+from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.errors import UserError
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import WINDOW, Predictor
 from reference_models.prediction_file import predict_file
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import train
@@ -37,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task, format_ in FORMATS.items():
         generate(folder / task / "posts", task, 0, {"train": 16, "valid": 4, "test": 4})
         data = DataConfig(format=format_, root=str(folder / task / "posts"), image_size=32)
-        model = ModelConfig(text="tiny", vision="tiny", vision_weights="none")
-        train(RunConfig(str(folder / f"run-{task}"), data, model, TrainingConfig(epochs=1, batch_size=8)))
+        model = I2SRMConfig(text="tiny", vision="tiny", vision_weights="none")
+        train(RunConfig("i2srm", model, str(folder / f"run-{task}"), data, TrainingConfig(epochs=1, batch_size=8)))
     return folder
 
 
@@ -70,7 +71,7 @@ def test_without_crops_an_image_has_none_as_in_training(
 def test_posts_without_crops_are_predicted_as_evaluation_does(
     task: str, predictors: dict[str, Predictor], runs: Path
 ) -> None:
-    predictor, read = predictors[task], {"ner": read_twitter, "re": read_mnre}[task]
+    predictor, read = predictors[task], {"ner": Twitter().read, "re": Mnre().read}[task]
     samples = list(read(runs / task / "posts", "train", max_crops=0))
     evaluation = evaluate_split(predictor.model, EncodedSplit(samples, predictor.processor), 4, progress=False)
     posts = []
@@ -102,7 +103,7 @@ def test_a_picture_without_crops_is_given_to_the_detector(
 ) -> None:
     predictor = predictors["ner"]
     config = GroundingConfig(detector="centre", top=2, size=16)
-    monkeypatch.setattr(predictor, "ground", PostGrounder("twitter", config, folder / "crops"))
+    monkeypatch.setattr(predictor, "ground", PostGrounder(False, config, folder / "crops"))
     crops = predictor.read({"text": "x y", "image": "a.png"}, folder, "line 7").crops
     assert [crop.name for crop in crops] == ["line_7_0.png", "line_7_1.png"]
     assert all(Image.open(crop).size == (16, 16) for crop in crops)
@@ -207,7 +208,7 @@ def test_unfinished_records_of_another_call_are_not_continued(
     left = (folder / "out.jsonl.partial").read_bytes()
     with pytest.raises(UserError, match=r"out\.jsonl\.partial holds .* of another call: model was \w+ and is now \w+"):
         predict_file(predictors["re"], posts, output)
-    ground = PostGrounder("twitter", GroundingConfig(detector="centre"), folder / "crops")
+    ground = PostGrounder(False, GroundingConfig(detector="centre"), folder / "crops")
     with pytest.raises(UserError, match=r"ground was None and is now centre 1, .*; delete it"):
         predict_file(Predictor(runs / "run-ner", ground=ground), posts, output)
     posts.write_bytes(posts.read_bytes()[1:])
@@ -311,7 +312,7 @@ def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor
 @pytest.mark.parametrize("task", FORMATS)
 def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], runs: Path, folder: Path) -> None:
     ours, theirs = Predictor(runs / f"run-{task}", int8=True), predictors[task]
-    assert any(isinstance(module, Int8Linear) for module in ours.model.text.modules())
+    assert any(isinstance(module, Int8Linear) for module in ours.model.text_encoder.modules())
     samples = make_samples(theirs, folder, 10)
     pairs = list(zip(ours.predict(samples), theirs.predict(samples), strict=True))
     assert sum(one.answer == other.answer for one, other in pairs) >= 8

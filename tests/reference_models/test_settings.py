@@ -7,14 +7,16 @@ import pytest
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
 from reference_models.settings import CONFIGS, find_config, read_settings
-from reference_models.systems.configuration import RELEASE
+from reference_models.systems import get_system
+from reference_models.systems.bert import BERTConfig
+from reference_models.systems.i2srm import RELEASE, I2SRMConfig
 
 
 @pytest.mark.parametrize(
     ("name", "epochs", "batch"), [("mnre", 25, 16), ("twitter2015", 30, 8), ("twitter2017", 30, 8)]
 )
 def test_the_paper_is_in_the_files(name: str, epochs: int, batch: int) -> None:
-    config = read_settings(find_config(f"configs/{name}.yaml"), [])
+    config = read_settings(name)
     training, model = config.training, config.model
     assert (training.epochs, training.batch_size, training.warmup) == (epochs, batch, 0.06)
     assert (model.text, model.vision, model.semantic_weight, model.attn_mixup) == (
@@ -26,28 +28,81 @@ def test_the_paper_is_in_the_files(name: str, epochs: int, batch: int) -> None:
     assert (training.learning_rate, training.weight_decay, config.data.max_length) == (3e-5, 1e-2, 80)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_file_reads(path: Path) -> None:
-    assert read_settings(path, []).output.startswith("runs/")
+DATA, SYSTEMS = (sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")) for kind in ("data", "systems"))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("data", DATA)
+def test_every_shipped_system_goes_with_every_shipped_data_set(data: str, system: str) -> None:
+    config = read_settings(data, system=system)
+    assert config.output == f"runs/{data}-{system}"
+    assert type(config.model) is get_system(config.system).settings_class
+    if data.startswith("synthetic"):
+        assert getattr(config.model, "text", "tiny") == config.model.vision == "tiny"
 
 
 def test_the_command_line_comes_last() -> None:
-    config = read_settings(
-        find_config("mnre"), ["--training.epochs", "3", "--model.mixup", '{"heads": 2}', "--output", "x"]
-    )
+    overrides = ["--training.epochs", "3", "--model.mixup", '{"heads": 2}', "--output", "x"]
+    config = read_settings("mnre", overrides)
     assert (config.training.epochs, config.model.mixup, config.output) == (3, {"heads": 2}, "x")
 
 
 def test_without_a_file_the_defaults_hold() -> None:
-    assert read_settings(None, []) == RunConfig()
+    assert read_settings(None) == RunConfig("i2srm", I2SRMConfig())
+
+
+def test_later_sections_win(tmp_path: Path) -> None:
+    """The system's file, its section for the task, the data, the system's section for the data, the command line."""
+    data, system = tmp_path / "mine.yaml", tmp_path / "own.yaml"
+    data.write_text("data: {format: mnre}\ntraining: {warmup: 0.3, clip: 3, seed: 3, learning_rates: {vision: 3}}\n")
+    system.write_text(
+        "system: hvpnet\n"
+        "training: {epochs: 1, batch_size: 1, warmup: 0.1, clip: 1, seed: 1, learning_rates: {head: 1}}\n"
+        "tasks: {re: {training: {batch_size: 2, warmup: 0.2, clip: 2, seed: 2}}, ner: {training: {epochs: 9}}}\n"
+        "data_sets: {mine: {training: {clip: 4, seed: 4}}, other: {training: {epochs: 9}}}\n"
+    )
+    training = read_settings(data, ["--training.seed", "5"], system=system).training
+    assert (training.epochs, training.batch_size, training.warmup, training.clip, training.seed) == (1, 2, 0.3, 4, 5)
+    assert training.learning_rates == {"head": 1, "vision": 3}
+
+
+def test_settings_of_a_data_set_that_a_system_lacks_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {prefix: release, head_dropout: 0.2}\n")
+    assert read_settings(tmp_path / "mine.yaml", system="bert").model.head_dropout == 0.2
+    (tmp_path / "mine.yaml").write_text("model: {prefiks: release}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: the system i2srm has no setting model\.prefiks; did you"):
+        read_settings(tmp_path / "mine.yaml")
+
+
+def test_a_file_that_names_its_system_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("system: bert\nmodel: {tag_head: softmax}\noutput: here\n")
+    config = read_settings(tmp_path / "mine.yaml")
+    assert config == RunConfig("bert", BERTConfig(tag_head="softmax"), "here")
+    assert read_settings(tmp_path / "mine.yaml", system="hvpnet").system == "hvpnet"
+    with pytest.raises(UserError, match=r"the system bert has no setting model\.prefix; did you mean"):
+        read_settings(tmp_path / "mine.yaml", ["--model.prefix", "paper"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("i2rsm", "unknown system 'i2rsm', expected one of .*i2srm"),
+        ("no.such.module:umt", r"the module no\.such\.module cannot be imported"),
+    ],
+)
+def test_a_system_that_is_not_there_is_named(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"system: {name}\n")
+    with pytest.raises(UserError, match=message):
+        read_settings(tmp_path / "mine.yaml")
 
 
 def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "mnre.yaml").write_text("output: mine\n")
+    (tmp_path / "mnre").write_text("output: mine\n")
     monkeypatch.chdir(tmp_path)
-    assert read_settings(find_config("configs/mnre.yaml"), []).output == "mine"
-    assert find_config("twitter2015") == CONFIGS / "twitter2015.yaml"
+    assert read_settings("mnre").output == "mine"
+    assert find_config("twitter2015.yaml", "data") == CONFIGS / "data" / "twitter2015.yaml"
+    with pytest.raises(UserError, match=r"no configuration file twitter2016; the data that come .*twitter2015"):
+        find_config("twitter2016", "data")
 
 
 @pytest.mark.parametrize(
@@ -62,17 +117,17 @@ def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
 
 
 def test_the_release_is_in_its_file() -> None:
-    model = read_settings(find_config("mnre-release"), []).model
+    model = read_settings("mnre", system="i2srm-release").model
     assert {key: getattr(model, key) for key in RELEASE} == RELEASE
     assert model.freeze_image_backbone
 
 
-@pytest.mark.parametrize("option", ["--model.visual", "--model.freeze_image_backbone"])
-def test_a_feature_cache_needs_a_frozen_image_backbone(option: str) -> None:
-    overrides = ["--data.feature_cache", "x", "--model.freeze_image_backbone", "true", option]
+@pytest.mark.parametrize(("system", "frozen"), [("i2srm", "false"), ("bert", "true")])
+def test_a_feature_cache_needs_images_and_a_frozen_image_backbone(system: str, frozen: str) -> None:
+    overrides = ["--data.feature_cache", "x", "--model.freeze_image_backbone"]
     assert read_settings(None, [*overrides, "true"]).data.feature_cache == "x"
-    with pytest.raises(UserError, match=r"data\.feature_cache .* needs model\.visual=true and model\.freeze") as error:
-        read_settings(None, [*overrides, "false"])
+    with pytest.raises(UserError, match=r"data\.feature_cache .* needs a system that reads images") as error:
+        read_settings("mnre", [*overrides, frozen], system=system)
     assert "\n" not in str(error.value)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reference_models.data.check import check_data, orphan_tags, recognise
+from reference_models.data.check import check_data, orphan_tags
+from reference_models.data.formats import recognise
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
@@ -134,9 +135,9 @@ def test_orphan_tags() -> None:
 
 
 def test_the_format_is_recognised_or_asked_for(tmp_path: Path, ner: Path, relations: Path) -> None:
-    assert (recognise(ner), recognise(relations)) == ("twitter", "mnre")
-    with pytest.raises(UserError, match=r"expected the files of one data set, .*got neither"):
+    assert (recognise(ner).name, recognise(relations).name) == ("twitter", "mnre")
+    with pytest.raises(UserError, match=r"expected the files of one data format, these are of none; .* are conll, "):
         recognise(tmp_path)
     shutil.copytree(relations / "txt", ner / "txt")
-    with pytest.raises(UserError, match="got twitter and mnre"):
+    with pytest.raises(UserError, match=r"these are of several \(mnre, twitter\)"):
         recognise(ner)

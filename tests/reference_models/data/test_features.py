@@ -27,17 +27,20 @@ from reference_models.errors import UserError
 keys = st.lists(st.integers(0, 3).map(lambda n: bytes([n, 0, 1, *[0] * 13])) | st.binary(min_size=16, max_size=16))
 
 
-def write(folder: Path, sizes: dict[int, int], width: int = 6) -> dict[Path, tuple[torch.Tensor, torch.Tensor]]:
-    """Shards of random features of pictures that are named by shard and row; the keys are those of the paths."""
+def write(folder: Path, sizes: dict[int, int], width: int = 6) -> dict[Path, torch.Tensor]:
+    """Shards of random cells of images that are named by shard and row; the keys are those of the paths."""
     generator = np.random.default_rng(0)
     rows = {}
     for number, size in sizes.items():
         cells = generator.normal(size=(size, 4, width)).astype(np.float32)
-        embedding = generator.normal(size=(size, 3)).astype(np.float32)
         paths = [Path(f"{number}-{row}.jpg") for row in range(size)]
-        write_shard(shard_file(folder, number), np.array([path_key(path) for path in paths], KEY), cells, embedding)
-        rows |= dict(zip(paths, zip(torch.tensor(cells), torch.tensor(embedding), strict=True), strict=True))
+        write_shard(shard_file(folder, number), np.array([path_key(path) for path in paths], KEY), cells)
+        rows |= dict(zip(paths, torch.tensor(cells), strict=True))
     return rows
+
+
+def make_cache(folder: Path) -> FeatureCache:
+    return FeatureCache({"cells": (folder, read_index(folder))}, {"cells": "all"})
 
 
 @given(known=keys, asked=keys)
@@ -61,12 +64,10 @@ def test_keys_are_of_names_and_of_contents(tmp_path: Path) -> None:
 
 def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 3, 2: 1, 11: 4})
-    cache = FeatureCache(tmp_path, read_index(tmp_path))
+    cache = make_cache(tmp_path)
     paths = random.Random(0).choices(list(rows), k=20)
-    cells, embeddings = cache.read(paths)
-    assert torch.equal(cells, torch.stack([rows[path][0] for path in paths]))
-    assert torch.equal(embeddings, torch.stack([rows[path][1] for path in paths]))
-    with pytest.raises(ValueError, match=r"9-9\.jpg is not among the pictures"):
+    assert torch.equal(cache.read(paths)["image_cells"], torch.stack([rows[path] for path in paths]))
+    with pytest.raises(ValueError, match=r"9-9\.jpg is not among the images"):
         cache.read([paths[0], Path("9-9.jpg")])
 
 
@@ -90,13 +91,13 @@ def test_shard_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda whole: whole[:-1],
         lambda whole: whole + b"\0",
         lambda whole: b"\xff" * 8 + whole[8:],
-        lambda whole: whole.replace(b"embedding", b"embedded?"),
+        lambda whole: whole.replace(b"features", b"featured"),
     ],
     ids=["empty", "header cut", "data cut", "too long", "header too long", "other tensors"],
 )
 def test_damaged_shard_is_one_error(damage: object, tmp_path: Path) -> None:
     write(tmp_path, {0: 3, 1: 3})
-    cache = FeatureCache(tmp_path, read_index(tmp_path))
+    cache = make_cache(tmp_path)
     file = shard_file(tmp_path, 1)
     file.write_bytes(damage(file.read_bytes()))
     for read in (lambda: read_index(tmp_path), lambda: cache.read([Path("1-0.jpg")])):
@@ -117,7 +118,7 @@ def test_every_changed_byte_of_a_row_is_noticed(tmp_path: Path) -> None:
     noticed = 0
     for place in data:
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        cache = FeatureCache(tmp_path, index)
+        cache = FeatureCache({"cells": (tmp_path, index)}, {"cells": "all"})
         try:
             cache.read([Path("0-0.jpg")])
         except UserError as error:
@@ -138,7 +139,7 @@ def private_memory() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell")
 def test_rows_are_read_without_their_shards(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 512, 1: 512}, width=4096)
-    cache = FeatureCache(tmp_path, read_index(tmp_path))
+    cache = make_cache(tmp_path)
     paths = list(rows)[::100]
     del rows
     before = private_memory()
@@ -149,10 +150,9 @@ def test_rows_are_read_without_their_shards(tmp_path: Path) -> None:
 
 def test_what_goes_to_another_process_is_the_index_alone(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 100, 1: 100}, width=512)
-    cache = FeatureCache(tmp_path, read_index(tmp_path))
+    cache = make_cache(tmp_path)
     cache.read(list(rows))
     sent = pickle.dumps(cache)
     assert len(sent) < 200 * 24 + 2000
     received = pickle.loads(sent)
-    for ours, theirs in zip(cache.read(list(rows)), received.read(list(rows)), strict=True):
-        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(received.read(list(rows)), cache.read(list(rows)), atol=0, rtol=0)

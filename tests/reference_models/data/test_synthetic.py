@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reference_models.data import synthetic
+from reference_models.data.bio import spans
 from reference_models.data.drawing import HUES, SIZE, draw
-from reference_models.data.mnre import read_mnre, read_relations
+from reference_models.data.formats.mnre import Mnre, read_relations
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.synthetic import Post, generate, kinds, text_only_ceiling
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
-from reference_models.tasks.metrics import spans
 
 SIZES = {"train": 30, "valid": 8, "test": 8}
-READERS = {"ner": read_twitter, "re": read_mnre}
+READERS = {"ner": Twitter().read, "re": Mnre().read}
 COMPOSERS = {"ner": synthetic._ner_post, "re": synthetic._re_post}
 tasks = pytest.mark.parametrize("task", ["ner", "re"])
 
@@ -60,7 +60,7 @@ def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path
 def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
     generate(tmp_path / "set", "re", 0, SIZES)
     for sample, line in zip(
-        read_mnre(tmp_path / "set", "train"),
+        Mnre().read(tmp_path / "set", "train"),
         (tmp_path / "set" / "truth_train.jsonl").read_text().splitlines(),
         strict=True,
     ):

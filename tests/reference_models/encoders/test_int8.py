@@ -119,7 +119,7 @@ def test_the_prefix_still_acts_and_predictions_stay(task, options):
     model = make_model(task=task, **options).eval()
     batches = [make_batch(task, seed=seed) for seed in range(8)]
     expected = [model(**batch) for batch in batches]
-    use_int8(model.text.body)
+    use_int8(model.text_encoder.body)
     outputs = [model(**batch) for batch in batches]
     same = [
         (output.predictions == before.predictions).float().mean().item()
@@ -134,8 +134,10 @@ def test_the_prefix_still_acts_and_predictions_stay(task, options):
 def test_only_the_linear_layers_of_the_encoder_change():
     model = make_model()
     before = copy.deepcopy(model)
-    use_int8(model.text.body)
-    linear = {f"text.body.{name}" for name, m in before.text.body.named_modules() if isinstance(m, nn.Linear)}
+    use_int8(model.text_encoder.body)
+    linear = {
+        f"text_encoder.body.{name}" for name, m in before.text_encoder.body.named_modules() if isinstance(m, nn.Linear)
+    }
     assert linear
     assert {name for name, m in model.named_modules() if isinstance(m, Int8Linear)} == linear
     others = {name: p for name, p in before.named_parameters() if name.rpartition(".")[0] not in linear}
@@ -146,7 +148,7 @@ def test_only_the_linear_layers_of_the_encoder_change():
 @needs_int8
 def test_a_model_in_int8_is_not_saved(tmp_path):
     model = make_model()
-    use_int8(model.text.body)
+    use_int8(model.text_encoder.body)
     with pytest.raises(UserError, match="save the one that was loaded"):
         model.save_pretrained(tmp_path)
     assert list(tmp_path.glob("*.safetensors")) == []
@@ -154,7 +156,7 @@ def test_a_model_in_int8_is_not_saved(tmp_path):
 
 def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     with pytest.raises(UserError, match="the model is on 'meta'"):
-        use_int8(make_model().text.body.to("meta"))
+        use_int8(make_model().text_encoder.body.to("meta"))
     with pytest.raises(UserError, match="no linear layers"):
         use_int8(nn.Embedding(3, 4))
 
@@ -162,8 +164,8 @@ def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     for product in (missing, saturating):
         monkeypatch.setattr(torch, "_int_mm", product)
         with pytest.raises(UserError, match="no exact product of int8 matrices"):
-            use_int8(model.text.body)
+            use_int8(model.text_encoder.body)
     monkeypatch.delattr(torch, "_int_mm")
     with pytest.raises(UserError, match="no exact product of int8 matrices"):
-        use_int8(model.text.body)
+        use_int8(model.text_encoder.body)
     assert not any(isinstance(module, Int8Linear) for module in model.modules())

@@ -14,16 +14,18 @@ WIDTHS, SIDES = (3, 4, 5, 6), (8, 5, 3, 1)
 LAYERS, HEADS, WIDTH = 3, 2, 8
 
 
-def make(reading="paper", fusion="prefix", seed=0):
+def make(reading="paper", fusion="prefix", seed=0, **options):
     torch.manual_seed(seed)
-    made = VisualPrefix(WIDTHS, layers=LAYERS, heads=HEADS, width=WIDTH, reading=reading, fusion=fusion)
+    scrambled = reading == "release"
+    sizes = {"layers": LAYERS, "heads": HEADS, "width": WIDTH}
+    made = VisualPrefix(WIDTHS, **sizes, reading=reading, fusion=fusion, scramble_heads=scrambled, **options)
     for parameter in made.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return made
 
 
 def make_cells(count):
-    return pool_stages(make_stages(count))
+    return torch.cat(pool_stages(make_stages(count)), dim=-1)
 
 
 def make_stages(count, seed=0):
@@ -71,7 +73,7 @@ def mix(gate, vectors):
 def slow_tokens(made, picture, layer):
     """The four tokens of one picture for one layer; `picture` holds its map of each stage."""
     cells = [[pool(stage, y, x) for stage in picture] for y in range(2) for x in range(2)]
-    if made.first == 1:
+    if not made.scramble_heads:
         gate = softmax(made.mixer.gates[layer].tolist())
         maps = made.mixer.projections
         return [mix(gate, [apply(m, level) for m, level in zip(maps, cell, strict=True)]) for cell in cells]
@@ -94,16 +96,15 @@ def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
     made = make(reading, fusion)
     stages = make_stages(int(seen.sum()))
     with torch.no_grad():
-        prefix = made(pool_stages(stages), seen)
-    slots = 4 - made.first
-    assert prefix.mask.shape == (len(seen), 4 * slots)
+        prefix = made(torch.cat(pool_stages(stages), dim=-1), seen)
+    assert prefix.mask.shape == (len(seen), 16)
     numbers = (seen.flatten().cumsum(0) - 1).view_as(seen)
     for sample in range(len(seen)):
         for layer in range(LAYERS):
             rows = []
-            for slot in range(made.first, 4):
+            for slot in range(4):
                 is_seen = bool(seen[sample, slot])
-                place = 4 * (slot - made.first)
+                place = 4 * slot
                 assert prefix.mask[sample, place : place + 4].tolist() == [is_seen] * 4
                 picture = [stage[numbers[sample, slot]] for stage in stages] if is_seen else None
                 absent = [[0.0] * (2 * WIDTH if fusion == "prefix" else WIDTH)] * 4
@@ -123,7 +124,7 @@ def check_layer(made, prefix, layer, sample, rows):
         for head in range(HEADS):
             for token in range(len(rows)):
                 for feature in range(WIDTH // HEADS):
-                    if made.first == 1:
+                    if not made.scramble_heads:
                         value = halves[token][head * (WIDTH // HEADS) + feature]
                     else:  # the release reads the numbers on, as if tokens and heads stood the other way round
                         value = flat[(head * len(rows) + token) * (WIDTH // HEADS) + feature]
@@ -139,7 +140,7 @@ def test_only_the_release_scrambles_heads():
         prefix = made(make_cells(4), seen)
         assert isinstance(prefix, Prefix)
         by_token = prefix.keys.transpose(2, 3).flatten(3)
-        tokens = made.mixer([cells[made.first :] for cells in make_cells(4)])[..., :WIDTH].flatten(1, 2)
+        tokens = made.mixer(make_cells(4).split(WIDTHS, dim=-1))[..., :WIDTH].flatten(1, 2)
         assert torch.allclose(by_token[:, 0], tokens) == transposed
 
 
@@ -157,13 +158,18 @@ def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("reading", ["paper", "release"])
-def test_release_alone_reads_the_whole_picture(reading):
-    made = make(reading)
-    seen = torch.ones(1, 4, dtype=torch.bool)
-    cells = make_cells(4)
-    other = tuple(torch.cat([stage[:1] + 1, stage[1:]]) for stage in cells)
-    assert torch.equal(made(cells, seen).keys, made(other, seen).keys) == (reading == "paper")
+def token_changes(made):
+    """Which of the four tokens of one image change in their keys when the first cell of all its stages does."""
+    cells, seen = make_cells(1), torch.ones(1, 1, dtype=torch.bool)
+    other = cells.clone()
+    other[:, 0] += 1
+    before, after = (made(part, seen).keys for part in (cells, other))
+    return (before != after).any(dim=(0, 1, 2, 4)).tolist()
+
+
+def test_a_token_is_a_cell_unless_cells_are_scrambled():
+    assert token_changes(make("paper")) == [True, False, False, False]
+    assert token_changes(make("paper", scramble_cells=True)) == [True] * 4
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
@@ -176,6 +182,6 @@ def test_batch_without_any_picture_has_an_empty_prefix(reading):
 @pytest.mark.parametrize("reading", ["paper", "release"])
 def test_prefix_in_bfloat16(reading):
     made = make(reading).bfloat16()
-    prefix = made(tuple(stage.bfloat16() for stage in make_cells(4)), torch.ones(1, 4, dtype=torch.bool))
+    prefix = made(make_cells(4).bfloat16(), torch.ones(1, 4, dtype=torch.bool))
     assert prefix.keys.dtype == torch.bfloat16
     assert prefix.keys.isfinite().all()

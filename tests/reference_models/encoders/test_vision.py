@@ -31,10 +31,10 @@ def normalise(pixels):
 def test_four_stages_of_every_backbone(name):
     backbone = VisionBackbone(name).eval()
     assert backbone.stage_widths == WIDTHS[name]
-    assert backbone.embedding_width == WIDTHS[name][-1]
+    assert backbone.widths["pooled"] == WIDTHS[name][-1]
     with torch.no_grad():
         features = backbone(make_pixels(1))
-    assert [tuple(cells.shape) for cells in features.cells] == [(1, 4, width) for width in WIDTHS[name]]
+    assert features["cells"].shape == (1, 4, sum(WIDTHS[name]))
 
 
 def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is_kept():
@@ -45,32 +45,34 @@ def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is
     with torch.no_grad():
         x = whole.maxpool(whole.relu(whole.bn1(whole.conv1(normalise(make_pixels())))))
         features = backbone(make_pixels())
-        for cells, layer in zip(features.cells, (whole.layer1, whole.layer2, whole.layer3, whole.layer4), strict=True):
+        cells_of_stages = features["cells"].split(backbone.stage_widths, dim=-1)
+        layers = (whole.layer1, whole.layer2, whole.layer3, whole.layer4)
+        for cells, layer in zip(cells_of_stages, layers, strict=True):
             x = layer(x)
             half = x.shape[2] // 2
             for number, (y, z) in enumerate(((0, 0), (0, half), (half, 0), (half, half))):
                 mean = x[:, :, y : y + half, z : z + half].mean(dim=(2, 3))
                 torch.testing.assert_close(cells[:, number], mean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(features.embedding, x.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(features["pooled"], x.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_class_logits_are_those_of_torchvision(name):
-    backbone = VisionBackbone(name, signal="logits").eval()
+    backbone = VisionBackbone(name, views=("cells", "logits")).eval()
     whole = getattr(torchvision_models, name)(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict())
-    assert backbone.embedding_width == 1000
+    assert backbone.widths["logits"] == 1000
     assert backbone.stage_widths == WIDTHS[name]
     with torch.no_grad():
         expected = whole(normalise(make_pixels()))
-        torch.testing.assert_close(backbone(make_pixels()).embedding, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(backbone(make_pixels())["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(UserError, match=r"unknown image backbone 'vgg'; choose one of resnet18"):
         VisionBackbone("vgg")
     with pytest.raises(UserError, match="no class logits"):
-        VisionBackbone("tiny", signal="logits")
+        VisionBackbone("tiny", views=("cells", "logits"))
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
@@ -80,7 +82,7 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
     backbone.train()
     features = backbone(make_pixels())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
-    assert not any(tensor.requires_grad for tensor in (*features.cells, features.embedding))
+    assert not any(tensor.requires_grad for tensor in features.values())
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
 
 
@@ -88,7 +90,7 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
 def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(name):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    sum((cells * torch.randn_like(cells)).sum() for cells in backbone(make_pixels()).cells).backward()
+    sum((cells * torch.randn_like(cells)).sum() for cells in backbone(make_pixels()).values()).backward()
     for key, parameter in backbone.named_parameters():
         assert parameter.grad.abs().sum() > 0, key
     moved = [key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])]
@@ -101,8 +103,8 @@ def test_fewer_than_two_pictures_leave_the_statistics_alone(name, count):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     features = backbone(make_pixels(count, side=32))
-    assert [len(cells) for cells in features.cells] == [count] * 4
-    (features.embedding.sum() + sum(cells.sum() for cells in features.cells)).backward()
+    assert len(features["cells"]) == count
+    sum(view.sum() for view in features.values()).backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
     torch.testing.assert_close(dict(backbone.named_buffers()), before, rtol=0, atol=0)
     backbone(make_pixels(2))
@@ -115,9 +117,9 @@ def test_picture_that_is_not_shown_is_read_as_the_mean_colour():
     other = pixels.clone()
     other[1] = 255 - other[1]
     with torch.no_grad():
-        hidden = [backbone(p, torch.tensor([True, False])).embedding for p in (pixels, other)]
+        hidden = [backbone(p, torch.tensor([True, False]))["pooled"] for p in (pixels, other)]
         zero = backbone.body(torch.zeros(1, 3, 64, 64)).last_hidden_state.mean(dim=(2, 3))
-        shown = backbone(pixels).embedding
+        shown = backbone(pixels)["pooled"]
     assert torch.equal(*hidden)
     torch.testing.assert_close(hidden[0][1], zero[0])
     torch.testing.assert_close(hidden[0][0], shown[0])
@@ -127,10 +129,10 @@ def test_picture_that_is_not_shown_is_read_as_the_mean_colour():
 def test_backbone_in_bfloat16_and_under_autocast(name):
     backbone = VisionBackbone(name).eval()
     with torch.no_grad():
-        exact = backbone(make_pixels()).embedding
+        exact = backbone(make_pixels())["pooled"]
         with torch.autocast("cpu", torch.bfloat16):
-            mixed = backbone(make_pixels()).embedding
-        reduced = backbone.bfloat16()(make_pixels()).embedding
+            mixed = backbone(make_pixels())["pooled"]
+        reduced = backbone.bfloat16()(make_pixels())["pooled"]
     assert reduced.dtype == torch.bfloat16
     for other in (mixed, reduced):
         torch.testing.assert_close(other.float(), exact, atol=0.1 * exact.abs().max().item(), rtol=0.1)
@@ -138,7 +140,7 @@ def test_backbone_in_bfloat16_and_under_autocast(name):
 
 def test_backbone_built_on_no_device_has_the_same_shape():
     with torch.device("meta"):
-        backbone = VisionBackbone("resnet18", signal="logits")
+        backbone = VisionBackbone("resnet18", views=("cells", "logits"))
     assert backbone.stage_widths == WIDTHS["resnet18"]
-    assert backbone.embedding_width == 1000
+    assert backbone.widths["logits"] == 1000
     assert all(parameter.is_meta for parameter in backbone.parameters())

@@ -11,20 +11,17 @@ import torch
 from PIL import Image
 
 from reference_models.config import DataConfig
+from reference_models.data.formats import get_format
 from reference_models.data.images import check_images, load_image
-from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
-from reference_models.data.twitter import read_twitter
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.crops import make_crops
-from reference_models.grounding.layout import layout
 from reference_models.grounding.pictures import group_pictures
 
 SIZES = {"train": 7, "valid": 3, "test": 2}
-READERS = {"twitter": read_twitter, "mnre": read_mnre}
 CENTRE = GroundingConfig(detector="centre", size=32, batch_size=2)
 
 
@@ -38,7 +35,7 @@ class Truth:
         self.boxes: dict[bytes, list[list[int]]] = {}
         for split in SIZES:
             rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
-            samples = list(READERS[format](root, split))
+            samples = list(get_format(format).read(root, split))
             for row, sample in zip(rows, samples, strict=True):
                 with Image.open(sample.image) as picture:
                     self.boxes[picture.convert("RGB").tobytes()] = [figure["box"] for figure in row["objects"]]
@@ -60,12 +57,12 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataConfig:
 @pytest.fixture
 def bare(data: DataConfig) -> DataConfig:
     for split in SIZES:
-        layout(data.format, Path(data.root), split).dictionaries[0].unlink()
+        get_format(data.format).layout(Path(data.root), split).dictionaries[0].unlink()
     return data
 
 
 def read(data: DataConfig, split: Any) -> list[Sample]:
-    return list(READERS[data.format](Path(data.root), split))
+    return list(get_format(data.format).read(Path(data.root), split))
 
 
 def make(data: DataConfig, config: GroundingConfig = CENTRE, detector: Any = None) -> Any:
@@ -92,7 +89,7 @@ def test_true_boxes_give_the_regions_of_the_picture(bare: DataConfig) -> None:
                 assert np.array_equal(load_image(crop, 40).permute(1, 2, 0).numpy(), region)
         rows = [json.loads(line) for line in summary.manifest.read_text().splitlines()]
         assert [row["crop"] for row in rows] == [
-            str(crop.relative_to(layout(bare.format, Path(bare.root), split).crops))
+            str(crop.relative_to(get_format(bare.format).layout(Path(bare.root), split).crops))
             for s in samples
             for crop in s.crops
         ]

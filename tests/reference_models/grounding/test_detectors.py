@@ -19,10 +19,18 @@ from transformers import (
 )
 
 from examples.tiny_grounding_dino import LETTERS, save_grounding_dino
+from reference_models.data.samples import Region
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.config import GroundingConfig
-from reference_models.grounding.detectors import CentreDetector, TorchvisionDetector, load_detector
+from reference_models.grounding.detectors import (
+    AnnotationDetector,
+    CentreDetector,
+    TorchvisionDetector,
+    load_detector,
+    register_detector,
+)
+from reference_models.grounding.posts import PostGrounder
 from reference_models.grounding.zero_shot import GroundingDinoDetector
 
 
@@ -171,3 +179,19 @@ def test_the_centre_detector_covers_the_picture() -> None:
     assert [box.score for box in corners] == pytest.approx([0.9, 0.8, 0.7, 0.6])
     assert {(round(box.left), round(box.top)) for box in corners} == {(0, 0), (20, 0), (0, 10), (20, 10)}
     assert {(round(box.right), round(box.bottom)) for box in corners} == {(40, 20), (60, 20), (40, 30), (60, 30)}
+
+
+def test_detectors_are_found_by_name() -> None:
+    with pytest.raises(UserError, match=r"grounding.detector: unknown detector 'dino', expected one of annotations, "):
+        load_detector(GroundingConfig(detector="dino"))
+    with pytest.raises(ValueError, match="another detector 'centre' already"):
+        register_detector("centre")(lambda config: CentreDetector())
+
+
+def test_marked_boxes_scale_with_the_image() -> None:
+    detector = load_detector(GroundingConfig(detector="annotations"))
+    assert isinstance(detector, AnnotationDetector)
+    assert detector.boxes([Region(0.1, 0.25, 1.0, 0.5, "a girl")], 200, 40) == [Box(20, 10, 200, 20, 1.0, "a girl")]
+    assert detector.detect([Image.new("RGB", (4, 4))], [[]]) == [[]]
+    with pytest.raises(UserError, match="which a post has not; choose another detector"):
+        PostGrounder(False, GroundingConfig(detector="annotations"), Path("crops"))

@@ -7,11 +7,10 @@ import pytest
 from page_parser import HOSTILE
 
 from reference_models.data.synthetic import generate
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training.run import train
 
 SIZES = {"train": 32, "valid": 8, "test": 24}
-TEXT_ONLY = ["--model.visual", "false", "--model.attn_mixup", "false", "--model.semantic_weight", "0"]
 
 
 @pytest.fixture(scope="session")
@@ -28,8 +27,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             row = literal_eval(first)
             sentence = f"{row | {'token': [*row['token'], HOSTILE]}!r}\n{rest}"
         text.write_text(sentence)
-    for name, task, overrides in (("ner", "ner", []), ("re", "re", []), ("text-only", "ner", TEXT_ONLY)):
+    for name, task, system in (("ner", "ner", "i2srm"), ("re", "re", "i2srm"), ("text-only", "ner", "text-only")):
         basis = ["--data.root", str(root / task / "posts"), "--output", str(root / "runs" / name)]
         sizes = ["--training.epochs", "2", "--training.batch_size", "8"]
-        train(read_settings(find_config(f"synthetic-{task}"), [*basis, *sizes, *overrides]))
+        train(read_settings(f"synthetic-{task}", [*basis, *sizes], system=system))
     return {name: root / "runs" / name for name in ("ner", "re", "text-only")}

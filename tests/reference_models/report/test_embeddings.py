@@ -35,9 +35,9 @@ def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
     gap = measure_gap(*semantic_sides(model, split, 7), model.semantic)
     batch = split.processor.collate([split[i] for i in range(len(split))])
     with torch.no_grad():
-        fused = model.fuse(batch)
-        image = model.vision(batch["pixel_values"][:, 0]).embedding
-        loss = model.semantic(fused.h, image, mask=fused.mask, sample_mask=batch["image_mask"][:, 0])
+        encoded = model.encode(batch)
+        image = model.vision(batch["pixel_values"][:, 0])["pooled"]
+        loss = model.semantic(encoded.h, image, mask=encoded.mask, sample_mask=batch["image_mask"][:, 0])
     assert gap.own == pytest.approx(loss.item(), rel=1e-4)
 
 
@@ -76,8 +76,8 @@ def test_sides_of_any_semantic_loss(pool: str, trained: tuple) -> None:
     assert text.shape == image.shape == (len(split), widths[0])
     batch = split.processor.collate([split[i] for i in range(len(split))])
     with torch.no_grad():
-        fused = model.fuse(batch)
-        loss = model.semantic(fused.h, model.vision(batch["pixel_values"][:, 0]).embedding, mask=fused.mask)
+        encoded = model.encode(batch)
+        loss = model.semantic(encoded.h, model.vision(batch["pixel_values"][:, 0])["pooled"], mask=encoded.mask)
     assert measure_gap(text, image, model.semantic).own == pytest.approx(loss.item(), rel=1e-4)
 
 
@@ -117,13 +117,14 @@ def test_projection_against_the_covariance() -> None:
 
 def test_attention_of_a_batch(trained: tuple) -> None:
     model, split = trained
-    weights = batch_attention(model, split)
+    weights, stats = batch_attention(model, split)
     assert weights.shape == (len(split), len(split))
+    assert 0 < stats["attention/entropy"] <= 1.001
     assert torch.allclose(weights.sum(1), torch.ones(len(split)), atol=1e-5)
 
 
 @pytest.mark.parametrize("score", ["additive", "shared", "dot"])
-@pytest.mark.parametrize("sequence", ["pooled", "position"])
+@pytest.mark.parametrize("sequence", ["pooled", "position", "sample"])
 def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
     torch.manual_seed(0)
     attention = SampleAttention(8, heads=2, score=score, sequence=sequence)
@@ -132,7 +133,8 @@ def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
     mean = mean_attention(weights, mask)
     assert torch.allclose(mean.sum(1), torch.ones(3))
     for i in range(3):
-        words = [weights[word, :, min(i, weights.shape[2] - 1)].mean(0) for word in range(3) if mask[i, word]]
+        by_word = weights.expand(3, *weights.shape[-3:])
+        words = [by_word[word, :, min(i, weights.shape[-2] - 1)].mean(0) for word in range(3) if mask[i, word]]
         assert torch.allclose(mean[i], torch.stack(words).mean(0))
 
 

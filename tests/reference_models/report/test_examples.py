@@ -8,9 +8,12 @@ import pytest
 from page_parser import HOSTILE, Page
 from PIL import Image
 
-from reference_models.data.samples import TAGS, Sample
+from reference_models.data.samples import Sample
 from reference_models.report.examples import example, is_right, labelled, pick, pick_examples, sentence, thumbnail
 from reference_models.tasks import NamedEntities, Relations, Task
+from reference_models.tasks.ner import tags_of
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 NER, RE = NamedEntities(TAGS), Relations(["None", "peer"])
 PER, NOTHING = ["B-PER", "O"], ["O", "O"]

@@ -1,4 +1,6 @@
-"""What all systems share: the two modules, the head and the losses, around a `fuse` of one's own."""
+"""What all systems share: the two modules, the head and the losses, around an `encode` of one's own."""
+
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -6,31 +8,47 @@ import torch.nn.functional as F
 from tiny_models import RELATIONS, make_batch, make_model
 
 from attnmixup import SemanticKLLoss
-from reference_models.systems.base import Extractor, Fused
-from reference_models.systems.configuration import I2SRMConfig
+from reference_models.config import SystemConfig
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
 
 
-class Given(Extractor):
-    """A system whose fused batch is given."""
+@dataclass
+class GivenConfig(SystemConfig):
+    head_dropout: float = 0.0
+    attn_mixup: bool = True
+    semantic_weight: float = 0.5
+    vision: str = "tiny"
+
+
+@register("given")
+class Given(System):
+    """A system whose encoded batch is given; its images have the 64 features of the tiny backbone."""
+
+    config_class = GivenConfig
 
     def __init__(self, config):
         super().__init__(config)
-        self.finish(6, 5)
+        self.finish(6)
 
-    def fuse(self, batch):
-        return Fused(batch["h"], None, batch["image"], batch["has_image"])
+    def make_text_encoder(self):
+        return None
+
+    def encode(self, batch):
+        losses = {name: batch[name] for name in batch if name.endswith("_loss")}
+        return Encoded(batch["h"], None, batch["image"], batch["has_image"], losses)
 
 
 def make_given(**options):
     torch.manual_seed(0)
-    return Given(I2SRMConfig(task="re", labels=RELATIONS, head_dropout=0.0, **options))
+    return Given(Given.config_class(task="re", labels=RELATIONS, **options))
 
 
 def make_given_batch():
     generator = torch.Generator().manual_seed(0)
     return {
         "h": torch.randn(4, 6, generator=generator),
-        "image": torch.randn(4, 5, generator=generator),
+        "image": torch.randn(4, 64, generator=generator),
         "has_image": torch.tensor([True, False, True, False]),
         "labels": torch.tensor([0, 1, 2, 1]),
     }
@@ -40,7 +58,7 @@ def test_loss_is_task_loss_and_weighted_semantic_loss_of_the_original_samples():
     model, batch = make_given(semantic_weight=0.3, attn_mixup=False).train(), make_given_batch()
     output = model(**batch)
     task = F.cross_entropy(model.head(batch["h"]), batch["labels"])
-    rows = SemanticKLLoss(6, 5, reduction="none")
+    rows = SemanticKLLoss(6, 64, reduction="none")
     rows.load_state_dict(model.semantic.state_dict())
     semantic = rows(batch["h"], batch["image"])[batch["has_image"]].mean()
     torch.testing.assert_close(output.task_loss, task)
@@ -107,5 +125,5 @@ def test_training_without_labels_is_an_error():
 def test_options_reach_both_modules():
     model = make_given(mixup={"preset": "release"}, semantic={"project": "image", "temperature": 2.0})
     assert model.mixer.options.final == "slice"
-    assert model.semantic.image_projection.weight.shape == (6, 5)
+    assert model.semantic.image_projection.weight.shape == (6, 64)
     assert model.semantic.temperature == 2.0

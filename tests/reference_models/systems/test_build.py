@@ -12,9 +12,10 @@ from tokenizers.models import WordLevel
 from torchvision import models as torchvision_models
 from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
-from reference_models.config import ModelConfig
 from reference_models.errors import UserError
-from reference_models.systems.build import build_model
+from reference_models.systems.bert import BERTConfig
+from reference_models.systems.build import build_system
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.tasks import get_task
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.re import MARKERS
@@ -38,7 +39,7 @@ def save_resnet(path, **kwargs):
 
 
 def test_settings_reach_the_model():
-    settings = ModelConfig(
+    settings = I2SRMConfig(
         **TINY,
         prefix="release",
         fusion="concat",
@@ -48,19 +49,19 @@ def test_settings_reach_the_model():
         freeze_image_backbone=True,
         head_dropout=0.3,
     )
-    model = build_model(settings, make_processor())
+    model = build_system("i2srm", settings, make_processor())
     config = model.config
     assert (config.prefix, config.fusion, config.attention) == ("release", "concat", "eager")
     assert (config.semantic_weight, config.head_dropout) == (0.2, 0.3)
     assert config.freeze_image_backbone
     assert model.mixer.options.final == "slice"
-    assert model.text.body.config.vocab_size == 50 + len(MARKERS)
-    assert model.text.body.embeddings.word_embeddings.padding_idx == 0
+    assert model.text_encoder.body.config.vocab_size == 50 + len(MARKERS)
+    assert model.text_encoder.body.embeddings.word_embeddings.padding_idx == 0
 
 
 def test_text_only_model_has_no_vision():
-    model = build_model(ModelConfig(**(TINY | {"visual": False})), make_processor("ner"))
-    assert not hasattr(model, "vision")
+    model = build_system("bert", BERTConfig(**TINY), make_processor("ner"))
+    assert model.vision is None
     assert model.semantic is None
 
 
@@ -68,29 +69,31 @@ def test_text_only_model_has_no_vision():
 def test_backbone_takes_weights_from_a_local_file(suffix, tmp_path):
     path = tmp_path / f"resnet18{suffix}"
     weights = save_resnet(path)
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(path))
-    model = build_model(settings, make_processor())
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(path))
+    model = build_system("i2srm", settings, make_processor())
     for name, value in model.vision.body.state_dict().items():
         assert torch.equal(value, weights[name]), name
 
 
 def test_class_logits_take_their_weights_from_the_file_too(tmp_path):
     weights = save_resnet(tmp_path / "resnet18.pth")
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "resnet18.pth"))
-    model = build_model(replace(settings, image_signal="logits", semantic={"project": "image"}), make_processor())
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "resnet18.pth"))
+    model = build_system(
+        "i2srm", replace(settings, image_signal="logits", semantic={"project": "image"}), make_processor()
+    )
     assert torch.equal(model.vision.body.state_dict()["fc.weight"], weights["fc.weight"])
     assert model.semantic.image_projection.weight.shape == (256, 1000)
     torch.save({k: v for k, v in weights.items() if not k.startswith("fc")}, tmp_path / "headless.pth")
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "headless.pth"))
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "headless.pth"))
     with pytest.raises(UserError, match=r"does not fit resnet18: fc\.bias"):
-        build_model(replace(settings, image_signal="logits"), make_processor())
+        build_system("i2srm", replace(settings, image_signal="logits"), make_processor())
 
 
 def test_weights_without_counters_of_older_torch_fit(tmp_path):
     weights = {k: v for k, v in save_resnet(tmp_path / "new.pth").items() if "num_batches" not in k}
     torch.save(weights, tmp_path / "old.pth")
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "old.pth"))
-    model = build_model(settings, make_processor())
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "old.pth"))
+    model = build_system("i2srm", settings, make_processor())
     assert torch.equal(model.vision.body.state_dict()["conv1.weight"], weights["conv1.weight"])
 
 
@@ -98,17 +101,17 @@ def test_weights_of_another_backbone_are_refused_by_name(tmp_path):
     path = tmp_path / "resnet18.pth"
     save_resnet(path)
     for vision in ("resnet34", "resnet50", "mobilenet_v2"):
-        settings = ModelConfig(text="tiny", vision=vision, vision_weights=str(path))
+        settings = I2SRMConfig(text="tiny", vision=vision, vision_weights=str(path))
         with pytest.raises(UserError, match=rf"does not fit {vision}: \S+"):
-            build_model(settings, make_processor())
+            build_system("i2srm", settings, make_processor())
 
 
 def test_weights_of_another_shape_are_refused_by_name(tmp_path):
     weights = save_resnet(tmp_path / "a.pth")
     torch.save(weights | {"conv1.weight": torch.zeros(1)}, tmp_path / "b.pth")
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "b.pth"))
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "b.pth"))
     with pytest.raises(UserError, match=r"does not fit resnet18: conv1\.weight"):
-        build_model(settings, make_processor())
+        build_system("i2srm", settings, make_processor())
 
 
 class Malicious:
@@ -128,9 +131,9 @@ def test_file_that_is_no_file_of_weights_is_refused_and_not_executed(content, tm
         path.write_bytes(b"PK\x03\x04 no archive")
     elif content != "missing":
         torch.save([1, 2] if content == "list" else {"conv1.weight": 3}, path)
-    settings = ModelConfig(text="tiny", vision="resnet18", vision_weights=str(path))
+    settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(path))
     with pytest.raises(UserError, match=r"model\.vision_weights: "):
-        build_model(settings, make_processor())
+        build_system("i2srm", settings, make_processor())
     assert not trace.exists()
 
 
@@ -140,14 +143,14 @@ def test_text_encoder_takes_weights_from_a_local_folder(family, dtype, tmp_path)
     torch.manual_seed(3)
     saved = AutoModel.from_config(text_config(family)).to(dtype)
     saved.save_pretrained(tmp_path)
-    model = build_model(ModelConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
-    state = model.text.body.state_dict()
+    model = build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
+    state = model.text_encoder.body.state_dict()
     assert len(state) > 10
     for name, value in saved.state_dict().items():
         if name in state:  # all but the pooler; the entity markers lengthen the table of words
             assert state[name].dtype == torch.float32
             assert torch.equal(state[name][: len(value)], value.float()), name
-    assert len(model.text.body.get_input_embeddings().weight) == 50 + len(MARKERS)
+    assert len(model.text_encoder.body.get_input_embeddings().weight) == 50 + len(MARKERS)
     assert model.train()(**make_batch()).loss.isfinite()
 
 
@@ -157,26 +160,26 @@ def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
     config.max_position_embeddings = 64
     config.pad_token_id = 2
     AutoModel.from_config(config).save_pretrained(tmp_path)
-    settings, processor = ModelConfig(**(TINY | {"text": str(tmp_path)})), make_processor()
+    settings, processor = I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor()
     processor.max_length = longest
-    model = build_model(settings, processor).eval()
+    model = build_system("i2srm", settings, processor).eval()
     ids = torch.full((1, longest), 5)
-    assert model.text(ids, torch.ones_like(ids)).shape[1] == longest  # no position is missing
+    assert model.text_encoder(ids, torch.ones_like(ids)).shape[1] == longest  # no position is missing
     processor.max_length = longest + 1
     with pytest.raises(
         UserError, match=rf"data\.max_length is {longest + 1}, and .* reads {longest} sub-words at most"
     ):
-        build_model(settings, processor)
+        build_system("i2srm", settings, processor)
 
 
 def test_text_encoder_that_cannot_be_loaded_is_a_clear_error(tmp_path):
     for name in (str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(UserError, match=r"model\.text: no encoder could be loaded"):
-            build_model(ModelConfig(**(TINY | {"text": name})), make_processor())
+            build_system("i2srm", I2SRMConfig(**(TINY | {"text": name})), make_processor())
     AutoModel.from_config(text_config("bert")).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"model\.text: no encoder could be loaded"):
-        build_model(ModelConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
+        build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
 
 
 def test_text_encoder_without_such_attention_is_a_clear_error(tmp_path):
@@ -185,10 +188,10 @@ def test_text_encoder_without_such_attention_is_a_clear_error(tmp_path):
     )
     AutoModel.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="'deberta-v2' cannot take a visual prefix"):
-        build_model(ModelConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
+        build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
 
 
 @pytest.mark.parametrize("mixup", [{"colour": 1}, {"heads": -1}, {"sample_ratio": 2.0}])
 def test_wrong_option_of_the_mixup_is_a_clear_error(mixup):
     with pytest.raises(UserError, match=r"model\.mixup or model\.semantic: "):
-        build_model(ModelConfig(**TINY, mixup=mixup), make_processor())
+        build_system("i2srm", I2SRMConfig(**TINY, mixup=mixup), make_processor())

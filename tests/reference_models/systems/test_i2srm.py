@@ -10,15 +10,17 @@ from tiny_models import FAMILIES, make_batch, make_model, text_config
 from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
-from reference_models.systems.configuration import RELEASE
-from reference_models.systems.i2srm import I2SRM
+from reference_models.config import SLOTS
+from reference_models.systems.bert import BERT
+from reference_models.systems.i2srm import I2SRM, RELEASE
 
 TASKS = ("ner", "re")
+PUBLISHED = {"prefix": "release", "scramble_heads": True, "attend_absent": True}
 READINGS = [
     pytest.param({}, id="paper"),
-    pytest.param({"prefix": "release"}, id="release"),
+    pytest.param(PUBLISHED, id="release"),
     pytest.param({"fusion": "concat"}, id="concat"),
-    pytest.param({"prefix": "release", "fusion": "concat", "attention": "eager"}, id="release-concat-eager"),
+    pytest.param(PUBLISHED | {"fusion": "concat", "attention": "eager"}, id="release-concat-eager"),
 ]
 each_task = pytest.mark.parametrize("task", TASKS)
 each_reading = pytest.mark.parametrize("options", READINGS)
@@ -45,7 +47,7 @@ def test_every_trainable_parameter_receives_a_gradient(task, options):
     # The same number added to all keys of a query cancels in the softmax over them; so does one added to all samples.
     assert [name for name in silent if not name.endswith(("self.key.bias", "key.bias"))] == []
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {
-        *("text", "vision", "prefix", "head", "mixer", "semantic")
+        *("text_encoder", "vision", "prefix", "head", "mixer", "semantic")
     }
 
 
@@ -81,25 +83,25 @@ def test_whole_picture_belongs_to_the_prefix_of_the_release_only(prefix, moves):
     assert (not torch.equal(scores(model, change(batch, 0, 0)), scores(model, batch))) == moves
 
 
-def test_absent_crops_are_attended_to_as_zero_images_in_the_release_only():
+def test_absent_crops_are_attended_to_as_zero_images_if_asked_for():
     """A crop of the mean colour is what the release puts for an absent one."""
     batch = make_batch(present=[[1, 1, 0, 0]] * 4)
     grey = batch["pixel_values"].clone()
     grey[:, 2:] = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]
     all_present = batch | {"pixel_values": grey, "image_mask": torch.ones(4, 4, dtype=torch.bool)}
-    for prefix, alike in (("paper", False), ("release", True)):
-        model = make_model(prefix=prefix)
+    for attend_absent in (False, True):
+        model = make_model(prefix="release", attend_absent=attend_absent)
         with torch.no_grad():
             for parameter in model.prefix.parameters():
                 parameter *= 3
-        assert torch.allclose(scores(model, batch), scores(model, all_present), atol=1e-2) == alike
+        assert torch.allclose(scores(model, batch), scores(model, all_present), atol=1e-2) == attend_absent
 
 
 @each_task
 @each_reading
 def test_sample_without_any_picture_is_encoded_as_text_alone(task, options):
     model, batch = make_model(task=task, **options), make_batch(task)
-    bare = make_model(task=task, vision=None)
+    bare = make_model(BERT, task=task)
     bare.load_state_dict(model.state_dict(), strict=False)
     alone = {name: value for name, value in batch.items() if name not in ("pixel_values", "image_mask")}
     both, text = scores(model, batch), scores(bare, alone)
@@ -129,7 +131,7 @@ def test_every_family_trains_and_predicts(family, task):
     model = make_model(task=task, text_config=text_config(family)).train()
     model(**make_batch(task)).loss.backward()
     assert model.prefix.mixer.gates.grad.abs().sum() > 0
-    assert model.prefix.mixer.gates.shape[0] == model.text.layers == text_config(family).num_hidden_layers
+    assert model.prefix.mixer.gates.shape[0] == model.text_encoder.layers == text_config(family).num_hidden_layers
     assert scores(model, make_batch(task)).isfinite().all()
 
 
@@ -148,29 +150,29 @@ def test_frozen_backbone_stays_as_it_is_in_training(freeze):
 
 def test_words_and_pairs_are_gathered_from_the_encoded_text():
     for task in TASKS:
-        model, batch = make_model(task=task, vision=None).eval(), make_batch(task)
+        model, batch = make_model(BERT, task=task).eval(), make_batch(task)
         with torch.no_grad():
-            hidden = model.text(batch["input_ids"], batch["attention_mask"])
-            fused = model.fuse(batch)
+            hidden = model.text_encoder(batch["input_ids"], batch["attention_mask"])
+            encoded = model.encode(batch)
         for sample in range(4):
             if task == "ner":
                 words = [hidden[sample, i] for i in batch["word_starts"][sample].tolist()]
                 expected = torch.stack(words)
-                assert torch.equal(fused.mask, batch["word_mask"])
+                assert torch.equal(encoded.mask, batch["word_mask"])
             else:
                 expected = torch.cat([hidden[sample, 1:3].mean(dim=0), hidden[sample, 4:6].mean(dim=0)])
-            torch.testing.assert_close(fused.h[sample], expected)
+            torch.testing.assert_close(encoded.h[sample], expected)
 
 
 @pytest.mark.parametrize("prefix", ["paper", "release"])
 def test_semantic_signal_is_the_embedding_of_each_whole_picture(prefix):
     model, batch = make_model(prefix=prefix).train(), make_batch()
     model.vision.eval()
-    fused = model.fuse(batch)
-    assert fused.has_image.tolist() == [True, False, False, True]
+    encoded = model.encode(batch)
+    assert encoded.has_image.tolist() == [True, False, False, True]
     for sample in (0, 3):
-        alone = model.vision(batch["pixel_values"][sample, :1]).embedding[0]
-        torch.testing.assert_close(fused.image[sample], alone, atol=1e-5, rtol=1e-5)
+        alone = model.vision(batch["pixel_values"][sample, :1])["pooled"][0]
+        torch.testing.assert_close(encoded.image[sample], alone, atol=1e-5, rtol=1e-5)
 
 
 @each_task
@@ -181,8 +183,9 @@ def test_features_in_the_batch_stand_for_a_pass(task, options, mode, monkeypatch
     batch = make_batch(task)
     features = model.vision(batch["pixel_values"].flatten(0, 1), batch["image_mask"].flatten())
     read = {name: value for name, value in batch.items() if name != "pixel_values"}
-    read["visual_cells"] = torch.cat(features.cells, dim=-1).unflatten(0, (4, 4))
-    read["visual_embedding"] = features.embedding.unflatten(0, (4, 4))
+    slots = SLOTS[model.settings.inputs.images["cells"]]
+    read["image_cells"] = features["cells"].unflatten(0, (4, 4))[:, slots]
+    read["image_pooled"] = features["pooled"].unflatten(0, (4, 4))[:, :1]
     torch.manual_seed(0)
     computed = model(**batch)
     monkeypatch.setattr(model.vision, "forward", None)
@@ -253,7 +256,7 @@ def test_model_loaded_in_bfloat16_keeps_its_crf_exact(task, tmp_path):
     model, batch = make_model(task=task), make_batch(task)
     model.save_pretrained(tmp_path)
     loaded = I2SRM.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert loaded.text.body.dtype == loaded.vision.body.dtype == torch.bfloat16
+    assert loaded.text_encoder.body.dtype == loaded.vision.body.dtype == torch.bfloat16
     if task == "ner":
         assert loaded.head.crf.transitions.dtype == torch.float32
     torch.testing.assert_close(scores(loaded, batch).float(), scores(model, batch), atol=0.1, rtol=0.1)
@@ -281,7 +284,7 @@ def test_gradient_checkpointing_of_the_whole_model_changes_no_gradient(task, opt
     other = copy.deepcopy(model)
     other.activation_checkpointing_enable({"use_reentrant": False})
     for each in (model, other):
-        for layer in each.text.body.encoder.layer:
+        for layer in each.text_encoder.body.encoder.layer:
             layer.attention.self.dropout.p = 0.0
         each.train()(**batch).loss.backward()
     for (name, one), (_, two) in zip(model.named_parameters(), other.named_parameters(), strict=True):
@@ -300,8 +303,8 @@ def test_model_can_be_compiled():
 def test_a_pair_is_the_mean_between_its_markers_or_their_opening_ones():
     hidden = torch.randn(4, 10, 32)
     for pair, places in (("mean", ([1, 2], [4, 5])), ("marker", ([0], [3]))):
-        model = make_model(vision=None, pair=pair)
-        model.text.forward = lambda *_: hidden
-        fused = model.fuse(make_batch())
+        model = make_model(BERT, pair=pair)
+        model.text_encoder.forward = lambda *_: hidden
+        encoded = model.encode(make_batch())
         expected = torch.cat([hidden[:, place].mean(dim=1) for place in places], dim=-1)
-        torch.testing.assert_close(fused.h, expected)
+        torch.testing.assert_close(encoded.h, expected)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from reference_models.data.features import KEY, FeatureCache, path_key, read_index, shard_file, write_shard
+from reference_models.data.formats.mnre import Mnre
 from reference_models.data.images import check_images
-from reference_models.data.mnre import read_mnre
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.tasks import Relations
@@ -54,18 +54,22 @@ def test_pictures_come_with_their_sample(tmp_path: Path) -> None:
 def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
     image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # which are not there, and not asked for
     generator = np.random.default_rng(0)
-    cells, embedding = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))
+    cells, pooled = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))
     keys = np.array([path_key(path) for path in (image, crop, None)], KEY)
-    write_shard(shard_file(tmp_path, 0), keys, cells.reshape(3, 4, 6), embedding)
-    features = FeatureCache(tmp_path, read_index(tmp_path))
+    views = {}
+    for view, rows in (("cells", cells.reshape(3, 4, 6)), ("pooled", pooled)):
+        (tmp_path / view).mkdir()
+        write_shard(shard_file(tmp_path / view, 0), keys, rows)
+        views[view] = tmp_path / view, read_index(tmp_path / view)
+    features = FeatureCache(views, {"cells": "crops", "pooled": "whole"})
     sample = Sample("f:1", ("a", "b"), image, (crop,), head=(0, 1), tail=(1, 2), relation="None")
     bare = Sample("f:2", ("a", "b"), head=(0, 1), tail=(1, 2), relation="None")
     split = EncodedSplit([sample, bare], make(4), features=features)
     batch = split.processor.collate([split[0], split[1]])
     rows = np.array([[0, 1, 2, 2], [2, 2, 2, 2]])
     assert "pixel_values" not in batch
-    assert torch.equal(batch["visual_cells"].flatten(2), torch.tensor(cells[rows]))
-    assert torch.equal(batch["visual_embedding"], torch.tensor(embedding[rows]))
+    assert torch.equal(batch["image_cells"].flatten(2), torch.tensor(cells[rows[:, 1:]]))
+    assert torch.equal(batch["image_pooled"], torch.tensor(pooled[rows[:, :1]]))
     assert batch["image_mask"].tolist() == [[True, True, False, False], [False] * 4]
 
 
@@ -83,7 +87,7 @@ def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
     for count in (100, 500, 2500):  # the first fills what Python keeps for later
         write_rows(tmp_path / str(count), count)
         tracemalloc.start()
-        samples, _ = check_images(spooled(read_mnre(tmp_path / str(count), "train")), "error", progress=False)
+        samples, _ = check_images(spooled(Mnre().read(tmp_path / str(count), "train")), "error", progress=False)
         split = EncodedSplit(samples, processor)
         gc.collect()
         held.append(tracemalloc.get_traced_memory())

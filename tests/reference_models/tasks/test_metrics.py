@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from reference_models.data.samples import TAGS
-from reference_models.tasks.metrics import class_scores, ner_scores, relation_scores, spans
+from reference_models.data.bio import spans
+from reference_models.tasks.metrics import class_scores, ner_scores, relation_scores
+from reference_models.tasks.ner import tags_of
+
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
 SENTENCES = st.lists(st.lists(st.sampled_from(TAGS), max_size=8), max_size=6)

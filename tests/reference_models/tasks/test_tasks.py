@@ -5,8 +5,10 @@ import torch
 
 from reference_models.config import DataConfig
 from reference_models.data.samples import Sample
+from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
 from reference_models.tasks import NamedEntities, Prediction, Relations, Task, get_task, list_tasks, register
+from reference_models.tasks.subwords import Subwords
 
 SAMPLE = Sample("x:1", ("Ann", "Lee", "in", "Rome"), head=(0, 2), tail=(3, 4))
 NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
@@ -26,6 +28,12 @@ def test_tasks_are_found_by_name() -> None:
     assert register("ner")(NamedEntities) is NamedEntities
 
 
+def test_a_tag_that_the_data_did_not_have_is_named() -> None:
+    subwords = Subwords(learn_tokenizer([["a", "b"]] * 4, 50), 16)
+    with pytest.raises(UserError, match="x:1: unknown tag 'B-cat', the model was made for O, B-PER, I-PER"):
+        NER.encode(tagged("O", "B-cat"), subwords)
+
+
 def test_entities_take_their_tags_from_the_data_the_most_frequent_type_first() -> None:
     samples = [tagged("B-ORG", "I-ORG", "O", "B-PER"), tagged("I-PER", "B-LOC"), tagged("O")]
     task = NamedEntities.from_data(samples, None, DataConfig())
@@ -38,8 +46,14 @@ def test_entities_take_their_tags_from_the_data_the_most_frequent_type_first() -
 
 def test_relations_are_those_that_are_declared_or_occur() -> None:
     samples = [Sample("x:1", ("a", "b"), head=(0, 1), tail=(1, 2), relation=name) for name in ("c", "b", "b", "d")]
-    assert Relations.from_data(samples, None, DataConfig()).labels == ["b", "c", "d"]
-    assert Relations.from_data(samples, ["d", "c", "b", "e"], DataConfig()).labels == ["d", "c", "b", "e"]
+    task = Relations.from_data(samples, None, DataConfig(no_relation="c"))
+    assert (task.labels, task.no_relation) == (["b", "c", "d"], "c")
+    task = Relations.from_data(samples, ["d", "c", "b", "e"], DataConfig(no_relation=None))
+    assert (task.labels, task.no_relation) == (["d", "c", "b", "e"], None)
+    assert task.score(["b", "c"], ["b", None])["f1"] == pytest.approx(2 / 3)
+    assert task.outcomes("b", None) == [("b", None)]
+    with pytest.raises(UserError, match=r"data.no_relation is 'None', and the relations are b, c, d; name the one"):
+        Relations.from_data(samples, None, DataConfig())
 
 
 @pytest.mark.parametrize("task", [NamedEntities, Relations])

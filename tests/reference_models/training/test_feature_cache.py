@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,35 +15,43 @@ from PIL import Image
 from tiny_runs import PROCESSES, arguments, assert_same_run, history, start
 from torch.utils.data import DataLoader
 
+from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, read_index
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.images import load_image
-from reference_models.data.samples import TAGS
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.data.twitter import read_twitter
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.tasks import NamedEntities
 from reference_models.tasks import processor as processor_module
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
 from reference_models.training.run import METRICS, evaluate, train
 
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
+
 FROZEN = ("--model.freeze_image_backbone", "true")
+VIEWS: tuple[View, ...] = ("cells", "pooled")
 
 
 def make_split(data: Path, size: int = 32) -> EncodedSplit:
-    samples = list(read_twitter(data, "test"))
+    samples = list(Twitter().read(data, "test"))
     tokenizer = learn_tokenizer((sample.words for sample in samples), 100)
     return EncodedSplit(samples, Processor(tokenizer, NamedEntities(TAGS), image_size=size))
 
 
-def make_backbone(name: str = "tiny", *, signal: str = "pooled", seed: int = 0) -> VisionBackbone:
+def make_backbone(name: str = "tiny", *, views: Iterable[View] = VIEWS, seed: int = 0) -> VisionBackbone:
     torch.manual_seed(seed)
-    return VisionBackbone(name, frozen=True, signal=signal)
+    return VisionBackbone(name, frozen=True, views=views)
+
+
+def assert_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> None:
+    torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
 
 
 def pictures(split: EncodedSplit) -> list[Path]:
@@ -50,12 +59,15 @@ def pictures(split: EncodedSplit) -> list[Path]:
     return list(dict.fromkeys(path for path in paths if path))
 
 
-def fill(folder: Path, backbone: VisionBackbone, split: EncodedSplit) -> tuple[FeatureCache, int]:
-    """The cache, and how many pictures were computed for it."""
+def fill(
+    folder: Path, backbone: VisionBackbone, split: EncodedSplit, views: Mapping[View, Slots] | None = None
+) -> tuple[FeatureCache, int]:
+    """The cache, and how many images were computed for it; without `views`, all of the backbone's of all images."""
     computed: list[int] = []
     hook = backbone.register_forward_pre_hook(lambda _, inputs: computed.append(int(inputs[1].sum())))
     try:
-        return fill_cache(folder, backbone, split, progress=False), sum(computed)
+        views = views or dict.fromkeys(sorted(backbone.views), "all")
+        return fill_cache(folder, backbone, split, views, progress=False), sum(computed)
     finally:
         hook.remove()
 
@@ -67,22 +79,58 @@ def split(tmp_path: Path) -> EncodedSplit:
     return make_split(tmp_path / "set" / "posts")
 
 
-@pytest.mark.parametrize(("name", "signal"), [("tiny", "pooled"), ("resnet18", "pooled"), ("resnet18", "logits")])
-def test_features_are_those_of_the_backbone(name: str, signal: str, split: EncodedSplit, tmp_path: Path) -> None:
-    backbone = make_backbone(name, signal=signal)
+@pytest.mark.parametrize(
+    ("name", "views"), [("tiny", ("cells", "grid", "pooled")), ("resnet18", ("cells", "grid", "pooled", "logits"))]
+)
+def test_features_are_those_of_the_backbone(
+    name: str, views: tuple[View, ...], split: EncodedSplit, tmp_path: Path
+) -> None:
+    backbone = make_backbone(name, views=views)
     cache, computed = fill(tmp_path / "cache", backbone, split)
     assert computed == len(pictures(split)) > 30
     with torch.no_grad():
-        for path in pictures(split):
-            cells, embedding = cache.read([path])
-            direct = backbone(load_image(path, 32)[None])
-            torch.testing.assert_close(cells, torch.cat(direct.cells, dim=-1), atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(embedding, direct.embedding, atol=1e-5, rtol=1e-4)
         blank = backbone(load_image(pictures(split)[0], 32)[None], torch.tensor([False]))
-    cells, embedding = cache.read([None])
-    assert not torch.allclose(embedding, cache.read(pictures(split)[:1])[1], atol=1e-2)
-    torch.testing.assert_close(cells, torch.cat(blank.cells, dim=-1), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(embedding, blank.embedding, atol=1e-5, rtol=1e-4)
+        for path in (*pictures(split), None):
+            read = cache.read([path])
+            direct = blank if path is None else backbone(load_image(path, 32)[None])
+            assert set(read) == {f"image_{view}" for view in views}
+            for view in views:
+                torch.testing.assert_close(read[f"image_{view}"], direct[view], atol=1e-5, rtol=1e-4)
+    shown = cache.read(pictures(split)[:1])
+    assert not torch.allclose(cache.read([None])["image_pooled"], shown["image_pooled"], atol=1e-2)
+
+
+def test_each_view_is_kept_of_its_own_images_alone(split: EncodedSplit, tmp_path: Path) -> None:
+    backbone = make_backbone(views=("cells", "grid", "pooled"))
+    views: dict[View, Slots] = {"cells": "crops", "grid": "whole"}
+    cache, computed = fill(tmp_path, backbone, split, views)
+    assert computed == len(pictures(split))
+    whole = {sample.image.read_bytes() for sample in split.samples if sample.image}
+    crops = {crop.read_bytes() for sample in split.samples for crop in sample.crops}
+    kept = {view: len(read_index(folder).keys) for view, (folder, _) in cache.views.items()}
+    assert kept == {"cells": len(crops) + 1, "grid": len(whole)}  # an absent crop is a blank one
+    sample = split.samples[0]
+    paths = split.processor.pictures(sample)
+    read = cache.read(paths)
+    everything, _ = fill(tmp_path / "all", backbone, split)
+    wanted = everything.read(paths)
+    torch.testing.assert_close(read["image_cells"], wanted["image_cells"][1:])
+    torch.testing.assert_close(read["image_grid"], wanted["image_grid"][:1])
+    assert "image_pooled" not in read
+
+
+def test_a_view_that_is_added_leaves_the_others_as_they_are(split: EncodedSplit, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    fill(folder, make_backbone("resnet18"), split)
+    before = {path: path.read_bytes() for path in folder.glob("*/*") if path.name != "lock"}
+    more = make_backbone("resnet18", views=("cells", "pooled", "logits"))
+    more.body.load_state_dict(make_backbone("resnet18").body.state_dict(), strict=False)
+    cache, computed = fill(folder, more, split)
+    assert computed == len(pictures(split))
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(folder.glob("*/shard-*"))) == 3
+    assert cache.read([None]).keys() == {"image_cells", "image_pooled", "image_logits"}
+    assert fill(folder, more, split)[1] == fill(folder, make_backbone("resnet18"), split)[1] == 0
 
 
 def test_nothing_is_computed_twice(split: EncodedSplit, tmp_path: Path) -> None:
@@ -95,7 +143,7 @@ def test_nothing_is_computed_twice(split: EncodedSplit, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     cache, computed = fill(tmp_path, backbone, split)
     assert computed == len({path.read_bytes() for path in pictures(split)})
-    assert all(torch.equal(*pair) for pair in zip(cache.read([copy]), cache.read([first]), strict=True))
+    assert_equal(cache.read([copy]), cache.read([first]))
     assert torch.equal(torch.get_rng_state(), before)
     _, again = fill(tmp_path, make_backbone(), split)
     assert again == 0
@@ -109,9 +157,9 @@ def test_picture_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path
     new, computed = fill(tmp_path, backbone, split)
     assert computed == 1
     direct = backbone(load_image(path, 32)[None])
-    torch.testing.assert_close(new.read([path])[1], direct.embedding, atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(old.read([path])[1], direct.embedding, atol=1e-3)
-    assert torch.equal(old.read([other])[0], new.read([other])[0])
+    torch.testing.assert_close(new.read([path])["image_pooled"], direct["pooled"], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(old.read([path])["image_pooled"], direct["pooled"], atol=1e-3)
+    assert_equal(old.read([other]), new.read([other]))
 
 
 def test_what_features_depend_on_has_a_folder_of_its_own(
@@ -120,8 +168,7 @@ def test_what_features_depend_on_has_a_folder_of_its_own(
     every = len(pictures(split))
     _, computed = fill(tmp_path / "cache", make_backbone("resnet18"), split)
     assert computed == every
-    for backbone in (make_backbone("resnet18", seed=1), make_backbone("resnet18", signal="logits")):
-        assert fill(tmp_path / "cache", backbone, split)[1] == every
+    assert fill(tmp_path / "cache", make_backbone("resnet18", seed=1), split)[1] == every
     nudged = make_backbone("resnet18")
     nudged.body.state_dict()["layer4.1.bn2.running_mean"][7] += 1e-3
     assert fill(tmp_path / "cache", nudged, split)[1] == every
@@ -132,7 +179,7 @@ def test_what_features_depend_on_has_a_folder_of_its_own(
     assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == every
     monkeypatch.undo()
     assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == 0
-    assert len(list((tmp_path / "cache").glob("*/meta.json"))) == 6
+    assert len(list((tmp_path / "cache").glob("*/meta.json"))) == 5 * len(VIEWS)
 
 
 def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
@@ -148,8 +195,17 @@ def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
     others = [of(weights, "other"), of(weights.view(3, 2, 2, 2)), of(weights.view(torch.int32)), of(changed)]
     assert len({of(weights), *others}) == 5
     assert of(torch.tensor(1)) != of(torch.tensor(2))
-    assert describe(make_backbone(), 32) == describe(make_backbone(), 32)
-    assert describe(make_backbone(), 32) != describe(make_backbone(), 32, "centre-crop")
+    assert describe(make_backbone(), "cells", 32) == describe(make_backbone(), "cells", 32)
+    assert describe(make_backbone(), "cells", 32) != describe(make_backbone(), "cells", 32, "centre-crop")
+    assert describe(make_backbone(), "cells", 32) != describe(make_backbone(), "pooled", 32)
+
+
+@pytest.mark.parametrize(("view", "differs"), [("logits", True), ("pooled", False)])
+def test_the_weights_of_the_classes_count_for_the_logits_alone(view: View, differs: bool) -> None:
+    backbone = make_backbone("resnet18", views=("pooled", "logits"))
+    before = describe(backbone, view, 32)
+    backbone.body.fc.bias.data += 1
+    assert (describe(backbone, view, 32) != before) == differs
 
 
 def test_stop_in_the_middle_costs_one_shard(
@@ -170,20 +226,19 @@ def test_stop_in_the_middle_costs_one_shard(
             fill(tmp_path / "stopped", make_backbone(), split)
     cache, computed = fill(tmp_path / "stopped", make_backbone(), split)
     assert every - 16 <= computed <= every - 15  # a shard of 16, one of which may be the blank picture
-    for ours, theirs in zip(cache.read(pictures(split)), whole.read(pictures(split)), strict=True):
-        assert torch.equal(ours, theirs)
+    assert_equal(cache.read(pictures(split)), whole.read(pictures(split)))
 
 
 def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, tmp_path: Path) -> None:
     cache, every = fill(tmp_path, make_backbone(), split)
-    [shard] = tmp_path.glob("*/shard-*")
+    shard, _ = tmp_path.glob("*/shard-*")
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises(UserError, match=rf"{shard} is a damaged file of features .* delete it"):
         fill(tmp_path, make_backbone(), split)
     shard.unlink()
     again, computed = fill(tmp_path, make_backbone(), split)
     assert computed == every
-    assert torch.equal(cache.read(pictures(split))[0], again.read(pictures(split))[0])
+    assert_equal(cache.read(pictures(split)), again.read(pictures(split)))
 
 
 def test_picture_that_cannot_be_read_or_changes_meanwhile(
@@ -218,7 +273,7 @@ def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path
 
 def test_backbone_that_learns_is_refused(split: EncodedSplit, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="evaluation mode"):
-        fill_cache(tmp_path, VisionBackbone("tiny").train(), split)
+        fill_cache(tmp_path, VisionBackbone("tiny").train(), split, {"cells": "all"})
 
 
 def fill_and_tell(folder: Path, data: Path, told: Path) -> None:
@@ -239,12 +294,12 @@ def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: P
     split, folder = make_split(data), tmp_path / "cache"
     first = PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / "killed"))
     first.start()
-    while not list(folder.glob("*/shard-000000*.safetensors")):
+    while len(list(folder.glob("*/shard-000000*.safetensors"))) < len(VIEWS):
         time.sleep(0.002)
     first.kill()
     first.join()
-    [place] = folder.iterdir()
-    kept = len(read_index(place).keys)
+    places = list(folder.iterdir())
+    kept = min(len(read_index(place).keys) for place in places)
     assert kept > 0
     pair = [PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / name)) for name in "ab"]
     for process in pair:
@@ -256,7 +311,7 @@ def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: P
     different = len({path.read_bytes() for path in pictures(split)})
     assert computed[0] == 0
     assert different - kept <= computed[1] <= different - kept + 1  # the blank picture is not counted
-    assert len(read_index(place).keys) == different + 1
+    assert [len(read_index(place).keys) for place in places] == [different + 1] * len(VIEWS)
     assert fill(folder, make_backbone(), split)[1] == 0
 
 
@@ -268,13 +323,13 @@ def test_workers_read_the_same(method: str, split: EncodedSplit, tmp_path: Path)
     loader = DataLoader(split, 5, collate_fn=split.processor.collate, num_workers=2, multiprocessing_context=context)
     for ours, theirs in zip(loader, alone, strict=True):
         assert ours.keys() == theirs.keys()
-        assert "visual_cells" in ours
+        assert {"image_cells", "image_pooled", "image_mask"} <= ours.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def run_config(task: str, data: Path, output: Path, *overrides: str) -> Any:
     basis = ["--data.root", str(data), "--output", str(output), "--training.batch_size", "8", "--training.epochs", "2"]
-    return read_settings(find_config(f"synthetic-{task}"), [*basis, *FROZEN, *overrides])
+    return read_settings(f"synthetic-{task}", [*basis, *FROZEN, *overrides])
 
 
 def refuse(*_: object) -> torch.Tensor:

@@ -1,42 +1,40 @@
 """Every trainable parameter in exactly one group, with the rate of its part."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tiny_runs import config
 from torch import nn
 
-from reference_models.config import ModelConfig, TrainingConfig
-from reference_models.data.samples import TAGS
+from reference_models.config import TrainingConfig
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
-from reference_models.systems.build import build_model
-from reference_models.systems.i2srm import I2SRM
+from reference_models.systems.base import System
+from reference_models.systems.build import build_system
+from reference_models.systems.registry import get_system
 from reference_models.tasks import get_task
+from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
-from reference_models.training.optimizer import learning_rates, parameter_groups
+from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
 
-RATES = TrainingConfig(
-    learning_rate=1.0,
-    text_learning_rate=2.0,
-    vision_learning_rate=3.0,
-    prefix_learning_rate=4.0,
-    regulariser_learning_rate=5.0,
-    head_learning_rate=6.0,
-)
-CHILDREN = {"text": 2.0, "vision": 3.0, "prefix": 4.0, "mixer": 5.0, "semantic": 5.0, "head": 6.0}
+TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
+
+RATES = {"text_encoder": 2.0, "vision": 3.0, "prefix": 4.0, "mixer": 5.0, "semantic": 5.5, "head": 6.0}
 
 
-def build(task: str, **options: object) -> I2SRM:
+def build(task: str, name: str = "i2srm", **options: object) -> System:
     tokenizer = learn_tokenizer([["a", "few", "words"], ["more", "words"]], 60)
     processor = Processor(tokenizer, get_task(task)(TAGS), image_size=32)
-    return build_model(ModelConfig(text="tiny", vision="tiny", vision_weights="none", **options), processor)
+    tiny = {"text": "tiny", "vision": "tiny", "vision_weights": "none"}
+    return build_system(name, get_system(name).settings_class(**tiny, **options), processor)
 
 
-def groups_of(model: nn.Module, settings: TrainingConfig) -> list[dict]:
-    rates = learning_rates(settings, model["head"] if isinstance(model, nn.ModuleDict) else model.head)
-    return parameter_groups(model, rates, learning_rate=settings.learning_rate, weight_decay=0.1)
+def groups_of(model: nn.Module, rates: Mapping[str, float], learning_rate: float = 1.0) -> list[dict[str, Any]]:
+    return parameter_groups(model, rates, learning_rate=learning_rate, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
@@ -45,7 +43,6 @@ def groups_of(model: nn.Module, settings: TrainingConfig) -> list[dict]:
     [
         {},
         {"freeze_image_backbone": True},
-        {"visual": False},
         {"attn_mixup": False, "semantic_weight": 0.0},
         {"mixup": {"preset": "release"}},
     ],
@@ -53,7 +50,8 @@ def groups_of(model: nn.Module, settings: TrainingConfig) -> list[dict]:
 )
 def test_every_trainable_parameter_is_in_one_group(task: str, options: dict[str, object]) -> None:
     model = build(task, **options)
-    groups = groups_of(model, RATES)
+    children = {name.split(".")[0] for name, _ in model.named_parameters()}
+    groups = groups_of(model, {name: rate for name, rate in RATES.items() if name in children})
     seen = Counter(id(parameter) for group in groups for parameter in group["params"])
     assert seen == Counter(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
     assert all(group["params"] for group in groups)
@@ -61,7 +59,7 @@ def test_every_trainable_parameter_is_in_one_group(task: str, options: dict[str,
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            assert rates[id(parameter)] == CHILDREN[name.split(".")[0]], name
+            assert rates[id(parameter)] == RATES[name.split(".")[0]], name
 
 
 def test_frozen_backbone_is_in_no_group() -> None:
@@ -82,26 +80,56 @@ def test_norms_and_biases_are_not_decayed() -> None:
     ids=str,
 )
 def test_only_a_crf_learns_at_the_rate_of_a_crf(task: str, options: dict[str, object], rate: float) -> None:
-    rates = {group["name"]: group["lr"] for group in groups_of(build(task, **options), TrainingConfig())}
-    assert rates.pop("heads") == rates.pop("heads, no decay") == rate
+    model = build(task, **options)
+    groups = groups_of(model, model.learning_rates(), 3e-5)
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates.pop("head") == rates.pop("head, no decay") == rate
     assert set(rates.values()) == {3e-5}
 
 
+def test_the_longest_beginning_counts_and_ends_at_a_dot() -> None:
+    model = build("ner")
+    rates = {"head": 2.0, "head.crf": 3.0, "text_encoder.body.encoder.layer.1": 4.0}
+    found = {id(p): group["lr"] for group in groups_of(model, rates) for p in group["params"]}
+    assert found[id(model.head.linear.weight)] == 2.0
+    assert found[id(model.head.crf.transitions)] == 3.0
+    layers = model.text_encoder.body.encoder.layer
+    assert {found[id(p)] for p in layers[1].parameters()} == {4.0}
+    assert {found[id(p)] for p in layers[2].parameters()} == {1.0}
+
+
+@pytest.mark.parametrize("prefix", ["heads", "head.lin", "head.linear.weight.x", ""])
+def test_a_beginning_that_fits_nothing_is_an_error(prefix: str) -> None:
+    with pytest.raises(UserError, match=rf"begins with '{prefix}'; the parts are text_encoder, vision,"):
+        groups_of(build("re"), {prefix: 1.0})
+
+
 def test_demo_has_its_own_rate_of_the_head(data: Path, tmp_path: Path) -> None:
-    assert learning_rates(config(data, tmp_path).training, build("ner").head) == {"heads": 1e-2}
+    assert config(data, tmp_path).training.learning_rates == {"head": 1e-2}
 
 
-def test_a_part_of_another_name_learns_at_the_general_rate() -> None:
-    model = nn.ModuleDict({"fusion": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
-    assert {group["name"]: group["lr"] for group in groups_of(model, RATES)} == {
-        "fusion": 1.0,
-        "fusion, no decay": 1.0,
-        "heads": 6.0,
-        "heads, no decay": 6.0,
-    }
+def test_sgd_is_an_optimizer_too() -> None:
+    layer = nn.Linear(2, 1)
+    layer.weight.data.fill_(1.0)
+    optimizer = make_optimizer(TrainingConfig(optimizer="sgd", momentum=0.5), groups_of(layer, {}, 0.1))
+    expected, velocity = 1.0, 0.0
+    for _ in range(3):
+        layer.weight.grad = torch.full((1, 2), 2.0)
+        optimizer.step()
+        velocity = 0.5 * velocity + 2.0 + 0.1 * expected  # momentum, gradient, decay
+        expected -= 0.1 * velocity
+    torch.testing.assert_close(layer.weight.data, torch.full((1, 2), expected))
+    assert isinstance(make_optimizer(TrainingConfig(), groups_of(layer, {})), torch.optim.AdamW)
 
 
-@pytest.mark.parametrize("option", [{"text_learning_rate": -1.0}, {"warmup": 1.0}, {"accumulation": 0}], ids=str)
+def test_inverse_schedule_rises_then_is_divided_by_the_epochs() -> None:
+    factors = [inverse_schedule(step, steps_per_epoch=4, warmup_steps=2) for step in (0, 1, 2, 3, 4, 7, 8, 80)]
+    assert factors == pytest.approx([0, 0.5, 1, 1, 1 / 1.05, 1 / 1.05, 1 / 1.1, 1 / 2])
+
+
+@pytest.mark.parametrize(
+    "option", [{"learning_rates": {"head": -1.0}}, {"warmup": 1.0}, {"accumulation": 0}, {"clip": -1.0}], ids=str
+)
 def test_impossible_settings_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(option))):
         TrainingConfig(**option)

@@ -37,7 +37,7 @@ def test_mean_and_spread(data: Path, tmp_path: Path, finished: Path, monkeypatch
     def never(*_: object, **__: object) -> None:
         raise RuntimeError("a finished run was built again")
 
-    monkeypatch.setattr("reference_models.training.run.build_model", never)
+    monkeypatch.setattr("reference_models.training.run.build_system", never)
     assert train_seeds(settings, [0, 1]) == summary
     with pytest.raises(UserError, match=r"training\.epochs was 3 and is now 2"):
         train_seeds(config(data, tmp_path / "runs", *STEPS, "--training.epochs", "2"), [0, 1])

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, set_seed
 from reference_models.config import RunConfig
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
-from reference_models.systems.build import build_model
+from reference_models.systems.build import build_system
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
@@ -48,7 +48,8 @@ def make_trainer(settings: RunConfig) -> ExtractionTrainer:
     processor = make_processor(settings, samples)
     train_split, valid = (EncodedSplit(samples[split], processor) for split in ("train", "valid"))
     arguments = training_arguments(settings.training, Path(settings.output))
-    return ExtractionTrainer(build_model(settings.model, processor), settings.training, arguments, train_split, valid)
+    model = build_system(settings.system, settings.model, processor)
+    return ExtractionTrainer(model, settings.training, arguments, train_split, valid)
 
 
 def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
@@ -59,15 +60,31 @@ def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
 
 
 def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path) -> None:
-    kept, trainer = record(config(data, tmp_path, "--training.epochs", "6", "--training.text_learning_rate", "5e-4"))
+    kept, trainer = record(
+        config(data, tmp_path, "--training.epochs", "6", "--training.learning_rates.text_encoder", "5e-4")
+    )
     total = 6 * 48 // 8
     warm = math.ceil(0.06 * total)
     factors = [step / warm if step < warm else (total - step) / (total - warm) for step in range(total)]
     assert (warm, len(kept.rates)) == (3, total)
-    for part, peak in (("text", 5e-4), ("vision", 1e-3), ("prefix", 1e-3), ("regularisers", 1e-3), ("heads", 1e-2)):
+    for part, peak in (("text_encoder", 5e-4), ("others", 1e-3), ("head", 1e-2)):
         assert [rates[part] for rates in kept.rates] == pytest.approx([peak * factor for factor in factors])
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
     assert kept.missed == set()
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("inverse", 1 / 1.1), ("cosine", None)])
+def test_other_schedules_and_sgd(schedule: str, last: float | None, data: Path, tmp_path: Path) -> None:
+    options = ("--training.optimizer", "sgd", "--training.schedule", schedule, "--training.clip", "0")
+    kept, trainer = record(config(data, tmp_path, *options, "--training.epochs", "3"))
+    steps, warm = 3 * 48 // 8, 2
+    assert len(kept.rates) == steps
+    assert [rates["others"] for rates in kept.rates][:3] == pytest.approx([0, 5e-4, 1e-3])
+    if last is None:
+        last = 0.5 * (1 + math.cos(math.pi * (steps - 1 - warm) / (steps - warm)))
+    assert kept.rates[-1]["others"] == pytest.approx(1e-3 * last)
+    assert isinstance(trainer.optimizer.optimizer, torch.optim.SGD)
+    assert all(math.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
 
 
 @pytest.mark.parametrize("small", [2, 4])
@@ -75,7 +92,7 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, s
     # 22 samples: the last step of an epoch has 6 of them, in batches of 4 and 2 at least once.
     data = tiny_set(tmp_path, {"train": 22, "valid": 4, "test": 4})
     encoder = encoder_without_dropout(data, tmp_path / "encoder")
-    rates = ("--training.learning_rate", "0", "--training.head_learning_rate", "0")
+    rates = ("--training.learning_rate", "0", "--training.learning_rates.head", "0")
     options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "2")
     large, whole = record(config(data, tmp_path / "large", *options, "--training.batch_size", "8"))
     batches = ("--training.batch_size", str(small), "--training.accumulation", str(8 // small))

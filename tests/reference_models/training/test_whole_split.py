@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from reference_models.config import RunConfig
-from reference_models.data.mnre import read_mnre
+from reference_models.data.formats.mnre import Mnre
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.report.page import write_report
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 from reference_models.training.run import PREDICTIONS, evaluate, train
 
 SIZES = {"train": 24, "valid": 12, "test": 12}
@@ -21,7 +21,7 @@ FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 
 def settings(task: str, root: Path, *overrides: str) -> RunConfig:
     basis = ["--data.root", str(root / "posts"), "--output", str(root / "run"), "--training.epochs", "1"]
-    return read_settings(find_config(f"synthetic-{task}"), [*basis, *overrides])
+    return read_settings(f"synthetic-{task}", [*basis, *overrides])
 
 
 def lengthen(file: Path, number: int) -> None:
@@ -48,7 +48,7 @@ def test_relations_that_are_dropped_count_as_missed(tmp_path: Path) -> None:
     for split, name in FOLDERS.items():
         for number in (0, 3):
             (root / "img_org" / name / f"{split}_{number}.jpg").unlink()
-    relations = [sample.relation for sample in read_mnre(root, "test")]
+    relations = [sample.relation for sample in Mnre().read(root, "test")]
     some = next(number for number, relation in enumerate(relations) if relation != "None" and number not in (0, 3))
     for name in ("train", "val", "test"):
         lengthen(root / "txt" / f"ours_{name}.txt", some)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
 from reference_models.config import RunConfig
+from reference_models.data.formats.twitter import Twitter
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
-from reference_models.data.twitter import read_twitter
-from reference_models.settings import find_config, read_settings
+from reference_models.settings import read_settings
 
 SIZES = {"train": 48, "valid": 16, "test": 16}
 TIMES = ("seconds", "waited", "runtime", "per_second")
@@ -35,7 +35,7 @@ def tiny_set(root: Path, sizes: Mapping[str, int] = SIZES) -> Path:
 
 
 def encoder_without_dropout(data: Path, folder: Path) -> Path:
-    tokenizer = learn_tokenizer((sample.words for sample in read_twitter(data, "train")), 400)
+    tokenizer = learn_tokenizer((sample.words for sample in Twitter().read(data, "train")), 400)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(
         vocab_size=len(tokenizer), hidden_dropout_prob=0, attention_probs_dropout_prob=0, pad_token_id=0, **sizes
@@ -53,7 +53,7 @@ def arguments(data: Path, output: Path, *overrides: str) -> list[str]:
 
 def config(data: Path, output: Path, *overrides: str) -> RunConfig:
     _, name, *rest = arguments(data, output, *overrides)
-    return read_settings(find_config(name), rest)
+    return read_settings(name, rest)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,31 @@
+"""The formats of data sets, one file each; a format is found by its name or by its files."""
+
+from reference_models.data.formats.base import (
+    SPLITS,
+    DataFormat,
+    get_format,
+    list_formats,
+    recognise,
+    register_format,
+)
+from reference_models.data.formats.conll import Conll
+from reference_models.data.formats.flickr30k_entities import Flickr30kEntities
+from reference_models.data.formats.jsonl import Jsonl
+from reference_models.data.formats.layout import Layout
+from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.twitter import Twitter
+
+__all__ = [
+    "SPLITS",
+    "Conll",
+    "DataFormat",
+    "Flickr30kEntities",
+    "Jsonl",
+    "Layout",
+    "Mnre",
+    "Twitter",
+    "get_format",
+    "list_formats",
+    "recognise",
+    "register_format",
+]

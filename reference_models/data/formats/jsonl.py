@@ -1,0 +1,212 @@
+"""One's own data: a JSON object on each line, with any labels."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reference_models.data.bio import Entity, spans, tags_of_spans
+from reference_models.data.formats.base import SPLITS, DataFormat, register_format, relative_name
+from reference_models.data.formats.layout import Layout
+from reference_models.data.samples import Sample, Split, file_below, read_lines
+from reference_models.data.words import split_words
+from reference_models.errors import UserError
+
+KEYS = ("id", "tokens", "text", "image", "crops", "image_texts", "entities", "relations")
+
+
+@register_format("jsonl")
+class Jsonl(DataFormat):
+    """`{train,valid,test}.jsonl`, one object a line.
+
+    `tokens` is a list of words, or `text` a string whose words are divided by white space. `entities` is a list of
+    {"start", "end", "label"}, `end` not included: in words of `tokens`, or in characters of `text`. `relations` is a
+    list of {"head", "tail", "label"}, where head and tail are places in `entities` (from 0) or [start, end] like those
+    of an entity. `image` and the list `crops` are paths below the folder of the data set; a line without `crops` has
+    those of the crop dictionary that `i2srm data crops` writes. `image_texts` is an object of texts about the image,
+    such as {"caption": "two dogs"}.
+
+    The task is relations if a line of the training split has `relations`, and named entities otherwise. Each relation
+    is a sample.
+    """
+
+    task = "ner"
+
+    def layout(self, root: Path, split: Split) -> Layout:
+        """See `DataFormat`; paths begin at `root`."""
+        return Layout(
+            labels=(root / f"{split}.jsonl",),
+            images=root,
+            crops=root / "crops" / split,
+            dictionaries=(root / f"crops_{split}_dict.pth",),
+        )
+
+    def find_task(self, root: Path) -> str:
+        """See `DataFormat`: relations if a line of the first split that there is has some."""
+        for split in SPLITS:
+            [path] = self.layout(root, split).labels
+            if path.is_file():
+                return "re" if any("relations" in row for _, row in _rows(path)) else self.task
+        return self.task
+
+    def read(
+        self, root: Path, split: Split, *, pairs: bool | None = None, visual: bool = True, max_crops: int = 3
+    ) -> Iterator[Sample]:
+        """See `DataFormat`."""
+        place = self.layout(root, split)
+        [path] = place.labels
+        pairs = self.find_task(root) == "re" if pairs is None else pairs
+        # A data set whose lines list their crops needs no dictionary, so that nobody is warned of a missing one.
+        known = place.dictionary() is not None
+        crop_names: dict[int, tuple[str, ...]] = self.crop_names(root, split, max_crops) if visual and known else {}
+        number = 0
+        for line, row in _rows(path):
+            where = f"{path}:{line}"
+            sentence = _sentence(row, where)
+            entities = [_entity(entity, sentence, where) for entity in _list(row, "entities", where)]
+            if pairs:
+                labelled = [_relation(pair, entities, sentence, where) for pair in _list(row, "relations", where)]
+            else:
+                labelled = [{"tags": tags_of_spans(len(sentence.words), entities, where)}]
+            for index, labels in enumerate(labelled, start=1):
+                fields: dict[str, Any] = {"image_texts": _image_texts(row, where)}
+                if visual:
+                    fields["image"] = _path(row.get("image"), root, f"{where}, 'image'")
+                    fields["crops"] = _crops(row, root, place.crops, crop_names.get(number, ()), where)[:max_crops]
+                name = f"{path.name}:{line}" + (f".{index}" if len(labelled) > 1 else "")
+                yield Sample(id=name, words=sentence.words, **fields, **labels)
+                number += 1
+
+    def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
+        """See `DataFormat`; images and crops lie below `root`."""
+        root.mkdir(parents=True, exist_ok=True)
+        for split, rows in samples.items():
+            [path] = self.layout(root, split).labels
+            path.write_text("".join(f"{json.dumps(_line(sample, root))}\n" for sample in rows), encoding="utf-8")
+
+
+def _line(sample: Sample, root: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"tokens": sample.words}
+    if sample.image is not None:
+        row |= {"image": relative_name(sample.image, root, sample)}
+        row |= {"crops": [relative_name(crop, root, sample) for crop in sample.crops]}
+    if sample.image_texts:
+        row["image_texts"] = dict(sample.image_texts)
+    if sample.tags is not None:
+        row["entities"] = [
+            {"start": start, "end": end, "label": kind} for start, end, kind in sorted(spans(sample.tags))
+        ]
+    if sample.relation is not None:
+        row["relations"] = [{"head": sample.head, "tail": sample.tail, "label": sample.relation}]
+    return row
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each object with the number of its line."""
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: expected a JSON object, got {line[:80]!r} ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected a JSON object, got {line[:80]!r}")
+        if odd := [key for key in row if key not in KEYS]:
+            raise UserError(f"{where}: unknown key {odd[0]!r}, expected some of {', '.join(KEYS)}")
+        yield number, row
+
+
+def _list(row: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    value = row.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise UserError(f"{where}: expected a list of objects under {key!r}, got {str(value)[:80]!r}")
+    return value
+
+
+def _sentence(row: Mapping[str, Any], where: str) -> "_Sentence":
+    if ("tokens" in row) == ("text" in row):
+        raise UserError(f"{where}: expected either 'tokens' (a list of words) or 'text', got the keys {list(row)}")
+    if "tokens" in row:
+        tokens = row["tokens"]
+        if not isinstance(tokens, list) or not all(isinstance(word, str) for word in tokens):
+            raise UserError(f"{where}: expected a list of words under 'tokens', got {str(tokens)[:80]!r}")
+        return _Sentence(tuple(tokens), None, None)
+    if not isinstance(row["text"], str):
+        raise UserError(f"{where}: expected a string under 'text', got {str(row['text'])[:80]!r}")
+    words = split_words(row["text"])
+    starts = {word.start: number for number, word in enumerate(words)}
+    ends = {word.end: number for number, word in enumerate(words, start=1)}
+    return _Sentence(tuple(word.text for word in words), starts, ends)
+
+
+def _entity(entity: Mapping[str, Any], sentence: "_Sentence", where: str) -> Entity:
+    label = entity.get("label")
+    if not isinstance(label, str) or not label:
+        raise UserError(f"{where}: expected an entity with 'start', 'end' and the name of a 'label', got {entity}")
+    return (*sentence.span([entity.get("start"), entity.get("end")], where), label)
+
+
+def _relation(pair: Mapping[str, Any], entities: Sequence[Entity], sentence: "_Sentence", where: str) -> dict[str, Any]:
+    label = pair.get("label")
+    if not isinstance(label, str) or not label:
+        raise UserError(f"{where}: expected a relation with 'head', 'tail' and the name of a 'label', got {pair}")
+    found: dict[str, Any] = {"relation": label}
+    for name in ("head", "tail"):
+        value = pair.get(name)
+        if type(value) is int:
+            if not 0 <= value < len(entities):
+                raise UserError(f"{where}: the {name} {value} is not one of the {len(entities)} entities, from 0")
+            found[name] = entities[value][:2]
+        else:
+            found[name] = sentence.span(value, where)
+    return found
+
+
+def _image_texts(row: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    texts = row.get("image_texts", {})
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise UserError(f"{where}: expected an object of texts under 'image_texts', got {str(texts)[:80]!r}")
+    return tuple(texts.items())
+
+
+def _path(name: Any, root: Path, where: str) -> Path | None:
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{where}: expected the path of a file, got {name!r}")
+    return file_below(root, name, where)
+
+
+def _crops(row: Mapping[str, Any], root: Path, folder: Path, known: Sequence[str], where: str) -> tuple[Path, ...]:
+    if "crops" not in row:
+        return tuple(file_below(folder, name, f"{where}, its crops") for name in known)
+    if not isinstance(row["crops"], list):
+        raise UserError(f"{where}: expected a list of paths under 'crops', got {row['crops']!r}")
+    paths = (_path(name, root, f"{where}, 'crops'") for name in row["crops"])
+    return tuple(path for path in paths if path is not None)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """Words, and for a text the numbers of the words that begin and end at a character."""
+
+    words: tuple[str, ...]
+    starts: Mapping[int, int] | None
+    ends: Mapping[int, int] | None
+
+    def span(self, bounds: Any, where: str) -> tuple[int, int]:
+        """The words [start, end) of an entity as the line gives it."""
+        if not isinstance(bounds, list) or [type(bound) for bound in bounds] != [int, int]:
+            raise UserError(f"{where}: expected an entity as whole numbers [start, end], got {bounds}")
+        start, end = bounds
+        if self.starts is None or self.ends is None:
+            return start, end
+        if start not in self.starts or end not in self.ends:
+            raise UserError(
+                f"{where}: the entity at the characters [{start}, {end}] begins or ends inside a word; words are "
+                "divided by white space, so put a space there, or give 'tokens' instead of 'text'"
+            )
+        return self.starts[start], self.ends[end]

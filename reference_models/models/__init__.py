@@ -1,1 +1,0 @@
-"""The models: encoders, visual prefix, heads, and I2SRM itself."""

@@ -1,0 +1,43 @@
+"""Text alone: BERT with a softmax or a CRF over words, and the entity-marker model of relations that stands for MTB."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from reference_models.config import TextSystemConfig
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+
+@dataclass
+class BERTConfig(TextSystemConfig):
+    """Settings of the text-only systems, beside those of all systems.
+
+    Args:
+        post: what follows the states of a pair of entities: a "linear" layer (Soares et al., ACL 2019), a "layernorm",
+            or "none".
+    """
+
+    post: Literal["none", "linear", "layernorm"] = "none"
+
+
+@register("bert")
+class BERT(System):
+    """A text encoder and a head. An image, if the semantic loss is switched on, is read in training alone."""
+
+    config_class = BERTConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        width = self.task.width(self.text_encoder.width)
+        kinds = {"linear": lambda: nn.Linear(width, width), "layernorm": lambda: nn.LayerNorm(width)}
+        self.post = kinds.get(self.settings.post, nn.Identity)()
+        self.finish(width)
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """The words, or the pair of entities, of the encoded text; see `System`."""
+        hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"])
+        h, mask = self.task.gather(hidden, batch, self.config)
+        return Encoded(self.post(h), mask)

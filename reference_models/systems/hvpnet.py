@@ -1,0 +1,78 @@
+"""HVPNeT (Chen et al., Findings of NAACL 2022): stages of the images as a prefix of every text layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from reference_models.config import Inputs, TextSystemConfig
+from reference_models.encoders.prefix import VisualPrefix
+from reference_models.encoders.text import TextEncoder
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+
+@dataclass
+class HVPNeTConfig(TextSystemConfig):
+    """Settings of HVPNeT, beside those of all systems.
+
+    Args:
+        prefix: how images become tokens: "release" (the whole image and its crops; an MLP over all stages, as
+            published) or "paper" (the crops; a 1 x 1 convolution and a gate per stage, as I2SRM's Eq. 3).
+        fusion: visual tokens as keys and values of each text layer ("prefix"), or as hidden states before the text's
+            ("concat").
+        attention: "sdpa" (fused kernels) or "eager" (step by step).
+        scramble_cells, scramble_heads: what the published reshapes do, see `VisualPrefix`.
+        attend_absent: attend to absent images of a sample that has another one, as zeros, as the published code does.
+        train_head: False leaves the head as it was drawn, as the published code does for relations.
+    """
+
+    freeze_image_backbone: bool = True
+    pair: Literal["mean", "marker"] = "marker"
+    prefix: Literal["paper", "release"] = "release"
+    fusion: Literal["prefix", "concat"] = "prefix"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    scramble_cells: bool = False
+    scramble_heads: bool = False
+    attend_absent: bool = False
+    train_head: bool = True
+
+    @property
+    def inputs(self) -> Inputs:
+        """See `SystemConfig`."""
+        return Inputs(images={"cells": "crops" if self.prefix == "paper" else "all"})
+
+
+@register("hvpnet")
+class HVPNeT(System):
+    """A text encoder whose layers attend to a visual prefix."""
+
+    config_class = HVPNeTConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        settings, text = self.settings, self.text_encoder
+        self.prefix = VisualPrefix(
+            self.vision.stage_widths,
+            layers=text.layers,
+            heads=text.heads,
+            width=text.width,
+            reading=settings.prefix,
+            fusion=settings.fusion,
+            scramble_cells=settings.scramble_cells,
+            scramble_heads=settings.scramble_heads,
+        )
+        self.finish(self.task.width(text.width))
+        self.head.requires_grad_(settings.train_head)
+
+    def make_text_encoder(self) -> TextEncoder:
+        """See `System`."""
+        return TextEncoder(self.config.text_config, attention=self.settings.attention, fusion=self.settings.fusion)
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """Encode the text with the images as prefix; see `System`."""
+        features = self.image_features(batch, attend_absent=self.settings.attend_absent)
+        prefix = self.prefix(features.rows["cells"], features.seen["cells"])
+        hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"], prefix)
+        return Encoded(*self.task.gather(hidden, batch, self.config), *self.semantic_image(batch, features))

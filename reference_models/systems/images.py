@@ -1,0 +1,27 @@
+"""Views of the images of a batch, of those images alone that are there."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from reference_models.config import View
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Views of the images of a batch.
+
+    Attributes:
+        rows: of each view (M, ...), the M images that were looked at, in the order of `seen`.
+        seen: of each view (B, images), True for those M; the whole image comes before its crops.
+    """
+
+    rows: dict[View, Tensor]
+    seen: dict[View, Tensor]
+
+    def padded(self, view: View) -> Tensor:
+        """A view as (B, images, ...), with zeros where none was looked at."""
+        rows, seen = self.rows[view], self.seen[view]
+        padded = rows.new_zeros(*seen.shape, *rows.shape[1:])
+        padded[seen] = rows
+        return padded

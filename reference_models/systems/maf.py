@@ -1,0 +1,191 @@
+"""MAF (Xu et al., WSDM 2022): how well image and sentence match scales what the image says; both are aligned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attnmixup.functional import masked_mean
+from reference_models.config import Inputs, TextSystemConfig, check_at_least
+from reference_models.encoders.cross import CrossBlock, draw_like_bert
+from reference_models.errors import UserError
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+
+@dataclass
+class MAFConfig(TextSystemConfig):
+    """Settings of MAF, beside those of all systems.
+
+    Args:
+        task_share: lambda, the share of the task's loss, summed over a sentence, in the published total.
+        alignment: whether sentences and images are aligned by the contrastive loss.
+        text_to_image: share of that direction in the contrastive loss.
+        temperature: tau of the contrastive loss.
+        negatives: how samples that do not match are made: by exchanging "image"s, or by exchanging the fused states of
+            two samples ("context") as the published code does, from which a linear matching head cannot learn.
+        match_head: "mlp" over the mean of the words and what they saw, or "linear".
+    """
+
+    freeze_image_backbone: bool = True
+    head_dropout: float = 0.0
+    pair: Literal["mean", "marker"] = "marker"
+    task_share: float = 0.62
+    alignment: bool = True
+    text_to_image: float = 0.7
+    temperature: float = 0.179
+    negatives: Literal["image", "context"] = "image"
+    match_head: Literal["mlp", "linear"] = "mlp"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", task_share=0.01, text_to_image=0, temperature=1e-3)
+        for name in ("task_share", "text_to_image"):
+            if getattr(self, name) > 1:
+                raise UserError(f"model.{name} is a share and must be 1 or less, got {getattr(self, name)}")
+
+    @property
+    def inputs(self) -> Inputs:
+        """See `SystemConfig`; the pooled image is of use in training alone."""
+        return Inputs(images={"grid": "whole", "pooled": "whole"})
+
+
+def draw_exchange(images: Tensor, shown: Tensor) -> Tensor:
+    """Draw which samples take each other's image: a quarter of those with one, in pairs of different images.
+
+    Args:
+        images: (B, D), an embedding; equal rows are the same image.
+        shown: (B,), True where there is an image.
+
+    Returns:
+        (B,), for each sample the one whose image it takes; itself for most.
+    """
+    source = torch.arange(len(images))
+    wanted = int(shown.sum()) // 8
+    waiting: list[int] = []
+    for sample in torch.randperm(len(images)).tolist():
+        if not shown[sample] or wanted == 0:
+            continue
+        other = next((one for one in waiting if not torch.equal(images[one], images[sample])), None)
+        if other is None:
+            waiting.append(sample)
+            continue
+        waiting.remove(other)
+        source[sample], source[other] = other, sample
+        wanted -= 1
+    return source.to(images.device)
+
+
+def contrastive_loss(
+    texts: Tensor, images: Tensor, same: Tensor, *, temperature: float, text_to_image: float
+) -> Tensor:
+    """Cross-entropy of each text among all images, and of each image among all texts, by their cosines.
+
+    Args:
+        texts, images: (N, D); row i of both belongs together.
+        same: (N, N), True for two samples with the same image, which are no negatives of each other.
+        temperature: by which cosines are divided.
+        text_to_image: share of that direction.
+
+    Returns:
+        A scalar; 0 for a single sample.
+    """
+    with torch.autocast(texts.device.type, enabled=False):
+        cosines = F.normalize(texts.float(), dim=1) @ F.normalize(images.float(), dim=1).T / temperature
+        others = same & ~torch.eye(len(texts), dtype=torch.bool, device=texts.device)
+        cosines = cosines.masked_fill(others, -torch.inf)
+        own = torch.arange(len(texts), device=texts.device)
+        forth, back = F.cross_entropy(cosines, own), F.cross_entropy(cosines.T, own)
+        return text_to_image * forth + (1 - text_to_image) * back
+
+
+@register("maf")
+class MAF(System):
+    """Matching and Alignment Framework.
+
+    A sample without an image has a visual part of zero, and no part in matching and alignment. The sentence that is
+    aligned is the first token's state; the published code has the pooler's.
+    """
+
+    config_class = MAFConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        text, width = self.text_encoder.body.config, self.text_encoder.width
+        settings = self.settings
+        self.dropout = nn.Dropout(getattr(text, "hidden_dropout_prob", 0.1))
+        self.visual_map = nn.Linear(self.vision.widths["grid"], width)
+        self.block = CrossBlock(text)
+        self.text_gate, self.image_gate = nn.Linear(width, width), nn.Linear(width, width)
+        if settings.match_head == "linear":
+            self.match: nn.Module = nn.Linear(2 * width, 2)
+        else:
+            self.match = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 2))
+        if settings.alignment:
+            self.text_map = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+            pooled = self.vision.widths["pooled"]
+            self.image_map = nn.Sequential(nn.Linear(pooled, width), nn.ReLU(), nn.Linear(width, width))
+        for name in ("visual_map", "text_gate", "image_gate", "match", "text_map", "image_map"):
+            if hasattr(self, name):
+                getattr(self, name).apply(draw_like_bert)
+        self.finish(self.task.width(2 * width))
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """[T ; g * p C]: the words, and what they see of the image, scaled by how well it matches and by a gate."""
+        features = self.image_features(batch)
+        grid, shown = features.padded("grid")[:, 0], features.seen["grid"][:, 0]
+        real = batch["attention_mask"].bool()
+        states = self.text_encoder(batch["input_ids"], batch["attention_mask"])
+        words, cells = self.dropout(states), self.visual_map(grid)
+        seen = shown[:, None].expand(-1, cells.shape[1])
+        context = self.block(words, cells, seen)
+        matching = self.match_scores(words, context, real).softmax(dim=-1)[:, 1]
+        visual = torch.where(shown[:, None, None], matching[:, None, None] * context, 0.0)
+        gate = (self.text_gate(words) + self.image_gate(visual)).sigmoid()
+        h, mask = self.task.gather(torch.cat([words, gate * visual], dim=-1), batch, self.config)
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            pooled = features.padded("pooled")[:, 0]
+            # The task's loss is per word here, and summed over a sentence in the published total.
+            length = 1.0 if mask is None else mask.sum(dim=1).float().mean()
+            weight = (1 - self.settings.task_share) / self.settings.task_share / length
+            source = draw_exchange(pooled.detach(), shown)
+            if (source != torch.arange(len(source), device=source.device)).any():
+                losses["match_loss"] = weight * self._match_loss(words, cells, context, real, shown, source)
+            if self.settings.alignment and shown.any():
+                losses["alignment_loss"] = weight * self._alignment_loss(states[:, 0], pooled, shown)
+        return Encoded(h, mask, *self.semantic_image(batch, features), losses=losses)
+
+    def match_scores(self, words: Tensor, context: Tensor, real: Tensor) -> Tensor:
+        """Scores (B, 2) of not matching and of matching."""
+        scores: Tensor = self.match(masked_mean(torch.cat([words, context], dim=-1), real))
+        return scores
+
+    def _match_loss(
+        self, words: Tensor, cells: Tensor, context: Tensor, real: Tensor, shown: Tensor, source: Tensor
+    ) -> Tensor:
+        """Cross-entropy of matching, with some images or fused states exchanged, over the samples with an image."""
+        moved = source != torch.arange(len(source), device=source.device)
+        if self.settings.negatives == "context":
+            context = context[source]
+        else:
+            rows = cells[source][moved]
+            context = context.masked_scatter(
+                moved[:, None, None], self.block(words[moved], rows, torch.ones_like(rows[..., 0], dtype=torch.bool))
+            )
+        scores = self.match_scores(words, context, real)
+        return F.cross_entropy(scores[shown].float(), (~moved)[shown].long())
+
+    def _alignment_loss(self, sentence: Tensor, pooled: Tensor, shown: Tensor) -> Tensor:
+        own = pooled[shown]
+        same = (own[:, None] == own[None]).all(dim=-1)
+        return contrastive_loss(
+            self.text_map(sentence[shown]),
+            self.image_map(own),
+            same,
+            temperature=self.settings.temperature,
+            text_to_image=self.settings.text_to_image,
+        )

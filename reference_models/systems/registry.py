@@ -1,0 +1,117 @@
+"""The registry of systems, and the Hugging Face configuration that is made from the settings of each."""
+
+from collections.abc import Callable
+from dataclasses import MISSING, field, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from reference_models.config import SystemConfig
+from reference_models.errors import UserError
+
+if TYPE_CHECKING:
+    from reference_models.systems.base import System
+
+AnySystem = TypeVar("AnySystem", bound="type[System]")
+_SYSTEMS: dict[str, "type[System]"] = {}
+
+
+@strict
+class HubConfig(PreTrainedConfig):
+    """What the configuration of every saved system holds beside its settings.
+
+    Args:
+        text_config: configuration of the text encoder.
+        task: name of the task.
+        labels: in the order of their ids.
+        vocabulary: tokens of the tokenizer, for a system that has its own table of them.
+        characters: ids of characters, likewise.
+    """
+
+    keys_to_ignore_at_inference = ["task_loss", "semantic_loss", "scores"]  # noqa: RUF012
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+
+    text_config: PreTrainedConfig | dict[str, Any] | None = None
+    task: str = "re"
+    labels: list[str] | tuple[str, ...] = ()
+    vocabulary: int = 0
+    characters: int = 0
+
+
+def register(name: str) -> Callable[[AnySystem], AnySystem]:
+    """Make a subclass of `System` known under a name, to the settings of a run and to transformers' Auto classes.
+
+    The class names its settings, a dataclass derived from `SystemConfig`, as `config_class`. From these a Hugging Face
+    configuration is made, which takes their place there; the dataclass stays as `settings_class`.
+
+    Args:
+        name: as in `system: umt`; the `model_type` of saved models is "attnmixup-" and the name.
+
+    Raises:
+        ValueError: another system has this name.
+        TypeError: the class has no `config_class` of its own, or one that is no settings.
+    """
+
+    def add(system: AnySystem) -> AnySystem:
+        settings = vars(system).get("config_class")
+        if not (isinstance(settings, type) and issubclass(settings, SystemConfig)) or settings is SystemConfig:
+            raise TypeError(f"{system.__qualname__} must set config_class to a dataclass derived from SystemConfig")
+        if name in _SYSTEMS and _SYSTEMS[name].__qualname__ != system.__qualname__:
+            raise ValueError(f"there is another system {name!r} already: {_SYSTEMS[name].__qualname__}")
+        system.settings_class = settings
+        system.config_class = _make_config(name, settings)
+        AutoConfig.register(system.config_class.model_type, system.config_class, exist_ok=True)
+        AutoModel.register(system.config_class, system, exist_ok=True)
+        _SYSTEMS[name] = system
+        return system
+
+    return add
+
+
+def get_system(name: str) -> "type[System]":
+    """The class of a system.
+
+    Args:
+        name: in the registry; "package.module:name" imports the module first, for a system of another package.
+
+    Raises:
+        UserError: there is none of that name, or the module cannot be imported.
+    """
+    module, _, short = name.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"system {name!r}: the module {module} cannot be imported ({error})") from error
+    if short not in _SYSTEMS:
+        raise UserError(
+            f"unknown system {name!r}, expected one of {', '.join(list_systems())}, or package.module:name for one of "
+            "another package"
+        )
+    return _SYSTEMS[short]
+
+
+def list_systems() -> list[str]:
+    """The names of all systems, in the order of the alphabet."""
+    return sorted(_SYSTEMS)
+
+
+def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConfig]:
+    types = get_type_hints(settings)
+    # "bert" alone is transformers' own.
+    content: dict[str, Any] = {
+        "model_type": f"attnmixup-{name}",
+        "__module__": settings.__module__,
+        "__doc__": settings.__doc__,
+    }
+    content["__annotations__"] = {part.name: types[part.name] for part in fields(settings)}
+    for part in fields(settings):
+        if part.default_factory is not MISSING:
+            content[part.name] = field(default_factory=part.default_factory)
+        else:
+            content[part.name] = part.default
+    made: type[PreTrainedConfig] = strict(type(f"{settings.__name__}Hub", (HubConfig,), content))
+    return made

@@ -1,0 +1,81 @@
+"""What is accepted at the bounds, and every message in full."""
+
+import re
+from typing import Literal
+
+import pytest
+import torch
+
+from attnmixup import checks
+
+ROWS = torch.zeros(3, 2)
+WRONG = {
+    "choice": (
+        lambda: checks.check_choice("size", "x", Literal["s", "m"]),
+        ValueError,
+        "size must be one of 's', 'm', got 'x'.",
+    ),
+    "above 1": (lambda: checks.check_ratio("share", 1.5), ValueError, "share must be between 0 and 1, got 1.5."),
+    "below 0": (lambda: checks.check_ratio("share", -0.5), ValueError, "share must be between 0 and 1, got -0.5."),
+    "nan": (lambda: checks.check_ratio("share", float("nan")), ValueError, "share must be between 0 and 1, got nan."),
+    **{
+        f"embeddings {shape}": (
+            lambda shape=shape: checks.check_embeddings(torch.zeros(shape), 2, None),
+            ValueError,
+            f"embeddings must have shape (B, 2) or (B, L, 2) with B >= 1, got {shape}.",
+        )
+        for shape in [(2,), (3, 1), (3, 2, 1), (3, 1, 1, 2), (0, 2)]
+    },
+    "integers": (
+        lambda: checks.check_embeddings(ROWS.long(), 2, None),
+        TypeError,
+        "embeddings must be floating point, got torch.int64.",
+    ),
+    "mask of embeddings": (
+        lambda: checks.check_embeddings(ROWS, 2, ROWS > 0),
+        ValueError,
+        "mask must have shape (3,), got (3, 2).",
+    ),
+    "numbers": (
+        lambda: checks.check_mask("present", torch.ones(3), torch.Size([3])),
+        TypeError,
+        "present must be boolean, True for what is real, got torch.float32; use present.bool().",
+    ),
+    "values": (lambda: checks.check_values(torch.tensor([True, False]), "No."), ValueError, "No."),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_errors_say_what_was_expected_and_what_came(name):
+    call, kind, message = WRONG[name]
+    with pytest.raises(kind, match=f"^{re.escape(message)}$"):
+        call()
+
+
+def test_what_fits_is_accepted():
+    checks.check_choice("size", "m", Literal["s", "m"])
+    for ratio in (0, 1):
+        checks.check_ratio("share", ratio)
+    for shape in ((1, 2), (1, 1, 2)):
+        checks.check_embeddings(torch.zeros(shape), 2, torch.ones(shape[:-1]) > 0)
+    checks.check_embeddings(torch.zeros(0, 2), 2, None, may_be_empty=True)
+    checks.check_values(torch.tensor([True, True]), "No.")
+    checks.check_values(torch.zeros(2, dtype=torch.bool, device="meta"), "No.")
+
+
+def test_an_accelerator_is_told_to_check_by_itself(monkeypatch):
+    class OnAccelerator:
+        device = torch.device("cuda")
+
+        def all(self):
+            return "all"
+
+    told = []
+    monkeypatch.setattr(torch, "_assert_async", lambda *arguments: told.append(arguments))
+    checks.check_values(OnAccelerator(), "No.")
+    assert told == [("all", "No.")]
+
+
+def test_nothing_is_checked_within_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    checks.check_values(torch.tensor([False]), "No.")

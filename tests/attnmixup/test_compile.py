@@ -1,0 +1,174 @@
+"""One graph for torch.compile, few for all sizes, and export."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models import KINDS, Model, batch_of
+from strategies import DIM, traced
+from torch import nn
+
+from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, tiled
+
+
+@traced
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
+)
+def test_one_graph(kind, options):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = Model(**options)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    embeddings, *rest = batch_of(kind)
+    loss = compiled(embeddings, *rest)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@traced
+def test_one_graph_computes_the_same():
+    torch.manual_seed(0)
+    mixer = AttnMixup(DIM, heads=2, dropout=0.0)
+    embeddings, targets, _ = batch_of("vectors")
+    plan = mixer.draw(len(embeddings))
+
+    def step(embeddings, targets, plan):
+        mixed = mixer(embeddings, targets, plan=plan, need_attention=True)
+        return mixed, mixed.loss(F.cross_entropy, mixed.embeddings)
+
+    for backend in ("aot_eager", "inductor"):
+        mixed, loss = torch.compile(step, fullgraph=True, backend=backend)(embeddings, targets, plan)
+        expected, expected_loss = step(embeddings, targets, plan)
+        assert isinstance(mixed, MixedBatch)
+        torch.testing.assert_close(loss, expected_loss)
+        for name, value in vars(expected).items():
+            torch.testing.assert_close(getattr(mixed, name), value)
+
+
+def graphs_of(options, kind, *, dynamic=None, marked=False):
+    """Graphs that eleven batch sizes and six lengths are compiled to."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    compiled = torch.compile(Model(**options), fullgraph=True, dynamic=dynamic, backend=backend)
+    # Fewer than five samples make parts of one row, which torch.compile treats apart.
+    for size in range(5, 16) if marked else range(2, 13):
+        length = 2 + size % 6
+        shape = (size, length) if kind == "sequences" else (size,)
+        embeddings, targets = torch.randn(*shape, DIM), torch.randint(3, shape)
+        image, mask = torch.randn(size, 4), torch.ones(shape, dtype=torch.bool) if kind == "sequences" else None
+        if marked:
+            for tensor in (embeddings, targets, image):
+                torch._dynamo.mark_dynamic(tensor, 0)
+        assert compiled(embeddings, targets, image, mask).isfinite()
+    return len(graphs)
+
+
+@traced
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_few_graphs_serve_all_sizes(kind, preset):
+    assert graphs_of({"preset": preset}, kind) <= 4
+
+
+@traced
+def test_few_graphs_serve_sizes_that_are_known_to_vary():
+    assert graphs_of({}, "sequences", dynamic=True) <= 4
+    assert graphs_of({}, "vectors", marked=True) <= 2
+
+
+@traced
+def test_a_schedule_of_the_strength_compiles_once_and_once_without_mixing():
+    graphs = []
+    model = Model(dropout=0.0)
+    compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    losses = []
+    for step in range(12):
+        model.mixer.set_strength(step / 11)
+        torch.manual_seed(0)
+        losses.append(float(compiled(*batch_of("vectors"))))
+        torch.manual_seed(0)
+        assert losses[-1] == pytest.approx(float(model(*batch_of("vectors"))), rel=1e-5)
+    assert len(graphs) == 2
+    assert len(set(losses)) == 12
+
+
+@traced
+def test_tiles_are_not_unrolled(monkeypatch):
+    monkeypatch.setattr(tiled, "CPU_TILE", 30)
+    nodes = []
+    for size in (5, 40):
+        compiled = torch.compile(
+            SampleAttention(DIM, heads=2, dropout=0.0),
+            fullgraph=True,
+            dynamic=False,
+            backend=lambda graph, _: nodes.append(len(graph.graph.nodes)) or graph.forward,
+        )
+        compiled(torch.randn(size, DIM))
+    assert nodes[0] == nodes[1]
+
+
+@traced
+def test_one_graph_in_blocks(monkeypatch):
+    monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr(tiled, "CPU_TILE", 30)
+    attention = SampleAttention(DIM, heads=2, dropout=0.0)
+    embeddings = torch.randn(5, DIM)
+    compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(embeddings)[0], attention(embeddings)[0])
+    compiled(embeddings)[0].square().sum().backward()
+    assert all(parameter.grad is not None for parameter in attention.parameters())
+
+
+@pytest.mark.parametrize(
+    "criterion", [F.cross_entropy, partial(F.cross_entropy, label_smoothing=0.1), nn.CrossEntropyLoss(torch.ones(3))]
+)
+def test_one_graph_of_the_loss(criterion):
+    mixed = AttnMixup(DIM).eval()(torch.randn(4, DIM), torch.arange(4) % 3)
+    outputs = torch.randn(4, 3)
+    compiled = torch.compile(mixed.loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(criterion, outputs), mixed.loss(criterion, outputs))
+
+
+@traced
+def test_compiled_draws_differ_from_step_to_step():
+    mixer = torch.compile(AttnMixup(DIM), fullgraph=True, backend="aot_eager")
+    embeddings = torch.randn(6, DIM)
+    assert not torch.equal(mixer(embeddings).lam, mixer(embeddings).lam)
+
+
+def test_export_in_evaluation():
+    model = AttnMixup(DIM).eval()
+    embeddings = torch.randn(3, DIM)
+    program = torch.export.export(model, (embeddings, torch.arange(3)))
+    mixed = program.module()(embeddings, torch.arange(3))
+    assert isinstance(mixed, MixedBatch)
+    assert torch.equal(mixed.embeddings, embeddings)
+    whole = Model().eval()
+    program = torch.export.export(whole, batch_of("sequences"))
+    torch.testing.assert_close(program.module()(*batch_of("sequences")), whole(*batch_of("sequences")))
+
+
+def test_export_for_any_batch_size():
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixer, self.head = AttnMixup(DIM), nn.Linear(DIM, 3)
+
+        def forward(self, embeddings):
+            return self.head(self.mixer(embeddings).embeddings)
+
+    model = Classifier().eval()
+    dynamic = {"embeddings": {0: torch.export.Dim("batch", min=2)}}
+    program = torch.export.export(model, (torch.randn(3, DIM),), dynamic_shapes=dynamic)
+    embeddings = torch.randn(7, DIM)
+    torch.testing.assert_close(program.module()(embeddings), model(embeddings))

@@ -1,0 +1,14 @@
+"""Words of a text and their places."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference_models.data.words import split_words
+
+
+@given(st.text())
+def test_words_are_those_of_python_and_stand_where_they_say(text: str) -> None:
+    words = split_words(text)
+    assert [word.text for word in words] == text.split()
+    assert all(text[word.start : word.end] == word.text for word in words)
+    assert [word.start for word in words] == sorted({word.start for word in words})

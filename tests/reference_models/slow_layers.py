@@ -1,0 +1,54 @@
+"""Layers number by number, on lists of floats: the oracles of the systems' tests."""
+
+import math
+
+
+def dot(first, second):
+    return sum(a * b for a, b in zip(first, second, strict=True))
+
+
+def add(first, second):
+    return [a + b for a, b in zip(first, second, strict=True)]
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def softmax(scores):
+    powers = [math.exp(score - max(scores)) for score in scores]
+    return [power / sum(powers) for power in powers]
+
+
+def mix(weights, rows):
+    """The weighted sum of rows."""
+    return [dot(weights, column) for column in zip(*rows, strict=True)]
+
+
+def linear(layer, row):
+    biases = [0.0] * layer.out_features if layer.bias is None else layer.bias.tolist()
+    return [dot(line, row) + bias for line, bias in zip(layer.weight.tolist(), biases, strict=True)]
+
+
+def norm(layer, row):
+    mean = sum(row) / len(row)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in row) / len(row) + layer.eps)
+    scaled = zip(row, layer.weight.tolist(), layer.bias.tolist(), strict=True)
+    return [weight * (x - mean) / deviation + bias for x, weight, bias in scaled]
+
+
+def cross_block(block, queries, context):
+    """Block(X, Y) of one sample, whose context is all attended to."""
+    keys, values = [linear(block.key, y) for y in context], [linear(block.value, y) for y in context]
+    size = len(queries[0]) // block.heads
+    rows = []
+    for x in queries:
+        query, attended = linear(block.query, x), []
+        for head in range(block.heads):
+            part = slice(head * size, (head + 1) * size)
+            weights = softmax([dot(query[part], key[part]) / math.sqrt(size) for key in keys])
+            attended += mix(weights, [value[part] for value in values])
+        hidden = norm(block.attention_norm, add(x, linear(block.output, attended)))
+        inner = [0.5 * u * (1 + math.erf(u / math.sqrt(2))) for u in linear(block.widen, hidden)]
+        rows.append(norm(block.norm, add(hidden, linear(block.narrow, inner))))
+    return rows

@@ -1,0 +1,114 @@
+"""AdapCoAtt-BERT-CRF: its fusion against loops over words and cells, its gates, and what the published scores do."""
+
+import math
+
+import pytest
+import torch
+from slow_layers import add, dot, linear, mix, sigmoid, softmax
+from tiny_models import make_batch, make_model
+
+from reference_models.systems.adapcoatt import AdapCoAtt
+
+
+def make(**options):
+    return make_model(AdapCoAtt, task="ner", **options).eval()
+
+
+def encode(system, batch):
+    with torch.no_grad():
+        return system.encode({name: value for name, value in batch.items() if name != "labels"})
+
+
+def words_of(system, batch):
+    with torch.no_grad():
+        hidden = system.text_encoder(batch["input_ids"], batch["attention_mask"])
+        return system.task.gather(hidden, batch, system.config)
+
+
+def tanh(row):
+    return [math.tanh(x) for x in row]
+
+
+def slow_scores(attention, query, keys):
+    asked = linear(attention.query, query)
+    if attention.query_score is None:
+        return [linear(attention.score, tanh(add(asked, linear(attention.key, key))))[0] for key in keys]
+    joined = attention.score.weight.tolist()[0] + attention.query_score.weight.tolist()[0]
+    return [dot(joined, tanh(linear(attention.key, key) + asked)) for key in keys]
+
+
+@pytest.mark.parametrize("coattn", ["add", "concat"])
+@pytest.mark.parametrize("sample", [0, 1, 3])
+def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn):
+    system, batch = make(coattn=coattn, attention_width=7), make_batch("ner")
+    words, mask = words_of(system, batch)
+    words = words[sample][mask[sample]].tolist()
+    grid = system.image_features(batch).padded("grid")[sample, 0].tolist()
+    cells = [tanh(linear(system.visual_map, cell)) for cell in grid]
+    expected = []
+    for word in words:
+        seen = mix(softmax(slow_scores(system.visual_attention, word, cells)), cells)
+        answered = mix(softmax(slow_scores(system.textual_attention, seen, words)), words)
+        visual, textual = tanh(linear(system.visual_mix, seen)), tanh(linear(system.textual_mix, answered))
+        share = sigmoid(linear(system.fusion_gate, visual + textual)[0])
+        mixed = [share * a + (1 - share) * c for a, c in zip(visual, textual, strict=True)]
+        passed = sigmoid(linear(system.filter_gate, word + mixed)[0])
+        own = [passed * u for u in tanh(linear(system.filtered, mixed))]
+        expected.append(word + (own if batch["image_mask"][sample, 0] else [0.0] * len(own)))
+    found = encode(system, batch).h[sample][mask[sample]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("coattn", "alike"), [("add", False), ("concat", True)])
+def test_every_word_attends_alike_where_both_sides_are_joined(coattn, alike):
+    system, batch = make(coattn=coattn), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    with torch.no_grad():
+        for attention in (system.visual_attention, system.textual_attention):
+            for parameter in attention.parameters():
+                parameter.mul_(50)
+        words, _ = words_of(system, batch)
+        cells = torch.randn(4, 6, system.text_encoder.width)
+        weights = system.visual_attention(words, cells).softmax(dim=-1)
+    assert torch.allclose(weights, weights[:, :1].expand_as(weights), atol=1e-5) == alike
+    system.train()(**batch).loss.backward()
+    silent = system.visual_attention.query.weight.grad.abs().max() < 1e-6
+    assert silent == alike
+
+
+def test_without_an_image_it_is_bert_crf():
+    system, batch = make(), make_batch("ner")
+    features = system.image_features(batch)
+    grid = features.padded("grid").masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
+    read = {name: value for name, value in batch.items() if name != "pixel_values"} | {"image_grid": grid}
+    h, (words, _) = encode(system, read).h, words_of(system, batch)
+    width = system.text_encoder.width
+    assert torch.equal(h[..., :width], words)
+    assert h[1, :, width:].abs().max() == 0
+    with torch.no_grad():
+        expected = words[1] @ system.head.linear.weight[:, :width].T + system.head.linear.bias
+        torch.testing.assert_close(system.head(h)[1], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_cells_and_words_are_sets():
+    system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    features = system.image_features(batch).padded("grid")
+    grid = torch.cat([features, torch.randn(4, 1, 5, features.shape[-1])], dim=2)
+    read = {name: value for name, value in batch.items() if name != "pixel_values"}
+    before = encode(system, read | {"image_grid": grid}).h
+    after = encode(system, read | {"image_grid": grid[:, :, torch.randperm(grid.shape[2])]}).h
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    moved = encode(system, read | {"image_grid": grid, "word_starts": batch["word_starts"][:, order]}).h
+    torch.testing.assert_close(moved[0], before[0, order], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "moves"), [(1e4, False), (-1e4, True)])
+def test_fusion_gate_chooses_between_what_is_seen_and_what_is_answered(share, moves):
+    system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    with torch.no_grad():
+        system.fusion_gate = torch.nn.Linear(2 * system.text_encoder.width, 1)
+        system.fusion_gate.weight.zero_()
+        system.fusion_gate.bias.fill_(share)
+        before = encode(system, batch).h
+        system.textual_mix.bias += 1
+    assert torch.equal(encode(system, batch).h, before) != moves

@@ -1,0 +1,145 @@
+"""Data of one's own, from the check to the prediction: any labels, any format, with and without images."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reference_models.cli import main
+from reference_models.settings import read_settings
+from reference_models.training.run import read_samples
+
+SIZES = {"train": 24, "valid": 6, "test": 6}
+NAMES = {"muppet": ("Bert", "Ernie"), "Straße 7": ("Sesame", "Main")}
+
+
+def rows(size: int, seed: int) -> list[dict[str, Any]]:
+    """Lines of a `jsonl` set: who sings where, with a grey image."""
+    draw = random.Random(seed)
+    made = []
+    for number in range(size):
+        who, where = (draw.choice(names) for names in NAMES.values())
+        entities = [{"start": 0, "end": 1, "label": "muppet"}, {"start": 3, "end": 5, "label": "Straße 7"}]
+        label = "NA" if who == "Bert" else "sings in"
+        made.append(
+            {
+                "tokens": [who, "sings", "in", where, "Street"],
+                "image": f"images/{number % 4}.png",
+                "entities": entities,
+                "relations": [{"head": 0, "tail": 1, "label": label}],
+            }
+        )
+    return made
+
+
+def write_jsonl(root: Path, *keys: str) -> Path:
+    (root / "images").mkdir(parents=True)
+    for number in range(4):
+        Image.new("L", (50, 40), 60 * number).save(root / "images" / f"{number}.png")
+    for seed, (split, size) in enumerate(SIZES.items()):
+        lines = [json.dumps({key: row[key] for key in ("tokens", *keys) if key in row}) for row in rows(size, seed)]
+        (root / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def write_flickr(root: Path) -> Path:
+    for folder in ("Sentences", "Annotations", "images"):
+        (root / folder).mkdir(parents=True)
+    number = 0
+    for split, size in SIZES.items():
+        photos = [f"{number + place}" for place in range(size // 2)]
+        number += len(photos)
+        (root / f"{split}.txt").write_text("\n".join(photos) + "\n")
+        for photo in photos:
+            pixels = np.zeros((40, 50, 3), np.uint8)
+            pixels[10:20, 25:50] = 255  # the marked dog, in a photo of half the size that the annotations have
+            Image.fromarray(pixels).save(root / "images" / f"{photo}.jpg", quality=95)
+            sentences = [f"[/EN#1/animals A dog] sees [/EN#2/people {who} .]" for who in ("Ann", "Bob")]
+            (root / "Sentences" / f"{photo}.txt").write_text("\n".join(sentences) + "\n")
+            (root / "Annotations" / f"{photo}.xml").write_text(
+                "<annotation><size><width>100</width><height>80</height></size><object><name>1</name><bndbox>"
+                "<xmin>50</xmin><ymin>20</ymin><xmax>100</xmax><ymax>40</ymax></bndbox></object></annotation>"
+            )
+    return root
+
+
+def arguments(format: str, root: Path, run: Path, *more: str) -> list[str]:
+    data = ["--data.format", format, "--data.root", str(root), "--output", str(run), "--training.epochs", "1"]
+    return ["train", "synthetic-ner", *data, *more]
+
+
+def whole_way(format: str, root: Path, run: Path, detector: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """Check, crops, training, evaluation and report; returns what evaluation prints."""
+    assert main(["data", "check", str(root)]) == 0
+    assert f"({format})" in capsys.readouterr().out
+    train = arguments(format, root, run, *more)
+    crops = ["data", "crops", *train[1:], "--grounding.detector", detector, "--grounding.size", "32"]
+    assert main(crops) == 0
+    assert main(["data", "check", str(root)]) == 0
+    assert "unused files: 0" in capsys.readouterr().out
+    assert main(train) == 0
+    assert main(["report", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    return capsys.readouterr().out
+
+
+def test_entities_of_any_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_jsonl(tmp_path / "set", "image", "entities")
+    told = whole_way("jsonl", root, tmp_path / "run", "centre", capsys, "--training.epochs", "8")
+    assert "muppet" in told
+    assert "Straße 7" in (tmp_path / "run" / "report.html").read_text()
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    assert {"muppet_f1", "Straße 7_f1"} <= set(scores)
+    image = str(root / "images" / "0.png")
+    assert main(["predict", str(tmp_path / "run"), "--text", "Ernie sings in Main Street", "--image", image]) == 0
+
+
+def test_relations_of_any_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_jsonl(tmp_path / "set", "image", "entities", "relations")
+    more = ["--data.no_relation", "NA"]
+    told = whole_way("jsonl", root, tmp_path / "run", "centre", capsys, *more)
+    assert "sings in" in told
+    assert "NA is no relation" in (tmp_path / "run" / "report.html").read_text()
+    post = ["--text", "Ernie sings in Main Street", "--head", "Ernie", "--tail", "Main Street"]
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), *post]) == 0
+    assert {line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"NA", "sings in"}
+    assert main(arguments("jsonl", root, tmp_path / "other")) == 2
+    assert "data.no_relation is 'None', and the relations are" in capsys.readouterr().err
+    assert main(arguments("jsonl", root, tmp_path / "other", "--data.task", "ner")) == 0
+
+
+def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for seed, (split, size) in enumerate(SIZES.items()):
+        lines = [f"{row['tokens'][0]}\tB-muppet\nsings\tO\n" for row in rows(size, seed)]
+        (root / f"{split}.txt").write_text("\n".join(lines))
+    assert main(["data", "check", str(root)]) == 0
+    assert "muppet" in capsys.readouterr().out
+    assert main(arguments("conll", root, tmp_path / "run")) == 2
+    assert "no sample has an image; train a system that reads text alone" in capsys.readouterr().err
+    command, data, *settings = arguments("conll", root, tmp_path / "run")
+    assert main([command, data, "text-only", *settings, "--model.text", "tiny"]) == 0
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert main(["data", "crops", *arguments("conll", root, tmp_path / "run")[1:]]) == 2
+    assert "expected images to make crops of" in capsys.readouterr().err
+
+
+def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_flickr(tmp_path / "set")
+    told = whole_way("flickr30k_entities", root, tmp_path / "run", "annotations", capsys)
+    assert "animals" in told
+    config = read_settings("synthetic-ner", arguments("flickr30k_entities", root, tmp_path / "run")[2:])
+    for sample in read_samples(config, "train"):
+        [crop] = sample.crops
+        assert np.asarray(Image.open(crop)).mean() > 245  # the dog, and nothing beside it
+    write_jsonl(tmp_path / "j", "image")
+    more = ["--data.format", "jsonl", "--data.root", str(tmp_path / "j"), "--grounding.detector", "annotations"]
+    assert main(["data", "crops", "synthetic-ner", *more]) == 2
+    assert "expected data with marked boxes" in capsys.readouterr().err
