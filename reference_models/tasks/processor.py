@@ -113,7 +113,7 @@ class Processor:
             width = max(map(len, (item["characters"] for item in items)))
             rows = [item["characters"] + [[]] * (width - len(item["characters"])) for item in items]
             flat = pad([word for row in rows for word in row], 0)
-            batch["characters"] = flat.unflatten(0, (len(items), width))
+            batch["characters"] = flat.view(len(items), width, -1)
         if "pixels" in items[0]:
             pixels, present = zip(*(item["pixels"] for item in items), strict=True)
             batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}
