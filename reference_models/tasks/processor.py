@@ -73,7 +73,7 @@ class Processor:
         item = self.task.encode(sample, self.subwords)
         if self.characters is not None:
             read = sample.words[: len(sample.words) - item["words_cut"]]
-            item["characters"] = [self._characters(word) for word in read]
+            item["characters"] = [_character_ids(word, self.characters) for word in read]
         return item
 
     def decode(self, sample: Sample, ids: Any) -> Answer:
@@ -113,7 +113,7 @@ class Processor:
             width = max(map(len, (item["characters"] for item in items)))
             rows = [item["characters"] + [[]] * (width - len(item["characters"])) for item in items]
             flat = pad([word for row in rows for word in row], 0)
-            batch["characters"] = flat.unflatten(0, (len(items), width))
+            batch["characters"] = flat.view(len(items), width, -1)
         if "pixels" in items[0]:
             pixels, present = zip(*(item["pixels"] for item in items), strict=True)
             batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}
@@ -121,8 +121,9 @@ class Processor:
             batch[name] = torch.stack([item["features"][name] for item in items])
         return batch
 
-    def _characters(self, word: str) -> list[int]:
-        """The ids of a word's characters: 0 pads and 1 is one that is not known."""
-        if len(word) > WORD_LENGTH:
-            word = word[: WORD_LENGTH // 2] + word[-WORD_LENGTH // 2 :]
-        return [self.characters.find(character) + 2 if character in self.characters else 1 for character in word]
+
+def _character_ids(word: str, known: str) -> list[int]:
+    """The ids of a word's characters: 0 pads and 1 is one that is not known."""
+    if len(word) > WORD_LENGTH:
+        word = word[: WORD_LENGTH // 2] + word[-WORD_LENGTH // 2 :]
+    return [known.find(character) + 2 if character in known else 1 for character in word]
