@@ -22,11 +22,24 @@ POST = ("text", "image", "crops", "head", "tail")
 EVALUATED = ("data.root", "data.bad_images", "data.long_samples", "data.feature_cache", "training.batch_size")
 REPORTED = ("data.root", "data.bad_images", "training.batch_size")
 SHOWN = ("precision", "recall", "f1")
+FIRST_STEPS = """\
+Named entities and relations from posts and their images. What to do first:
+
+  i2srm demo --quick                       see it work: trains on a synthetic set in a minute, downloads nothing
+  i2srm data check FOLDER                  look over data of your own
+  i2srm train DATA SYSTEM                  train; DATA and SYSTEM are YAML files or names such as mnre and i2srm
+  i2srm report RUN                         see on one page what a run has learnt
+  i2srm predict RUN --text "A sentence"    use it
+
+i2srm --help lists all commands, and i2srm COMMAND --help their options."""
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if a part of it failed, or 2 after one line about a user's mistake."""
+    if not (sys.argv[1:] if arguments is None else arguments):
+        print(FIRST_STEPS)
+        return 0
     options = parse(arguments)
     first_process = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(format="%(message)s", level=logging.WARNING if first_process else logging.ERROR)

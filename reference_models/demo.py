@@ -58,7 +58,12 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
         reports = [_run_task(name, output / name, seed, quick) for name in tasks]
     finally:
         torch.set_num_threads(threads)
-    return "\n\n".join([*reports, f"Models, scores, predictions and training.png of each task are in {output}/"])
+    run = output / tasks[0] / "i2srm"
+    where = (
+        f"Models, scores, predictions and training.png of each task are in {output}/. Next, put all that a run tells "
+        f"on one page: i2srm report {run}"
+    )
+    return "\n\n".join([*reports, where])
 
 
 def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:

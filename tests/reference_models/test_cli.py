@@ -57,6 +57,19 @@ def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_without_arguments_it_says_what_to_do_first(capsys):
+    assert main([]) == 0
+    commands = re.findall(r"^  i2srm (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert commands == ["demo", "data", "train", "report", "predict"]
+
+
+def test_the_prediction_of_the_readme_runs(runs, capsys):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    block = re.search(r"<!-- predict -->\n```python\n(.*?)```", readme, flags=re.DOTALL)[1]
+    exec(block.replace("runs/demo/ner/i2srm", str(runs / "ner")), {})
+    assert "'line': 1, 'entities'" in capsys.readouterr().out
+
+
 @pytest.fixture
 def copy(sets: Path, tmp_path: Path) -> Callable[[str], Path]:
     def make(task: str) -> Path:
