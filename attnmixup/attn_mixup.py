@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from attnmixup import distributed, functional
+from attnmixup import diagnostics, distributed, functional
 from attnmixup.batch import Batch
-from attnmixup.checks import check_choice, check_embeddings, check_ratio
+from attnmixup.checks import check_embeddings, check_ratio
 from attnmixup.final_set import final_set, unmixed, used_rows
 from attnmixup.mixed_batch import MixedBatch
-from attnmixup.options import PRESETS, Averaging, Final, Lam, MixupOptions, Partner, Preset, Sampling
+from attnmixup.options import Averaging, Final, Lam, MixupOptions, Partner, Preset, Sampling, preset_options
 from attnmixup.sample_attention import AttentionScore, SampleAttention, Sequence
 from attnmixup.sampling import MixupPlan, draw_plan
 
@@ -27,31 +27,41 @@ class AttnMixup(nn.Module):
     the labels of their originals), and synthetic ones interpolated between samples of H and H*. In evaluation the very
     same tensor comes back, nothing is drawn, and nothing is computed.
 
-    Options that are None take their value from the preset: ``"paper"`` (the default) or ``"release"``, which is what
-    the code published with the paper meant to do.
+    Options that are None take their value from the preset. ``"paper"`` (the default) is the equations, ``"release"``
+    what the code published with the paper meant to do, ``"recommended"`` what helps most on our benchmark. Neighbours
+    that are settings of these options: ``"manifold_mixup"`` (pairs of hidden states, Verma et al. 2019),
+    ``"batchformer"`` (a transformer layer across the batch, no pairs, Hou et al. 2022) and ``"nearest_mixup"`` (pairs
+    of near samples, as in LADA, Chen et al. 2020).
 
     Args:
         dim: Width C of the embeddings.
         heads: Attention heads.
-        score: Score of the attention: ``"additive"`` (paper), ``"shared"`` or ``"dot"`` (release), see
+        score: Score of the attention: ``"additive"`` (paper), ``"shared"``, ``"dot"`` (release) or ``"cosine"``
+            (recommended), see :class:`SampleAttention`.
+        sequence: How sequences are attended, ``"pooled"`` (paper), ``"position"`` or ``"sample"`` (recommended), see
             :class:`SampleAttention`.
-        sequence: How sequences are attended, ``"pooled"`` or ``"position"``, see :class:`SampleAttention`.
-        sample_ratio: delta of Eq. 13, the share of H in the set from which pairs are taken.
-        transformed_ratio: Delta of Eq. 16, the share of H* in what is added to H.
+        sample_ratio: delta of Eq. 13, the share of H in the set from which pairs are taken; 0.7 (paper), 0.85
+            (recommended).
+        transformed_ratio: Delta of Eq. 16, the share of H* in what is added to H; 0.6 (paper), 0 (recommended).
         alpha: lambda is drawn from Beta(alpha, alpha).
         lam: Draw one lambda per synthetic ``"sample"`` (paper) or per ``"batch"`` (release).
-        dropout: Rate in the attention.
+        dropout: Rate in the attention; 0.2 (paper).
+        gate: Let the update of each feature start at 0 (recommended) or not (paper), see :class:`SampleAttention`.
         feed_forward: Hidden width of a feed-forward block after the attention, 0 (paper) or 2048 (release).
         sampling: Eq. 13. ``"random"`` (paper): round(delta B) samples drawn at random stand as they are, the other
-            samples transformed. ``"slice"`` (release): the first round(delta B) rows of H and the last of H*.
+            samples transformed. ``"balanced"`` (recommended): the same of B samples drawn with replacement, each class
+            of the batch as likely as any other; a sequence counts for its rarest tag. ``"slice"`` (release): the first
+            round(delta B) rows of H and the last of H*.
         final: Eq. 16. ``"sample"`` (paper): round(Delta B) rows drawn from H*, and synthetic ones up to B, so 2B rows
             in all. ``"slice"`` (release): the first Delta of H* and the first 1 - Delta of the mixed rows.
-            ``"weight"``: all rows of H, H* and the mixed set, weighted 1, Delta and 1 - Delta.
+            ``"weight"``: all rows of H, H* and the mixed set, weighted 1, Delta and 1 - Delta. ``"mixed"``: the mixed
+            rows; the originals are there and weigh nothing.
         averaging: The loss is the mean over all rows ``"together"`` (paper), or over real and synthetic rows
             ``"apart"``, and the two means added (release).
         partner: Second of a pair: ``"uniform"`` is a random permutation, ``"derangement"`` one that gives no sample
             itself, ``"other_class"`` a sample of another class, ``"balanced"`` one whose class is uniform over the
-            classes present.
+            classes present, ``"nearest"`` one of the ``neighbours`` nearest ones.
+        neighbours: Number of nearest samples from which ``partner="nearest"`` draws.
         global_batch: Under ``torch.distributed``, attention and pairs span the batches of all ranks.
         process_group: The ranks of the global batch; None for all.
         preset: Source of what is None.
@@ -71,17 +81,19 @@ class AttnMixup(nn.Module):
         *,
         heads: int = 4,
         score: AttentionScore | None = None,
-        sequence: Sequence = "pooled",
-        sample_ratio: float = 0.7,
-        transformed_ratio: float = 0.6,
+        sequence: Sequence | None = None,
+        sample_ratio: float | None = None,
+        transformed_ratio: float | None = None,
         alpha: float = 1.0,
         lam: Lam | None = None,
-        dropout: float = 0.2,
+        dropout: float | None = None,
         feed_forward: int | None = None,
+        gate: bool | None = None,
         sampling: Sampling | None = None,
         final: Final | None = None,
         averaging: Averaging | None = None,
-        partner: Partner = "uniform",
+        partner: Partner | None = None,
+        neighbours: int = 3,
         global_batch: bool = False,
         process_group: dist.ProcessGroup | None = None,
         preset: Preset | None = None,
@@ -89,30 +101,32 @@ class AttnMixup(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        preset = preset or "paper"
-        check_choice("preset", preset, Preset)
-        defaults = PRESETS[preset]
+        of_pairs = {
+            "sample_ratio": sample_ratio,
+            "transformed_ratio": transformed_ratio,
+            "sampling": sampling,
+            "partner": partner,
+            "lam": lam,
+            "final": final,
+            "averaging": averaging,
+        }
+        of_attention = {
+            "score": score,
+            "sequence": sequence,
+            "dropout": dropout,
+            "feed_forward": feed_forward,
+            "gate": gate,
+        }
+        options = preset_options(preset, dim, of_pairs | of_attention)
         self.dim, self.global_batch = dim, global_batch
         self.ranks = distributed.GroupReference(process_group)
-        self.options = MixupOptions(
-            sample_ratio=sample_ratio,
-            transformed_ratio=transformed_ratio,
-            alpha=alpha,
-            sampling=sampling or defaults["sampling"],
-            partner=partner,
-            lam=lam or defaults["lam"],
-            final=final or defaults["final"],
-            averaging=averaging or defaults["averaging"],
-        )
+        self.options = MixupOptions(alpha=alpha, neighbours=neighbours, **{name: options[name] for name in of_pairs})
         self.attention = SampleAttention(
             dim,
             heads=heads,
-            score=score or defaults["score"],
-            sequence=sequence,
-            dropout=dropout,
-            feed_forward=defaults["feed_forward"] if feed_forward is None else feed_forward,
             device=device,
             dtype=dtype,
+            **{name: options[name] for name in of_attention},
         )
         # On the CPU and no buffer: it is read without waiting, and whoever fills a module that was made on the meta
         # device leaves it alone. A tensor all the same, so that torch.compile does not compile anew for each value.
@@ -180,6 +194,8 @@ class AttnMixup(nn.Module):
             plan = self.draw(
                 batch.size,
                 targets=batch.targets,
+                target_mask=batch.scored_mask,
+                embeddings=batch.pooled if self.options.partner == "nearest" else None,
                 group=batch.pairing_group,
                 generator=generator,
                 device=embeddings.device,
@@ -218,7 +234,7 @@ class AttnMixup(nn.Module):
 
     def _notice_untrained(self) -> None:
         """Warn once if a parameter has not changed for many steps; a counter that optimizers advance tells."""
-        if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged > PATIENCE:
+        if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged >= PATIENCE:
             return
         parameter = next(self.attention.parameters())
         changed = parameter._version != self._version or not (parameter.requires_grad and torch.is_grad_enabled())
@@ -227,7 +243,7 @@ class AttnMixup(nn.Module):
             warnings.warn(
                 f"The parameters of AttnMixup have not changed in {PATIENCE} training steps: are they in the "
                 "optimizer? attnmixup.training.missing_parameters(model, optimizer) lists what is not.",
-                stacklevel=3,
+                stacklevel=6,
             )
 
     def draw(
@@ -235,6 +251,8 @@ class AttnMixup(nn.Module):
         size: int,
         *,
         targets: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        embeddings: Tensor | None = None,
         group: Tensor | None = None,
         generator: Generator | None = None,
         device: torch.device | None = None,
@@ -243,12 +261,46 @@ class AttnMixup(nn.Module):
 
         Args:
             size: Number of samples B.
-            targets: Class labels, which ``partner="other_class"`` and ``"balanced"`` need.
+            targets: Class labels or tags, which ``sampling="balanced"`` and ``partner="other_class"`` and
+                ``"balanced"`` need.
+            target_mask: Boolean, shape ``(B, L)``: which tags count; None for all.
+            embeddings: One vector of each sample, shape ``(B, C)``, which ``partner="nearest"`` needs.
             group: Integer, shape ``(B,)``; samples of different groups are never mixed.
             generator: Source of the random numbers.
             device: Where to draw; None is where ``targets`` or ``group`` are.
         """
-        return draw_plan(self.options, size, targets=targets, group=group, generator=generator, device=device)
+        return draw_plan(
+            self.options,
+            size,
+            targets=targets,
+            target_mask=target_mask,
+            embeddings=embeddings,
+            group=group,
+            generator=generator,
+            device=device,
+        )
+
+    def stats(
+        self, embeddings: Tensor, targets: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> dict[str, float]:
+        """What the attention does to a batch, without dropout or gradient: to be looked at every so often.
+
+        :func:`attnmixup.diagnostics.findings` says in words what is wrong with the numbers.
+
+        Args:
+            embeddings: H, shape ``(B, C)`` or ``(B, L, C)``, with two or more real samples.
+            targets: Class indices ``(B,)``, for ``attention/same_class``.
+            mask: As in :meth:`forward`.
+
+        Returns:
+            ``norm/originals`` and ``norm/transformed``: mean length of the rows of H and H*. ``attention/entropy``: of
+            the weights over that of uniform ones; 1 if every sample receives the mean of the batch.
+            ``attention/common``: share of the squared update that is one vector for all samples.
+            ``attention/same_class``: weight on other samples of the receiver's class over what chance would give them;
+            left out where no two samples share a class.
+        """
+        check_embeddings(embeddings, self.dim, mask)
+        return diagnostics.attention_stats(self.attention, embeddings, targets, mask=mask)
 
     @property
     def strength(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnmixup import functional
 from attnmixup.checks import check_mask
 
 
@@ -57,6 +58,11 @@ class Batch:
     def pairing_group(self) -> Tensor:
         """Samples of one number may be mixed, shape ``(B,)``: ``group``, with padding in groups of its own."""
         return self.valid.long() if self.group is None else 2 * self.group + self.valid.long()
+
+    @property
+    def pooled(self) -> Tensor:
+        """One vector of each sample, shape ``(B, C)``: its row, or the mean of its real tokens."""
+        return functional.masked_mean(self.embeddings, self.mask) if self.embeddings.ndim == 3 else self.embeddings
 
     @property
     def token_mask(self) -> Tensor | None:

@@ -67,8 +67,7 @@ def row_losses(
 
 def is_of_torch(criterion: Criterion) -> bool:
     """Whether this is a loss function or loss module of PyTorch itself, or a ``functools.partial`` of a function."""
-    module = type(criterion).__module__ if isinstance(criterion, nn.Module) else _function(criterion).__module__
-    return module in ("torch.nn.modules.loss", "torch.nn.functional")
+    return _function(criterion).__module__ in ("torch.nn.modules.loss", "torch.nn.functional")
 
 
 def reduction_of(criterion: Criterion) -> Reduction:
@@ -89,7 +88,7 @@ def reduction_of(criterion: Criterion) -> Reduction:
 
 
 def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Tensor | None, live: Tensor) -> RowLosses:
-    by_class = targets.shape == outputs.shape[:-1] and outputs.ndim > 1
+    by_class = targets.shape == outputs.shape[:-1]
     if not by_class and targets.shape != outputs.shape:
         raise ValueError(
             f"targets must have the shape of the outputs {tuple(outputs.shape)}, or that without the last axis, got "
@@ -97,13 +96,11 @@ def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Te
         )
     if not by_class and not targets.is_floating_point():
         targets = targets.to(outputs.dtype)
-    lead = targets.shape if by_class else outputs.shape[: max(1, outputs.ndim - 1)]
-    if mask is not None and mask.ndim > len(lead):
-        lead = mask.shape
     if mask is not None and mask.shape != outputs.shape[: mask.ndim]:
         raise ValueError(
             f"The mask of the targets {tuple(mask.shape)} must fit the outputs, got outputs {tuple(outputs.shape)}."
         )
+    lead = outputs.shape[: max(outputs.ndim - 1, 1 if mask is None else mask.ndim)]
     counted = _expand(live, lead) if mask is None else _expand(live, lead) & _expand(mask, lead)
     by_index = by_class and not targets.is_floating_point()
     function, weight, ignored = _unreduced(criterion)
@@ -120,7 +117,7 @@ def _by_element(criterion: Criterion, outputs: Tensor, targets: Tensor, mask: Te
         )
     losses = functional.upcast(losses).reshape(*lead, math.prod(losses.shape[1:])).mean(-1).masked_fill(~counted, 0)
     count = counted.to(losses.dtype)
-    norm = count * weight.to(losses.dtype)[targets] if by_index and weight is not None else count
+    norm = count * weight[targets] if by_index and weight is not None else count
     return RowLosses(*(tensor.flatten(1).sum(1) if tensor.ndim > 1 else tensor for tensor in (losses, norm, count)))
 
 
@@ -162,7 +159,7 @@ def _unreduced(criterion: Criterion) -> tuple[Criterion, Tensor | None, int]:
     if isinstance(criterion, nn.Module):
         loss: Any = criterion
         function: Criterion = partial(type(loss).forward, _Unreduced(loss))
-        weight = loss.weight if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+        weight = loss.weight if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) else None
         return function, weight, getattr(loss, "ignore_index", IGNORED)
     keywords = _keywords(criterion)
     weight = keywords.get("weight") if _function(criterion) in (F.cross_entropy, F.nll_loss) else None

@@ -78,9 +78,13 @@ def final_set(
     index_a = torch.cat([everything, plan.transformed, plan.first % size])
     index_b = torch.cat([everything, plan.transformed, plan.second % size])
     sizes = (size, plan.transformed.shape[0], plan.first.shape[0])
-    ratio = options.transformed_ratio if options.final == "weight" else None
     weight = functional.row_weights(
-        batch.valid[index_a], sizes, strength, transformed_ratio=ratio, apart=options.averaging == "apart"
+        batch.valid[index_a],
+        sizes,
+        strength,
+        transformed_ratio=options.transformed_ratio if options.final == "weight" else None,
+        original_share=1 - strength if options.final == "mixed" else None,
+        apart=options.averaging == "apart",
     )
     lam = torch.cat([plan.lam.new_ones(sizes[0] + sizes[1]), plan.lam])
     origin = torch.cat([everything.new_full((count,), origin) for origin, count in zip(Origin, sizes, strict=True)])

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from attnmixup import tiled
@@ -60,6 +61,65 @@ def semantic_kl(
     # log((p + q) / 2), written so that it is exactly log p where p == q.
     log_middle = high + torch.log1p(torch.expm1(low - high) / 2)
     return (_kl(log_text, log_middle) + _kl(log_image, log_middle)) / 2
+
+
+def pairwise_semantic_kl(
+    text: Tensor,
+    image: Tensor,
+    *,
+    temperature: float = 1.0,
+    direction: Direction = "text_to_image",
+) -> Tensor:
+    """:func:`semantic_kl` of every text with every image.
+
+    Args:
+        text: Shape ``(B, D)``.
+        image: Shape ``(N, D)``.
+        temperature: See :func:`semantic_kl`.
+        direction: See :func:`semantic_kl`; ``"symmetric"`` holds ``B x N x D`` numbers at once.
+
+    Returns:
+        Shape ``(B, N)``.
+    """
+    if direction == "symmetric":
+        texts, images = text[:, None].expand(-1, len(image), -1), image.expand(len(text), -1, -1)
+        return semantic_kl(texts, images, temperature=temperature, direction=direction)
+    log_text, log_image = _log_softmax(text, temperature), _log_softmax(image, temperature)
+    if direction == "image_to_text":
+        return _pairwise_kl(log_image, log_text).T
+    return _pairwise_kl(log_text, log_image)
+
+
+def _pairwise_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    probabilities = log_p.exp()
+    with _without_autocast(log_p.device.type):
+        return (probabilities * log_p).sum(-1, keepdim=True) - probabilities @ log_q.mT
+
+
+def semantic_contrast(divergences: Tensor, mask: Tensor | None = None) -> Tensor:
+    """How hard it is to tell which image belongs to a text: ``-log softmax_j(-D_ij)`` at j = i.
+
+    InfoNCE (van den Oord et al. 2018), with a divergence for the similarity; about log N where all images look alike.
+
+    Args:
+        divergences: D, text by image, shape ``(B, B)``.
+        mask: Boolean, shape ``(B, B)``, True for an image that is told apart from the text's own; None for all.
+
+    Returns:
+        Shape ``(B,)``, in nats.
+    """
+    logits = -divergences
+    if mask is not None:
+        own = torch.eye(logits.shape[0], dtype=torch.bool, device=logits.device)
+        logits = logits.masked_fill(~(mask | own), torch.finfo(logits.dtype).min)
+    return -logits.log_softmax(-1).diagonal()
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Logits with mean 0 and standard deviation 1 over the last axis, in at least float32; constant ones become 0."""
+    wide = upcast(logits)
+    centre = wide - wide.mean(-1, keepdim=True)
+    return centre * (centre.square().mean(-1, keepdim=True) + 1e-12).rsqrt()
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
@@ -144,19 +204,51 @@ def dot_scores(query: Tensor, key: Tensor) -> Tensor:
         return upcast(query) @ upcast(key).mT / math.sqrt(query.shape[-1])
 
 
-def attention_weights(scores: Tensor, mask: Tensor | None = None) -> Tensor:
+def cosine_scores(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
+    """Scaled cosine ``s cos(query_i, key_j)``, in the shapes of :func:`additive_scores`: lengths do not count.
+
+    Args:
+        query: Shape ``(..., heads, Q, width)``.
+        key: Shape ``(..., heads, B, width)``.
+        scale: The inverse temperature s, shape ``(heads,)``.
+    """
+    with _without_autocast(query.device.type):
+        cosine = normalize(upcast(query), dim=-1) @ normalize(upcast(key), dim=-1).mT
+        return upcast(scale)[:, None, None] * cosine
+
+
+def centred(samples: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Samples less their mean, which is what all of them share.
+
+    Args:
+        samples: Shape ``(..., B, C)``.
+        mask: Boolean, shape ``(..., B)``, True for the samples that the mean is of; None for all.
+    """
+    wide = upcast(samples)
+    if mask is None:
+        return (wide - wide.mean(-2, keepdim=True)).to(samples.dtype)
+    real = mask.unsqueeze(-1)
+    mean = wide.masked_fill(~real, 0).sum(-2, keepdim=True) / real.sum(-2, keepdim=True).clamp_min(1)
+    return (wide - mean).to(samples.dtype)
+
+
+def attention_weights(scores: Tensor, mask: Tensor | None = None, own: Tensor | None = None) -> Tensor:
     """Softmax over the samples that give (Eq. 9, whose printed bound C can only be B).
 
     Args:
         scores: Shape ``(..., heads, Q, B)``.
         mask: Boolean, shape ``(..., B)``, True for a sample that may be attended to.
+        own: Integer, shape ``(Q,)``: the sample that each receiver is, which it attends to only if there is no other.
 
     Returns:
         Weights over the last axis, shape ``(..., heads, Q, B)``. A masked sample weighs exactly 0; if all are masked
         the weights are uniform, never NaN.
     """
+    lowest = torch.finfo(scores.dtype).min
+    if own is not None:
+        scores = scores.masked_fill(own[:, None] == torch.arange(scores.shape[-1], device=own.device), lowest / 2)
     if mask is not None:
-        scores = scores.masked_fill(~mask[..., None, None, :], torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(~mask[..., None, None, :], lowest)
     return scores.softmax(-1)
 
 
@@ -167,6 +259,7 @@ def sample_attention(
     values: Tensor,
     *,
     mask: Tensor | None = None,
+    own: Tensor | None = None,
     block_rows: int | None = None,
 ) -> Tensor:
     """Every sample receives a weighted mean of the others, per head: ``H'_i = sum_j alpha_ij H_j`` (Eq. 9-10).
@@ -177,6 +270,7 @@ def sample_attention(
         key: Shape ``(..., heads, B, width)``.
         values: What is given, shape ``(..., 1, B, C)``, or ``(..., heads, B, C)`` if it differs by head.
         mask: Boolean, shape ``(..., B)``, True for a sample that gives.
+        own: See :func:`attention_weights`.
         block_rows: Hold the scores of so many receiving rows at a time and compute them again in the backward pass.
             The result is the same; None does all rows at once.
 
@@ -185,17 +279,19 @@ def sample_attention(
     """
     groups, heads = values.shape[-3], key.shape[-3]
 
-    def attend(rows: Tensor) -> Tensor:
-        weights = attention_weights(score(rows, key), mask).to(values.dtype)
+    def attend(rows: Tensor, own: Tensor | None) -> Tensor:
+        weights = attention_weights(score(rows, key), mask, own).to(values.dtype)
         # Heads that share their values are rows of one product, so that values are neither copied nor summed by head.
         context = rearrange(weights, "... (g h) q b -> ... g (h q) b", g=groups) @ values
         return rearrange(context, "... g (h q) c -> ... (g h) q c", h=heads // groups)
 
     if block_rows is None or torch.compiler.is_compiling() or block_rows >= query.shape[-2]:
-        return attend(query)
+        return attend(query, own)
+    rows = torch.split(query, block_rows, dim=-2)
+    owns = [None] * len(rows) if own is None else torch.split(own, block_rows)
     blocks = [
-        checkpoint(attend, rows, use_reentrant=False, preserve_rng_state=False)
-        for rows in torch.split(query, block_rows, dim=-2)
+        checkpoint(attend, *block, use_reentrant=False, preserve_rng_state=False)
+        for block in zip(rows, owns, strict=True)
     ]
     return torch.cat(blocks, dim=-2)
 
@@ -291,6 +387,7 @@ def row_weights(
     strength: Tensor,
     *,
     transformed_ratio: float | None = None,
+    original_share: Tensor | None = None,
     apart: bool = False,
 ) -> Tensor:
     """Share of each row of the final set in the loss.
@@ -300,6 +397,7 @@ def row_weights(
         sizes: Numbers of original, transformed and synthetic rows, in this order.
         strength: What transformed and synthetic rows weigh beside the originals' 1, a scalar.
         transformed_ratio: Delta, if it is meant as a weight: transformed rows weigh Delta and synthetic ones 1 - Delta.
+        original_share: What original rows weigh instead of 1, a scalar.
         apart: Add a mean over real and one over synthetic rows, instead of one mean over all.
 
     Returns:
@@ -307,6 +405,8 @@ def row_weights(
     """
     originals, transformed, synthetic = torch.split(valid, list(sizes))
     num_synthetic = synthetic.sum()
+    if original_share is not None:
+        originals = original_share * originals
     if transformed_ratio is not None:
         transformed, synthetic = transformed_ratio * transformed, (1 - transformed_ratio) * synthetic
     real, extra = torch.cat([originals, strength * transformed]), strength * synthetic

@@ -133,7 +133,7 @@ class MixedBatch:
             norm = torch.cat([norm[:real], functional.mixed_loss(norm[real:], other_norm, lam)])
         if reduction == "none":
             return total
-        parts = (slice(None, real), slice(real, None)) if self.apart else (slice(None),)
+        parts = (slice(real), slice(real, None)) if self.apart else (slice(None),)
         mean = torch.stack([self._mean(total[rows], norm[rows], self.weight[rows]) for rows in parts]).sum()
         if (reduction or reduction_of(criterion)) == "mean":
             return mean
@@ -155,7 +155,7 @@ class MixedBatch:
 
     def _mean(self, total: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         """Mean of some rows, times the sum of their weights."""
-        shares, whole = self._over_ranks(torch.stack([(weight * norm).sum(), weight.to(norm.dtype).sum()])).unbind()
+        shares, whole = self._over_ranks(torch.stack([(weight * norm).sum(), weight.sum()])).unbind()
         # Without any counted row the numerator is 0 too.
         return (weight * total).sum() / torch.where(shares > 0, shares, 1) * whole
 

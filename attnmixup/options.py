@@ -1,4 +1,4 @@
-"""The options of the mixup step, and the two presets: the paper's equations and the code published with it."""
+"""The options of the mixup step, and the presets: the paper, its code, what helps most, and published neighbours."""
 
 import math
 from dataclasses import dataclass, field
@@ -7,22 +7,30 @@ from typing import Any, Literal
 
 from attnmixup.checks import check_choice, check_ratio
 
-Sampling = Literal["random", "slice"]
-Partner = Literal["uniform", "derangement", "other_class", "balanced"]
+Sampling = Literal["random", "balanced", "slice"]
+Partner = Literal["uniform", "derangement", "other_class", "balanced", "nearest"]
 Lam = Literal["sample", "batch"]
-Final = Literal["sample", "slice", "weight"]
+Final = Literal["sample", "slice", "weight", "mixed"]
 Averaging = Literal["together", "apart"]
-Preset = Literal["paper", "release"]
+Preset = Literal["paper", "release", "recommended", "manifold_mixup", "batchformer", "nearest_mixup"]
 
+PAPER: dict[str, Any] = {
+    "score": "additive",
+    "sequence": "pooled",
+    "gate": False,
+    "feed_forward": 0,
+    "dropout": 0.2,
+    "sample_ratio": 0.7,
+    "transformed_ratio": 0.6,
+    "sampling": "random",
+    "partner": "uniform",
+    "lam": "sample",
+    "final": "sample",
+    "averaging": "together",
+}
+# What each preset changes of the paper.
 PRESETS: dict[Preset, dict[str, Any]] = {
-    "paper": {
-        "score": "additive",
-        "feed_forward": 0,
-        "sampling": "random",
-        "lam": "sample",
-        "final": "sample",
-        "averaging": "together",
-    },
+    "paper": {},
     "release": {
         "score": "dot",
         "feed_forward": 2048,
@@ -31,7 +39,28 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "final": "slice",
         "averaging": "apart",
     },
+    "recommended": {
+        "score": "cosine",
+        "sequence": "sample",
+        "gate": True,
+        "sampling": "balanced",
+        "sample_ratio": 0.85,
+        "transformed_ratio": 0.0,
+    },
+    "manifold_mixup": {"sample_ratio": 1.0, "transformed_ratio": 0.0, "lam": "batch", "final": "mixed"},
+    "batchformer": {"score": "dot", "feed_forward": "dim", "dropout": 0.5, "transformed_ratio": 1.0},
+    "nearest_mixup": {"sample_ratio": 1.0, "transformed_ratio": 0.0, "partner": "nearest"},
 }
+
+
+def preset_options(preset: Preset | None, dim: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The options given, and for those that are None the preset's for a width of ``dim``; None is ``"paper"``."""
+    preset = preset or "paper"
+    check_choice("preset", preset, Preset)
+    options = PAPER | PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
+    if options["feed_forward"] == "dim":
+        options["feed_forward"] = dim
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +72,7 @@ class MixupOptions:
     alpha: float
     sampling: Sampling
     partner: Partner
+    neighbours: int
     lam: Lam
     final: Final
     averaging: Averaging
@@ -54,11 +84,15 @@ class MixupOptions:
         check_ratio("transformed_ratio", self.transformed_ratio)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive and finite, got {self.alpha}.")
+        if self.neighbours < 1:
+            raise ValueError(f"neighbours must be at least 1, got {self.neighbours}.")
         check_choice("sampling", self.sampling, Sampling)
         check_choice("partner", self.partner, Partner)
         check_choice("lam", self.lam, Lam)
         check_choice("final", self.final, Final)
         check_choice("averaging", self.averaging, Averaging)
+        if self.final == "mixed" and self.averaging == "apart":
+            raise ValueError('final="mixed" trains on synthetic rows alone: use averaging="together".')
         object.__setattr__(self, "sample_share", _fraction(self.sample_ratio))
         object.__setattr__(self, "transformed_share", _fraction(self.transformed_ratio))
 
@@ -77,8 +111,9 @@ class MixupOptions:
 
     def never_transforms(self, size: int) -> bool:
         """Whether no row of H* is used, as in plain mixup."""
-        none_in_pairs = self.num_original(size) == (size if self.sampling == "random" else 0)
-        return none_in_pairs and self.final != "weight" and self.num_transformed(size) == 0
+        none_in_pairs = self.num_original(size) == (0 if self.sampling == "slice" else size)
+        none_kept = self.final == "mixed" or (self.final != "weight" and self.num_transformed(size) == 0)
+        return none_in_pairs and none_kept
 
 
 def rounded_share(share: tuple[int, int], size: int) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from attnmixup import functional
 from attnmixup.checks import check_values
 from attnmixup.options import MixupOptions
 
@@ -58,30 +59,41 @@ def draw_plan(
     size: int,
     *,
     targets: Tensor | None = None,
+    target_mask: Tensor | None = None,
+    embeddings: Tensor | None = None,
     group: Tensor | None = None,
     generator: Generator | None = None,
     device: torch.device | None = None,
 ) -> MixupPlan:
     """Draw what is random about mixing ``size`` samples; :meth:`attnmixup.AttnMixup.draw` documents the arguments."""
     if device is None:
-        given = next((tensor for tensor in (targets, group) if tensor is not None), None)
+        given = next((tensor for tensor in (targets, group, embeddings) if tensor is not None), None)
         device = None if given is None else given.device
     rows = torch.arange(size, device=device)
+    group = torch.zeros_like(rows) if group is None else group
     num_original = options.num_original(size)
-    if options.sampling == "random":
-        transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
-        pairing_set = rows + size * transformed_in_set
-    else:
+    if options.sampling == "slice":
         pairing_set = torch.cat([rows[:num_original], rows[size - num_original :] + size])
+    else:
+        transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
+        if options.sampling == "balanced":
+            rows_of_set = draw_balanced(group, class_of(targets, target_mask), generator=generator)
+        else:
+            rows_of_set = rows
+        pairing_set = rows_of_set + size * transformed_in_set
 
     sources = pairing_set % size
-    group = torch.zeros_like(sources) if group is None else group[sources]
+    group = group[sources]
     if options.partner in ("uniform", "derangement"):
         draw_within = draw_permutation if options.partner == "uniform" else draw_derangement
         partner = draw_within(group, generator=generator)
+    elif options.partner == "nearest":
+        if embeddings is None:
+            raise ValueError('partner="nearest" needs embeddings.')
+        partner = draw_nearest(group, embeddings[sources], options.neighbours, generator=generator)
     else:
         draw_partner = draw_other_class if options.partner == "other_class" else draw_balanced
-        partner = draw_partner(group, class_of(targets)[sources], generator=generator)
+        partner = draw_partner(group, class_of(targets, target_mask)[sources], generator=generator)
 
     num_transformed = options.num_transformed(size)
     if options.final == "sample":
@@ -97,7 +109,7 @@ def draw_plan(
         transformed = rows[:num_transformed]
         chosen = torch.arange(options.num_mixed(pairing_set.shape[0]), device=device)
     else:
-        transformed = rows
+        transformed = rows if options.final == "weight" else rows[:0]
         chosen = torch.arange(pairing_set.shape[0], device=device)
     num_lam = chosen.shape[0] if options.lam == "sample" else 1
     lam = draw_lam(options.alpha, num_lam, generator=generator, device=device).expand(chosen.shape[0])
@@ -196,28 +208,71 @@ def draw_balanced(group: Tensor, classes: Tensor, *, generator: Generator | None
     return _weighted_choice(together / peers, generator)
 
 
+def draw_nearest(group: Tensor, embeddings: Tensor, neighbours: int, *, generator: Generator | None = None) -> Tensor:
+    """Draw for every row one of its nearest others in the group, all alike; itself if it is alone.
+
+    Args:
+        group: Integer, shape ``(S,)``.
+        embeddings: One vector of each row, shape ``(S, C)``, compared by their Euclidean distance.
+        neighbours: Number of others to draw from; all others where they are fewer.
+
+    Returns:
+        Row indices, shape ``(S,)``.
+    """
+    count = embeddings.shape[0]
+    itself = torch.eye(count, dtype=torch.bool, device=group.device)
+    others = (group[:, None] == group) & ~itself
+    wide = functional.upcast(embeddings.detach())
+    distances = torch.cdist(wide, wide).masked_fill(~others, torch.inf)
+    near = others & (distances.argsort(1).argsort(1) < neighbours)
+    return _weighted_choice(torch.where(near.any(1, keepdim=True), near, itself).float(), generator)
+
+
 def _weighted_choice(weights: Tensor, generator: Generator | None) -> Tensor:
     # The largest of weight / Exponential(1) is a draw by weight; torch.multinomial would wait for the device.
     waits = torch.empty_like(weights).exponential_(**_from(generator)).clamp_min(torch.finfo(weights.dtype).tiny)
     return (weights / waits).argmax(1)
 
 
-def class_of(targets: Tensor | None) -> Tensor:
-    """Class of each sample, shape ``(B,)``, from class indices ``(B,)`` or one-hot or soft targets ``(B, K)``."""
+def class_of(targets: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    """Class of each sample.
+
+    Args:
+        targets: Class indices ``(B,)``; one-hot or soft targets ``(B, K)``; or tags ``(B, L)``, of which a sequence's
+            rarest stands for its class: the one that the fewest sequences of the batch have.
+        mask: Boolean, shape ``(B, L)``: which tags count; None for all. Negative ones, such as -100, never do.
+
+    Returns:
+        Integer, shape ``(B,)``.
+    """
     if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
         return targets
+    if targets is not None and targets.ndim == 2 and not targets.is_floating_point():
+        return _rarest_tag(targets, mask)
     if targets is not None and targets.ndim == 2 and targets.is_floating_point():
         check_values(
             (targets.sum(1) - 1).abs() < 1e-2,
-            "Partners can be chosen by class only where each sample has one: rows of targets (B, K) must sum to 1, "
-            'which several labels of a sample do not; use partner="uniform".',
+            "Samples can be chosen by class only where each has one: rows of targets (B, K) must sum to 1, which "
+            'several labels of a sample do not; use sampling="random" and partner="uniform".',
         )
         return targets.argmax(1)
     got = "no targets" if targets is None else f"{targets.dtype} of shape {tuple(targets.shape)}"
     raise ValueError(
-        f"Partners can be chosen by class only for class indices (B,) or floating-point targets (B, K), got {got}; "
-        'use partner="uniform".'
+        "Samples can be chosen by class only for class indices (B,), tags (B, L) or floating-point targets (B, K), got "
+        f'{got}; use sampling="random" and partner="uniform".'
     )
+
+
+def _rarest_tag(tags: Tensor, mask: Tensor | None) -> Tensor:
+    counted = tags >= 0 if mask is None else mask & (tags >= 0)
+    nothing = torch.iinfo(tags.dtype).max
+    ordered = tags.masked_fill(~counted, nothing).sort(1).values
+    once = ordered.clone()
+    once[:, 1:] = ordered[:, 1:].masked_fill(ordered[:, 1:] == ordered[:, :-1], nothing)
+    everywhere = once.flatten().sort().values
+    sequences = torch.searchsorted(everywhere, once, right=True) - torch.searchsorted(everywhere, once)
+    rarest = sequences.masked_fill(once == nothing, nothing).argmin(1, keepdim=True)
+    return once.gather(1, rarest).squeeze(1)
 
 
 def draw_dropout(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:

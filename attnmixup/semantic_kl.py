@@ -1,11 +1,12 @@
 """SemanticKLLoss: pull the image's distribution towards that of the fused text (Eq. 6-7)."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from attnmixup import functional
+from attnmixup import diagnostics, functional
 from attnmixup.checks import check_choice, check_mask
 from attnmixup.functional import Direction
 
@@ -33,6 +34,11 @@ class SemanticKLLoss(nn.Module):
         direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` its reverse, ``"symmetric"`` the
             Jensen-Shannon divergence.
         detach_prior: Send no gradient to the text; its linear map still learns.
+        standardize: Give the logits of both sides mean 0 and deviation 1 in every row before the softmax, so that the
+            distributions cannot become flat, which makes the loss 0 and says nothing.
+        contrast: Weight of a second term, ``-log softmax_j(-KL_ij)`` at j = i: the image of each text is to be told
+            from those of the other samples of the batch (InfoNCE over the divergence), which one constant distribution
+            cannot do. Samples that show the very same image are not told apart. 0 leaves the term out.
         reduction: ``"batchmean"`` (over samples), ``"sum"`` or ``"none"``.
         device: Of the parameters.
         dtype: Of the parameters.
@@ -49,6 +55,8 @@ class SemanticKLLoss(nn.Module):
         temperature: float = 1.0,
         direction: Direction = "text_to_image",
         detach_prior: bool = False,
+        standardize: bool = False,
+        contrast: float = 0.0,
         reduction: Reduction = "batchmean",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -64,9 +72,14 @@ class SemanticKLLoss(nn.Module):
             raise ValueError(f'project="none" needs equal widths, got text_dim={text_dim} and image_dim={image_dim}.')
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}.")
+        if not 0 <= contrast < math.inf:
+            raise ValueError(f"contrast must be 0 or more and finite, got {contrast}.")
+        if contrast and pool == "token":
+            raise ValueError('contrast compares whole samples: it goes with pool="mean" or "first".')
         self.text_dim, self.image_dim = text_dim, image_dim
         self.pool, self.temperature, self.direction = pool, temperature, direction
         self.detach_prior, self.reduction = detach_prior, reduction
+        self.standardize, self.contrast = standardize, contrast
         self.text_projection = self.image_projection = None
         if project in ("text", "both"):
             self.text_projection = nn.Linear(text_dim, shared_dim or image_dim, device=device, dtype=dtype)
@@ -95,12 +108,12 @@ class SemanticKLLoss(nn.Module):
             )
         if mask is not None:
             check_mask("mask", mask, text.shape[:-1])
-            present = mask if mask.ndim == 1 else mask.any(1)
-            sample_mask = present if sample_mask is None else sample_mask & present
         if sample_mask is not None:
             check_mask("sample_mask", sample_mask, batch)
         # What is masked is replaced before it is used: 0 times NaN would be NaN, in the loss or in a gradient.
         if mask is not None:
+            present = mask if mask.ndim == 1 else mask.any(1)
+            sample_mask = present if sample_mask is None else sample_mask & present
             text = text.masked_fill(~mask.unsqueeze(-1), 0)
         if sample_mask is not None:
             image = image.masked_fill(~sample_mask.unsqueeze(-1), 0)
@@ -109,15 +122,21 @@ class SemanticKLLoss(nn.Module):
             text = functional.masked_mean(text, mask) if self.pool == "mean" else _first_token(text, mask)
         per_token = text.ndim == 3
 
-        text = text.detach() if self.detach_prior else text
-        prior = text if self.text_projection is None else self.text_projection(text)
-        visual = image if self.image_projection is None else self.image_projection(image)
+        prior, visual = self._logits(text, image)
         rows = functional.semantic_kl(
             prior,
             visual.unsqueeze(1).expand(-1, text.shape[1], -1) if per_token else visual,
             temperature=self.temperature,
             direction=self.direction,
         )
+        if self.contrast:
+            told_apart = (image.detach()[:, None] != image.detach()).any(-1)
+            if sample_mask is not None:
+                told_apart = told_apart & sample_mask
+            divergences = functional.pairwise_semantic_kl(
+                prior, visual, temperature=self.temperature, direction=self.direction
+            )
+            rows = rows + self.contrast * functional.semantic_contrast(divergences, told_apart)
         if per_token:
             rows = functional.masked_mean(rows.unsqueeze(-1), mask).squeeze(-1)
         counted = rows if sample_mask is None else rows.masked_fill(~sample_mask, 0)
@@ -126,6 +145,60 @@ class SemanticKLLoss(nn.Module):
         if self.reduction == "sum" or sample_mask is None:
             return counted.sum() if self.reduction == "sum" else counted.mean()
         return counted.sum() / sample_mask.sum().clamp_min(1)
+
+    def distributions(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the loss compares, without gradient: log-probabilities of the texts ``(B, D)`` and images ``(N, D)``.
+
+        Args:
+            text: Shape ``(B, C)`` or ``(B, L, C)``; for ``pool="token"`` the mean of its tokens stands for it.
+            image: Shape ``(N, image_dim)``.
+            mask: Boolean, shape ``(B, L)``, True for a real token.
+        """
+        with torch.no_grad():
+            if text.ndim == 3:
+                text = _first_token(text, mask) if self.pool == "first" else functional.masked_mean(text, mask)
+            sides = self._logits(text, image)
+            log_text, log_image = ((functional.upcast(side) / self.temperature).log_softmax(-1) for side in sides)
+        return log_text, log_image
+
+    def divergences(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Divergence of every text from every image, without gradient: to see whether its own image is the nearest.
+
+        Args:
+            text: As in :meth:`distributions`.
+            image: As in :meth:`distributions`.
+            mask: As in :meth:`distributions`.
+
+        Returns:
+            Shape ``(B, N)``, in nats.
+        """
+        return functional.pairwise_semantic_kl(*self.distributions(text, image, mask=mask), direction=self.direction)
+
+    def stats(
+        self, text: Tensor, image: Tensor, *, mask: Tensor | None = None, sample_mask: Tensor | None = None
+    ) -> dict[str, float]:
+        """Mean divergence of texts from their ``semantic/own`` image and from ``semantic/other`` images, in nats.
+
+        Equal numbers mean that the loss is met by a distribution that is the same for all samples.
+
+        Args:
+            text: As in :meth:`divergences`.
+            image: Shape ``(B, D)``.
+            mask: Boolean, shape ``(B, L)``, True for a real token.
+            sample_mask: Boolean, shape ``(B,)``, False for a sample without an image.
+
+        Raises:
+            ValueError: Fewer than two samples have an image.
+        """
+        return diagnostics.semantic_stats(self.divergences(text, image, mask=mask), sample_mask)
+
+    def _logits(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        text = text.detach() if self.detach_prior else text
+        prior = text if self.text_projection is None else self.text_projection(text)
+        visual = image if self.image_projection is None else self.image_projection(image)
+        return (
+            (functional.standardized(prior), functional.standardized(visual)) if self.standardize else (prior, visual)
+        )
 
 
 def _first_token(text: Tensor, mask: Tensor | None) -> Tensor:

@@ -101,7 +101,9 @@ def measure_data(format: str, root: Path) -> dict[str, float]:
     order = torch.randint(len(split), (DRAWN,), generator=torch.Generator().manual_seed(0)).tolist()
     loader = DataLoader(split, BATCH, sampler=order, collate_fn=processor.collate)
     pixels = timed(lambda: exhaust(loader))[1]
-    split.features, caching = timed(lambda: fill_cache(root / "features", backbone, split, progress=False))
+    split.features, caching = timed(
+        lambda: fill_cache(root / "features", backbone, split, {"cells": "all"}, progress=False)
+    )
     features = timed(lambda: exhaust(loader))[1]
     return {
         "read": len(split) / reading,

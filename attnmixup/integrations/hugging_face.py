@@ -142,11 +142,15 @@ class AttnMixupForClassification(nn.Module):
             The model's output: loss (with labels), logits ``(B, ...)``, and what else it gives.
 
         Raises:
+            TypeError: If arguments by position are too many, or also given by name.
             ValueError: In training without labels; if the head does not run once, on rows that are those of the logits;
                 or if the attention mask does not fit the embeddings.
         """
         if arguments:
-            inputs |= zip(_signature_for(_forward_of(self.model)).parameters, arguments, strict=False)
+            signature = _signature_for(_forward_of(self.model))
+            # Raises for an argument too many, or given twice.
+            signature.bind_partial(*arguments, **inputs)
+            inputs |= zip(signature.parameters, arguments, strict=False)
         labels = inputs.pop("labels", labels)
         as_tuple = inputs.pop("return_dict", None) is False
         if self.training and labels is None:

@@ -165,8 +165,6 @@ SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
     "wine": ("", _numbers(datasets.load_wine)),
     "breast_cancer": ("", _numbers(datasets.load_breast_cancer)),
 }
-# Sources with a tag for each word, whose rows have no single class.
-TAGGED = ("twitter2015", "twitter2017", "wnut17")
 
 
 def read_source(source: str, data: Path) -> Texts | Numbers:

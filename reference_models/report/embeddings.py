@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attnmixup import SemanticKLLoss
-from attnmixup.functional import masked_mean, semantic_kl
+from attnmixup.functional import semantic_kl
 from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
 
@@ -49,13 +49,8 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
         image, shown = model.semantic_image(batch)
         if not shown.any():
             continue
-        text = encoded.h
-        if text.ndim == 3:
-            text = text[:, 0] if semantic.pool == "first" else masked_mean(text, encoded.mask)
-        pair = text[shown], image[shown]
-        maps = semantic.text_projection, semantic.image_projection
-        text, image = (side if linear is None else linear(side) for side, linear in zip(pair, maps, strict=True))
-        sides.append(((text / semantic.temperature).log_softmax(-1), (image / semantic.temperature).log_softmax(-1)))
+        mask = None if encoded.mask is None else encoded.mask[shown]
+        sides.append(semantic.distributions(encoded.h[shown], image[shown], mask=mask))
     if not sides:
         empty = torch.empty(0, 0)
         return empty, empty
@@ -103,12 +98,14 @@ def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def batch_attention(model: System, split: EncodedSplit) -> Tensor:
-    """Weights (B, B) of AttnMixup's attention between the samples of one batch, the mean of its heads and words."""
+def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[str, float]]:
+    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`."""
     items = split.processor.collate([split[number] for number in range(len(split))])
-    encoded = model.encode({name: value.to(model.device) for name, value in items.items()})
+    batch = {name: value.to(model.device) for name, value in items.items()}
+    encoded = model.encode(batch)
     _, weights = model.mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
-    return mean_attention(weights, encoded.mask).cpu().float()
+    stats = model.mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
+    return mean_attention(weights, encoded.mask).cpu().float(), stats
 
 
 def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from attnmixup.diagnostics import findings
 from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
 from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.figure import History, points
@@ -9,6 +10,13 @@ from reference_models.report.markup import Markup, element, heat_map, join, tabl
 from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
 
+STATS = {
+    "norm/originals": "mean length of the rows of H",
+    "norm/transformed": "mean length of the rows of H*",
+    "attention/entropy": "entropy of the attention, of the most there can be",
+    "attention/common": "share of the update that all samples receive alike",
+    "attention/same_class": "weight on samples of the same class, 1 is chance",
+}
 DIVERGENCES = {
     "text_to_image": "KL(text || image)",
     "image_to_text": "KL(image || text)",
@@ -60,10 +68,8 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
             element("p", "The gap over the epochs, on the first validation samples in evaluation mode:"),
             element("div", *over_time, class_="charts"),
             table(["gap", "final model"], rows),
-            _note(
-                "Where its own picture is no closer to a text than another one, the loss has brought the modalities "
-                "together as a whole and not sample by sample. A distribution that spreads over all features is flat."
-            ),
+            *map(_note, findings({"semantic/own": measured.own, "semantic/other": measured.other})),
+            _note("A distribution that spreads over all features is flat."),
         ]
     )
 
@@ -72,7 +78,7 @@ def attention(model: System, batch: EncodedSplit, sentences: Sequence[Markup]) -
     """How much each sample of a batch takes from each other one, with their sentences."""
     if model.mixer is None:
         return _note("The run was trained without AttnMixup, so no sample attends to another.")
-    weights = batch_attention(model, batch)
+    weights, stats = batch_attention(model, batch)
     strongest = weights.max().item()
     names = [str(number) for number in range(1, len(batch) + 1)]
     cells = [[(f"{100 * weight:.1f}", weight / strongest) for weight in line] for line in weights.tolist()]
@@ -85,6 +91,8 @@ def attention(model: System, batch: EncodedSplit, sentences: Sequence[Markup]) -
                 f"{len(batch)} test samples: the attention acts in training alone and does not touch predictions.",
             ),
             heat_map("takes \\ from", names, names, cells),
+            table(["of this batch", "final model"], [[STATS[name], f"{value:.3g}"] for name, value in stats.items()]),
+            *map(_note, findings(stats)),
             element("ol", *(element("li", sentence) for sentence in sentences), class_="sentences"),
         ]
     )

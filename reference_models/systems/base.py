@@ -14,6 +14,7 @@ from attnmixup import AttnMixup, SemanticKLLoss
 from reference_models.config import SLOTS, Slots, SystemConfig, View
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
+from reference_models.encoders.weights import fill_text
 from reference_models.systems.images import ImageFeatures
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.heads import LinearHead
@@ -99,6 +100,10 @@ class System(PreTrainedModel):
     def make_text_encoder(self) -> TextEncoder | None:
         """The text encoder; a system whose encoder is another one, or that has none, overrides this."""
         return TextEncoder(self.config.text_config, fusion=None)
+
+    def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
+        """Give the text encoder the weights of `pretrained`, called `name`; see `fill_text` for what it raises."""
+        fill_text(self.text_encoder, pretrained, name)
 
     def make_head(self, width: int) -> LinearHead:
         """The output layer for an `h` of `width` features; a system with a head of its own overrides this."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from reference_models.config import SystemConfig
 from reference_models.encoders.text import readable_length
-from reference_models.encoders.weights import fill_backbone, fill_text, load_text, tiny_text_config
+from reference_models.encoders.weights import fill_backbone, load_text, tiny_text_config
 from reference_models.errors import UserError
 from reference_models.systems.base import System
 from reference_models.systems.registry import get_system
@@ -44,7 +44,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"model.mixup or model.semantic: {error}") from error
     if pretrained is not None:
-        fill_text(system.text_encoder, pretrained, settings.text)
+        system.fill_text_encoder(pretrained, settings.text)
     if system.vision is not None and settings.vision != "tiny" and settings.vision_weights != "none":
         fill_backbone(system.vision, settings.vision_weights)
     return system

@@ -15,6 +15,9 @@ CASES = {
     "other class": {"partner": "other_class"},
     "no transformed rows": {"transformed_ratio": 0.0},
     "derangement": {"partner": "derangement"},
+    "recommended": {"preset": "recommended"},
+    "tags": {"preset": "recommended"},
+    "nearest": {"partner": "nearest"},
     "an empty rank": {},
     "strength 0": {},
 }
@@ -45,7 +48,7 @@ def model_of(case, **options):
 def batch_of(case):
     generator = torch.Generator().manual_seed(1)
     group = torch.tensor([0, 0, 1, 1, 0])
-    if case not in ("sequences", "tokens"):
+    if case not in ("sequences", "tokens", "tags"):
         return torch.randn(5, 4, generator=generator).double(), torch.arange(5) % 3, None, group
     inputs, targets = torch.randn(5, 4, 4, generator=generator).double(), torch.randint(3, (5, 4), generator=generator)
     return inputs, targets, torch.arange(4) < torch.tensor([4, 1, 3, 2, 1])[:, None], group

@@ -39,6 +39,12 @@ def semantic_kl(text, image, temperature=1.0, direction="text_to_image"):
     return (kl(p, middle) + kl(q, middle)) / 2
 
 
+def standardized(vector):
+    mean = sum(vector) / len(vector)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in vector) / len(vector) + 1e-12)
+    return [(x - mean) / deviation for x in vector]
+
+
 def masked_mean(tokens, mask):
     real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
     if not real:
@@ -46,11 +52,19 @@ def masked_mean(tokens, mask):
     return [sum(column) / len(real) for column in zip(*real, strict=True)]
 
 
+def length(vector):
+    return max(math.sqrt(sum(x * x for x in vector)), 1e-12)
+
+
 def score_pair(attention, head, asking, giving):
     """r_ij of Eq. 8 for one head."""
     width = attention.dim // attention.heads
     part = slice(head * width, (head + 1) * width)
     key = linear(giving, attention.project_key)[part]
+    if attention.score == "cosine":
+        query = linear(asking, attention.project_key)[part]
+        cosine = sum(q * k for q, k in zip(query, key, strict=True)) / (length(query) * length(key))
+        return 10 * math.exp(attention.log_scale.bias[head].item()) * cosine
     if attention.score == "dot":
         query = linear(asking, attention.project_query)[part]
         return sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(width)
@@ -59,24 +73,42 @@ def score_pair(attention, head, asking, giving):
     return sum(v * math.tanh(q + k) for v, q, k in zip(vector, query, key, strict=True))
 
 
-def attend(attention, scored, rows, present):
-    """Eq. 8-12 for a list of vectors; ``scored`` are the vectors that the scores are made of."""
+def centred(rows, counted):
+    kept = [row for row, real in zip(rows, counted, strict=True) if real]
+    mean = [sum(column) / len(kept) for column in zip(*kept, strict=True)] if kept else [0.0] * len(rows[0])
+    return [[x - m for x, m in zip(row, mean, strict=True)] for row in rows]
+
+
+def attend(attention, scored, rows, present, given=None, giving=None):
+    """Eq. 8-12 for a list of vectors.
+
+    ``scored`` are the vectors that the scores are made of, ``given`` what samples give (their rows, if None), and
+    ``giving`` says which give (those present, if None).
+    """
+    given, giving = given or rows, giving or present
     width = attention.dim // attention.heads
-    others = [j for j, real in enumerate(present) if real]
+    everyone = [j for j, real in enumerate(giving) if real]
+    if attention.score == "cosine":
+        given = centred(given, giving)
     results = []
     for i, row in enumerate(rows):
         if not present[i]:
             results.append(row)
             continue
+        others = everyone
+        if attention.score == "cosine" and len(everyone) > 1:
+            others = [j for j in everyone if j != i]
         concatenated = []
         for head in range(attention.heads):
             weights = softmax([score_pair(attention, head, scored[i], scored[j]) for j in others])
-            values = [rows[j] for j in others]
+            values = [given[j] for j in others]
             if attention.score == "dot":
                 values = [linear(value, attention.project_value)[head * width : (head + 1) * width] for value in values]
             for feature in zip(*values, strict=True):
                 concatenated.append(sum(w * x for w, x in zip(weights, feature, strict=True)))
         update = linear(concatenated, attention.project_output)
+        if attention.gate is not None:
+            update = [u * g for u, g in zip(update, attention.gate.bias.tolist(), strict=True)]
         result = layer_norm([u + x for u, x in zip(update, row, strict=True)], attention.norm)
         block = attention.feed_forward
         if block is not None:
@@ -89,17 +121,24 @@ def attend(attention, scored, rows, present):
 
 def sample_attention(attention, embeddings, mask=None):
     """H* of a batch given as nested lists, ``(B, C)`` or ``(B, L, C)``, without dropout."""
+    cosine = attention.score == "cosine"
     if not isinstance(embeddings[0][0], list):
-        return attend(attention, embeddings, embeddings, mask or [True] * len(embeddings))
+        mask = mask or [True] * len(embeddings)
+        return attend(attention, centred(embeddings, mask) if cosine else embeddings, embeddings, mask)
     length = len(embeddings[0])
     mask = mask or [[True] * length for _ in embeddings]
-    pooled = [masked_mean(tokens, real) for tokens, real in zip(embeddings, mask, strict=True)]
+    pooled = means = [masked_mean(tokens, real) for tokens, real in zip(embeddings, mask, strict=True)]
+    if cosine:
+        pooled = centred(pooled, [any(real) for real in mask])
     result = [list(tokens) for tokens in embeddings]
     for position in range(length):
         rows = [tokens[position] for tokens in embeddings]
         present = [real[position] for real in mask]
-        scored = pooled if attention.sequence == "pooled" else rows
-        for i, row in enumerate(attend(attention, scored, rows, present)):
+        scored = pooled
+        if attention.sequence == "position":
+            scored = centred(rows, present) if cosine else rows
+        by_sample = (means, [any(real) for real in mask]) if attention.sequence == "sample" else (None, None)
+        for i, row in enumerate(attend(attention, scored, rows, present, *by_sample)):
             result[i][position] = row
     return result
 
@@ -122,11 +161,11 @@ def cross_entropy(logits, label):
     return -math.log(softmax(logits)[label])
 
 
-def row_weights(valid, kinds, strength, ratio=None, apart=False):
+def row_weights(valid, kinds, strength, ratio=None, apart=False, original=1.0):
     """Share of each row in the loss; ``kinds`` are the letters o, t and s."""
     weights = []
     for is_valid, kind in zip(valid, kinds, strict=True):
-        weight = {"o": 1.0, "t": strength, "s": strength}[kind]
+        weight = {"o": original, "t": strength, "s": strength}[kind]
         if ratio is not None:
             weight *= {"o": 1.0, "t": ratio, "s": 1 - ratio}[kind]
         weights.append(weight * is_valid)

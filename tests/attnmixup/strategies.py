@@ -16,7 +16,7 @@ def draws_without_values():
 
 
 traced = pytest.mark.skipif(not draws_without_values(), reason="this torch cannot trace the draw of a gamma variable")
-SCORES = ("additive", "shared", "dot")
+SCORES = ("additive", "shared", "dot", "cosine")
 LABEL_KINDS = ("class", "soft", "multilabel", "regression", "tags")
 CLASSES = 3
 DIM = 6

@@ -1,5 +1,6 @@
 """The whole step against its oracle, for every kind of label; each option, and each preset."""
 
+import re
 import warnings
 from copy import deepcopy
 from dataclasses import replace
@@ -7,13 +8,15 @@ from dataclasses import replace
 import oracles
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import DIM, cases, lengths, seeds, sizes, tensors
+from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup, Origin, attn_mixup
+from attnmixup.options import PAPER, PRESETS
 
-FINALS = ("sample", "slice", "weight")
+FINALS = ("sample", "slice", "weight", "mixed")
 
 
 def mixer_of(seed=0, **options):
@@ -32,7 +35,7 @@ def rows_of(plan, size):
 @pytest.mark.parametrize("final", FINALS)
 @given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=st.floats(1e-6, 1))
 def test_the_final_set_is_the_oracle(final, case, averaging, strength):
-    mixer = mixer_of(final=final, averaging=averaging)
+    mixer = mixer_of(final=final, averaging="together" if final == "mixed" else averaging)
     mixer.set_strength(strength)
     size = len(case.embeddings)
     plan = mixer.draw(size, generator=case.generator)
@@ -67,7 +70,8 @@ def test_the_final_set_is_the_oracle(final, case, averaging, strength):
         [kind for kind, *_ in rows],
         strength,
         0.6 if final == "weight" else None,
-        averaging == "apart",
+        mixer.options.averaging == "apart",
+        1 - strength if final == "mixed" else 1,
     )
     torch.testing.assert_close(mixed.weight.tolist(), expected, atol=1e-6, rtol=1e-5)
 
@@ -126,6 +130,88 @@ def test_presets_are_defaults_for_the_attention():
     assert (paper.score, paper.feed_forward.expand.out_features) == ("dot", 5)
     assert AttnMixup(DIM).attention.score == AttnMixup(DIM, preset="paper").attention.score == "additive"
     assert AttnMixup(DIM).options == AttnMixup(DIM, preset="paper").options
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_what_it_says(preset):
+    mixer = AttnMixup(DIM, preset=preset)
+    for name, value in (PAPER | PRESETS[preset]).items():
+        attention = mixer.attention
+        found = {
+            "score": attention.score,
+            "sequence": attention.sequence,
+            "gate": attention.gate is not None,
+            "feed_forward": 0 if attention.feed_forward is None else attention.feed_forward.expand.out_features,
+            "dropout": attention.dropout.rate,
+        }.get(name, getattr(mixer.options, name, None))
+        assert found == (DIM if value == "dim" else value), name
+
+
+def batch_of(size=8):
+    return tensors(0, size, DIM), torch.arange(size) % 3, torch.nn.Linear(DIM, 3).double()
+
+
+def test_manifold_mixup_is_that_method():
+    """Verma et al. 2019: the mean over the batch of the loss of each sample mixed with one of a permutation."""
+    embeddings, targets, head = batch_of()
+    mixer = mixer_of(preset="manifold_mixup", alpha=2.0)
+    plan = mixer.draw(8, generator=torch.Generator().manual_seed(0))
+    mixed = mixer(embeddings, targets, plan=plan)
+    lam, expected = float(plan.lam[0]), 0.0
+    assert sorted(plan.first.tolist()) == sorted(plan.second.tolist()) == list(range(8))
+    assert (plan.lam == plan.lam[0]).all()
+    for first, second in zip(plan.first.tolist(), plan.second.tolist(), strict=True):
+        logits = head(lam * embeddings[first] + (1 - lam) * embeddings[second]).tolist()
+        expected += lam * oracles.cross_entropy(logits, targets[first])
+        expected += (1 - lam) * oracles.cross_entropy(logits, targets[second])
+    loss = mixed.loss(torch.nn.functional.cross_entropy, head(mixed.embeddings))
+    assert float(loss.detach()) == pytest.approx(expected / 8, rel=1e-6)
+
+
+def test_batchformer_is_that_method():
+    """Hou et al. 2022: the rows and what a transformer layer across the batch makes of them share one classifier."""
+    embeddings, targets, head = batch_of()
+    mixer = mixer_of(preset="batchformer")
+    layer = torch.nn.TransformerEncoderLayer(DIM, 2, DIM, 0.0).double()
+    attention = mixer.attention
+    with torch.no_grad():
+        projections = (attention.project_query, attention.project_key, attention.project_value)
+        layer.self_attn.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
+        layer.self_attn.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
+    layer.self_attn.out_proj.load_state_dict(attention.project_output.state_dict())
+    layer.linear1.load_state_dict(attention.feed_forward.expand.state_dict())
+    layer.linear2.load_state_dict(attention.feed_forward.contract.state_dict())
+    both = torch.cat([embeddings, layer(embeddings.unsqueeze(1)).squeeze(1)])
+    expected = torch.nn.functional.cross_entropy(head(both), torch.cat([targets, targets]))
+    mixed = mixer(embeddings, targets)
+    loss = mixed.loss(torch.nn.functional.cross_entropy, head(mixed.embeddings))
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_nearest_mixup_pairs_a_sample_with_a_near_one():
+    """As in LADA (Chen et al. 2020): sequences are near by the means of their tokens."""
+    places = torch.tensor([0.0, 0.1, 0.2, 0.3, 9.0, 9.1, 9.2, 9.3]).double()
+    embeddings = places[:, None, None].repeat(1, 3, DIM)
+    embeddings[:, 2] = 100 * torch.arange(8)[:, None] % 7
+    mask = torch.tensor([True, True, False]).repeat(8, 1)
+    mixer = mixer_of(preset="nearest_mixup")
+    for _ in range(20):
+        mixed = mixer(embeddings, torch.arange(8), mask=mask)
+        assert torch.equal(mixed.index_a // 4, mixed.index_b // 4)
+        assert (mixed.index_a != mixed.index_b)[mixed.origin == Origin.SYNTHETIC].all()
+        assert torch.bincount(mixed.origin).tolist() == [8, 0, 8]
+
+
+def test_recommended_takes_sentences_by_their_rarest_tag():
+    tags = torch.zeros(20, 4, dtype=torch.long)
+    tags[19, 1] = 1
+    tags[:, 3] = torch.arange(20) + 5
+    mask = torch.tensor([True, True, True, False]).repeat(20, 1)
+    mixer, share = mixer_of(preset="recommended"), 0.0
+    for _ in range(50):
+        mixed = mixer(tensors(0, 20, 4, DIM), tags, mask=mask)
+        share += float((mixed.index_a[mixed.origin == Origin.SYNTHETIC] == 19).double().mean()) / 50
+    assert share == pytest.approx(0.5, abs=0.06)
 
 
 @given(case=cases(), seed=seeds)
@@ -194,12 +280,18 @@ def test_partners_can_be_of_another_class():
         ("score", "additive", "shared"),
         ("score", "additive", "dot"),
         ("sequence", "pooled", "position"),
+        ("sequence", "pooled", "sample"),
         ("heads", 1, 3),
         ("dropout", 0.0, 0.5),
         ("feed_forward", 0, 4),
         ("sampling", "random", "slice"),
         ("final", "sample", "slice"),
         ("final", "sample", "weight"),
+        ("final", "weight", "mixed"),
+        ("gate", False, True),
+        ("score", "additive", "cosine"),
+        ("sampling", "random", "balanced"),
+        ("partner", "uniform", "nearest"),
         ("averaging", "together", "apart"),
         ("partner", "uniform", "derangement"),
         ("partner", "uniform", "other_class"),
@@ -241,8 +333,10 @@ def test_an_edited_plan_is_used():
     assert mixed.targets_a.tolist() == [0, 1, 2, 3, 4, 4, *(plan.second % 5).tolist()]
 
 
-@pytest.mark.parametrize("averaging", ["together", "apart"])
-@pytest.mark.parametrize("final", FINALS)
+@pytest.mark.parametrize(
+    ("final", "averaging"),
+    [*((final, "together") for final in FINALS), *((final, "apart") for final in FINALS if final != "mixed")],
+)
 def test_no_strength_is_the_plain_loss(final, averaging):
     mixer, head = mixer_of(final=final, averaging=averaging), torch.nn.Linear(DIM, 3).double()
     embeddings, targets = tensors(0, 7, DIM), torch.arange(7) % 3
@@ -256,8 +350,11 @@ def test_no_strength_is_the_plain_loss(final, averaging):
     assert min(losses[0], losses[2]) < losses[1] < max(losses[0], losses[2])
 
 
-@given(case=cases(), seed=seeds, preset=st.sampled_from(["paper", "release"]))
+@given(
+    case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"])
+)
 def test_every_parameter_receives_a_gradient(case, seed, preset):
+    assume(preset != "recommended" or len(case.embeddings) > 3)  # round(0.15 B) rows of H* are none
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, preset=preset).double()
     mixed = mixer(case.embeddings.requires_grad_(), case.targets, mask=case.mask, generator=case.generator)
@@ -349,15 +446,16 @@ def test_a_plan_must_fit():
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     for other, message in (
-        (mixer.draw(4), r"The plan is for 4 samples, the batch has 5: draw one by draw\(5\)"),
-        (replace(plan, lam=plan.lam[:1]), r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"),
-        (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4"),
-        (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9"),
-        (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9"),
-        (replace(plan, lam=plan.lam + 2), "The plan's lam must be between 0 and 1"),
+        (mixer.draw(4), "The plan is for 4 samples, the batch has 5: draw one by draw(5)."),
+        (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4."),
+        (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9."),
+        (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9."),
+        (replace(plan, lam=plan.lam + 2), "The plan's lam must be between 0 and 1."),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             mixer(embeddings, plan=other)
+    with pytest.raises(ValueError, match=r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"):
+        mixer(embeddings, plan=replace(plan, lam=plan.lam[:1]))
 
 
 def test_parameters_that_never_change_are_noticed(monkeypatch):
@@ -377,41 +475,62 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
                 mixer(embeddings)
     for _ in range(2):
         mixer(embeddings)
-    with pytest.warns(UserWarning, match="have not changed in 3 training steps: are they in the optimizer"):
+    message = (
+        "The parameters of AttnMixup have not changed in 3 training steps: are they in the optimizer? "
+        "attnmixup.training.missing_parameters(model, optimizer) lists what is not."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         mixer(embeddings)
+    # Once is enough, whatever changes afterwards.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(6):
-            mixer(embeddings)
+        for _ in range(2):
+            with torch.no_grad():
+                next(mixer.attention.parameters()).add_(1)
+            for _ in range(6):
+                mixer(embeddings)
+
+
+WRONG_OPTIONS = {
+    f"preset must be one of {', '.join(map(repr, PRESETS))}, got 'both'.": {"preset": "both"},
+    "sample_ratio must be between 0 and 1, got 1.1.": {"sample_ratio": 1.1},
+    "transformed_ratio must be between 0 and 1, got -0.1.": {"transformed_ratio": -0.1},
+    "alpha must be positive and finite, got nan.": {"alpha": float("nan")},
+    "alpha must be positive and finite, got inf.": {"alpha": float("inf")},
+    "alpha must be positive and finite, got 0.0.": {"alpha": 0.0},
+    "neighbours must be at least 1, got 0.": {"neighbours": 0},
+    "lam must be one of 'sample', 'batch', got 'row'.": {"lam": "row"},
+    "sampling must be one of 'random', 'balanced', 'slice', got 'all'.": {"sampling": "all"},
+    "final must be one of 'sample', 'slice', 'weight', 'mixed', got 'all'.": {"final": "all"},
+    "averaging must be one of 'together', 'apart', got 'no'.": {"averaging": "no"},
+    "partner must be one of 'uniform', 'derangement', 'other_class', 'balanced', 'nearest', got 'best'.": {
+        "partner": "best"
+    },
+    'final="mixed" trains on synthetic rows alone: use averaging="together".': {"final": "mixed", "averaging": "apart"},
+}
+
+
+@pytest.mark.parametrize("message", WRONG_OPTIONS)
+def test_options_that_cannot_be_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AttnMixup(DIM, **WRONG_OPTIONS[message])
 
 
 def test_errors():
-    for options, message in (
-        ({"preset": "both"}, "preset must be one of 'paper', 'release', got 'both'"),
-        ({"sample_ratio": 1.1}, "sample_ratio must be between 0 and 1, got 1.1"),
-        ({"transformed_ratio": -0.1}, "transformed_ratio must be between 0 and 1, got -0.1"),
-        ({"alpha": float("nan")}, "alpha must be positive and finite, got nan"),
-        ({"alpha": float("inf")}, "alpha must be positive and finite, got inf"),
-        ({"alpha": 0.0}, r"alpha must be positive and finite, got 0\.0"),
-        ({"lam": "row"}, "lam must be one of"),
-        ({"sampling": "all"}, "sampling must be one of"),
-        ({"final": "all"}, "final must be one of"),
-        ({"averaging": "no"}, "averaging must be one of"),
-        ({"partner": "best"}, "partner must be one of"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            AttnMixup(DIM, **options)
     mixer, embeddings = AttnMixup(DIM), torch.zeros(3, DIM)
-    with pytest.raises(ValueError, match="strength must be between 0 and 1, got 2"):
+    with pytest.raises(ValueError, match=r"^strength must be between 0 and 1, got 2\.$"):
         mixer.set_strength(2)
-    with pytest.raises(ValueError, match=r"one row for each of 3 samples, got \(4,\)"):
-        mixer(embeddings, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"got \(3, 5\)\.$"):
         mixer(torch.zeros(3, 5))
-    with pytest.raises(ValueError, match=r"target_mask goes with targets of shape \(B, L, \.\.\.\)"):
-        mixer(embeddings, torch.zeros(3), target_mask=torch.ones(3, 2, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"target_mask must have shape \(3, 2\), got \(3, 1\)"):
-        mixer(embeddings, torch.zeros(3, 2), target_mask=torch.ones(3, 1, dtype=torch.bool))
-    for group in (torch.zeros(2, dtype=torch.long), torch.zeros(3)):
-        with pytest.raises(ValueError, match=r"group must be integer and of shape \(3,\)"):
-            mixer(embeddings, group=group)
+    with pytest.raises(ValueError, match=r"^targets must have one row for each of 3 samples"):
+        mixer(embeddings, torch.zeros(4))
+    generator = torch.Generator()
+    message = (
+        "AttnMixup runs again within a backward pass (activation checkpointing), where its generator would draw other "
+        "numbers than in the forward pass: leave out generator= (the global random state is restored), or keep the "
+        "mixer out of the checkpointed part."
+    )
+    leaf = torch.zeros(3, DIM, requires_grad=True)
+    loss = checkpoint(lambda rows: mixer(rows, generator=generator).embeddings.sum(), leaf, use_reentrant=False)
+    with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
+        loss.backward()

@@ -74,3 +74,8 @@ def test_an_accelerator_is_told_to_check_by_itself(monkeypatch):
     monkeypatch.setattr(torch, "_assert_async", lambda *arguments: told.append(arguments))
     checks.check_values(OnAccelerator(), "No.")
     assert told == [("all", "No.")]
+
+
+def test_nothing_is_checked_within_a_compiled_graph(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    checks.check_values(torch.tensor([False]), "No.")

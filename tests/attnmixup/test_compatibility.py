@@ -16,7 +16,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"score": "shared", "sequence": "position"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"preset": "recommended"}, {"score": "shared", "sequence": "position"}]
+)
 def test_every_dtype(kind, dtype, options):
     torch.manual_seed(0)
     model = Model(**options).to(dtype)
@@ -41,7 +43,7 @@ def test_half_precision_is_close_to_single(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}])
+@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"preset": "recommended"}])
 def test_autocast(kind, options):
     torch.manual_seed(0)
     model = Model(dropout=0.0, **options)
@@ -66,20 +68,26 @@ def test_scores_are_computed_in_float32_under_autocast():
 
 def test_autocast_changes_no_score():
     query, key, vector = torch.randn(2, 4, 64), torch.randn(2, 4, 64), torch.randn(2, 64)
-    scores = functional.dot_scores(query, key), functional.additive_scores(query, key, vector)
+    dot = query @ key.mT / 8
+    additive = (torch.tanh(query.unsqueeze(2) + key.unsqueeze(1)) * vector[:, None, None]).sum(-1)
+    cosine = functional.cosine_scores(query, key, vector[:, 0])
+    pairwise = functional.pairwise_semantic_kl(query[0], key[0])
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(functional.dot_scores(query, key), scores[0])
-        assert torch.equal(functional.additive_scores(query, key, vector), scores[1])
+        assert torch.equal(functional.dot_scores(query, key), dot)
+        assert torch.equal(functional.additive_scores(query, key, vector), additive)
+        assert torch.equal(functional.cosine_scores(query, key, vector[:, 0]), cosine)
+        assert torch.equal(functional.pairwise_semantic_kl(query[0], key[0]), pairwise)
 
 
 @traced
-@pytest.mark.parametrize("partner", ["uniform", "other_class", "balanced"])
-@pytest.mark.parametrize("preset", ["paper", "release"])
-def test_no_step_looks_at_a_value(partner, preset):
+@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_looks_at_a_value(partner, preset, kind):
     """On the meta device there are no values to look at, or to copy to the host."""
     model = Model(partner=partner, preset=preset).to("meta")
-    embeddings, targets, image = (tensor.detach().to("meta") for tensor in batch_of("vectors"))
-    model(embeddings, targets, image).backward()
+    embeddings, targets, *rest = (tensor.detach().to("meta") for tensor in batch_of(kind))
+    model(embeddings, targets, *rest).backward()
     mixed = model.mixer(embeddings, targets, need_attention=True)
     assert all(value.is_meta for value in vars(mixed).values() if isinstance(value, torch.Tensor))
 
@@ -106,6 +114,7 @@ MODULES = {
     "paper": lambda **where: AttnMixup(DIM, **where),
     "release": lambda **where: AttnMixup(DIM, preset="release", **where),
     "shared": lambda **where: AttnMixup(DIM, score="shared", **where),
+    "recommended": lambda **where: AttnMixup(DIM, preset="recommended", **where),
     "semantic": lambda **where: SemanticKLLoss(DIM, 4, project="both", shared_dim=3, **where),
 }
 
@@ -129,7 +138,7 @@ def test_modules_from_the_meta_device_are_initialised_by_reset_parameters(name):
     assert all(parameter.abs().max() <= 1.5 for parameter in (*module.parameters(), *module.buffers()))
     if isinstance(module, AttnMixup):
         assert module.strength == 1.0
-        assert module(torch.randn(4, DIM)).embeddings.isfinite().all()
+        assert module(torch.randn(4, DIM), torch.arange(4)).embeddings.isfinite().all()
 
 
 def test_the_strength_is_never_left_uninitialised():
@@ -157,6 +166,7 @@ def test_a_model_of_transformers_with_a_mixer_loads_a_checkpoint_without_one(tmp
             self.mixer = AttnMixup(8, heads=2)
             self.shared = AttnMixup(8, heads=2, score="shared")
             self.release = AttnMixup(8, preset="release")
+            self.recommended = AttnMixup(8, preset="recommended")
             self.semantic = SemanticKLLoss(8, 4)
             self.post_init()
 

@@ -1,5 +1,7 @@
 """One graph for torch.compile, few for all sizes, and export."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +14,11 @@ from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, 
 
 @traced
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"partner": "balanced"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
+)
 def test_one_graph(kind, options):
-    if kind == "sequences" and "partner" in options:
-        pytest.skip("tags are no classes")
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model = Model(**options)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -71,7 +74,7 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
 
 
 @traced
-@pytest.mark.parametrize("preset", ["paper", "release"])
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_graphs_serve_all_sizes(kind, preset):
     assert graphs_of({"preset": preset}, kind) <= 4
@@ -124,6 +127,16 @@ def test_one_graph_in_blocks(monkeypatch):
     torch.testing.assert_close(compiled(embeddings)[0], attention(embeddings)[0])
     compiled(embeddings)[0].square().sum().backward()
     assert all(parameter.grad is not None for parameter in attention.parameters())
+
+
+@pytest.mark.parametrize(
+    "criterion", [F.cross_entropy, partial(F.cross_entropy, label_smoothing=0.1), nn.CrossEntropyLoss(torch.ones(3))]
+)
+def test_one_graph_of_the_loss(criterion):
+    mixed = AttnMixup(DIM).eval()(torch.randn(4, DIM), torch.arange(4) % 3)
+    outputs = torch.randn(4, 3)
+    compiled = torch.compile(mixed.loss, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(criterion, outputs), mixed.loss(criterion, outputs))
 
 
 @traced

@@ -12,7 +12,7 @@ from strategies import DIM, ratios, seeds, tensors
 from torch import nn
 
 from attnmixup import AttnMixup, criteria
-from attnmixup.criteria import row_losses
+from attnmixup.criteria import reduction_of, row_losses
 
 CLASSES = 4
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.5], dtype=torch.float64)
@@ -107,6 +107,23 @@ def test_a_mean_over_everything_of_nll():
     for criterion in (nn.NLLLoss(weight=WEIGHTS), partial(F.nll_loss, weight=WEIGHTS)):
         loss = mixed_of(labels, train=False).loss(criterion, outputs)
         torch.testing.assert_close(loss, F.nll_loss(outputs, labels, weight=WEIGHTS))
+
+
+@pytest.mark.parametrize("weight", [None, WEIGHTS])
+def test_a_margin_loss_ignores_labels_too_and_counts_rows_whatever_their_weight(weight):
+    labels = labels_of(0, 5)
+    outputs, real = tensors(0, 5, CLASSES), labels != -100
+    expected = F.multi_margin_loss(outputs[real], labels[real], weight=weight)
+    for criterion in (nn.MultiMarginLoss(weight=weight), partial(F.multi_margin_loss, weight=weight)):
+        torch.testing.assert_close(mixed_of(labels, train=False).loss(criterion, outputs), expected)
+
+
+def test_vectors_of_tokens_without_a_mask_count_by_token():
+    outputs, targets = tensors(0, 2, 3, CLASSES), tensors(1, 2, 3, CLASSES)
+    losses = row_losses(F.mse_loss, outputs, targets, None, torch.tensor([True, False]))
+    torch.testing.assert_close(losses.total[0], 3 * F.mse_loss(outputs[0], targets[0]))
+    assert losses.total[1] == 0
+    assert losses.count.tolist() == losses.norm.tolist() == [3.0, 0.0]
 
 
 def focal(logits, labels, gamma=2.0):
@@ -254,6 +271,36 @@ def test_a_criterion_by_row_is_given_the_first_token_of_a_row_without_any(by_tok
     assert seen.outputs == (outputs.nan_to_num(0.0)).tolist()
     assert losses.total.tolist() == [8.0 if by_token else 4.0, 0.0, 0.0]
     assert losses.norm.tolist() == losses.count.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_a_criterion_by_element_sees_zeros_where_nothing_counts():
+    seen, live = Seen(), torch.tensor([True, True, False])
+    outputs = torch.tensor([[2.0, 2.0], [NAN, NAN], [NAN, NAN]])
+    losses = row_losses(seen, outputs, torch.tensor([1, -100, 3]), None, live, "element")
+    assert seen.outputs == [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    assert seen.targets == [1, 0, 0]
+    assert losses.total.tolist() == [4.0, 0.0, 0.0]
+    row_losses(seen, outputs.nan_to_num(0.0), torch.tensor([1.0, -100.0, 3.0]), None, live, "element")
+    assert seen.targets == [1.0, -100.0, 0.0]
+
+
+@given(seed=seeds)
+def test_a_criterion_by_element_mixes_as_pytorchs(seed):
+    labels, mask = labels_of(seed, 4, 3), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
+    mixed, outputs = mixed_of(labels, length=3, mask=mask), tensors(seed, 8, 3, CLASSES)
+
+    def own(flat, targets):
+        return F.cross_entropy(flat, targets, reduction="none")
+
+    torch.testing.assert_close(mixed.loss(own, outputs, per="element"), mixed.loss(F.cross_entropy, outputs))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_reduction_of_a_criterion(reduction):
+    expected = "sum" if reduction == "sum" else "mean"
+    assert reduction_of(nn.CrossEntropyLoss(reduction=reduction)) == expected
+    assert reduction_of(partial(F.cross_entropy, reduction=reduction)) == expected
+    assert reduction_of(partial(focal, reduction=reduction)) == reduction_of(F.cross_entropy) == "mean"
 
 
 @pytest.mark.parametrize("per", ["element", "row"])

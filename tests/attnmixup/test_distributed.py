@@ -1,5 +1,9 @@
 """Headers, shares and gathering, in one process."""
 
+import copy
+import pickle
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -8,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import seeds, sizes
 
-from attnmixup import AttnMixup, distributed
+from attnmixup import AttnMixup, attn_mixup, distributed
 from attnmixup.batch import Batch
+from attnmixup.sampling import MixupPlan
 
 
 @given(size=sizes, seed=seeds, data=st.data())
@@ -33,13 +38,88 @@ def test_headers_survive_their_encoding(size, strength, training, seed):
     assert header.size == size
 
 
-def test_empty_everywhere_and_a_rank_outside_are_errors():
-    batch = Batch(torch.randn(0, 6), None, None, None, None)
-    header = distributed.Header.of(batch, training=True, plan=None, strength=1.0)
-    with pytest.raises(ValueError, match="the batch of every rank is empty"):
-        distributed.check_agreement([header, header])
-    with pytest.raises(ValueError, match="1 to 12 dimensions"):
+def header_of(batch=None, **changed):
+    batch = batch or Batch(torch.zeros(2, 6), torch.zeros(2, 3), None, None, None)
+    return distributed.Header.of(batch, **{"training": True, "plan": None, "strength": 1.0} | changed)
+
+
+def tokens_of(dim=6, mask=True, targets=(2, 4)):
+    mask = torch.ones(2, 4, dtype=torch.bool) if mask else None
+    return Batch(torch.zeros(2, 4, dim), torch.zeros(targets), mask, None, None)
+
+
+DISAGREEMENTS = {
+    "one of three": (
+        [header_of(), header_of(training=False), header_of()],
+        "Ranks disagree: evaluation mode on rank 1, training mode on the others. Call model.train() on all of them, or "
+        "model.eval().",
+    ),
+    "three of six": (
+        [header_of(strength=strength) for strength in (1.0, 0.5, 0.5, 0.5, 1.0, 1.0)],
+        "Ranks disagree: strength 0.5 on ranks 1, 2 and 3, strength 1 on the others. Call set_strength() with one "
+        "value on all of them.",
+    ),
+    "plan": (
+        [header_of(plan=AttnMixup(6).draw(4)), header_of()],
+        "Ranks disagree: no plan on rank 1, a plan on rank 0. Pass plan= on all of them (that of the first rank "
+        "counts), or on none.",
+    ),
+    "targets": (
+        [header_of(), header_of(Batch(torch.zeros(1, 6), torch.zeros(1, 2), None, None, None))],
+        "Ranks disagree: targets of torch.float32 and shape (B, 2) on rank 1, targets of torch.float32 and shape (B, "
+        "3) on rank 0. They can differ in the number of samples and of tokens only.",
+    ),
+    "embeddings": (
+        [header_of(tokens_of()), header_of(tokens_of(5))],
+        "Ranks disagree: embeddings of torch.float32 and shape (B, L, 5) on rank 1, embeddings of torch.float32 and "
+        "shape (B, L, 6) on rank 0. They can differ in the number of samples and of tokens only.",
+    ),
+    "one target": (
+        [header_of(Batch(torch.zeros(2, 6), targets, None, None, None)) for targets in (None, torch.zeros(2))],
+        "Ranks disagree: targets of torch.float32 and shape (B,) on rank 1, no targets on rank 0. They can differ in "
+        "the number of samples and of tokens only.",
+    ),
+    "no mask": (
+        [header_of(tokens_of(mask=False))] * 2,
+        "global_batch needs a mask for sequences (B, L, C), because ranks may differ in length.",
+    ),
+    "empty": (
+        [header_of(Batch(torch.zeros(0, 6), None, None, None, None))] * 2,
+        "The global batch has no samples: the batch of every rank is empty.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_ranks_must_agree(name):
+    headers, message = DISAGREEMENTS[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        distributed.check_agreement(headers)
+
+
+def test_gradients_must_be_wanted_by_all():
+    with torch.no_grad():
+        without = header_of()
+    with pytest.raises(ValueError, match=r"torch\.no_grad\(\) on rank 1, gradients on rank 0\. Run all of them"):
+        distributed.check_agreement([header_of(), without])
+
+
+def test_ranks_may_differ_in_samples_and_tokens_and_in_evaluation_in_all_but_the_mode():
+    longer = Batch(torch.zeros(3, 5, 6), torch.zeros(3, 5), torch.ones(3, 5, dtype=torch.bool), None, None)
+    distributed.check_agreement([header_of(tokens_of()), header_of(longer)])
+    other = Batch(torch.zeros(1, 3), None, None, None, None)
+    distributed.check_agreement([header_of(training=False), header_of(other, training=False, strength=0.0)])
+
+
+def test_a_number_cannot_be_gathered():
+    with pytest.raises(ValueError, match=r"^Ranks can gather tensors of 1 to 12 dimensions, got \(\)\.$"):
         distributed.TensorHeader.of(torch.tensor(1.0))
+
+
+def test_a_reference_to_all_ranks_is_copied_and_pickled():
+    reference = distributed.GroupReference()
+    assert copy.copy(reference) is copy.deepcopy(reference) is reference
+    assert pickle.loads(pickle.dumps(reference)).group is None
 
 
 @pytest.fixture
@@ -66,6 +146,33 @@ def test_rows_are_gathered_with_their_gradient():
     assert sizes == [3]
     (2 * gathered).sum().backward()
     assert torch.equal(rows.grad, torch.full((3, 2), 2.0))
+
+
+@pytest.mark.usefixtures("alone")
+def test_nothing_is_gathered_and_sent_where_there_is_nothing():
+    rows = torch.zeros(0, 2, requires_grad=True)
+    (gathered,), sizes = distributed.gather_rows(rows)
+    assert gathered.shape == (0, 2)
+    assert sizes == [0]
+    gathered.sum().backward()
+    assert rows.grad.shape == (0, 2)
+    none = torch.arange(0)
+    plan = distributed.broadcast_plan(MixupPlan(none, none, none, none.float(), 1), [header_of()], none.device, None)
+    assert [len(part) for part in (plan.transformed, plan.first, plan.second, plan.lam)] == [0] * 4
+
+
+@pytest.mark.usefixtures("alone")
+def test_ranks_train_every_parameter_and_are_not_told_of_any_that_does_not_change(monkeypatch, recwarn):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 1)
+    mixer, rows = AttnMixup(6), torch.randn(3, 6, requires_grad=True)
+    mixer.set_strength(0.0)
+    mixer(rows).embeddings.sum().backward()
+    assert all((parameter.grad == 0).all() for parameter in mixer.parameters())
+    assert (rows.grad == 1).all()
+    mixer.set_strength(1.0)
+    for _ in range(4):
+        mixer(rows)
+    assert not recwarn.list
 
 
 @pytest.mark.usefixtures("alone")

@@ -17,6 +17,7 @@ PAPER = MixupOptions(
     alpha=1.0,
     sampling="random",
     partner="uniform",
+    neighbours=3,
     lam="sample",
     final="sample",
     averaging="together",

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import lengths, masks, ratios, seeds, sizes, tensors
 
-from attnmixup import functional
+from attnmixup import functional, tiled
 
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
@@ -193,6 +193,27 @@ def test_interpolate_tokens_is_the_oracle(size, length, seed, data):
     close(mixed, [oracles.interpolate_tokens(*row) for row in zip(*columns, strict=True)])
 
 
+def test_no_block_is_computed_twice_where_there_is_one():
+    held = []
+
+    def score(query, key):
+        held.append(query.shape[-2])
+        return functional.dot_scores(query, key)
+
+    query = torch.randn(1, 7, 2, requires_grad=True)
+    for block_rows in (7, 9):
+        functional.sample_attention(score, query, query, query, block_rows=block_rows).sum().backward()
+    assert held == [7, 7]
+
+
+@pytest.mark.parametrize("limit", [119, 120])
+def test_more_pairs_than_a_tile_holds_go_in_tiles(monkeypatch, limit):
+    monkeypatch.setattr(tiled, "CPU_TILE", limit)
+    monkeypatch.setattr(tiled, "tiled_additive_scores", lambda *tensors: "in tiles")
+    scores = functional.additive_scores(torch.zeros(2, 5, 4), torch.zeros(2, 3, 4), torch.zeros(2, 4))
+    assert (scores == "in tiles") is (limit == 119)
+
+
 @given(size=sizes, seed=seeds)
 def test_lambda_weights_the_first(size, seed):
     first, second = tensors(seed, 2, size, 4)
@@ -281,15 +302,51 @@ def test_mixed_loss_is_the_loss_of_mixed_targets(size, seed):
 def test_row_weights_are_the_oracle(apart, counts, strength, ratio, data):
     valid = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=sum(counts), max_size=sum(counts)))
     assume(any(valid[: counts[0]]) or not any(valid))
+    original = None if ratio is not None else data.draw(st.sampled_from([None, 1 - strength]))
+    assume(original is None or (counts[2] >= 1 and all(valid[counts[0] :])))
     weights = functional.row_weights(
         torch.tensor(valid, dtype=torch.float64),
         counts,
         torch.tensor(strength, dtype=torch.float64),
         transformed_ratio=ratio,
+        original_share=None if original is None else torch.tensor(original, dtype=torch.float64),
         apart=apart,
     )
     kinds = "o" * counts[0] + "t" * counts[1] + "s" * counts[2]
-    close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart))
+    close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart, 1 if original is None else original))
+
+
+def test_centred_samples_have_no_mean():
+    samples = tensors(0, 2, 4, 3) + 7
+    mask = torch.tensor([[True, True, False, True], [False] * 4])
+    torch.testing.assert_close(functional.centred(samples), samples - samples.mean(1, keepdim=True))
+    expected = torch.stack([samples[0] - samples[0][mask[0]].mean(0), samples[1]])
+    torch.testing.assert_close(functional.centred(samples, mask), expected)
+    assert functional.centred(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    damaged = samples.masked_fill(~mask.unsqueeze(-1), torch.nan)
+    torch.testing.assert_close(functional.centred(damaged, mask)[mask], expected[mask])
+
+
+@given(size=sizes, seed=seeds)
+def test_cosine_scores_are_the_oracle(size, seed):
+    query, key, scale = tensors(seed, 2, 3, 4), tensors(seed + 1, 2, size, 4), torch.tensor([2.0, 0.5]).double()
+    key[:, 0] = 0
+    expected = [
+        [
+            [
+                s * sum(x * y for x, y in zip(q, k, strict=True)) / (oracles.length(q) * oracles.length(k))
+                for k in key[head].tolist()
+            ]
+            for q in query[head].tolist()
+        ]
+        for head, s in enumerate(scale.tolist())
+    ]
+    close(functional.cosine_scores(query, key, scale), expected)
+
+
+def test_rows_are_averaged_together_unless_said():
+    weights = functional.row_weights(torch.ones(4), (2, 1, 1), torch.tensor(1.0))
+    assert weights.tolist() == [0.25] * 4
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -303,6 +360,8 @@ def test_gradients_are_those_of_finite_differences():
     )
     assert torch.autograd.gradcheck(functional.additive_scores, (query, key, vector))
     assert torch.autograd.gradcheck(functional.dot_scores, (query, key))
+    scale = torch.tensor([2.0, 0.5]).double().requires_grad_()
+    assert torch.autograd.gradcheck(functional.cosine_scores, (query, key, scale))
     values = tensors(5, 1, 3, 2).requires_grad_()
     mask = torch.tensor([True, False, True])
     assert torch.autograd.gradcheck(

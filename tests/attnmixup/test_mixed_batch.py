@@ -294,6 +294,10 @@ ERRORS = {
         lambda mixed: replace(mixed, targets_a=None, targets_b=None).loss(F.cross_entropy, torch.zeros(10, 5)),
         "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
     ),
+    "targets of one source": (
+        lambda mixed: replace(mixed, targets_b=None).loss(F.cross_entropy, torch.zeros(10, 5)),
+        "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
+    ),
     "no soft targets": (
         lambda mixed: replace(mixed, targets_a=None, targets_b=None).soft_targets(5),
         "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",

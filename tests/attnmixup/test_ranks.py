@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from global_batch import CASES, batch_of, model_of, part_of, train
 from torch import nn
 
-from attnmixup import AttnMixup
+from attnmixup import AttnMixup, distributed
 
 RANKS = 2
 
@@ -53,6 +53,11 @@ def work(rank, folder):
     results["own seeds"] = {"lam": mixed.lam, "index_a": mixed.index_a, "index_b": mixed.index_b}
     numbers = torch.arange(3) + 3 * rank
     results["taken"] = [taken.tolist() for taken in mixed.take(numbers)]
+
+    rows = torch.ones(2, 3, requires_grad=rank == 0)
+    (gathered,), _ = distributed.gather_rows(rows)
+    ((rank + 1) * gathered).sum().backward()
+    results["a gradient of one rank"] = rows.grad
 
     mixer = AttnMixup(6)
     model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(6, 6), mixer))
@@ -137,6 +142,11 @@ def test_every_rank_raises_the_same_error(by_rank, name):
     messages = [ranked[name] for ranked in by_rank]
     assert DISAGREEMENTS[name][1] in messages[0]
     assert messages[0] == messages[1]
+
+
+def test_a_rank_that_needs_no_gradient_gives_the_others_theirs(by_rank):
+    assert by_rank[0]["a gradient of one rank"].tolist() == [[3.0] * 3] * 2
+    assert by_rank[1]["a gradient of one rank"] is None
 
 
 def test_a_bad_plan_is_an_error_on_every_rank(by_rank):

@@ -1,5 +1,6 @@
 """The attention across samples against its oracle, and what padding and order may not change."""
 
+import re
 from itertools import product
 
 import oracles
@@ -12,7 +13,7 @@ from torch import nn
 
 from attnmixup import SampleAttention, sample_attention, tiled
 
-READINGS = tuple(product(SCORES, ("pooled", "position")))
+READINGS = tuple(product(SCORES, ("pooled", "position", "sample")))
 
 
 def attention_of(seed=0, **options):
@@ -28,9 +29,9 @@ def close(tensor, expected):
 
 
 @pytest.mark.parametrize("score", SCORES)
-@given(size=sizes, seed=seeds, feed_forward=st.sampled_from([0, 3]), data=st.data())
-def test_vectors_are_the_oracle(score, size, seed, feed_forward, data):
-    attention = attention_of(seed, score=score, feed_forward=feed_forward)
+@given(size=sizes, seed=seeds, feed_forward=st.sampled_from([0, 3]), gate=st.booleans(), data=st.data())
+def test_vectors_are_the_oracle(score, size, seed, feed_forward, gate, data):
+    attention = attention_of(seed, score=score, feed_forward=feed_forward, gate=gate)
     embeddings = tensors(seed, size, DIM)
     close(attention(embeddings)[0], oracles.sample_attention(attention, embeddings.tolist()))
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
@@ -97,7 +98,10 @@ def test_a_batch_of_one_attends_to_itself(score):
     embeddings = tensors(0, 1, DIM)
     assert attention(embeddings, need_attention=True)[1].tolist() == [[[1.0]], [[1.0]]]
     if score != "dot":
-        update = attention.project_output(embeddings.repeat(1, 2))
+        given = (
+            torch.zeros_like(embeddings) if score == "cosine" else embeddings
+        )  # what one sample differs by from itself
+        update = attention.project_output(given.repeat(1, 2))
         torch.testing.assert_close(attention(embeddings)[0], attention.norm(update + embeddings))
 
 
@@ -110,10 +114,48 @@ def test_shared_gives_every_sample_the_same_context():
         assert torch.allclose(context, context[:1].expand(5, -1)) == is_same
 
 
-def test_position_and_pooled_differ():
+def test_cosine_weighs_what_is_alike_and_never_itself():
+    torch.manual_seed(0)
+    attention = SampleAttention(8, heads=1, score="cosine").double()
+    nn.init.eye_(attention.project_key.weight)
+    # Two directions around a mean that all share.
+    embeddings = 5 + torch.eye(8).double()[[0, 0, 1, 1]]
+    weights = attention(embeddings, need_attention=True)[1][0]
+    alike = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.float64)
+    torch.testing.assert_close(weights, alike, atol=1e-6, rtol=0)
+    # Lengths and the shared part do not count.
+    torch.testing.assert_close(attention(3 * embeddings - 40, need_attention=True)[1][0], weights)
+    assert attention.log_scale.bias.requires_grad
+
+
+def test_a_gate_starts_at_the_norm_of_the_input():
+    torch.manual_seed(0)
+    attention = SampleAttention(DIM, score="cosine", gate=True)
+    embeddings = torch.randn(5, DIM)
+    torch.testing.assert_close(attention(embeddings)[0], attention.norm(embeddings))
+    nn.init.ones_(attention.gate.bias)
+    assert not torch.allclose(attention(embeddings)[0], attention.norm(embeddings))
+    attention.gate.reset_parameters()
+    assert (attention.gate.bias == 0).all()
+
+
+def test_readings_of_a_sequence_differ():
     embeddings = tensors(0, 4, 3, DIM)
-    pooled, position = (attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position"))
-    assert not torch.allclose(pooled, position)
+    results = [attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position", "sample")]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(results[first], results[second])
+
+
+def test_by_sample_all_tokens_receive_the_same():
+    attention = attention_of(sequence="sample", dropout=0.5).train()
+    attention.norm = nn.Identity()
+    embeddings, mask = tensors(0, 4, 3, DIM), torch.tensor([[True] * 3, [True, False, False], [True] * 3, [False] * 3])
+    update = (attention(embeddings, mask=mask)[0] - embeddings)[mask]
+    torch.testing.assert_close(update[:3], update[:1].expand(3, -1))
+    torch.testing.assert_close(update[4:], update[4:5].expand(3, -1))
+    weights = attention.eval()(embeddings, mask=mask, need_attention=True)[1]
+    assert weights.shape == (2, 4, 4)
+    assert (weights[..., 3] == 0).all()
 
 
 def test_dot_with_feed_forward_is_a_transformer_layer():
@@ -197,9 +239,9 @@ def test_dropout_acts_in_training_only_and_draws_from_the_generator():
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 def test_gradients(score, sequence):
-    attention = attention_of(score=score, sequence=sequence, feed_forward=8)
-    mask = torch.tensor([[True, True], [True, False], [False, False]])
-    embeddings = tensors(0, 3, 2, DIM).requires_grad_()
+    attention = attention_of(score=score, sequence=sequence, feed_forward=8, gate=True)
+    mask = torch.tensor([[True, True], [True, False], [True, True], [False, False]])
+    embeddings = tensors(0, 4, 2, DIM).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: attention(x, mask=mask)[0], (embeddings,))
     attention(embeddings, mask=mask)[0].square().sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in attention.parameters())
@@ -210,23 +252,25 @@ def test_heads_need_not_divide_the_width():
         assert SampleAttention(7, heads=3, score=score)(torch.randn(4, 7))[0].shape == (4, 7)
 
 
-def test_errors():
-    for options, message in (
-        ({"score": "cosine"}, "score must be one of 'additive', 'shared', 'dot', got 'cosine'"),
-        ({"sequence": "mean"}, "sequence must be one of"),
-        ({"heads": 0}, "between 1 and dim = 6, got 0"),
-        ({"heads": 7}, "between 1 and dim = 6, got 7"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SampleAttention(DIM, **options)
+WRONG = {
+    "score must be one of 'additive', 'shared', 'dot', 'cosine', got 'linear'.": {"score": "linear"},
+    "sequence must be one of 'pooled', 'position', 'sample', got 'mean'.": {"sequence": "mean"},
+    "heads must be between 1 and dim = 6, got 0.": {"heads": 0},
+    "heads must be between 1 and dim = 6, got 7.": {"heads": 7},
+    "dropout must be in [0, 1), got 1.0.": {"dropout": 1.0},
+    "dropout must be in [0, 1), got -0.1.": {"dropout": -0.1},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_options_that_cannot_be_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SampleAttention(DIM, **WRONG[message])
+
+
+def test_inputs_are_checked():
     attention = SampleAttention(DIM)
-    for shape in ((3, 5), (3,), (2, 3, 4, DIM), (0, DIM)):
-        with pytest.raises(ValueError, match=r"\(B, 6\) or \(B, L, 6\)"):
-            attention(torch.zeros(shape))
-    with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
-        attention(torch.zeros(3, DIM, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"mask must have shape \(3,\), got \(2,\)"):
-        attention(torch.zeros(3, DIM), mask=torch.ones(2, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"^embeddings must have shape \(B, 6\) or \(B, L, 6\) with B >= 1"):
+        attention(torch.zeros(0, DIM))
     with pytest.raises(TypeError, match=r"use mask\.bool\(\)"):
         attention(torch.zeros(3, DIM), mask=torch.ones(3))

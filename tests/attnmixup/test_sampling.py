@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import ratios, seeds, sizes, traced
+from strategies import lengths, ratios, seeds, sizes, traced
 
 from attnmixup import sampling
 from attnmixup.options import MixupOptions
@@ -20,6 +20,7 @@ PAPER = MixupOptions(
     alpha=1.0,
     sampling="random",
     partner="uniform",
+    neighbours=3,
     lam="sample",
     final="sample",
     averaging="together",
@@ -155,18 +156,64 @@ def test_classes_come_from_indices_or_vectors():
     assert sampling.class_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist() == [1, 0]
     for targets, got in (
         (None, "no targets"),
-        (torch.zeros(2), r"torch.float32 of shape \(2,\)"),
-        (torch.zeros(2, 3, dtype=torch.long), r"torch.int64 of shape \(2, 3\)"),
+        (torch.zeros(2), "torch.float32 of shape (2,)"),
+        (torch.zeros(2, 3, 1, dtype=torch.long), "torch.int64 of shape (2, 3, 1)"),
     ):
-        with pytest.raises(ValueError, match=f'targets \\(B, K\\), got {got}; use partner="uniform".$'):
+        message = re.escape(
+            "Samples can be chosen by class only for class indices (B,), tags (B, L) or floating-point targets (B, K), "
+            f'got {got}; use sampling="random" and partner="uniform".'
+        )
+        with pytest.raises(ValueError, match=f"^{message}$"):
             sampling.class_of(targets)
+
+
+@given(size=sizes, length=lengths, seed=seeds, masked=st.booleans())
+def test_a_sequence_counts_for_its_rarest_tag(size, length, seed, masked):
+    draw = generator(seed)
+    tags = torch.randint(-1, 4, (size, length), generator=draw)
+    mask = torch.rand(size, length, generator=draw) < 0.7 if masked else None
+    sets = [
+        {tag for place, tag in enumerate(row) if tag >= 0 and (mask is None or mask[number, place])}
+        for number, row in enumerate(tags.tolist())
+    ]
+    found = sampling.class_of(tags, mask).tolist()
+    for own, tag in zip(sets, found, strict=True):
+        ranked = sorted((sum(other in row for row in sets), other) for other in own)
+        assert tag == (ranked[0][1] if ranked else torch.iinfo(torch.long).max)
+
+
+def test_nearest_draws_evenly_from_the_nearest_of_the_group():
+    embeddings = torch.tensor([[0.0], [1.0], [3.0], [6.0], [10.0], [0.5], [100.0]])
+    group = torch.tensor([0, 0, 0, 0, 0, 1, 2])
+    draw = generator()
+    partners = torch.stack([sampling.draw_nearest(group, embeddings, 2, generator=draw) for _ in range(2000)])
+    for row, near in enumerate([{1, 2}, {0, 2}, {0, 1}, {2, 4}, {2, 3}]):
+        counts = torch.bincount(partners[:, row], minlength=7)
+        assert set(counts.nonzero().flatten().tolist()) == near
+        assert stats.chisquare(counts[counts > 0].numpy()).pvalue > 1e-3
+    assert (partners[:, 5:] == torch.tensor([5, 6])).all()
+
+
+def test_more_neighbours_than_there_are_are_all_others():
+    partners = torch.stack([sampling.draw_nearest(torch.zeros(3), torch.zeros(3, 2), 9) for _ in range(200)])
+    assert [sorted(set(column.tolist())) for column in partners.T] == [[1, 2], [0, 2], [0, 1]]
+
+
+def test_nearest_needs_embeddings():
+    with pytest.raises(ValueError, match=r'^partner="nearest" needs embeddings\.$'):
+        sampling.draw_plan(replace(PAPER, partner="nearest"), 3)
+    embeddings = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    options = replace(PAPER, partner="nearest", neighbours=1, final="weight")
+    plan = sampling.draw_plan(options, 4, embeddings=embeddings)
+    assert ((plan.first % 4 - plan.second % 4).abs() == 1).all()
+    assert torch.equal(plan.first % 4 // 2, plan.second % 4 // 2)
 
 
 def test_several_labels_of_a_sample_are_no_class():
     for partner in ("other_class", "balanced"):
         message = re.escape(
-            "Partners can be chosen by class only where each sample has one: rows of targets (B, K) must sum to 1, "
-            'which several labels of a sample do not; use partner="uniform".'
+            "Samples can be chosen by class only where each has one: rows of targets (B, K) must sum to 1, which "
+            'several labels of a sample do not; use sampling="random" and partner="uniform".'
         )
         with pytest.raises(ValueError, match=f"^{message}$"):
             sampling.draw_plan(replace(PAPER, partner=partner), 2, targets=torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
@@ -177,6 +224,7 @@ def test_draws_follow_the_device_of_what_is_given():
     for given_tensors in (
         {"targets": torch.zeros(4, device="meta")},
         {"group": torch.zeros(4, dtype=int, device="meta")},
+        {"embeddings": torch.zeros(4, 2, device="meta")},
     ):
         assert sampling.draw_plan(PAPER, 4, **given_tensors).first.is_meta
     assert sampling.draw_plan(PAPER, 4).first.device.type == "cpu"
@@ -277,6 +325,33 @@ def test_plan_of_the_release(size, seed):
     assert len(set(plan.lam.tolist())) == min(1, mixed)
 
 
+@given(size=sizes, ratio=ratios, seed=seeds)
+def test_balanced_sampling_keeps_the_shares(size, ratio, seed):
+    options = replace(PAPER, sampling="balanced", sample_ratio=ratio, transformed_ratio=0.0)
+    targets, group = torch.arange(size) % 2, torch.arange(size) % 3
+    plan = sampling.draw_plan(options, size, targets=targets, group=group, generator=generator(seed))
+    assert int((plan.first < size).sum()) == oracles.rounded_share(ratio, size)
+    assert torch.equal(group[plan.first % size], group[plan.second % size])
+    assert sorted(group[plan.first % size].tolist()) == sorted(group.tolist())
+
+
+def test_balanced_sampling_draws_both_of_a_pair_by_class():
+    targets = torch.tensor([0] * 18 + [1, 2])
+    options, draw = replace(PAPER, sampling="balanced", transformed_ratio=0.0), generator()
+    plans = [sampling.draw_plan(options, 20, targets=targets, generator=draw) for _ in range(100)]
+    for name in ("first", "second"):
+        rows = torch.cat([getattr(plan, name) for plan in plans]) % 20
+        assert stats.chisquare(torch.bincount(targets[rows]).numpy()).pvalue > 1e-3
+        assert stats.chisquare(torch.bincount(rows[rows < 18], minlength=18).numpy()).pvalue > 1e-3
+
+
+@given(size=sizes, seed=seeds)
+def test_a_mixed_plan_keeps_nothing_but_pairs(size, seed):
+    plan = sampling.draw_plan(replace(PAPER, final="mixed"), size, generator=generator(seed))
+    assert plan.transformed.tolist() == []
+    assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
+
+
 @given(size=sizes, seed=seeds)
 def test_plan_by_weight_keeps_everything(size, seed):
     plan = sampling.draw_plan(replace(PAPER, final="weight"), size, generator=generator(seed))
@@ -317,17 +392,18 @@ def test_balanced_partners_favour_rare_classes():
     assert share["balanced"] == pytest.approx(1 / 3, abs=0.05)
 
 
-@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced"])
-def test_a_generator_decides_everything(partner):
-    options = replace(PAPER, partner=partner)
-    targets = torch.arange(9) % 3
+@pytest.mark.parametrize("sampled", ["random", "balanced"])
+@pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
+def test_a_generator_decides_everything(partner, sampled):
+    options = replace(PAPER, partner=partner, sampling=sampled)
+    given_tensors = {"targets": torch.arange(9) % 3, "embeddings": torch.arange(9.0)[:, None] ** 2}
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first, again, other = (
-        sampling.draw_plan(options, 9, targets=targets, generator=generator(seed)) for seed in (5, 5, 6)
+        sampling.draw_plan(options, 9, **given_tensors, generator=generator(seed)) for seed in (5, 5, 6)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert_equal_plans(first, again)
     assert not torch.equal(first.lam, other.lam)
-    assert not torch.equal(sampling.draw_plan(options, 9, targets=targets).lam, first.lam)
+    assert not torch.equal(sampling.draw_plan(options, 9, **given_tensors).lam, first.lam)
     assert not torch.equal(torch.get_rng_state(), before)

@@ -1,6 +1,7 @@
 """The semantic loss, reading by reading."""
 
 import math
+import re
 
 import oracles
 import pytest
@@ -26,6 +27,8 @@ def oracle(loss, text, image):
         text = oracles.linear(text, loss.text_projection)
     if loss.image_projection is not None:
         image = oracles.linear(image, loss.image_projection)
+    if loss.standardize:
+        text, image = oracles.standardized(text), oracles.standardized(image)
     return oracles.semantic_kl(text, image, loss.temperature, loss.direction)
 
 
@@ -39,8 +42,9 @@ def close(tensor, expected):
     seed=seeds,
     temperature=st.floats(0.2, 5),
     direction=st.sampled_from(["text_to_image", "image_to_text", "symmetric"]),
+    standardize=st.booleans(),
 )
-def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature, direction):
+def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature, direction, standardize):
     image_dim = TEXT if project == "none" else IMAGE
     loss = loss_of(
         seed,
@@ -49,6 +53,7 @@ def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature,
         shared_dim=3 if project == "both" else None,
         temperature=temperature,
         direction=direction,
+        standardize=standardize,
         reduction="none",
     )
     text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, image_dim)
@@ -74,6 +79,54 @@ def test_every_pooling_is_the_oracle(pool, size, length, seed, data):
     close(loss(text, image, mask=mask), expected)
     everything = torch.ones(size, length, dtype=torch.bool)
     torch.testing.assert_close(loss(text, image), loss(text, image, mask=everything))
+
+
+@given(
+    size=sizes,
+    seed=seeds,
+    direction=st.sampled_from(["text_to_image", "image_to_text", "symmetric"]),
+    standardize=st.booleans(),
+    data=st.data(),
+)
+def test_the_contrast_is_the_oracle(size, seed, direction, standardize, data):
+    options = {"direction": direction, "standardize": standardize, "reduction": "none", "temperature": 0.5}
+    loss, plain = loss_of(seed, contrast=0.7, **options), loss_of(seed, **options)
+    text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, IMAGE)
+    shown = data.draw(st.lists(st.integers(0, size - 1), min_size=size, max_size=size))  # some show the same image
+    image = image[shown]
+    has_image = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    divergences = [[oracle(loss, a, b) for b in image.tolist()] for a in text.tolist()]
+    close(loss.divergences(text, image), divergences)
+    for log_probabilities in loss.distributions(text, image):
+        torch.testing.assert_close(log_probabilities.exp().sum(-1), torch.ones(size).double())
+    expected = []
+    for i, row in enumerate(divergences):
+        others = [j for j in range(size) if has_image[j] and shown[j] != shown[i]]
+        shares = oracles.softmax([-row[i], *(-row[j] for j in others)])
+        expected.append(row[i] - 0.7 * math.log(shares[0]) if has_image[i] else 0.0)
+    close(loss(text, image, sample_mask=has_image), expected)
+    if size > 1:
+        assert (plain(text, image) <= loss(text, image)).all()
+
+
+def test_one_constant_distribution_satisfies_the_divergence_and_not_the_contrast():
+    text, image = torch.zeros(4, TEXT), tensors(0, 4, IMAGE).float()
+    loss = SemanticKLLoss(TEXT, IMAGE, project="image", contrast=1.0)
+    nn.init.zeros_(loss.image_projection.weight)
+    nn.init.zeros_(loss.image_projection.bias)
+    torch.testing.assert_close(loss(text, image), torch.tensor(4.0).log())
+
+
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_divergences_pool_as_the_loss_does(pool):
+    loss = loss_of(pool=pool, reduction="none")
+    text, image, mask = (
+        tensors(0, 3, 2, TEXT),
+        tensors(1, 3, IMAGE),
+        torch.tensor([[True, True], [True, False], [True, True]]),
+    )
+    assert not loss.divergences(text, image, mask=mask).requires_grad
+    torch.testing.assert_close(loss.divergences(text, image, mask=mask).diagonal(), loss(text, image, mask=mask))
 
 
 @given(size=sizes, seed=seeds, data=st.data())
@@ -126,6 +179,8 @@ def test_gradients():
     text, image = tensors(0, 2, 3, TEXT).requires_grad_(), tensors(1, 2, IMAGE).requires_grad_()
     mask = torch.tensor([[True, True, False], [True, False, False]])
     assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask=mask), (text, image))
+    loss = loss_of(standardize=True, contrast=0.5)
+    assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask=mask), (text, image))
 
 
 def test_the_map_is_linear():
@@ -141,13 +196,13 @@ def test_the_first_token_is_the_first_real_one():
     torch.testing.assert_close(loss(text, image, mask=mask), expected)
 
 
-@pytest.mark.parametrize("pool", ["mean", "first", "token"])
+@pytest.mark.parametrize(("pool", "contrast"), [("mean", 0.0), ("mean", 1.0), ("first", 1.0), ("token", 0.0)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, bad):
+def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, contrast, bad):
     mask, has_image = torch.tensor([[True, False], [True, True], [True, True]]), torch.tensor([True, True, False])
     results = []
     for filled in (0.0, bad):
-        loss = loss_of(pool=pool, project="both", shared_dim=3)
+        loss = loss_of(pool=pool, project="both", shared_dim=3, contrast=contrast, standardize=True)
         text = tensors(0, 3, 2, TEXT).masked_fill(~mask.unsqueeze(-1), filled)
         text[2], image = filled, tensors(1, 3, IMAGE)
         image[2] = filled
@@ -159,25 +214,46 @@ def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, bad):
         torch.testing.assert_close(masked, plain)
 
 
-def test_errors():
-    for options, message in (
-        ({"project": "all"}, "project must be one of 'text', 'image', 'both', 'none', got 'all'"),
-        ({"pool": "max"}, "pool must be one of"),
-        ({"direction": "both"}, "direction must be one of"),
-        ({"reduction": "mean"}, "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'"),
-        ({"project": "both"}, 'shared_dim goes with project="both", got None'),
-        ({"shared_dim": 3}, "got 3 with project='text'"),
-        ({"project": "none"}, "equal widths, got text_dim=4 and image_dim=5"),
-        ({"temperature": 0.0}, r"temperature must be positive, got 0\.0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SemanticKLLoss(TEXT, IMAGE, **options)
+WRONG = {
+    "project must be one of 'text', 'image', 'both', 'none', got 'all'.": {"project": "all"},
+    "pool must be one of 'mean', 'first', 'token', got 'max'.": {"pool": "max"},
+    "direction must be one of 'text_to_image', 'image_to_text', 'symmetric', got 'both'.": {"direction": "both"},
+    "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'.": {"reduction": "mean"},
+    "shared_dim goes with project=\"both\", got None with project='both'.": {"project": "both"},
+    "shared_dim goes with project=\"both\", got 3 with project='text'.": {"shared_dim": 3},
+    'project="none" needs equal widths, got text_dim=4 and image_dim=5.': {"project": "none"},
+    "contrast must be 0 or more and finite, got -1.0.": {"contrast": -1.0},
+    "contrast must be 0 or more and finite, got inf.": {"contrast": math.inf},
+    'contrast compares whole samples: it goes with pool="mean" or "first".': {"contrast": 1.0, "pool": "token"},
+    "temperature must be positive, got 0.0.": {"temperature": 0.0},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_options_that_cannot_be_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SemanticKLLoss(TEXT, IMAGE, **WRONG[message])
+
+
+def test_inputs_are_checked():
     loss = SemanticKLLoss(TEXT, IMAGE)
     for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (3, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,))):
-        with pytest.raises(ValueError, match=r"Expected text \(B, 4\) or \(B, L, 4\) and image \(B, 5\)"):
+        message = f"Expected text (B, 4) or (B, L, 4) and image (B, 5), got {text} and {image}."
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             loss(torch.zeros(text), torch.zeros(image))
-    text, image = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE)
-    with pytest.raises(ValueError, match=r"mask must have shape \(2, 3\), got \(2, 4\)"):
+    text, image, mask = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE), torch.ones(2, 3) > 0
+    with pytest.raises(ValueError, match=r"^mask must have shape \(2, 3\), got \(2, 4\)\.$"):
         loss(text, image, mask=torch.ones(2, 4, dtype=torch.bool))
-    with pytest.raises(TypeError, match="sample_mask must be boolean"):
-        loss(text, image, sample_mask=torch.ones(2))
+    for options in ({}, {"mask": mask}):
+        with pytest.raises(TypeError, match=r"^sample_mask must be boolean, .*use sample_mask\.bool\(\)\.$"):
+            loss(text, image, sample_mask=torch.ones(2), **options)
+
+
+@pytest.mark.parametrize("pool", ["mean", "first", "token"])
+def test_all_is_computed_on_the_device_of_the_text(pool):
+    loss, mask = (
+        SemanticKLLoss(TEXT, IMAGE, pool=pool, device="meta"),
+        torch.ones(2, 3, dtype=torch.bool, device="meta"),
+    )
+    text, image = torch.zeros(2, 3, TEXT, device="meta"), torch.zeros(2, IMAGE, device="meta")
+    assert loss(text, image, mask=mask, sample_mask=mask[:, 0]).is_meta

@@ -8,7 +8,7 @@ from torch import nn
 from attnmixup import AttnMixup
 from benchmarks.evidence.arms import NormOnly, make_mixer
 from benchmarks.evidence.config import Training
-from benchmarks.evidence.diagnostics import common_share, diagnose, entropy_over_uniform, same_class_over_chance
+from benchmarks.evidence.diagnostics import diagnose
 from benchmarks.evidence.encoder import pool as pool_words
 from benchmarks.evidence.pool import pool_of_numbers, pool_of_texts
 from benchmarks.evidence.readers import Numbers, Row, Texts
@@ -132,29 +132,6 @@ def test_arms_are_options():
         make_mixer({"partners": 1}, 8)
     with pytest.raises(UserError, match="expected control to be one of layer_norm, got 'x'"):
         make_mixer({"control": "x"}, 8)
-
-
-def test_diagnostics_of_known_attention():
-    uniform = torch.full((2, 4, 4), 0.25)
-    labels = torch.tensor([0, 0, 1, 2])
-    assert entropy_over_uniform(uniform) == pytest.approx(1)
-    assert entropy_over_uniform(torch.eye(4)[None]) == 0
-    assert same_class_over_chance(uniform, labels) == pytest.approx(1)
-    on_partner = torch.eye(4)[[1, 0, 2, 3]][None]
-    assert same_class_over_chance(on_partner, labels) == pytest.approx(3)  # chance is 1 of 3
-    assert same_class_over_chance(uniform, torch.arange(4)) is None
-    mask = torch.tensor([[True, True], [True, False], [True, False]])
-    by_position = torch.full((2, 1, 3, 3), 1 / 3)  # nobody else has a second token
-    assert entropy_over_uniform(by_position, mask) == pytest.approx(1)
-
-
-def test_share_of_the_common_update():
-    assert common_share(torch.ones(1, 5, 3)) == pytest.approx(1)
-    assert common_share(torch.tensor([[[1.0], [-1.0]]])) == 0
-    assert common_share(torch.tensor([[[3.0], [1.0]]])) == pytest.approx(4 / 5)
-    masked = torch.tensor([[[3.0], [1.0], [50.0]], [[7.0], [2.0], [2.0]]])
-    mask = torch.tensor([[True, True, False], [True, False, False]])
-    assert common_share(masked, mask) == pytest.approx(4 / 5)
 
 
 def test_diagnosing_changes_nothing_and_plain_mixup_has_nothing_to_diagnose():

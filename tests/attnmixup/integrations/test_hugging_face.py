@@ -22,6 +22,7 @@ from transformers import (
     DistilBertForTokenClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
+    PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
     Trainer,
@@ -58,6 +59,9 @@ AUDIO = {key: SMALL[key] for key in SMALL if key != "max_position_embeddings"} |
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
 }
+# Older versions of transformers have one name for it, and newer ones another.
+NAMES = ("activation_checkpointing", "gradient_checkpointing")
+CHECKPOINTING = next(name for name in NAMES if hasattr(PreTrainedModel, f"{name}_enable"))
 MODELS = {
     "vectors": lambda: BertForSequenceClassification(BertConfig(**SMALL)),
     "head on tokens": lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL)),
@@ -328,8 +332,7 @@ def test_a_trainer_checkpoints_activations(kind, tmp_path):
     given = given_to_head(wrapped)
     arguments = arguments_of(tmp_path, gradient_checkpointing=True)
     Trainer(wrapped, arguments, train_dataset=data).train()
-    assert wrapped.supports_gradient_checkpointing
-    assert wrapped.model.is_activation_checkpointing
+    assert getattr(wrapped.model, f"is_{CHECKPOINTING}")
     assert [len(rows) for rows in given] == [8] * 4
 
 
@@ -339,7 +342,7 @@ def test_checkpointing_changes_no_gradient(kind):
     for checkpointed in (False, True):
         wrapped, batch = wrapped_of(kind), batch_of(kind)
         if checkpointed:
-            wrapped.activation_checkpointing_enable()
+            getattr(wrapped, f"{CHECKPOINTING}_enable")()
         torch.manual_seed(1)
         wrapped(**batch).loss.backward()
         gradients.append([parameter.grad for parameter in wrapped.parameters()])
@@ -446,6 +449,26 @@ def test_inputs_may_come_by_position():
     output = wrapped(batch["input_ids"], batch["attention_mask"], labels=batch["labels"])
     del batch["token_type_ids"]
     torch.testing.assert_close(output.loss, wrapped.model(**batch).loss)
+
+
+def test_arguments_too_many_or_given_twice_are_refused():
+    wrapped, batch = wrapped_of("distil").eval(), batch_of("distil")
+    for arguments, options, message in (
+        ([batch["input_ids"]], {"input_ids": batch["input_ids"]}, "multiple values for argument 'input_ids'"),
+        ([batch["input_ids"], *[None] * 20], {}, "too many positional arguments"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            wrapped(*arguments, **options)
+
+
+def test_what_the_wrapper_lacks_is_the_models():
+    wrapped = wrapped_of("vectors")
+    assert wrapped.get_input_embeddings() is wrapped.model.bert.embeddings.word_embeddings
+    assert wrapped.num_parameters() == wrapped.model.num_parameters()
+    with pytest.raises(AttributeError, match="'BertForSequenceClassification' object has no attribute 'nothing'"):
+        wrapped.nothing()
+    with pytest.raises(AttributeError, match="has no attribute 'model'"):
+        AttnMixupForClassification.__new__(AttnMixupForClassification).model()
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("audio", None), ("audio frames", [10, 8] * 4)])

@@ -117,13 +117,14 @@ def test_projection_against_the_covariance() -> None:
 
 def test_attention_of_a_batch(trained: tuple) -> None:
     model, split = trained
-    weights = batch_attention(model, split)
+    weights, stats = batch_attention(model, split)
     assert weights.shape == (len(split), len(split))
+    assert 0 < stats["attention/entropy"] <= 1.001
     assert torch.allclose(weights.sum(1), torch.ones(len(split)), atol=1e-5)
 
 
 @pytest.mark.parametrize("score", ["additive", "shared", "dot"])
-@pytest.mark.parametrize("sequence", ["pooled", "position"])
+@pytest.mark.parametrize("sequence", ["pooled", "position", "sample"])
 def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
     torch.manual_seed(0)
     attention = SampleAttention(8, heads=2, score=score, sequence=sequence)
@@ -132,7 +133,8 @@ def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
     mean = mean_attention(weights, mask)
     assert torch.allclose(mean.sum(1), torch.ones(3))
     for i in range(3):
-        words = [weights[word, :, min(i, weights.shape[2] - 1)].mean(0) for word in range(3) if mask[i, word]]
+        by_word = weights.expand(3, *weights.shape[-3:])
+        words = [by_word[word, :, min(i, weights.shape[-2] - 1)].mean(0) for word in range(3) if mask[i, word]]
         assert torch.allclose(mean[i], torch.stack(words).mean(0))
 
 

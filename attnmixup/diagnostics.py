@@ -1,0 +1,142 @@
+"""Whether the modules do anything useful: what the attention tells apart, how H* and images compare."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnmixup import functional
+from attnmixup.sample_attention import SampleAttention
+
+
+def attention_stats(
+    attention: SampleAttention, embeddings: Tensor, targets: Tensor | None = None, *, mask: Tensor | None = None
+) -> dict[str, float]:
+    """Numbers of the attention on one batch, without dropout or gradient; :meth:`attnmixup.AttnMixup.stats` says which.
+
+    Raises:
+        ValueError: Fewer than two samples are real.
+    """
+    real = torch.ones(embeddings.shape[:-1], dtype=torch.bool, device=embeddings.device) if mask is None else mask
+    by_position = real.ndim == 2 and attention.sequence != "sample"
+    positions = real.T if by_position else (real.any(1) if real.ndim == 2 else real)[None]
+    kept = positions.sum(1) > 1
+    positions = positions[kept]
+    if not len(positions):
+        raise ValueError("The attention across samples is measured on two real samples or more.")
+    update: list[Tensor] = []
+    hook = attention.dropout.register_forward_pre_hook(lambda module, given: update.append(given[0]))
+    training = attention.training
+    try:
+        with torch.no_grad():
+            transformed, weights = attention.eval()(embeddings, mask=mask, need_attention=True)
+    finally:
+        hook.remove()
+        attention.train(training)
+    # Of a sequence, samples are compared position by position, where two or more have a token.
+    weights, rows = (part if by_position else part[None] for part in (weights, update[0]))
+    stats = {
+        "norm/originals": functional.upcast(embeddings[real]).norm(dim=-1).mean().item(),
+        "norm/transformed": functional.upcast(transformed[real]).norm(dim=-1).mean().item(),
+        "attention/entropy": entropy_over_uniform(weights[kept], positions),
+        "attention/common": common_share(rows[kept], positions),
+    }
+    if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
+        same_class = same_class_over_chance(weights[kept], targets, positions)
+        if same_class is not None:
+            stats["attention/same_class"] = same_class
+    return stats
+
+
+def entropy_over_uniform(weights: Tensor, present: Tensor) -> float:
+    """Entropy of attention weights over that of uniform ones: 1 if every sample receives the mean of the batch.
+
+    Args:
+        weights: Shape ``(P, heads, R, B)`` at P positions, where R is B or 1 (the same weights for all).
+        present: Boolean, shape ``(P, B)``, two or more real samples at each position.
+    """
+    entropy = torch.special.entr(weights.double()).sum(-1).mean(1) / present.sum(1, keepdim=True).double().log()
+    return float(entropy.expand(present.shape)[present].mean())
+
+
+def common_share(update: Tensor, present: Tensor) -> float:
+    """Squared length of the mean update over the mean squared length of updates: 1 if all samples receive the same.
+
+    Args:
+        update: Shape ``(P, B, C)`` at P positions.
+        present: Boolean, shape ``(P, B)``, as for :func:`entropy_over_uniform`.
+    """
+    wide = update.double().expand(*present.shape, -1).masked_fill(~present.unsqueeze(-1), 0)
+    common = wide.sum(1).square().sum(-1) / present.sum(1)
+    return (common.sum() / wide.square().sum().clamp_min(1e-12)).item()
+
+
+def same_class_over_chance(weights: Tensor, classes: Tensor, present: Tensor) -> float | None:
+    """Weight on other samples of the receiver's class over their share among all others; 1 is chance.
+
+    Args:
+        weights: As for :func:`entropy_over_uniform`.
+        classes: Integer, shape ``(B,)``.
+        present: Boolean, shape ``(P, B)``.
+
+    Returns:
+        The mean over receivers that have another sample of their class; None if none has.
+    """
+    itself = torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+    others = present[:, None, :] & present[:, :, None] & ~itself
+    same = others & (classes[:, None] == classes)
+    given = weights.double().mean(1).expand(others.shape) * others
+    share = (given * same).sum(-1) / given.sum(-1).clamp_min(1e-12)
+    chance = same.sum(-1) / others.sum(-1).clamp_min(1)
+    return (share[chance > 0] / chance[chance > 0]).mean().item() if bool((chance > 0).any()) else None
+
+
+def semantic_stats(divergences: Tensor, present: Tensor | None = None) -> dict[str, float]:
+    """Mean divergence of texts from their ``semantic/own`` image and from the ``semantic/other`` images, in nats.
+
+    Args:
+        divergences: Shape ``(B, B)``, from :meth:`attnmixup.SemanticKLLoss.divergences`.
+        present: Boolean, shape ``(B,)``, True for a sample with an image; None for all.
+
+    Raises:
+        ValueError: Fewer than two samples have an image.
+    """
+    kept = divergences if present is None else divergences[present][:, present]
+    if len(kept) < 2:
+        raise ValueError("Own and other images are compared on two samples with an image or more.")
+    itself = torch.eye(len(kept), dtype=torch.bool, device=kept.device)
+    return {"semantic/own": kept[itself].mean().item(), "semantic/other": kept[~itself].mean().item()}
+
+
+def findings(stats: Mapping[str, float]) -> list[str]:
+    """What is wrong with the numbers of `AttnMixup.stats` and `SemanticKLLoss.stats`, one sentence each."""
+    found = []
+    if (entropy := stats.get("attention/entropy", 0)) > 0.98:
+        found.append(
+            f"The attention is nearly uniform (entropy {entropy:.3f} of the most there can be): every sample receives "
+            'the mean of the batch. score="cosine" tells samples apart.'
+        )
+    if (common := stats.get("attention/common", 0)) > 0.9:
+        found.append(
+            f"{common:.0%} of what the attention adds is one vector that all samples share: it acts as a bias, and "
+            'LayerNorm alone would do as well. Try score="cosine".'
+        )
+    if (same := stats.get("attention/same_class", math.inf)) < 1.1:
+        found.append(
+            f"Samples of the receiver's own class have {same:.2f} times the weight that chance gives them: what is "
+            "received says nothing of the class."
+        )
+    if "norm/originals" in stats:
+        ratio = stats["norm/transformed"] / max(stats["norm/originals"], 1e-12)
+        if not 0.5 <= ratio <= 2:
+            found.append(
+                f"Rows of H* are {ratio:.2f} times as long as rows of H, and the head has to fit two scales: end the "
+                "encoder with a LayerNorm, or lower transformed_ratio."
+            )
+    if "semantic/own" in stats and stats["semantic/own"] > 0.95 * stats["semantic/other"]:
+        found.append(
+            f"The semantic loss does not tell images apart: a text diverges by {stats['semantic/own']:.4f} nats from "
+            f"its own image and by {stats['semantic/other']:.4f} from others. Try contrast=1 with standardize=True."
+        )
+    return found

@@ -1,0 +1,199 @@
+"""The numbers that say whether the modules do anything useful, by hand and against loops."""
+
+import math
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DIM, SCORES, cases, seeds, tensors
+
+from attnmixup import AttnMixup, SemanticKLLoss
+from attnmixup.diagnostics import (
+    common_share,
+    entropy_over_uniform,
+    findings,
+    same_class_over_chance,
+    semantic_stats,
+)
+
+ALL = torch.ones(1, 4, dtype=torch.bool)
+
+
+def test_entropy_by_hand():
+    uniform = torch.full((1, 2, 4, 4), 0.25)
+    assert entropy_over_uniform(uniform, ALL) == pytest.approx(1)
+    assert entropy_over_uniform(uniform[:, :, :1], ALL) == pytest.approx(1)
+    assert entropy_over_uniform(torch.eye(4)[None, None], ALL) == 0
+    halves = torch.tensor([[0.5, 0.5, 0, 0], [0.0, 0, 0, 1]])[[0, 1, 1, 1]][None, None]
+    assert entropy_over_uniform(halves, ALL) == pytest.approx(math.log(2) / math.log(4) / 4)
+    present = torch.tensor([[True, True, False, False]])  # the rows of samples that are not there do not count
+    assert entropy_over_uniform(halves, present) == pytest.approx(1 / 2)
+
+
+def test_share_of_the_common_update_by_hand():
+    two = torch.ones(1, 2, dtype=torch.bool)
+    assert common_share(torch.ones(1, 4, 3), ALL) == pytest.approx(1)
+    assert common_share(torch.tensor([[[1.0], [-1.0]]]), two) == 0
+    assert common_share(torch.tensor([[[3.0], [1.0]]]), two) == pytest.approx(4 / 5)
+    assert common_share(torch.ones(1, 1, 3), ALL) == pytest.approx(1)
+    masked = torch.tensor([[[3.0], [1.0], [50.0]], [[1.0], [70.0], [-1.0]]])
+    present = torch.tensor([[True, True, False], [True, False, True]])
+    assert common_share(masked, present) == pytest.approx(8 / 12)
+    assert common_share(torch.zeros(1, 4, 3), ALL) == 0
+
+
+def test_weight_on_the_same_class_by_hand():
+    classes = torch.tensor([0, 0, 1, 2])
+    assert same_class_over_chance(torch.full((1, 1, 4, 4), 0.25), classes, ALL) == pytest.approx(1)
+    on_partner = torch.eye(4)[[1, 0, 2, 3]][None, None]
+    assert same_class_over_chance(on_partner, classes, ALL) == pytest.approx(3)  # chance is 1 of 3
+    assert same_class_over_chance(on_partner, torch.arange(4), ALL) is None
+    present = torch.tensor([[True, True, True, False]])
+    assert same_class_over_chance(on_partner, classes, present) == pytest.approx(2)
+    assert same_class_over_chance(on_partner, classes, ~present & ALL) is None
+
+
+@pytest.mark.parametrize("score", SCORES)
+@given(case=cases(kinds=("class",)), seed=seeds)
+def test_stats_are_the_oracle(score, case, seed):
+    torch.manual_seed(seed)
+    mixer = AttnMixup(DIM, heads=2, score=score, gate=True, dropout=0.5).double()
+    torch.nn.init.normal_(mixer.attention.gate.bias)
+    embeddings = case.embeddings if case.embeddings.ndim == 3 else case.embeddings[:, None]
+    mask = torch.ones(embeddings.shape[:2], dtype=torch.bool) if case.mask is None else case.mask
+    positions = [[b for b, real in enumerate(column) if real] for column in mask.T.tolist()]
+    positions = [(place, real) for place, real in enumerate(positions) if len(real) > 1]
+    if not positions:
+        with pytest.raises(
+            ValueError, match=r"^The attention across samples is measured on two real samples or more\.$"
+        ):
+            mixer.stats(case.embeddings, mask=case.mask)
+        return
+    stats = mixer.stats(case.embeddings, case.targets, mask=case.mask)
+    assert mixer.training
+    assert not mixer.attention.dropout._forward_pre_hooks
+
+    attention = mixer.attention.eval()
+    attention.norm = torch.nn.Identity()
+    transformed, weights = attention(case.embeddings, mask=case.mask, need_attention=True)
+    update = (transformed - case.embeddings).reshape(embeddings.shape)
+    weights = weights.expand(*weights.shape[:-2], len(embeddings), -1).reshape(-1, 2, len(embeddings), len(embeddings))
+    entropies, common, squares, ratios = [], 0.0, 0.0, []
+    for place, real in positions:
+        rows = update[real, place].tolist()
+        mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        common += len(rows) * sum(x * x for x in mean)
+        squares += sum(x * x for row in rows for x in row)
+        for i in real:
+            heads = weights[place, :, i].tolist()
+            entropies += [sum(-w * math.log(w) for w in head if w > 0) / math.log(len(real)) for head in heads]
+            others = [j for j in real if j != i]
+            same = [j for j in others if case.targets[j] == case.targets[i]]
+            given_to = {j: sum(head[j] for head in heads) for j in others}
+            if same:
+                share = sum(given_to[j] for j in same) / max(sum(given_to.values()), 1e-12)
+                ratios.append(share / (len(same) / len(others)))
+    assert stats["attention/entropy"] == pytest.approx(sum(entropies) / len(entropies), abs=1e-9)
+    assert stats["attention/common"] == pytest.approx(common / squares, abs=1e-6)
+    if ratios:
+        assert stats["attention/same_class"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-6)
+    assert ("attention/same_class" in stats) == bool(ratios)
+    lengths = [oracles.length(row) for row in embeddings[mask].tolist()]
+    assert stats["norm/originals"] == pytest.approx(sum(lengths) / len(lengths))
+
+
+def test_by_sample_a_sequence_is_measured_as_its_mean():
+    torch.manual_seed(0)
+    mixer = AttnMixup(DIM, sequence="sample")
+    embeddings, classes = torch.randn(5, 3, DIM), torch.tensor([0, 1, 0, 1, 1])
+    mask = torch.tensor([[True, True, False]] * 4 + [[False] * 3])
+    of_means = mixer.stats(embeddings[:, :2].mean(1), classes, mask=mask.any(1))
+    stats = mixer.stats(embeddings, classes, mask=mask)
+    for name in ("attention/entropy", "attention/common", "attention/same_class"):
+        assert stats[name] == pytest.approx(of_means[name], rel=1e-5)
+
+
+def test_the_length_of_transformed_rows():
+    mixer, embeddings = AttnMixup(DIM), tensors(0, 5, DIM).float()
+    mask = torch.tensor([True, True, True, True, False])
+    transformed = mixer.eval().attention(embeddings, mask=mask)[0]
+    expected = transformed[:4].norm(dim=1).mean().item()
+    assert mixer.stats(embeddings, mask=mask)["norm/transformed"] == pytest.approx(expected)
+    for targets in (None, torch.rand(5), torch.zeros(5, 2, dtype=torch.long)):
+        assert "attention/same_class" not in mixer.stats(embeddings, targets)
+
+
+def test_own_and_other_images():
+    divergences = torch.tensor([[1.0, 4.0, 9.0], [6.0, 3.0, 9.0], [9.0, 9.0, 9.0]])
+    assert semantic_stats(divergences) == pytest.approx({"semantic/own": 13 / 3, "semantic/other": 46 / 6})
+    present = torch.tensor([True, True, False])
+    assert semantic_stats(divergences, present) == {"semantic/own": 2.0, "semantic/other": 5.0}
+    with pytest.raises(ValueError, match=r"^Own and other images are compared on two samples with an image or more\.$"):
+        semantic_stats(divergences, torch.tensor([True, False, False]))
+    loss = SemanticKLLoss(3, 4, standardize=True)
+    text, image = torch.randn(5, 3), torch.randn(5, 4)
+    own = loss(text, image).item()
+    assert loss.stats(text, image)["semantic/own"] == pytest.approx(own, rel=1e-5)
+    sequences, mask = torch.randn(5, 2, 3), torch.tensor([[True, False]]).repeat(5, 1)
+    shown = torch.tensor([True, True, False, True, True])
+    expected = semantic_stats(loss.divergences(sequences[:, 0], image), shown)
+    assert loss.stats(sequences, image, mask=mask, sample_mask=shown) == pytest.approx(expected)
+
+
+GOOD = {
+    "attention/entropy": 0.98,
+    "attention/common": 0.9,
+    "attention/same_class": 1.1,
+    "norm/originals": 1.0,
+    "norm/transformed": 2.0,
+    "semantic/own": 0.95,
+    "semantic/other": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"attention/entropy": 0.99},
+            "The attention is nearly uniform (entropy 0.990 of the most there can be): every sample receives the mean "
+            'of the batch. score="cosine" tells samples apart.',
+        ),
+        (
+            {"attention/common": 0.93},
+            "93% of what the attention adds is one vector that all samples share: it acts as a bias, and LayerNorm "
+            'alone would do as well. Try score="cosine".',
+        ),
+        (
+            {"attention/same_class": 0.5},
+            "Samples of the receiver's own class have 0.50 times the weight that chance gives them: what is received "
+            "says nothing of the class.",
+        ),
+        (
+            {"norm/transformed": 5.0},
+            "Rows of H* are 5.00 times as long as rows of H, and the head has to fit two scales: end the encoder with "
+            "a LayerNorm, or lower transformed_ratio.",
+        ),
+        (
+            {"norm/transformed": 0.4},
+            "Rows of H* are 0.40 times as long as rows of H, and the head has to fit two scales: end the encoder with "
+            "a LayerNorm, or lower transformed_ratio.",
+        ),
+        (
+            {"semantic/own": 0.97},
+            "The semantic loss does not tell images apart: a text diverges by 0.9700 nats from its own image and by "
+            "1.0000 from others. Try contrast=1 with standardize=True.",
+        ),
+    ],
+)
+def test_findings_say_what_is_wrong(changed, message):
+    assert findings(GOOD | changed) == [message]
+
+
+@given(st.sets(st.sampled_from(["attention/entropy", "attention/common", "attention/same_class"])))
+def test_nothing_is_wrong_with_good_or_missing_numbers(left_out):
+    assert findings({name: value for name, value in GOOD.items() if name not in left_out}) == []
+    assert findings({}) == []
+    assert findings(GOOD | {"norm/transformed": 0.5}) == []

@@ -1,0 +1,42 @@
+"""Shares of a batch, which options use no row of H*, and every message in full."""
+
+from itertools import product
+
+import oracles
+import pytest
+import torch
+from hypothesis import given
+from strategies import DIM, ratios, sizes
+
+from attnmixup import AttnMixup
+from attnmixup.final_set import used_rows
+from attnmixup.sampling import draw_plan
+
+
+def options_of(**given):
+    return AttnMixup(DIM, **given).options
+
+
+@given(ratio=ratios, size=sizes)
+def test_shares_are_rounded_half_up(ratio, size):
+    options = options_of(sample_ratio=ratio, transformed_ratio=ratio)
+    assert options.num_original(size) == options.num_transformed(size) == oracles.rounded_share(ratio, size)
+    assert options.num_mixed(size) == oracles.rounded_share(
+        1 - options.transformed_share[0] / options.transformed_share[1], size
+    )
+
+
+@pytest.mark.parametrize("final", ["sample", "slice", "weight"])
+@pytest.mark.parametrize("sampling", ["random", "slice"])
+def test_no_row_is_transformed_where_no_plan_uses_one(sampling, final):
+    for size, first, second in product((1, 4, 7), (0.0, 0.2, 0.5, 1.0), (0.0, 0.2, 1.0)):
+        options = options_of(sampling=sampling, final=final, sample_ratio=first, transformed_ratio=second)
+        generator = torch.Generator().manual_seed(0)
+        try:
+            plans = [draw_plan(options, size, generator=generator) for _ in range(20)]
+        except ValueError:
+            continue
+        if options.never_transforms(size):
+            assert all(len(used_rows(plan)) == 0 for plan in plans)
+        elif first < 1 or second:
+            assert any(len(used_rows(plan)) for plan in plans)

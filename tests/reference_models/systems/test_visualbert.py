@@ -1,0 +1,96 @@
+"""VisualBERT: plain BERT without regions, a set of regions, and the traps of the library."""
+
+import pytest
+import torch
+from tiny_models import make_batch, make_model, text_config
+from transformers import BertModel, RobertaConfig, VisualBertConfig, VisualBertModel
+
+from reference_models.errors import UserError
+from reference_models.systems.visualbert import VisualBERT
+
+
+def make(task="ner", **options):
+    return make_model(VisualBERT, task=task, **options).eval()
+
+
+def encode(system, batch):
+    with torch.no_grad():
+        return system.encode({name: value for name, value in batch.items() if name != "labels"}).h
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_without_regions_it_is_bert_whatever_they_hold(task):
+    system, batch = make(task), make_batch(task, present=[[0] * 4] * 4)
+    bert = BertModel(text_config("bert"), add_pooling_layer=False).eval()
+    missing, _ = bert.load_state_dict(system.text_encoder.body.state_dict(), strict=False)
+    assert missing == []
+    with torch.no_grad():
+        hidden = bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        expected = system.task.gather(hidden, batch, system.config)[0]
+    torch.testing.assert_close(encode(system, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
+def test_regions_are_a_set_that_moves_the_words(regions):
+    system, batch = make(regions=regions), make_batch("ner")
+    read = {name: value for name, value in batch.items() if name != "pixel_values"}
+    pooled, grid = torch.randn(4, 4, 64), torch.randn(4, 1, 6, 64)
+    read |= {"image_pooled": pooled, "image_grid": grid}
+    order = torch.tensor([2, 0, 3, 1])
+    before = encode(system, read)
+    moved = encode(system, read | {"image_pooled": torch.randn(4, 4, 64), "image_grid": torch.randn(4, 1, 6, 64)})
+    assert (moved - before)[0].abs().max() > 1e-4
+    mixed = read | {
+        "image_pooled": pooled[:, order],
+        "image_mask": batch["image_mask"][:, order],
+        "image_grid": grid[:, :, torch.randperm(6)],
+    }
+    if regions == "pooled":  # the mask of the whole image is that of the grid too
+        torch.testing.assert_close(encode(system, mixed), before, atol=1e-5, rtol=0)
+    else:
+        cells = read | {"image_grid": mixed["image_grid"]}
+        torch.testing.assert_close(encode(system, cells), before, atol=1e-5, rtol=0)
+
+
+def test_padding_token_and_width_of_regions_survive_saving(tmp_path):
+    system = make()
+    system.save_pretrained(tmp_path)
+    config = VisualBERT.from_pretrained(tmp_path).text_encoder.body.config
+    assert (config.pad_token_id, config.visual_embedding_dim) == (0, 64)
+    system.train()(**make_batch("ner")).loss.backward()
+    table = system.text_encoder.body.embeddings
+    assert table.word_embeddings.weight.grad[1:].abs().sum(dim=1).gt(0).sum() > 10
+    assert table.visual_position_embeddings.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [0]
+    assert table.visual_token_type_embeddings.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [1]
+
+
+def test_tables_of_a_bert_are_copied_for_the_regions():
+    system, bert = make(), BertModel(text_config("bert"))
+    system.fill_text_encoder(bert, "a BERT")
+    ours, theirs = system.text_encoder.body.embeddings, bert.embeddings
+    assert torch.equal(ours.visual_position_embeddings.weight, theirs.position_embeddings.weight)
+    assert torch.equal(ours.visual_token_type_embeddings.weight, theirs.token_type_embeddings.weight)
+    assert torch.equal(ours.word_embeddings.weight, theirs.word_embeddings.weight)
+
+
+def test_projection_of_a_visualbert_must_fit_unless_it_is_drawn_anew():
+    sizes = {key: value for key, value in text_config("bert").to_dict().items() if hasattr(VisualBertConfig(), key)}
+    fitting, other = (
+        VisualBertModel(VisualBertConfig(**sizes | {"model_type": "visual_bert", "visual_embedding_dim": width}))
+        for width in (64, 20)
+    )
+    system = make()
+    system.fill_text_encoder(fitting, "a VisualBERT")
+    weight = system.text_encoder.body.embeddings.visual_projection.weight
+    assert torch.equal(weight, fitting.embeddings.visual_projection.weight)
+    with pytest.raises(UserError, match=r"reads regions of 20 features, and the image backbone has 64; .*reinit"):
+        system.fill_text_encoder(other, "a VisualBERT")
+    system = make(reinit_visual_projection=True)
+    before = system.text_encoder.body.embeddings.visual_projection.weight.clone()
+    system.fill_text_encoder(other, "a VisualBERT")
+    assert torch.equal(system.text_encoder.body.embeddings.visual_projection.weight, before)
+
+
+def test_another_family_is_refused():
+    with pytest.raises(UserError, match=r"takes a BERT or a VisualBERT as model\.text, got a roberta"):
+        make(text_config=RobertaConfig())
