@@ -329,3 +329,7 @@ def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
 
 def _scores(split: str, samples: int, scores: dict[str, float]) -> str:
     return f"{split} ({samples} samples, percent): " + ", ".join(f"{key} {100 * scores[key]:.2f}" for key in SHOWN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
