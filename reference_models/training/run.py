@@ -20,7 +20,6 @@ from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.report.figure import training_figure
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.tasks import Task, get_task
@@ -31,6 +30,7 @@ from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.environment import environment
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
 from reference_models.training.feature_cache import fill_cache
+from reference_models.training.figure import training_figure
 from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.folder import (
     CONFIG,

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from reference_models.config import DataConfig, RunConfig, TrainingConfig
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.formats.mnre import Mnre
 from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import WINDOW, Predictor
 from reference_models.prediction_file import predict_file
