@@ -65,13 +65,15 @@ class Inputs:
     """What a system reads of a sample, so what the processor must provide.
 
     Attributes:
-        subwords: sub-words of the text encoder's tokenizer.
+        subwords: sub-words of the text encoder's tokenizer; False for whole words of a vocabulary learnt here.
+        characters: the characters of each word.
         images: which views of which images: "cells" (four backbone stages, pooled to 2 x 2), "grid" (the last stage, at
             most 7 x 7), "pooled" (its mean) or "logits" (of the 1000 classes of ImageNet), of the "whole" image, of its
             object "crops", or of "all" of these.
     """
 
     subwords: bool = True
+    characters: bool = False
     images: Mapping[View, Slots] = field(default_factory=dict)
 
 
@@ -153,6 +155,25 @@ class TextSystemConfig(SystemConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, "model", tiny_vocabulary=50)
+
+
+@dataclass
+class WordSystemConfig(SystemConfig):
+    """Settings of the systems that read whole words, in lower case.
+
+    Args:
+        word_vectors: text file of vectors as GloVe has them, a word and its numbers a line; "none" for random ones.
+            With it, all its words that occur in any split are known.
+        min_count: how often a word must occur in the training sentences to be known without a vector; others are one
+            unknown word.
+    """
+
+    word_vectors: str = path_setting("none")
+    min_count: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", min_count=1)
 
 
 @dataclass

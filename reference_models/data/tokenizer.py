@@ -1,9 +1,10 @@
-"""Tokenizers: a folder's or hub's own, or a small WordPiece learnt from the training text."""
+"""Tokenizers: a folder's or hub's own, or a small WordPiece or whole words learnt from the training text."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
-from tokenizers.models import WordPiece
+from tokenizers.models import WordLevel, WordPiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reference_models.data.spool import Spool
@@ -37,6 +38,24 @@ def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) ->
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def learn_words(
+    sentences: Iterable[Sequence[str]], min_count: int, others: Collection[str] = ()
+) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words in lower case; the same sentences give the same vocabulary.
+
+    Args:
+        sentences: of words.
+        min_count: how often a word must occur to be known.
+        others: words in lower case that are known in any case.
+    """
+    counts = Counter(word.lower() for words in sentences for word in words)
+    known = sorted({word for word, count in counts.items() if count >= min_count} | set(others))
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *known])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

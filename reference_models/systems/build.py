@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from reference_models.config import SystemConfig
+from reference_models.config import SystemConfig, WordSystemConfig
 from reference_models.encoders.text import readable_length
 from reference_models.encoders.weights import fill_backbone, load_text, tiny_text_config
+from reference_models.encoders.words import fill_words
 from reference_models.errors import UserError
 from reference_models.systems.base import System
 from reference_models.systems.registry import get_system
@@ -27,9 +28,11 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
     if kind.tasks is not None and processor.task.name not in kind.tasks:
         raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, and the data are for {processor.task.name}")
     fixed: dict[str, Any] = {"task": processor.task.name, "labels": processor.task.labels}
+    fixed["vocabulary"] = len(processor.tokenizer)
+    fixed["characters"] = 0 if processor.characters is None else len(processor.characters) + 2
     pretrained = None
     if settings.inputs.subwords:
-        vocabulary = len(processor.tokenizer)
+        vocabulary = fixed["vocabulary"]
         pretrained = None if settings.text == "tiny" else load_text(settings.text, vocabulary)
         fixed["text_config"] = tiny_text_config(vocabulary) if pretrained is None else pretrained.config
         readable = readable_length(fixed["text_config"])
@@ -45,6 +48,8 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         raise error if isinstance(error, UserError) else UserError(f"model.mixup or model.semantic: {error}") from error
     if pretrained is not None:
         system.fill_text_encoder(pretrained, settings.text)
+    if isinstance(settings, WordSystemConfig):
+        fill_words(system.words, settings.word_vectors, processor.tokenizer.get_vocab())
     if system.vision is not None and settings.vision != "tiny" and settings.vision_weights != "none":
         fill_backbone(system.vision, settings.vision_weights)
     return system

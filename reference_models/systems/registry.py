@@ -27,6 +27,8 @@ class HubConfig(PreTrainedConfig):
         text_config: configuration of the text encoder.
         task: name of the task.
         labels: in the order of their ids.
+        vocabulary: tokens of the tokenizer, for a system that has its own table of them.
+        characters: ids of characters, likewise.
     """
 
     keys_to_ignore_at_inference = ["task_loss", "semantic_loss", "scores"]  # noqa: RUF012
@@ -35,6 +37,8 @@ class HubConfig(PreTrainedConfig):
     text_config: PreTrainedConfig | dict[str, Any] | None = None
     task: str = "re"
     labels: list[str] | tuple[str, ...] = ()
+    vocabulary: int = 0
+    characters: int = 0
 
 
 def register(name: str) -> Callable[[AnySystem], AnySystem]:

@@ -19,7 +19,8 @@ from reference_models.tasks.subwords import Subwords
 from reference_models.tasks.task import Answer, Item, Task, get_task
 
 FILE = "processor.json"
-KEYS = ("max_length", "image_size", "max_crops", "resize")
+KEYS = ("max_length", "image_size", "max_crops", "resize", "characters")
+WORD_LENGTH = 30  # characters; of longer words the first and the last half are read
 
 
 class Processor:
@@ -32,6 +33,7 @@ class Processor:
         image_size: side of the square that pictures are resized to, pixels; None for a model that reads text alone.
         max_crops: crops of one sample at most.
         resize: how pictures become squares, see `load_image`.
+        characters: that are known, for a model that reads words by their characters too; None for others.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class Processor:
         image_size: int | None = 224,
         max_crops: int = 3,
         resize: Resize = "squash",
+        characters: str | None = None,
     ) -> None:
         self.tokenizer, self.task, self.subwords = tokenizer, task, Subwords(tokenizer, max_length)
         self.max_length, self.image_size, self.max_crops, self.resize = max_length, image_size, max_crops, resize
+        self.characters = characters
         if task.special_tokens:
             tokenizer.add_special_tokens({"additional_special_tokens": list(task.special_tokens)})
 
@@ -66,7 +70,11 @@ class Processor:
 
     def encode(self, sample: Sample) -> Item:
         """The text and labels of a sample as ids; see `Task.encode` for what it returns and raises."""
-        return self.task.encode(sample, self.subwords)
+        item = self.task.encode(sample, self.subwords)
+        if self.characters is not None:
+            read = sample.words[: len(sample.words) - item["words_cut"]]
+            item["characters"] = [_character_ids(word, self.characters) for word in read]
+        return item
 
     def decode(self, sample: Sample, ids: Any) -> Answer:
         """What a row of predicted ids says of a sample; see `Task.decode`."""
@@ -101,9 +109,21 @@ class Processor:
             "attention_mask": pad([[1] * len(item["input_ids"]) for item in items], 0),
             **self.task.collate(items, input_ids.shape[1]),
         }
+        if self.characters is not None:
+            width = max(map(len, (item["characters"] for item in items)))
+            rows = [item["characters"] + [[]] * (width - len(item["characters"])) for item in items]
+            flat = pad([word for row in rows for word in row], 0)
+            batch["characters"] = flat.view(len(items), width, -1)
         if "pixels" in items[0]:
             pixels, present = zip(*(item["pixels"] for item in items), strict=True)
             batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}
         for name in items[0].get("features", ()):
             batch[name] = torch.stack([item["features"][name] for item in items])
         return batch
+
+
+def _character_ids(word: str, known: str) -> list[int]:
+    """The ids of a word's characters: 0 pads and 1 is one that is not known."""
+    if len(word) > WORD_LENGTH:
+        word = word[: WORD_LENGTH // 2] + word[-WORD_LENGTH // 2 :]
+    return [known.find(character) + 2 if character in known else 1 for character in word]

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoModel, set_seed
 
-from reference_models.config import DataConfig, RunConfig
+from reference_models.config import DataConfig, RunConfig, WordSystemConfig
 from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, Split, spooled
-from reference_models.data.tokenizer import learn_tokenizer, load_tokenizer
+from reference_models.data.tokenizer import learn_tokenizer, learn_words, load_tokenizer
+from reference_models.data.vectors import read_vectors
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
@@ -110,10 +111,15 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     data = config.data
     declared = get_format(data.format).labels(Path(data.root))
     task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
-    if config.model.text == "tiny":
-        tokenizer = learn_tokenizer((sample.words for sample in samples["train"]), config.model.tiny_vocabulary)
+    inputs, sentences = config.model.inputs, (sample.words for sample in samples["train"])
+    if isinstance(config.model, WordSystemConfig):
+        seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
+        tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
+    elif config.model.text == "tiny":
+        tokenizer = learn_tokenizer(sentences, config.model.tiny_vocabulary)
     else:
         tokenizer = load_tokenizer(config.model.text)
+    letters = sorted({letter for sample in samples["train"] for word in sample.words for letter in word})
     return Processor(
         tokenizer,
         task,
@@ -121,6 +127,7 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         image_size=data.image_size if config.reads_images else None,
         max_crops=data.max_crops,
         resize=data.resize,
+        characters="".join(letters) if inputs.characters else None,
     )
 
 

@@ -8,7 +8,7 @@ from reference_models.tasks.ner import tags_of
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
-VOCABULARY = 50
+VOCABULARY, CHARACTERS = 50, 12
 # Ends of the names of parameters that these batches cannot teach, by system, for the contract test.
 SILENT: dict[str, tuple[str, ...]] = {}
 RELATIONS = ("None", "/per/per/peer", "/per/loc/place")
@@ -53,6 +53,7 @@ def make_model(kind=I2SRM, *, seed=0, **options):
     torch.manual_seed(seed)
     task = options.get("task", "re")
     options = {"labels": TAGS if task == "ner" else RELATIONS, "vision": "tiny", "task": task} | options
+    options = {"vocabulary": VOCABULARY, "characters": CHARACTERS} | options
     return kind(kind.config_class(**({"text_config": text_config("bert")} | options)))
 
 
@@ -65,6 +66,9 @@ def make_batch(task="re", *, present=None, size=4, seed=0):
         batch["word_starts"] = torch.tensor([[1, 2, 4, 6, 8], [1, 3, 0, 0, 0], [1, 4, 5, 0, 0], [2, 3, 4, 5, 0]])[:size]
         batch["word_mask"] = torch.arange(5) < torch.tensor([5, 2, 3, 4])[:size, None]
         batch["labels"] = torch.randint(len(TAGS), (size, 5), generator=generator) * batch["word_mask"]
+        characters = torch.randint(1, CHARACTERS, (size, 5, 4), generator=torch.Generator().manual_seed(seed))
+        written = torch.arange(4) < torch.tensor([4, 1, 2, 3, 4])[:, None]
+        batch["characters"] = characters * written * batch["word_mask"][..., None]
     else:
         positions = torch.arange(10)
         batch["head_mask"] = ((positions >= 1) & (positions < 3)).expand(size, -1)

@@ -98,7 +98,9 @@ def test_padding_and_neighbours_change_nothing(name: str, task: str) -> None:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     longer = dict(batch)
     for key, value in batch.items():
-        if value.ndim == 2 and key != "image_mask":
+        if key == "characters":
+            longer[key] = torch.nn.functional.pad(value, (0, 2, 0, 3))
+        elif value.ndim == 2 and key != "image_mask":
             longer[key] = torch.nn.functional.pad(value, (0, 3))
     for one, other in zip(real_scores(system, longer, 4), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -132,11 +134,13 @@ def test_saved_system_comes_back_identical(name: str, task: str, modules: str, t
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is type(system)
     torch.testing.assert_close(loaded.state_dict(), system.state_dict(), rtol=0, atol=0)
-    assert (scores_of(loaded, batch) - expected).abs().max() == 0
+    # Which kernel an LSTM takes depends on where its weights lie in memory.
+    close = 1e-7 if any(isinstance(module, torch.nn.LSTM) for module in system.modules()) else 0.0
+    assert (scores_of(loaded, batch) - expected).abs().max() <= close
     assert loaded.settings == system.settings
     assert AutoConfig.from_pretrained(tmp_path).task == task
     light = AutoModel.from_pretrained(tmp_path, attn_mixup=False, semantic_weight=0.0)
-    assert (scores_of(light, batch) - expected).abs().max() == 0
+    assert (scores_of(light, batch) - expected).abs().max() <= close
     assert not any(key.startswith(("mixer", "semantic")) for key in light.state_dict())
 
 

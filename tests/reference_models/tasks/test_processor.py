@@ -171,3 +171,17 @@ def test_thirteen_tags_name_every_subword_and_lead_back_to_words(words: list[str
     assert names.count("X") == len(names) - 2 - len(words)
     assert X.decode(sample, [*item["labels"], -100]) == list(tags)
     assert X.decode(sample, [X13.index("X")] * len(names)) == ["O"] * len(words)
+
+
+def test_characters_of_the_words_that_are_read() -> None:
+    processor = make("ner", max_length=5, characters="abVx")
+    sample = Sample("x:1", ("Vax!", "b", "Scarlet", "here"))
+    item = processor.encode(sample)
+    read = len(sample.words) - item["words_cut"]
+    assert item["characters"] == [[4, 2, 5, 1], [3], [1, 1, 2, 1, 1, 1, 1], [1] * 4][:read]
+    long = processor.encode(Sample("x:2", ("a" * 15 + "x" * 9 + "b" * 15,)))["characters"]
+    assert long == [[2] * 15 + [3] * 15]
+    batch = processor.collate([item, processor.encode(Sample("x:3", ("b",)))])
+    assert batch["characters"].shape == (2, read, max(map(len, item["characters"])))
+    assert batch["characters"][1].flatten().tolist()[:2] == [3, 0]
+    assert "characters" not in NER.collate([NER.encode(sample)])

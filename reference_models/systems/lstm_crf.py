@@ -1,0 +1,72 @@
+"""CNN-BiLSTM-CRF (Ma and Hovy, ACL 2016) and HBiLSTM-CRF (Lample et al., NAACL 2016): words and their characters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reference_models.config import Inputs, WordSystemConfig
+from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional, draw_lstm
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+
+@dataclass
+class LSTMCRFConfig(WordSystemConfig):
+    """Settings of the LSTM taggers, beside those of all systems.
+
+    Args:
+        char_encoder: "cnn" (Ma and Hovy: 200 units per direction) or "lstm" (Lample et al.: 100 units per direction and
+            a tanh layer of 100).
+        word_width: of a word's vector.
+        input_dropout: of words joined with their characters, and of the characters of "cnn".
+    """
+
+    head_dropout: float = 0.5
+    char_encoder: Literal["cnn", "lstm"] = "cnn"
+    word_width: int = 100
+    input_dropout: float = 0.5
+
+    @property
+    def inputs(self) -> Inputs:
+        """See `SystemConfig`."""
+        return Inputs(subwords=False, characters=True)
+
+
+@register("lstm_crf")
+class LSTMCRF(System):
+    """A bidirectional LSTM over words and their characters.
+
+    The CRF has constant transitions; Ma and Hovy's depend on the word too.
+    """
+
+    config_class = LSTMCRFConfig
+    tasks = ("ner",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        settings, cnn = self.settings, self.settings.char_encoder == "cnn"
+        self.words = nn.Embedding(max(config.vocabulary, 2), settings.word_width, padding_idx=0)
+        bound = (3 / settings.word_width) ** 0.5
+        nn.init.uniform_(self.words.weight, -bound, bound)
+        count = max(config.characters, 2)
+        self.characters = CharacterCNN(count, dropout=settings.input_dropout) if cnn else CharacterLSTM(count)
+        self.dropout = nn.Dropout(settings.input_dropout)
+        units = 200 if cnn else 100
+        self.lstm = nn.LSTM(settings.word_width + self.characters.width, units, batch_first=True, bidirectional=True)
+        draw_lstm(self.lstm)
+        self.project = None if cnn else nn.Linear(2 * units, 100)
+        self.finish(2 * units if cnn else 100)
+
+    def make_text_encoder(self) -> None:
+        """It reads words; see `System`."""
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """The states of both directions at each word; see `System`."""
+        mask = batch["word_mask"]
+        words = self.words(batch["input_ids"].gather(1, batch["word_starts"]))
+        characters = self.characters(batch["characters"].flatten(0, 1)).unflatten(0, mask.shape)
+        h, _ = bidirectional(self.lstm, self.dropout(torch.cat([words, characters], dim=-1)), mask)
+        return Encoded(h if self.project is None else torch.tanh(self.project(h)), mask)

@@ -1,0 +1,130 @@
+"""PCNN (Zeng et al., EMNLP 2015): a convolution over words, pooled before, between and behind the two entities."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reference_models.config import Inputs, WordSystemConfig, check_at_least
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+REACH = 128  # distances from an entity beyond it count as this
+SEGMENTS = 3
+
+
+@dataclass
+class PCNNConfig(WordSystemConfig):
+    """Settings of PCNN, beside those of all systems.
+
+    Args:
+        word_width: of a word's vector.
+        position_width: of the vector of a distance to an entity.
+        filters: of the convolution.
+        nonlinearity: after pooling: "tanh" (the paper) or "relu" (OpenNRE).
+    """
+
+    head_dropout: float = 0.5
+    word_width: int = 50
+    position_width: int = 5
+    filters: int = 230
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", word_width=1, position_width=1, filters=1)
+
+    @property
+    def inputs(self) -> Inputs:
+        """See `SystemConfig`."""
+        return Inputs(subwords=False)
+
+
+def without_markers(
+    ids: Tensor, mask: Tensor, entities: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Take the markers around both entities out of sentences.
+
+    Args:
+        ids: (B, L), of words.
+        mask: (B, L), True for a real word or marker.
+        entities: of each entity (B, L), True from behind its opening marker to its closing one.
+
+    Returns:
+        The same without the four markers of each sentence; of each entity the place of its first word, (B,).
+    """
+    places = torch.arange(ids.shape[1], device=ids.device)
+    markers = torch.zeros_like(mask)
+    first = {}
+    for name, inside in entities.items():
+        start = inside.int().argmax(dim=1)
+        end = ids.shape[1] - inside.flip(1).int().argmax(dim=1)
+        markers |= (places == start[:, None] - 1) | (places == end[:, None])
+        first[name] = start
+    kept = mask & ~markers
+    order = (~kept).int().argsort(dim=1, stable=True)
+    starts = {name: (kept & (places < start[:, None])).sum(dim=1) for name, start in first.items()}
+    return ids.gather(1, order), kept.gather(1, order), starts
+
+
+def pool_segments(rows: Tensor, mask: Tensor, head: Tensor, tail: Tensor) -> Tensor:
+    """The largest value of each feature before, between and behind the entities; 0 where a segment has no word.
+
+    Args:
+        rows: (B, L, C).
+        mask: (B, L), True for a real word.
+        head, tail: (B,), the place of the first word of each entity; the earlier one closes the first segment.
+
+    Returns:
+        (B, 3 C).
+    """
+    places = torch.arange(rows.shape[1], device=rows.device)
+    left, right = torch.minimum(head, tail)[:, None], torch.maximum(head, tail)[:, None]
+    pooled = []
+    for inside in (places <= left, (places > left) & (places <= right), places > right):
+        own = (inside & mask)[..., None]
+        largest = rows.masked_fill(~own, -torch.inf).max(dim=1).values
+        pooled.append(torch.where(own.any(dim=1), largest, 0.0))
+    return torch.cat(pooled, dim=-1)
+
+
+@register("pcnn")
+class PCNN(System):
+    """Words with their distances to both entities; entities are known by these and the segments alone."""
+
+    config_class = PCNNConfig
+    tasks = ("re",)
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        settings = self.settings
+        self.words = nn.Embedding(max(config.vocabulary, 2), settings.word_width, padding_idx=0)
+        nn.init.uniform_(self.words.weight, -0.25, 0.25)
+        with torch.no_grad():
+            self.words.weight[0].zero_()
+        tables = {
+            name: nn.Embedding(2 * REACH + 1, settings.position_width, padding_idx=0) for name in ("head", "tail")
+        }
+        self.positions = nn.ModuleDict(tables)
+        width = settings.word_width + 2 * settings.position_width
+        self.convolution = nn.Conv1d(width, settings.filters, kernel_size=3, padding=1)
+        self.finish(SEGMENTS * settings.filters)
+
+    def make_text_encoder(self) -> None:
+        """It reads words; see `System`."""
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """The pooled segments; see `System`."""
+        entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
+        ids, mask, starts = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
+        places = torch.arange(ids.shape[1], device=ids.device)
+        parts = [self.words(ids)]
+        for name, start in starts.items():
+            distance = (places - start[:, None]).clamp(-REACH, REACH - 1) + REACH + 1
+            parts.append(self.positions[name](distance * mask))
+        rows = torch.cat(parts, dim=-1) * mask[..., None]
+        found = self.convolution(rows.transpose(1, 2)).transpose(1, 2)
+        pooled = pool_segments(found, mask, starts["head"], starts["tail"])
+        return Encoded(torch.tanh(pooled) if self.settings.nonlinearity == "tanh" else pooled.relu())

@@ -1,0 +1,62 @@
+"""Word vectors: those that are asked for, and mistakes by file and line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from reference_models.data.tokenizer import learn_words
+from reference_models.data.vectors import read_vectors
+from reference_models.encoders.words import fill_words
+from reference_models.errors import UserError
+
+SENTENCES = [("Rome", "is", "old"), ("rome", "is", "new"), ("Paris",)]
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> str:
+    (tmp_path / "glove.txt").write_text("rome 1 2 3\nparis 4 5 6\n, 7 8 9\n")
+    return str(tmp_path / "glove.txt")
+
+
+def test_vectors_of_the_words_that_are_asked_for(vectors: str) -> None:
+    assert read_vectors(vectors, {"rome", "lima"}) == {"rome": [1.0, 2.0, 3.0]}
+    assert read_vectors("none", {"rome"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a 1 2\nb 3\n", r"glove\.txt:2: expected 2 numbers, as before, got 1"),
+        (b"a 1 x\n", r"glove\.txt:1: expected a word and numbers"),
+        (b"a \xff\n", r"glove\.txt: expected UTF-8"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "glove.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_vectors(str(tmp_path / "glove.txt"), {"a"})
+    with pytest.raises(UserError, match=r"model\.word_vectors: no\.txt cannot be read"):
+        read_vectors("no.txt", {"a"})
+
+
+def test_words_are_known_by_their_number_or_their_vector(vectors: str) -> None:
+    tokenizer = learn_words(SENTENCES, 2, read_vectors(vectors, {"paris", "old"}))
+    assert set(tokenizer.get_vocab()) == {"[PAD]", "[UNK]", "rome", "is", "paris"}
+    ids = tokenizer(["ROME", "is", "old", "Paris"], is_split_into_words=True)
+    assert ids.tokens() == ["rome", "is", "[UNK]", "paris"]
+    assert ids.word_ids() == [0, 1, 2, 3]
+    assert learn_words(SENTENCES[::-1], 2).get_vocab() == learn_words(SENTENCES, 2).get_vocab()
+
+
+def test_vectors_fill_the_rows_of_their_words(vectors: str) -> None:
+    ids = learn_words(SENTENCES, 1).get_vocab()
+    table = nn.Embedding(len(ids), 3)
+    before = table.weight.detach().clone()
+    fill_words(table, vectors, ids)
+    assert table.weight[ids["rome"]].tolist() == [1, 2, 3]
+    assert table.weight[ids["paris"]].tolist() == [4, 5, 6]
+    assert torch.equal(table.weight[ids["old"]], before[ids["old"]])
+    with pytest.raises(UserError, match="has vectors of 3 numbers, and the system has words of 5"):
+        fill_words(nn.Embedding(len(ids), 5), vectors, ids)

@@ -1,0 +1,78 @@
+"""The LSTM taggers: padding in words and characters, directions, and a character encoder against loops."""
+
+import pytest
+import torch
+from slow_layers import dot
+from tiny_models import make_batch, make_model
+
+from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional
+from reference_models.systems.lstm_crf import LSTMCRF
+
+each_encoder = pytest.mark.parametrize("char_encoder", ["cnn", "lstm"])
+
+
+def make(**options):
+    return make_model(LSTMCRF, task="ner", **options).eval()
+
+
+@each_encoder
+def test_sizes_are_the_published_ones(char_encoder):
+    system = make(char_encoder=char_encoder)
+    wide = {"cnn": (130, 400), "lstm": (150, 100)}[char_encoder]
+    assert (system.lstm.input_size, system.head.linear.in_features) == wide
+    counted = sum(p.numel() for p in system.lstm.parameters())
+    assert counted == {"cnn": 4 * 2 * 200 * (130 + 200 + 2), "lstm": 4 * 2 * 100 * (150 + 100 + 2)}[char_encoder]
+
+
+@each_encoder
+def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
+    encoder = {"cnn": CharacterCNN, "lstm": CharacterLSTM}[char_encoder](12).eval()
+    rows = torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0]])
+    together = encoder(rows)
+    torch.testing.assert_close(encoder(rows[:1, :2])[0], together[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(encoder(rows[1:2, :1])[0], together[1], atol=1e-6, rtol=0)
+    assert together.isfinite().all()
+
+
+def test_characters_by_a_convolution_agree_with_loops():
+    encoder = CharacterCNN(12, width=4, filters=3).eval()
+    word = [3, 7, 5]
+    rows = [[0.0] * 4, *encoder.table.weight[word].tolist(), [0.0] * 4]
+    kernel, bias = encoder.convolution.weight.transpose(1, 2).tolist(), encoder.convolution.bias.tolist()
+    expected = [
+        max(sum(dot(kernel[f][k], rows[t + k]) for k in range(3)) for t in range(3)) + bias[f] for f in range(3)
+    ]
+    found = encoder(torch.tensor([[*word, 0, 0]]))[0]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_directions_mirror_each_other():
+    """A reversed sentence through swapped directions gives the mirrored states; padding stands behind it."""
+    torch.manual_seed(0)
+    lstm, mirror = (torch.nn.LSTM(3, 2, batch_first=True, bidirectional=True) for _ in range(2))
+    state = lstm.state_dict()
+    swapped = {
+        name: state[name.removesuffix("_reverse") if name.endswith("_reverse") else f"{name}_reverse"] for name in state
+    }
+    mirror.load_state_dict(swapped)
+    rows, mask = torch.randn(1, 6, 3), torch.arange(6)[None] < 4
+    states, last = bidirectional(lstm, rows, mask)
+    backwards = torch.cat([rows[:, :4].flip(1), rows[:, 4:]], dim=1)
+    other, _ = bidirectional(mirror, backwards, mask)
+    torch.testing.assert_close(states[:, :4], torch.cat(other[:, :4].flip(1).chunk(2, dim=-1)[::-1], dim=-1))
+    assert states[:, 4:].abs().sum() == 0
+    torch.testing.assert_close(last, torch.cat([states[:, 3, :2], states[:, 0, 2:]], dim=-1))
+    alone, _ = bidirectional(lstm, rows[:, :4], mask[:, :4])
+    torch.testing.assert_close(alone, states[:, :4])
+
+
+@each_encoder
+def test_every_table_learns_and_two_passes_agree(char_encoder):
+    system, batch = make(char_encoder=char_encoder), make_batch("ner")
+    with torch.no_grad():
+        assert torch.equal(system(**batch).scores, system(**batch).scores)
+    system.train()(**batch).loss.backward()
+    for table in (system.words, system.characters.table):
+        assert table.weight.grad[1:].abs().sum() > 0
+        assert table.weight.grad[0].abs().sum() == 0
+    assert (system.lstm.bias_ih_l0[200:400] == 1).all() == (char_encoder == "cnn")

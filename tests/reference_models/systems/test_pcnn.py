@@ -1,0 +1,101 @@
+"""PCNN: segments by hand, the fusion against loops over words, and markers that leave no trace."""
+
+import math
+
+import pytest
+import torch
+from slow_layers import dot
+from tiny_models import make_batch, make_model
+
+from reference_models.systems.pcnn import PCNN, pool_segments, without_markers
+
+
+def make(**options):
+    return make_model(PCNN, task="re", **options).eval()
+
+
+def sentence(words, head, tail, length=None):
+    """A batch of one sentence with markers (2 to 5) around two spans of words, as the processor makes it."""
+    cuts = [(head[0], 1, 2), (head[1], 0, 3), (tail[0], 1, 4), (tail[1], 0, 5)]
+    ids = list(words)
+    for place, _, marker in sorted(cuts, reverse=True):
+        ids.insert(place, marker)
+    length = length or len(ids)
+    batch = {"input_ids": torch.tensor([ids + [0] * (length - len(ids))])}
+    batch["attention_mask"] = (torch.arange(length) < len(ids)).long()[None]
+    for name, opening in (("head", 2), ("tail", 4)):
+        inside = torch.zeros(1, length, dtype=torch.bool)
+        inside[0, ids.index(opening) + 1 : ids.index(opening + 1)] = True
+        batch[f"{name}_mask"] = inside
+    return batch | {"image_mask": torch.zeros(1, 4, dtype=torch.bool)}
+
+
+SENTENCES = [
+    ([10, 11, 12, 13, 14, 15], (1, 2), (4, 5)),
+    ([10, 11, 12, 13, 14, 15], (4, 5), (1, 2)),  # head behind tail
+    ([10, 11, 12, 13], (0, 1), (1, 2)),  # adjacent, and the first word
+    ([10, 11, 12, 13], (0, 2), (3, 4)),  # the last word: nothing behind it
+    ([10, 11, 12, 13, 14], (0, 4), (1, 2)),  # one inside the other
+    ([10, 11, 12], (1, 2), (1, 2)),  # the same words
+]
+
+
+def segments_of(words, head, tail):
+    left, right = sorted((head[0], tail[0]))
+    return [[t for t in range(len(words)) if (t > left) + (t > right) == number] for number in range(3)]
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_markers_leave_words_and_places(case):
+    words, head, tail = case
+    batch = sentence(*case, length=len(words) + 7)
+    entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
+    ids, mask, starts = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
+    assert ids[0][mask[0]].tolist() == words
+    assert mask[0].tolist() == [True] * len(words) + [False] * 7
+    assert [starts[name].item() for name in ("head", "tail")] == [head[0], tail[0]]
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("case", SENTENCES)
+def test_h_agrees_with_loops_over_words(case, nonlinearity):
+    system, (words, head, tail) = make(nonlinearity=nonlinearity), case
+    rows = []
+    for t, word in enumerate(words):
+        places = (system.positions[name].weight[t - span[0] + 129] for name, span in (("head", head), ("tail", tail)))
+        rows.append(torch.cat([system.words.weight[word], *places]).tolist())
+    around = [[0.0] * len(rows[0]), *rows, [0.0] * len(rows[0])]
+    kernel, bias = system.convolution.weight.transpose(1, 2).tolist(), system.convolution.bias.tolist()
+    found = [
+        [sum(dot(kernel[f][k], around[t + k]) for k in range(3)) + bias[f] for f in range(len(bias))]
+        for t in range(len(words))
+    ]
+    expected = []
+    for segment in segments_of(*case):
+        largest = [max(found[t][f] for t in segment) if segment else 0.0 for f in range(len(bias))]
+        expected += [math.tanh(x) if nonlinearity == "tanh" else max(x, 0.0) for x in largest]
+    for length in (None, len(words) + 9):  # more padding changes nothing
+        h = system.encode(sentence(*case, length=length)).h[0]
+        torch.testing.assert_close(h, torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_swapped_entities_swap_distances_and_keep_segments():
+    system = make()
+    one, other = (system.encode(sentence([10, 11, 12, 13], *spans)).h for spans in (((0, 1), (2, 3)), ((2, 3), (0, 1))))
+    assert not torch.allclose(one, other)
+    assert segments_of([10, 11, 12, 13], (0, 1), (2, 3)) == segments_of([10, 11, 12, 13], (2, 3), (0, 1))
+
+
+def test_an_empty_segment_has_no_gradient():
+    rows = torch.randn(1, 4, 3, requires_grad=True)
+    pooled = pool_segments(rows, torch.ones(1, 4, dtype=torch.bool), torch.tensor([0]), torch.tensor([3]))
+    assert pooled[0, 6:].tolist() == [0, 0, 0]
+    pooled.sum().backward()
+    assert rows.grad.isfinite().all()
+    assert rows.grad.sum() == 6
+
+
+def test_a_padded_row_stays_zero_and_learns_nothing():
+    system = make().train()
+    system(**make_batch()).loss.backward()
+    assert system.words.weight.grad[0].abs().sum() == system.words.weight[0].abs().sum() == 0
