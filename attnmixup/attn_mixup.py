@@ -50,8 +50,8 @@ class AttnMixup(nn.Module):
         feed_forward: Hidden width of a feed-forward block after the attention, 0 (paper) or 2048 (release).
         sampling: Eq. 13. ``"random"`` (paper): round(delta B) samples drawn at random stand as they are, the other
             samples transformed. ``"balanced"`` (recommended): the same of B samples drawn with replacement, each class
-            of the batch as likely as any other; a sequence counts for its rarest tag. ``"slice"`` (release): the first
-            round(delta B) rows of H and the last of H*.
+            of the batch as likely as any other; tags and values, of which no sample has one class, as ``"random"``.
+            ``"slice"`` (release): the first round(delta B) rows of H and the last of H*.
         final: Eq. 16. ``"sample"`` (paper): round(Delta B) rows drawn from H*, and synthetic ones up to B, so 2B rows
             in all. ``"slice"`` (release): the first Delta of H* and the first 1 - Delta of the mixed rows.
             ``"weight"``: all rows of H, H* and the mixed set, weighted 1, Delta and 1 - Delta. ``"mixed"``: the mixed
@@ -194,7 +194,6 @@ class AttnMixup(nn.Module):
             plan = self.draw(
                 batch.size,
                 targets=batch.targets,
-                target_mask=batch.scored_mask,
                 embeddings=batch.pooled if self.options.partner == "nearest" else None,
                 group=batch.pairing_group,
                 generator=generator,
@@ -251,7 +250,6 @@ class AttnMixup(nn.Module):
         size: int,
         *,
         targets: Tensor | None = None,
-        target_mask: Tensor | None = None,
         embeddings: Tensor | None = None,
         group: Tensor | None = None,
         generator: Generator | None = None,
@@ -261,9 +259,8 @@ class AttnMixup(nn.Module):
 
         Args:
             size: Number of samples B.
-            targets: Class labels or tags, which ``sampling="balanced"`` and ``partner="other_class"`` and
+            targets: Class labels, which ``sampling="balanced"`` and ``partner="other_class"`` and
                 ``"balanced"`` need.
-            target_mask: Boolean, shape ``(B, L)``: which tags count; None for all.
             embeddings: One vector of each sample, shape ``(B, C)``, which ``partner="nearest"`` needs.
             group: Integer, shape ``(B,)``; samples of different groups are never mixed.
             generator: Source of the random numbers.
@@ -273,7 +270,6 @@ class AttnMixup(nn.Module):
             self.options,
             size,
             targets=targets,
-            target_mask=target_mask,
             embeddings=embeddings,
             group=group,
             generator=generator,

@@ -59,7 +59,6 @@ def draw_plan(
     size: int,
     *,
     targets: Tensor | None = None,
-    target_mask: Tensor | None = None,
     embeddings: Tensor | None = None,
     group: Tensor | None = None,
     generator: Generator | None = None,
@@ -76,10 +75,8 @@ def draw_plan(
         pairing_set = torch.cat([rows[:num_original], rows[size - num_original :] + size])
     else:
         transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
-        if options.sampling == "balanced":
-            rows_of_set = draw_balanced(group, class_of(targets, target_mask), generator=generator)
-        else:
-            rows_of_set = rows
+        balanced = options.sampling == "balanced" and not _without_class(targets)
+        rows_of_set = draw_balanced(group, class_of(targets), generator=generator) if balanced else rows
         pairing_set = rows_of_set + size * transformed_in_set
 
     sources = pairing_set % size
@@ -93,7 +90,7 @@ def draw_plan(
         partner = draw_nearest(group, embeddings[sources], options.neighbours, generator=generator)
     else:
         draw_partner = draw_other_class if options.partner == "other_class" else draw_balanced
-        partner = draw_partner(group, class_of(targets, target_mask)[sources], generator=generator)
+        partner = draw_partner(group, class_of(targets)[sources], generator=generator)
 
     num_transformed = options.num_transformed(size)
     if options.final == "sample":
@@ -234,21 +231,15 @@ def _weighted_choice(weights: Tensor, generator: Generator | None) -> Tensor:
     return (weights / waits).argmax(1)
 
 
-def class_of(targets: Tensor | None, mask: Tensor | None = None) -> Tensor:
-    """Class of each sample.
+def _without_class(targets: Tensor | None) -> bool:
+    """Whether these are tags ``(B, L)`` or values ``(B,)``, of which no sample has one class."""
+    return targets is not None and (targets.ndim == 1) == targets.is_floating_point()
 
-    Args:
-        targets: Class indices ``(B,)``; one-hot or soft targets ``(B, K)``; or tags ``(B, L)``, of which a sequence's
-            rarest stands for its class: the one that the fewest sequences of the batch have.
-        mask: Boolean, shape ``(B, L)``: which tags count; None for all. Negative ones, such as -100, never do.
 
-    Returns:
-        Integer, shape ``(B,)``.
-    """
+def class_of(targets: Tensor | None) -> Tensor:
+    """Class of each sample, shape ``(B,)``, from class indices ``(B,)`` or one-hot or soft targets ``(B, K)``."""
     if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
         return targets
-    if targets is not None and targets.ndim == 2 and not targets.is_floating_point():
-        return _rarest_tag(targets, mask)
     if targets is not None and targets.ndim == 2 and targets.is_floating_point():
         check_values(
             (targets.sum(1) - 1).abs() < 1e-2,
@@ -258,21 +249,9 @@ def class_of(targets: Tensor | None, mask: Tensor | None = None) -> Tensor:
         return targets.argmax(1)
     got = "no targets" if targets is None else f"{targets.dtype} of shape {tuple(targets.shape)}"
     raise ValueError(
-        "Samples can be chosen by class only for class indices (B,), tags (B, L) or floating-point targets (B, K), got "
+        "Samples can be chosen by class only for class indices (B,) or floating-point targets (B, K), got "
         f'{got}; use sampling="random" and partner="uniform".'
     )
-
-
-def _rarest_tag(tags: Tensor, mask: Tensor | None) -> Tensor:
-    counted = tags >= 0 if mask is None else mask & (tags >= 0)
-    nothing = torch.iinfo(tags.dtype).max
-    ordered = tags.masked_fill(~counted, nothing).sort(1).values
-    once = ordered.clone()
-    once[:, 1:] = ordered[:, 1:].masked_fill(ordered[:, 1:] == ordered[:, :-1], nothing)
-    everywhere = once.flatten().sort().values
-    sequences = torch.searchsorted(everywhere, once, right=True) - torch.searchsorted(everywhere, once)
-    rarest = sequences.masked_fill(once == nothing, nothing).argmin(1, keepdim=True)
-    return once.gather(1, rarest).squeeze(1)
 
 
 def draw_dropout(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:

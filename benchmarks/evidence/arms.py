@@ -61,3 +61,8 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
     if control == "layer_norm":
         mixer.attention = NormOnly(dim)
     return mixer
+
+
+def partners_need_classes(options: dict[str, Any] | None) -> bool:
+    """Whether partners are chosen by class, which sentences with a tag per word do not have."""
+    return options is not None and options.get("partner") in ("balanced", "other_class")

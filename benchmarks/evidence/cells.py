@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.evidence.arms import partners_need_classes
 from benchmarks.evidence.config import Config, DataSet
 from benchmarks.evidence.pool import load_pool
+from benchmarks.evidence.readers import TAGGED
 from benchmarks.evidence.training import train_cell
 
 Cell = dict[str, Any]
@@ -42,11 +44,12 @@ class Unit:
 
 
 def units_of(config: Config) -> list[Unit]:
-    """Units in the order of the data sets."""
+    """Units in the order of the data sets; without arms that choose partners by class where rows have several."""
     return [
         Unit(data_set, arm, options, config.encoder)
         for data_set in config.data_sets
         for arm, options in config.arms.items()
+        if not (data_set.source in TAGGED and partners_need_classes(options))
     ]
 
 

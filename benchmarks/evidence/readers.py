@@ -167,6 +167,10 @@ SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
 }
 
 
+# Sources with a tag for each word, whose rows have no single class.
+TAGGED = ("twitter2015", "twitter2017", "wnut17")
+
+
 def read_source(source: str, data: Path) -> Texts | Numbers:
     """Read a data set below the data folder.
 

@@ -230,7 +230,8 @@ SUMMARY_NOTES = """Mean paired differences to {reference} in test micro-F1 point
 each family counts once, by the mean over its data sets. Over families: the families are the sample, with n - 1
 degrees of freedom; this interval says what to expect of another data set (- for fewer than {families} families). Over
 seeds: the data sets are fixed and only their seeds vary; this interval says whether other seeds would give the same
-mean. Better / worse: data sets whose own 95% interval lies above / below 0, without correction."""
+mean. Better / worse: data sets whose own 95% interval lies above / below 0, without correction. Arms that choose
+partners by class have no entities (a sentence has no single class), so their mean is over fewer families."""
 
 
 def _diagnostics(results: Sequence[Result]) -> str:

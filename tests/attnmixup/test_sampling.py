@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import lengths, ratios, seeds, sizes, traced
+from strategies import ratios, seeds, sizes, traced
 
 from attnmixup import sampling
 from attnmixup.options import MixupOptions
@@ -157,29 +157,14 @@ def test_classes_come_from_indices_or_vectors():
     for targets, got in (
         (None, "no targets"),
         (torch.zeros(2), "torch.float32 of shape (2,)"),
-        (torch.zeros(2, 3, 1, dtype=torch.long), "torch.int64 of shape (2, 3, 1)"),
+        (torch.zeros(2, 3, dtype=torch.long), "torch.int64 of shape (2, 3)"),
     ):
         message = re.escape(
-            "Samples can be chosen by class only for class indices (B,), tags (B, L) or floating-point targets (B, K), "
+            "Samples can be chosen by class only for class indices (B,) or floating-point targets (B, K), "
             f'got {got}; use sampling="random" and partner="uniform".'
         )
         with pytest.raises(ValueError, match=f"^{message}$"):
             sampling.class_of(targets)
-
-
-@given(size=sizes, length=lengths, seed=seeds, masked=st.booleans())
-def test_a_sequence_counts_for_its_rarest_tag(size, length, seed, masked):
-    draw = generator(seed)
-    tags = torch.randint(-1, 4, (size, length), generator=draw)
-    mask = torch.rand(size, length, generator=draw) < 0.7 if masked else None
-    sets = [
-        {tag for place, tag in enumerate(row) if tag >= 0 and (mask is None or mask[number, place])}
-        for number, row in enumerate(tags.tolist())
-    ]
-    found = sampling.class_of(tags, mask).tolist()
-    for own, tag in zip(sets, found, strict=True):
-        ranked = sorted((sum(other in row for row in sets), other) for other in own)
-        assert tag == (ranked[0][1] if ranked else torch.iinfo(torch.long).max)
 
 
 def test_nearest_draws_evenly_from_the_nearest_of_the_group():
@@ -343,6 +328,15 @@ def test_balanced_sampling_draws_both_of_a_pair_by_class():
         rows = torch.cat([getattr(plan, name) for plan in plans]) % 20
         assert stats.chisquare(torch.bincount(targets[rows]).numpy()).pvalue > 1e-3
         assert stats.chisquare(torch.bincount(rows[rows < 18], minlength=18).numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("targets", [torch.zeros(9, 3, dtype=torch.long), torch.zeros(9), torch.zeros(9, 3, 2).long()])
+def test_balanced_sampling_of_what_has_no_class_is_random(targets):
+    options = replace(PAPER, sampling="balanced", transformed_ratio=0.0)
+    plan = sampling.draw_plan(options, 9, targets=targets, generator=generator())
+    assert sorted((plan.first % 9).tolist()) == list(range(9))
+    with pytest.raises(ValueError, match=r"^Samples can be chosen by class only for .*, got no targets"):
+        sampling.draw_plan(options, 9)
 
 
 @given(size=sizes, seed=seeds)
