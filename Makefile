@@ -12,9 +12,10 @@ check: lint types doctests test  ## what to run before a pull request
 test:  ## all tests; `make test ARGS=tests/attnmixup/test_sampling.py` runs one file
 	python -m pytest $(ARGS)
 
-lint:  ## ruff, rules and format
+lint:  ## ruff, rules and format, and which module may import which
 	ruff check .
 	ruff format --check .
+	lint-imports
 
 types:  ## mypy
 	mypy

@@ -323,10 +323,13 @@ def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
         limit = predictor.processor.max_length
         print(f"the last {cut} words lie behind the limit of {limit} sub-words and were not read", file=sys.stderr)
     print(predictor.processor.task.describe(sample, prediction.answer))
-    likeliest = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
-    for relation, probability in likeliest[:3]:
-        print(f"  {probability:.4f}  {relation}")
+    for name, probability in predictor.processor.task.likeliest(sample, prediction)[:3]:
+        print(f"  {probability:.4f}  {name}")
 
 
 def _scores(split: str, samples: int, scores: dict[str, float]) -> str:
     return f"{split} ({samples} samples, percent): " + ", ".join(f"{key} {100 * scores[key]:.2f}" for key in SHOWN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

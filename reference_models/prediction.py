@@ -12,8 +12,8 @@ from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
-from reference_models.training.evaluation import map_by_length, predict_batch
-from reference_models.training.run import MODEL, find_run, load_model
+from reference_models.training.evaluation import predict_samples
+from reference_models.training.run import find_model, load_model
 
 logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
@@ -22,27 +22,73 @@ WINDOW = 16  # batches of a file's posts that are sorted by length together
 
 
 class Predictor:
-    """The model of a finished run, ready for posts.
+    """A trained model, ready for posts.
 
     Args:
-        run: folder of the run.
+        model: folder of a finished run, folder of a model, or the name of a model on the Hugging Face hub.
         batch_size: posts that are computed at once.
-        ground: makes the crops of a post's picture, see `grounding.posts.PostGrounder`.
+        ground: makes the crops of a post's image, see `grounding.posts.PostGrounder`.
         int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
-        UserError: the folder holds no finished run, or its model cannot be computed in int8 here.
+        UserError: there is no such model, or it cannot be computed in int8 here.
+
+    Example:
+        >>> predictor = Predictor.from_pretrained("runs/twitter2017")  # doctest: +SKIP
+        >>> predictor("Ann Lee lives in Rome", image="post.jpg")["entities"][0]  # doctest: +SKIP
+        {'text': 'Ann Lee', 'type': 'PER', 'start': 0, 'end': 2, 'characters': [0, 7], 'probability': 0.98}
     """
 
-    def __init__(self, run: Path, *, batch_size: int = 32, ground: Ground | None = None, int8: bool = False) -> None:
-        self.model, self.processor = load_model(find_run(run), int8=int8)
-        self.run, self.batch_size, self.ground, self.int8 = run, batch_size, ground, int8
+    def __init__(
+        self, model: Path | str, *, batch_size: int = 32, ground: Ground | None = None, int8: bool = False
+    ) -> None:
+        self.folder = find_model(model)
+        self.model, self.processor = load_model(self.folder, int8=int8)
+        self.batch_size, self.ground, self.int8 = batch_size, ground, int8
         # A model of crops alone learnt that an image without crops tells nothing.
         self._warns = set(self.model.settings.inputs.images.values()) == {"crops"}
 
+    @classmethod
+    def from_pretrained(cls, model: Path | str, **options: Any) -> "Predictor":
+        """The predictor of a model; see the class for the arguments."""
+        return cls(model, **options)
+
+    def __call__(self, text: str, **post: Any) -> dict[str, Any]:
+        """The record of one post.
+
+        Args:
+            text: its words, divided by white space.
+            **post: `image`, `crops`, `head` and `tail`, see `read`.
+
+        Returns:
+            As `Task.to_json`, with `words_cut` where the length limit cuts words off.
+        """
+        [record] = self.predict_posts([{"text": text, **post}])
+        return record
+
+    def predict_posts(self, posts: Sequence[Mapping[str, Any]], folder: Path | str = "") -> list[dict[str, Any]]:
+        """The records of posts, in their order, computed in batches.
+
+        Args:
+            posts: as `read` takes them.
+            folder: where relative paths begin.
+
+        Raises:
+            UserError: something is wrong with a post, which the message names by its number from 1.
+        """
+        names = [f"post {number}" for number in range(1, len(posts) + 1)] if len(posts) > 1 else ["the post"]
+        samples = []
+        for post, name in zip(posts, names, strict=True):
+            try:
+                samples.append(self.read(post, Path(folder), name))
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from error
+        items = [self.processor.encode(sample) for sample in samples]
+        return self._records([post["text"] for post in posts], samples, items)
+
     def facts(self) -> dict[str, Any]:
         """What its predictions depend on: the model's files, int8, and how crops are made."""
-        files = (self.run / MODEL / name for name in ("config.json", "model.safetensors", FILE))
+        files = (self.folder / name for name in ("config.json", "model.safetensors", FILE))
         return {"model": fingerprint(files), "int8": self.int8, "ground": getattr(self.ground, "version", None)}
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
@@ -95,7 +141,7 @@ class Predictor:
         """
         numbered = enumerate(posts, start=first)
         while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):
-            records, samples, items = [], [], []
+            records, texts, samples, items = [], [], [], []
             for number, line in window:
                 record: dict[str, Any] = {"line": number}
                 try:
@@ -106,32 +152,34 @@ class Predictor:
                 except UserError as error:
                     record["error"] = str(error)
                 else:
+                    texts.append(post["text"])
                     samples.append(sample)
                 records.append(record)
-            predictions = zip(samples, self._predict(samples, items), strict=True)
-            cut = (item["words_cut"] for item in items)
+            made = iter(self._records(texts, samples, items))
             for record in records:
-                if "error" not in record:
-                    record |= self.processor.task.to_json(*next(predictions))
-                    if count := next(cut):
-                        record["words_cut"] = count
-                yield record
+                yield record if "error" in record else record | next(made)
+
+    def _records(
+        self, texts: Sequence[str], samples: Sequence[Sample], items: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The records of samples that were read from texts, and what they are encoded to."""
+        predictions = zip(texts, samples, items, self._predict(samples, items), strict=True)
+        return [
+            self.processor.task.to_json(sample, prediction, text)
+            | ({"words_cut": item["words_cut"]} if item["words_cut"] else {})
+            for text, sample, item, prediction in predictions
+        ]
 
     def _predict(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> list[Prediction]:
-        """Predictions for samples and what they are encoded to; pictures are loaded a batch at a time."""
+        """Predictions for samples and what they are encoded to; images are loaded a batch at a time."""
 
-        def predict(numbers: Sequence[int]) -> list[Prediction]:
-            batch = [dict(items[number]) for number in numbers]
-            if self.processor.image_size is not None:
-                for number, item in zip(numbers, batch, strict=True):
-                    item["pixels"] = self.processor.pixels(samples[number])
-            output = predict_batch(self.model, self.processor, batch)
-            rows = zip(numbers, output.predictions, strict=True)
-            answers = [self.processor.decode(samples[number], row.tolist()) for number, row in rows]
-            chances = self.processor.task.probabilities(output.scores)
-            return list(map(Prediction, answers, chances))
+        def item(number: int) -> dict[str, Any]:
+            if self.processor.image_size is None:
+                return items[number]
+            return {**items[number], "pixels": self.processor.pixels(samples[number])}
 
-        return map_by_length([len(item["input_ids"]) for item in items], self.batch_size, predict)
+        lengths = [len(one["input_ids"]) for one in items]
+        return predict_samples(self.model, self.processor, samples, lengths, item, batch_size=self.batch_size)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

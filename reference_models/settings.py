@@ -10,8 +10,8 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
+from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from reference_models.config import DataConfig
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.samples import fingerprint
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
 from reference_models.grounding.pictures import choose_phrases, group_pictures
 from reference_models.grounding.split_run import SplitRun

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.samples import Region
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
-from reference_models.grounding.config import GroundingConfig
 from reference_models.hub import hub_weights
 
 POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high

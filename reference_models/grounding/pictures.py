@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.samples import Region, Sample
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import Detector
 from reference_models.grounding.manifest import Key
 from reference_models.grounding.phrases import entity_phrases, load_pipeline, noun_phrases

@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 from reference_models.files import writable
 from reference_models.grounding.boxes import cut, select_boxes
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
 from reference_models.grounding.pictures import choose_phrases
 

@@ -12,13 +12,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.formats import Layout
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Split, read_crop_names
 from reference_models.errors import UserError
 from reference_models.grounding import manifest
 from reference_models.grounding.boxes import Box, cut, select_boxes
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import AnnotationDetector, Detector
 from reference_models.grounding.manifest import Key, Row
 from reference_models.grounding.pictures import Picture

@@ -14,9 +14,9 @@ from torch import Tensor
 from torchvision.ops import box_convert
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import accelerator, digest
 
 DEFAULTS = {"grounding-dino": "IDEA-Research/grounding-dino-tiny", "owlv2": "google/owlv2-base-patch16-ensemble"}

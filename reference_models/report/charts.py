@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
-from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element
+from reference_models.training.figure import History, points
 
 TEXT, IMAGE = "#3f7fd6", "#dd8428"
 INK = "#010203"  # no line or letter is to be seen in this colour: the theme's ink takes its place

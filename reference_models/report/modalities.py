@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from attnmixup.diagnostics import findings
+from reference_models.analysis.modality_gap import batch_attention, measure_gap, project, semantic_sides
 from reference_models.report.charts import IMAGE, TEXT, curve_chart, projection_chart
-from reference_models.report.embeddings import batch_attention, measure_gap, project, semantic_sides
-from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, heat_map, join, table
 from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.training.figure import History, points
 
 STATS = {
     "norm/originals": "mean length of the rows of H",

@@ -6,10 +6,10 @@ from typing import Any
 from reference_models.data.samples import Sample
 from reference_models.report.charts import IMAGE, TEXT, curve_chart
 from reference_models.report.examples import Row, example, outcomes
-from reference_models.report.figure import History, points
 from reference_models.report.markup import Markup, element, join, table
 from reference_models.report.scores import confusion_map, type_table
 from reference_models.tasks.task import Task
+from reference_models.training.figure import History, points
 
 BAD_LISTED = 20
 

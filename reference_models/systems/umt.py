@@ -83,6 +83,7 @@ class ConvertedHead(nn.Module):
         super().__init__()
         self.typed, self.spans, self.conversion, self.alpha = typed, spans, conversion, alpha
         self.learning_rate, self.loss, self.decode = typed.learning_rate, typed.loss, typed.decode
+        self.lattice = typed.lattice
 
     def forward(self, rows: Tensor) -> Tensor:
         """Scores (..., labels) of `rows` = [F ; T], in float32."""

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchcrf import CRF  # type: ignore[import-untyped]
 
+from reference_models.tasks.lattice import TagLattice
+
 
 class LinearHead(nn.Module):
     """Dropout and linear layer, of which every head is made.
@@ -53,6 +55,11 @@ class TaggingHead(LinearHead):
         best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
         return torch.tensor(best, device=scores.device)
 
+    def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
+        """The probabilities of paths of tags, see `TagLattice`."""
+        crf = self.crf
+        return TagLattice(scores, mask, crf.start_transitions, crf.end_transitions, crf.transitions)
+
 
 class SoftmaxTaggingHead(LinearHead):
     """Each word's tag by itself, as in the paper's plain BERT."""
@@ -65,6 +72,12 @@ class SoftmaxTaggingHead(LinearHead):
     def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Likeliest tags (N, words), -100 behind the last word."""
         return scores.argmax(dim=-1).masked_fill(~mask, -100)
+
+    def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
+        """The probabilities of paths of tags, which do not depend on each other; see `TagLattice`."""
+        size = scores.shape[-1]
+        free = scores.new_zeros(size)
+        return TagLattice(scores, mask, free, free, scores.new_zeros(size, size))
 
 
 class RelationHead(LinearHead):

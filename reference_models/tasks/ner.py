@@ -9,6 +9,7 @@ from torch import Tensor
 from reference_models.config import DataConfig
 from reference_models.data.bio import spans
 from reference_models.data.samples import Sample
+from reference_models.data.words import split_words
 from reference_models.errors import UserError
 from reference_models.tasks.heads import LinearHead, SoftmaxTaggingHead, TaggingHead
 from reference_models.tasks.metrics import ner_scores
@@ -121,6 +122,31 @@ class NamedEntities(Task):
             tags = [OUTSIDE if tags[start] in further else tags[start] for start in word_starts(numbers)]
         return tags + [OUTSIDE] * (len(sample.words) - len(tags))
 
+    def probabilities(
+        self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
+    ) -> list[dict[Any, float]]:
+        """See `Task`: of each entity that its tags stand there, and that it ends there."""
+        lattice = head.lattice(scores.float(), ids >= 0)
+        rows = ids.tolist()
+        found: list[dict[Any, float]] = []
+        for number, sample in enumerate(samples):
+            places = self._places(sample, rows[number], subwords)
+            entities = self.found(self.decode(sample, rows[number], subwords))
+            found.append({})
+            for start, end, kind in entities:
+                path = rows[number][places[start] : places[end]]
+                inside = self.ids[f"I-{kind}"]
+                found[-1][start, end, kind] = lattice.probability(number, places[start], path, not_next=inside)
+        return found
+
+    def _places(self, sample: Sample, row: Sequence[int], subwords: Subwords) -> list[int]:
+        """The place in a row of ids where each word begins, and where the last one ends."""
+        count = sum(number >= 0 for number in row)
+        if self.label_scheme == "bio":
+            return list(range(count + 1))
+        _, numbers = subwords(sample.words)
+        return [*word_starts(numbers), count - 1]  # the last id is that of the sentence's end
+
     def true_answer(self, sample: Sample) -> list[str] | None:
         """See `Task`: the tags."""
         return None if sample.tags is None else list(sample.tags)
@@ -133,19 +159,28 @@ class NamedEntities(Task):
         """See `Task`: the spans of the entities."""
         return sorted(spans(answer))
 
-    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
-        """See `Task`: `entities` with their words [start, end)."""
-        return {
-            "entities": [
-                {"text": " ".join(sample.words[start:end]), "type": kind, "start": start, "end": end}
-                for start, end, kind in self.found(prediction.answer)
-            ]
-        }
+    def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
+        """See `Task`: `entities` with their words [start, end), their characters in `text`, and their probability."""
+        places = None if text is None else split_words(text)
+        entities = []
+        for start, end, kind in self.found(prediction.answer):
+            entity: dict[str, Any] = {"text": " ".join(sample.words[start:end]), "type": kind}
+            entity |= {"start": start, "end": end}
+            if places is not None:
+                entity["characters"] = [places[start].start, places[end - 1].end]
+            if (start, end, kind) in prediction.probabilities:
+                entity["probability"] = prediction.probabilities[start, end, kind]
+            entities.append(entity)
+        return {"entities": entities}
 
     def describe(self, sample: Sample, answer: Sequence[str]) -> str:
         """See `Task`: "Ada Vex [PER], Rome [LOC]"."""
-        named = [f"{' '.join(sample.words[start:end])} [{kind}]" for start, end, kind in self.found(answer)]
-        return ", ".join(named) or "no entity"
+        return ", ".join(self.name_of(sample, entity) for entity in self.found(answer)) or "no entity"
+
+    def name_of(self, sample: Sample, key: tuple[int, int, str]) -> str:
+        """See `Task`: "Ada Vex [PER]"."""
+        start, end, kind = key
+        return f"{' '.join(sample.words[start:end])} [{kind}]"
 
     def lines(self, row: Mapping[str, Any]) -> list[Line]:
         """See `Task`: the sentence twice, with the entities of each side."""

@@ -139,7 +139,9 @@ class Relations(Task):
         """See `Task`: the relation."""
         return self.labels[ids]
 
-    def probabilities(self, scores: Tensor) -> list[dict[str, float]]:
+    def probabilities(
+        self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
+    ) -> list[dict[Any, float]]:
         """See `Task`: of all relations."""
         rows = scores.float().softmax(dim=-1).tolist()
         return [dict(zip(self.labels, row, strict=True)) for row in rows]
@@ -174,7 +176,7 @@ class Relations(Task):
         """See `Task`: also the spans of both entities."""
         return {"head": sample.head, "tail": sample.tail, **super().to_row(sample, predicted)}
 
-    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
+    def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
         """See `Task`: the `relation` with its `probability`."""
         return {"relation": prediction.answer, "probability": prediction.probabilities[prediction.answer]}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -66,11 +66,12 @@ class Prediction:
 
     Attributes:
         answer: one tag a word, or the relation.
-        probabilities: of all relations, in the order of the labels; empty for tags.
+        probabilities: of each entity (start, end, type) that was found, or of all relations in the order of the labels;
+            empty where they were not asked for.
     """
 
     answer: Answer
-    probabilities: Mapping[str, float]
+    probabilities: Mapping[Any, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,19 @@ class Task(ABC):
     def decode(self, sample: Sample, ids: Any, subwords: Subwords) -> Answer:
         """The answer that a row of the head's `decode` stands for, as plain numbers."""
 
-    def probabilities(self, scores: Tensor) -> list[dict[str, float]]:
-        """Probabilities of all labels for each row of `scores`; empty where a row has several answers."""
-        return [{} for _ in scores]
+    @abstractmethod
+    def probabilities(
+        self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
+    ) -> list[dict[Any, float]]:
+        """Probabilities of what was predicted for each sample, see `Prediction`.
+
+        Args:
+            samples: of a batch.
+            ids: of `head.decode`.
+            scores: of `head`.
+            head: of the model.
+            subwords: of the processor.
+        """
 
     # Scores
 
@@ -257,12 +268,27 @@ class Task(ABC):
         return {"predicted": predicted, "true": self.true_answer(sample)}
 
     @abstractmethod
-    def to_json(self, sample: Sample, prediction: Prediction) -> dict[str, Any]:
-        """A prediction as plain types, ready for `json.dump`."""
+    def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
+        """A prediction as plain types, ready for `json.dump`.
+
+        Args:
+            sample: what was predicted for.
+            prediction: what was predicted.
+            text: where the words of the sample come from, for places in it.
+        """
 
     @abstractmethod
     def describe(self, sample: Sample, answer: Answer) -> str:
         """An answer as one line of text."""
+
+    def likeliest(self, sample: Sample, prediction: Prediction) -> list[tuple[str, float]]:
+        """What has a probability, as one line of text each, the likeliest first."""
+        ordered = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
+        return [(self.name_of(sample, key), probability) for key, probability in ordered]
+
+    def name_of(self, sample: Sample, key: Any) -> str:
+        """A key of `Prediction.probabilities` as text."""
+        return str(key)
 
     @abstractmethod
     def lines(self, row: Mapping[str, Any]) -> list[Line]:

@@ -14,7 +14,7 @@ from reference_models.data.samples import HALF, Sample
 from reference_models.systems.base import System, SystemOutput
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
-from reference_models.tasks.task import Answer, Task
+from reference_models.tasks.task import Answer, Prediction, Task
 
 Result = TypeVar("Result")
 
@@ -45,14 +45,60 @@ class Evaluation:
 def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
     """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
     model.eval()
-    with tqdm(total=len(split), desc="evaluating", disable=not progress) as bar:
+    predictions = predict_samples(
+        model,
+        split.processor,
+        split.samples,
+        split.lengths,
+        split.__getitem__,
+        batch_size=batch_size,
+        probabilities=False,
+        progress=progress,
+    )
+    return score_answers(split, [prediction.answer for prediction in predictions])
 
-        def predict(numbers: Sequence[int]) -> list[np.ndarray]:
-            output = predict_batch(model, split.processor, [split[number] for number in numbers])
+
+def predict_samples(
+    model: System,
+    processor: Processor,
+    samples: Sequence[Sample],
+    lengths: Sequence[int],
+    item: Callable[[int], dict[str, Any]],
+    *,
+    batch_size: int,
+    probabilities: bool = True,
+    progress: bool = False,
+) -> list[Prediction]:
+    """Predictions of a model in evaluation mode: the one way from samples to answers.
+
+    Args:
+        model: which.
+        processor: of the model.
+        samples: what to predict for.
+        lengths: of the samples in sub-words; batches are of about one length.
+        item: the encoded sample of a number, with its images.
+        batch_size: samples of a batch.
+        probabilities: whether predictions have them.
+        progress: show a progress bar.
+
+    Returns:
+        A prediction for each sample, in their order.
+    """
+    task = processor.task
+    with tqdm(total=len(samples), desc="evaluating", disable=not progress) as bar:
+
+        def predict(numbers: Sequence[int]) -> list[Prediction]:
+            output = predict_batch(model, processor, [item(number) for number in numbers])
+            chosen = [samples[number] for number in numbers]
+            ids = output.predictions.cpu()
+            answers = [processor.decode(sample, row) for sample, row in zip(chosen, ids.tolist(), strict=True)]
+            chances: Sequence[dict[Any, float]] = [{} for _ in chosen]
+            if probabilities:
+                chances = task.probabilities(chosen, ids, output.scores, model.head, processor.subwords)
             bar.update(len(numbers))
-            return list(output.predictions.cpu().numpy())
+            return list(map(Prediction, answers, chances))
 
-        return score(split, map_by_length(split.lengths, batch_size, predict))
+        return map_by_length(lengths, batch_size, predict)
 
 
 def map_by_length(
@@ -83,13 +129,16 @@ def predict_batch(model: System, processor: Processor, items: Sequence[dict[str,
     return output
 
 
-def score(split: EncodedSplit, predictions: list[np.ndarray] | np.ndarray) -> Evaluation:
+def score(split: EncodedSplit, predictions: np.ndarray) -> Evaluation:
     """Score predicted ids, one row for each sample that the split keeps, over all of its samples."""
-    processor, task = split.processor, split.processor.task
-    rows = zip(split.samples, predictions, strict=True)
-    answers = iter([processor.decode(sample, row.tolist()) for sample, row in rows])
-    missed = frozenset(split.dropped)
-    predicted = [task.unanswered() if sample.id in missed else next(answers) for sample in split.whole]
+    rows = zip(split.samples, predictions.tolist(), strict=True)
+    return score_answers(split, [split.processor.decode(sample, row) for sample, row in rows])
+
+
+def score_answers(split: EncodedSplit, answers: Sequence[Answer]) -> Evaluation:
+    """Score answers, one for each sample that the split keeps, over all of its samples."""
+    task, missed, remaining = split.processor.task, frozenset(split.dropped), iter(answers)
+    predicted = [task.unanswered() if sample.id in missed else next(remaining) for sample in split.whole]
     scores = task.score([task.true_answer(sample) for sample in split.whole], predicted)
     return Evaluation(task, scores, split.whole, predicted, missed)
 

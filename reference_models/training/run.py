@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoModel, set_seed
 
 from reference_models.config import DataConfig, RunConfig, WordSystemConfig
@@ -20,16 +21,17 @@ from reference_models.data.vectors import read_vectors
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.report.figure import training_figure
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.processor import FILE as PROCESSOR
 from reference_models.tasks.processor import Processor
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.environment import environment
 from reference_models.training.evaluation import Evaluation, evaluate_split, write_predictions
 from reference_models.training.feature_cache import fill_cache
+from reference_models.training.figure import training_figure
 from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.folder import (
     CONFIG,
@@ -279,17 +281,41 @@ def find_run(run: Path) -> Path:
     return run
 
 
-def load_model(run: Path, *, int8: bool = False) -> tuple[System, Processor]:
+def find_model(name: Path | str) -> Path:
+    """The folder of a model with its processor.
+
+    Args:
+        name: folder of a finished run, folder of a model, or the name of a model on the Hugging Face hub, which is
+            downloaded.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = Path(name)
+    if (folder / PROCESSOR).is_file() and (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or str(name).count("/") != 1:
+        return find_run(folder) / MODEL
+    try:
+        return Path(snapshot_download(str(name)))
+    except Exception as error:  # without a network, or for a wrong name, it can fail with almost any exception
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{name}: expected the folder of a run or of a model, or the name of a model on the hub ({reason})"
+        ) from error
+
+
+def load_model(run: Path | str, *, int8: bool = False) -> tuple[System, Processor]:
     """The model and the processor that a run saved, ready to predict, on the first accelerator found.
 
     What acts in training alone is neither made nor read: AttnMixup, the semantic loss, and the class logits for it.
 
     Args:
-        run: folder of the run.
+        run: see `find_model`.
         int8: compute the text encoder in int8, see `encoders.int8`.
 
     Raises:
-        UserError: it cannot be computed in int8 here.
+        UserError: there is no such model, or it cannot be computed in int8 here.
     """
     model, processor = _load(run, attn_mixup=False, semantic_weight=0.0)
     if int8:
@@ -301,16 +327,15 @@ def load_model(run: Path, *, int8: bool = False) -> tuple[System, Processor]:
     return model, processor
 
 
-def load_whole_model(run: Path) -> tuple[System, Processor]:
+def load_whole_model(run: Path | str) -> tuple[System, Processor]:
     """The same with all that was trained, in evaluation mode."""
     return _load(run)
 
 
-def _load(run: Path, **changes: Any) -> tuple[System, Processor]:
-    with readable(run / MODEL, AGAIN):
-        model, processor = (
-            AutoModel.from_pretrained(run / MODEL, **changes).eval(),
-            Processor.from_pretrained(run / MODEL),
-        )
+def _load(run: Path | str, **changes: Any) -> tuple[System, Processor]:
+    folder = find_model(run)
+    with readable(folder, AGAIN):
+        model = AutoModel.from_pretrained(folder, **changes).eval()
+        processor = Processor.from_pretrained(folder)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     return model.to(device), processor

@@ -13,11 +13,11 @@ from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from reference_models.analysis.modality_gap import gap_scores
 from reference_models.config import TrainingConfig
 from reference_models.encoders.dropout import FastDropout, replace_dropout
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
-from reference_models.report.embeddings import gap_scores
 from reference_models.systems.base import System, SystemOutput
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.checkpoints import (

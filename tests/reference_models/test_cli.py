@@ -194,7 +194,7 @@ def truncate(path: Path) -> None:
 RE, RE_CROPS = FILES["re"], "txt/mre_train_dict.pth"
 MISTAKES = {
     "one column": ("ner", lambda r: cut_column(r / "train.txt"), r"train\.txt:2: expected a word, a tab and a tag"),
-    "unknown tag": ("ner", lambda r: edit(r / "train.txt", "B-PER", "B-X"), r"train\.txt:\d+: unknown tag 'B-X'"),
+    "unknown tag": ("ner", lambda r: edit(r / "train.txt", "B-PER", "S-PER"), r"train\.txt:\d+: unknown tag 'S-PER'"),
     "empty file": ("ner", lambda r: (r / "valid.txt").write_text(""), r"valid\.txt: the file is empty"),
     "span outside": ("re", lambda r: edit(r / RE, "'pos': [", "'pos': [90, "), r"ours_train\.txt:1: "),
     "inverted span": ("re", lambda r: edit(r / RE, "'pos': [", "'pos': [9, 1] + ["), r"ours_train\.txt:1: "),

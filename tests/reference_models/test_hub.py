@@ -13,8 +13,8 @@ from torchvision.models import ResNet18_Weights, WeightsEnum, resnet18
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from transformers import PreTrainedTokenizerFast
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import load_detector
 from reference_models.systems.build import build_system
 from reference_models.systems.i2srm import I2SRM, I2SRMConfig

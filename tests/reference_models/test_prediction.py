@@ -3,24 +3,26 @@
 import itertools
 import json
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from reference_models.config import DataConfig, RunConfig, TrainingConfig
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.formats.mnre import Mnre
 from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import WINDOW, Predictor
 from reference_models.prediction_file import predict_file
@@ -318,3 +320,50 @@ def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], 
     assert sum(one.answer == other.answer for one, other in pairs) >= 8
     for one, other in pairs:
         assert one.probabilities == pytest.approx(other.probabilities, abs=0.05)
+
+
+def test_one_post_and_several_give_the_same_records(predictors: dict[str, Predictor], folder: Path) -> None:
+    ner, relations = predictors["ner"], predictors["re"]
+    texts = ["look , Ruby Vex\tagain", "  Azure  Mor ", "nothing here"]
+    records = ner.predict_posts([{"text": text} for text in texts])
+    for record, text in zip(records, texts, strict=True):
+        alone = ner(text)["entities"]
+        assert [entity["characters"] for entity in record["entities"]] == [entity["characters"] for entity in alone]
+        chances = [entity["probability"] for entity in record["entities"]]
+        assert chances == pytest.approx([entity["probability"] for entity in alone], abs=1e-5)
+    pair = {"head": "Ruby Vex", "tail": "Azure Mor", "image": str(folder / "a.png")}
+    record = relations("Ruby Vex and Azure Mor", **pair)
+    assert 0 < record["probability"] <= 1
+    assert record["relation"] in relations.processor.task.labels
+
+
+def test_entities_have_their_characters_and_a_probability(runs: Path) -> None:
+    predictor = Predictor(runs / "run-ner")
+    torch.manual_seed(0)
+    torch.nn.init.normal_(predictor.model.head.linear.weight)  # so that it finds entities, right or wrong
+    rng = random.Random(0)
+    found = 0
+    for _ in range(30):
+        words = rng.choices(["look", "Ruby", "Vex", "Azure", "Mor", ",", "singer", "island"], k=6)
+        text = "".join(f"{rng.choice([' ', '  ', chr(9)])}{word}" for word in words)
+        for entity in predictor(text)["entities"]:
+            start, end = entity["characters"]
+            assert text[start:end].split() == entity["text"].split() == words[entity["start"] : entity["end"]]
+            assert 0 < entity["probability"] <= 1
+            found += 1
+    assert found
+
+
+def test_a_model_is_found_by_its_run_or_its_own_folder(runs: Path, predictors: dict[str, Predictor]) -> None:
+    text = "look , Ruby Vex again"
+    for name in (runs / "run-ner", str(runs / "run-ner" / "model")):
+        assert Predictor.from_pretrained(name, batch_size=2)(text) == predictors["ner"](text)
+    with pytest.raises(UserError, match="is not the folder of a finished run"):
+        Predictor.from_pretrained(runs)
+
+
+def test_what_is_wrong_with_one_of_several_posts_is_said_by_its_number(predictors: dict[str, Predictor]) -> None:
+    with pytest.raises(UserError, match=r"^post 2: expected a text"):
+        predictors["ner"].predict_posts([{"text": "a"}, {"txt": "b"}])
+    with pytest.raises(UserError, match=r"^the post: unknown key 'head'"):
+        predictors["ner"]("a", head="a")

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from reference_models.config import DataConfig
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.formats import get_format
 from reference_models.data.images import check_images, load_image
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.crops import make_crops
 from reference_models.grounding.pictures import group_pictures
 

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from examples.tiny_grounding_dino import LETTERS, save_grounding_dino
+from reference_models.config.grounding import GroundingConfig
 from reference_models.data.samples import Region
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
-from reference_models.grounding.config import GroundingConfig
 from reference_models.grounding.detectors import (
     AnnotationDetector,
     CentreDetector,

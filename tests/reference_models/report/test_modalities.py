@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from attnmixup.diagnostics import findings
-from reference_models.report.embeddings import batch_attention
+from reference_models.analysis.modality_gap import batch_attention
 from reference_models.report.markup import Markup, plain
 from reference_models.report.modalities import attention
 from reference_models.settings import read_settings

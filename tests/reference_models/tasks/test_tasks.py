@@ -12,6 +12,7 @@ from reference_models.tasks.subwords import Subwords
 
 SAMPLE = Sample("x:1", ("Ann", "Lee", "in", "Rome"), head=(0, 2), tail=(3, 4))
 NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
+SUBWORDS = Subwords(learn_tokenizer([["a", "b"]] * 4, 50), 16)
 
 
 def tagged(*tags: str) -> Sample:
@@ -29,9 +30,8 @@ def test_tasks_are_found_by_name() -> None:
 
 
 def test_a_tag_that_the_data_did_not_have_is_named() -> None:
-    subwords = Subwords(learn_tokenizer([["a", "b"]] * 4, 50), 16)
     with pytest.raises(UserError, match="x:1: unknown tag 'B-cat', the model was made for O, B-PER, I-PER"):
-        NER.encode(tagged("O", "B-cat"), subwords)
+        NER.encode(tagged("O", "B-cat"), SUBWORDS)
 
 
 def test_entities_take_their_tags_from_the_data_the_most_frequent_type_first() -> None:
@@ -73,10 +73,20 @@ def test_answers_in_plain_words() -> None:
     assert RE.describe(SAMPLE, "born") == "Ann Lee --[born]--> Rome"
 
 
+def test_what_is_likely_comes_first() -> None:
+    found = Prediction(["B-PER", "I-PER", "O", "B-LOC"], {(0, 2, "PER"): 0.5, (3, 4, "LOC"): 0.75})
+    assert NER.likeliest(SAMPLE, found) == [("Rome [LOC]", 0.75), ("Ann Lee [PER]", 0.5)]
+    assert RE.likeliest(SAMPLE, Prediction("born", {"None": 0.25, "born": 0.75})) == [("born", 0.75), ("None", 0.25)]
+
+
 def test_answers_as_json() -> None:
     entity = {"text": "Ann Lee", "type": "PER", "start": 0, "end": 2}
-    assert NER.to_json(SAMPLE, Prediction(["B-PER", "I-PER", "O", "O"], {})) == {"entities": [entity]}
-    [chances] = RE.probabilities(torch.tensor([[0.0, 0.0]]))
+    tags = ["B-PER", "I-PER", "O", "O"]
+    assert NER.to_json(SAMPLE, Prediction(tags)) == {"entities": [entity]}
+    entity |= {"probability": 0.25}
+    prediction = Prediction(tags, {(0, 2, "PER"): 0.25})
+    assert NER.to_json(SAMPLE, prediction, " Ann\tLee in Rome") == {"entities": [{**entity, "characters": [1, 8]}]}
+    [chances] = RE.probabilities([SAMPLE], torch.tensor([0]), torch.tensor([[0.0, 0.0]]), None, SUBWORDS)
     assert RE.to_json(SAMPLE, Prediction("born", chances)) == {"relation": "born", "probability": 0.5}
 
 

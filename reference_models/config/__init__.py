@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
-from reference_models.grounding.config import GroundingConfig
 
 
 @dataclass

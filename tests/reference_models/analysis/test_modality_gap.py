@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from attnmixup import SampleAttention, SemanticKLLoss
-from reference_models.report.embeddings import (
+from reference_models.analysis.modality_gap import (
     batch_attention,
     gap_scores,
     mean_attention,

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reference_models.report.figure import training_figure
+from reference_models.training.figure import training_figure
 
 HISTORY = [
     {"task_loss": 2.0, "semantic_loss": 0.3, "epoch": 1.0},

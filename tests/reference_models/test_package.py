@@ -1,0 +1,28 @@
+"""The public names: there, documented, imported late, and two ways to start the program."""
+
+import subprocess
+import sys
+
+import pytest
+
+import reference_models
+
+
+def test_public_names_are_there_and_documented() -> None:
+    for name in reference_models.__all__:
+        assert getattr(reference_models, name).__doc__
+    assert set(reference_models.__all__) <= set(dir(reference_models))
+    with pytest.raises(AttributeError, match="module 'reference_models' has no attribute 'Trainer'"):
+        _ = reference_models.Trainer
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = "import sys, reference_models; print(sorted({'torch', 'transformers', 'torchvision'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["reference_models", "reference_models.cli"])
+def test_the_program_starts_as_a_module(module: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout.split()[0]) == (0, "i2srm")
