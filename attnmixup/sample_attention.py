@@ -161,7 +161,12 @@ class SampleAttention(nn.Module):
         result = (result.transpose(0, 1) if by_token else result).to(embeddings.dtype)
         if mask is not None:
             result = torch.where(mask[rows].unsqueeze(-1), result, embeddings[rows])
-        weights = functional.attention_weights(self._scores(query, key), present, own) if need_attention else None
+        if not need_attention:
+            return result, None
+        weights = functional.attention_weights(self._scores(query, key), present, own)
+        if by_token and self.sequence != "sample":
+            # Without a mask, pooled scores are those of every position.
+            weights = weights.expand(embeddings.shape[1], -1, -1, -1)
         return result, weights
 
     def _scores(self, query: Tensor, key: Tensor) -> Tensor:

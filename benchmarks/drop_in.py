@@ -24,6 +24,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "AttnMixup": {},
     "AttnMixup, balanced partners": {"partner": "balanced"},
     "AttnMixup, release": {"preset": "release"},
+    "AttnMixup, recommended": {"preset": "recommended"},
 }
 RAREST = 1 / 30  # of the samples of the most frequent class
 HIDDEN, BATCH = 64, 32

@@ -52,9 +52,10 @@ def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], 
     mask = torch.ones(shape[:-1], dtype=torch.bool, device=device) if by_token else None
     image = torch.randn(shape[0], IMAGE_DIM, device=device, requires_grad=True)
     mixer, semantic = AttnMixup(DIM, heads=HEADS).to(device), SemanticKLLoss(DIM, IMAGE_DIM).to(device)
+    recommended = AttnMixup(DIM, heads=HEADS, preset="recommended").to(device)
     layer = nn.TransformerEncoderLayer(DIM, HEADS, 2048, dropout=0.2).to(device)
 
-    def mix() -> Tensor:
+    def mix(mixer: AttnMixup) -> Tensor:
         return mixer(embeddings, targets, mask=mask).embeddings.square().mean()
 
     def mixup_alone() -> None:
@@ -63,9 +64,10 @@ def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], 
         functional.interpolate(embeddings, embeddings[partner], lam).square().mean().backward()
 
     return {
-        "AttnMixup": lambda: mix().backward(),
+        "AttnMixup": lambda: mix(mixer).backward(),
+        "AttnMixup, recommended": lambda: mix(recommended).backward(),
         "SemanticKLLoss": lambda: semantic(embeddings, image, mask=mask).backward(),
-        "both modules": lambda: (mix() + semantic(embeddings, image, mask=mask)).backward(),
+        "both modules": lambda: (mix(mixer) + semantic(embeddings, image, mask=mask)).backward(),
         "attention of AttnMixup": lambda: mixer.attention(embeddings, mask=mask)[0].square().mean().backward(),
         "release's layer across the batch": lambda: layer(embeddings).square().mean().backward(),
         "mixup alone": mixup_alone,

@@ -23,8 +23,8 @@ def five_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: boo
     passes = [model.vision.body(pixels[:, slot]) for slot in range(PICTURES)]
     logits = model.vision.body(pixels[:, 0])["fc"]
     cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
-    rows = {"cells": torch.cat(cells, dim=-1)[seen], "logits": logits[seen[:, 0]]}
-    return ImageFeatures(rows, {"cells": seen, "logits": seen[:, :1]})
+    image = logits.masked_fill(~seen[:, :1], 0.0)
+    return ImageFeatures({"cells": torch.cat(cells, dim=-1)[seen]}, {"cells": seen}, image)
 
 
 def pool(features: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reference_models.errors import UserError
+from reference_models.plugins import load_plugins
 
 if TYPE_CHECKING:
     from reference_models.prediction import Predictor
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        load_plugins()
         failed = options.command(options)
     except UserError as error:
         return _complain(str(error))

@@ -131,31 +131,16 @@ class System(PreTrainedModel):
         """Peak rates by the beginning of parameters' names, where the settings of the training name none."""
         return {"head": self.head.learning_rate}
 
-    def image_features(
-        self, batch: Mapping[str, Tensor], views: Mapping[View, Slots] | None = None, *, attend_absent: bool = False
-    ) -> ImageFeatures:
-        """Views of the images of a batch: as they were read with it, or by one pass of the backbone.
+    def image_features(self, batch: Mapping[str, Tensor], *, attend_absent: bool = False) -> ImageFeatures:
+        """The views of the settings' `inputs`, as they were read with a batch, or by one pass of the backbone.
 
         Args:
             batch: with `image_mask` (B, 1 + crops), and `pixel_values` or the views, such as `image_grid`.
-            views: which views of which images; without them those of the settings, and in training the semantic loss's.
             attend_absent: look at absent images too, as zeros, of samples that have another one.
         """
-        if views is None:
-            learns = self.training and self.semantic is not None
-            views = self.settings.image_views if learns else self.settings.inputs.images
-        seen = batch["image_mask"]
-        if attend_absent:
-            seen = seen.any(dim=1, keepdim=True).expand_as(seen)
-        by_view = {view: seen[:, SLOTS[slots]] for view, slots in views.items()}
-        if "pixel_values" not in batch:
-            return ImageFeatures({view: batch[f"image_{view}"][mask] for view, mask in by_view.items()}, by_view)
-        inside = {view: torch.zeros_like(seen) for view in views}
-        for view, slots in views.items():
-            inside[view][:, SLOTS[slots]] = by_view[view]
-        looked = torch.stack(list(inside.values())).any(dim=0)
-        features = self.vision(batch["pixel_values"][looked], batch["image_mask"][looked])
-        return ImageFeatures({view: features[view][inside[view][looked]] for view in views}, by_view)
+        return self._look(
+            batch, self.settings.inputs.images, attend_absent, self.training and self.semantic is not None
+        )
 
     def semantic_image(
         self, batch: Mapping[str, Tensor], features: ImageFeatures | None = None
@@ -170,12 +155,41 @@ class System(PreTrainedModel):
             Embeddings (B, D), zeros without an image, and where there is one (B,); None where the loss is switched off
             or `features` do not have it, as in evaluation.
         """
-        view = self.settings.image_signal
-        if self.semantic is None or (features is not None and view not in features.rows):
+        if self.semantic is None:
             return None, None
         if features is None:
-            features = self.image_features(batch, {view: "whole"})
-        return features.padded(view)[:, 0], batch["image_mask"][:, 0]
+            features = self._look(batch, {}, False, True)
+        return features.image, None if features.image is None else batch["image_mask"][:, 0]
+
+    def _look(
+        self, batch: Mapping[str, Tensor], views: Mapping[View, Slots], attend_absent: bool, with_image: bool
+    ) -> ImageFeatures:
+        """Views of images, and the embedding for the semantic loss if it is asked for."""
+        wanted = [*views.items(), *([(self.settings.image_signal, "whole")] if with_image else [])]
+        present = seen = batch["image_mask"]
+        if attend_absent:
+            seen = present.any(dim=1, keepdim=True).expand_as(present)
+        if "pixel_values" in batch:
+            inside = []
+            for _, slots in wanted:
+                inside.append(torch.zeros_like(seen))
+                inside[-1][:, SLOTS[slots]] = seen[:, SLOTS[slots]]
+            looked = torch.stack(inside).any(dim=0)
+            computed = self.vision(batch["pixel_values"][looked], present[looked])
+            rows = [computed[view][own[looked]] for (view, _), own in zip(wanted, inside, strict=True)]
+        else:
+            rows = [self._read(batch, view, slots)[seen[:, SLOTS[slots]]] for view, slots in wanted]
+        masks = {view: seen[:, SLOTS[slots]] for view, slots in views.items()}
+        image = None
+        if with_image:
+            image = rows[-1].new_zeros(len(seen), *rows[-1].shape[1:])
+            image[seen[:, 0]] = rows[-1]
+        return ImageFeatures(dict(zip(views, rows, strict=False)), masks, image)
+
+    def _read(self, batch: Mapping[str, Tensor], view: View, slots: Slots) -> Tensor:
+        """A view that was read with the batch, perhaps of more images than are wanted."""
+        stored = batch[f"image_{view}"]
+        return stored[:, SLOTS[slots]] if self.settings.image_views[view] == "all" else stored
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what the module's own constructor drew."""

@@ -14,10 +14,12 @@ class ImageFeatures:
     Attributes:
         rows: of each view (M, ...), the M images that were looked at, in the order of `seen`.
         seen: of each view (B, images), True for those M; the whole image comes before its crops.
+        image: (B, D), the embedding of the whole image for the semantic loss; None where no loss is computed.
     """
 
     rows: dict[View, Tensor]
     seen: dict[View, Tensor]
+    image: Tensor | None = None
 
     def padded(self, view: View) -> Tensor:
         """A view as (B, images, ...), with zeros where none was looked at."""

@@ -1,12 +1,42 @@
 """Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations without None."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from reference_models.data.bio import spans
 
 NO_RELATION = "None"
+Metric = Callable[[Sequence[Any], Sequence[Any]], float]
+_METRICS: dict[tuple[str, str], Metric] = {}
+
+
+def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
+    """Add a score to all evaluations of a task.
+
+    The function gets the true and the predicted answers (a list of tags, or a relation, for each sample) and returns a
+    number.
+
+    Args:
+        name: of the score.
+        task: name of the task.
+
+    Raises:
+        ValueError: the task has another metric of this name.
+    """
+
+    def add(metric: Metric) -> Metric:
+        if _METRICS.get((task, name), metric) is not metric:
+            raise ValueError(f"the task {task!r} has another metric {name!r} already")
+        _METRICS[task, name] = metric
+        return metric
+
+    return add
+
+
+def more_scores(task: str, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
+    """The scores that `register_metric` added to a task."""
+    return {name: metric(true, predicted) for (of, name), metric in _METRICS.items() if of == task}
 
 
 def ner_scores(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from reference_models.data.samples import HALF, Sample
 from reference_models.systems.base import System, SystemOutput
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.tasks.metrics import more_scores
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.task import Answer, Prediction, Task
 
@@ -139,7 +140,8 @@ def score_answers(split: EncodedSplit, answers: Sequence[Answer]) -> Evaluation:
     """Score answers, one for each sample that the split keeps, over all of its samples."""
     task, missed, remaining = split.processor.task, frozenset(split.dropped), iter(answers)
     predicted = [task.unanswered() if sample.id in missed else next(remaining) for sample in split.whole]
-    scores = task.score([task.true_answer(sample) for sample in split.whole], predicted)
+    true = [task.true_answer(sample) for sample in split.whole]
+    scores = task.score(true, predicted) | more_scores(task.name, true, predicted)
     return Evaluation(task, scores, split.whole, predicted, missed)
 
 

@@ -197,3 +197,19 @@ def test_nothing_is_wrong_with_good_or_missing_numbers(left_out):
     assert findings({name: value for name, value in GOOD.items() if name not in left_out}) == []
     assert findings({}) == []
     assert findings(GOOD | {"norm/transformed": 0.5}) == []
+
+
+@pytest.mark.parametrize("unit", [0.2, 3.0])
+def test_lengths_and_divergences_are_compared_in_any_unit(unit):
+    scaled = {name: unit * value for name, value in GOOD.items() if name.startswith(("norm", "semantic"))}
+    assert findings(scaled | {"semantic/own": 0.9 * unit}) == []
+    assert len(findings(scaled | {"norm/transformed": 2.5 * unit, "semantic/own": unit})) == 2
+
+
+def test_a_mask_must_fit_and_without_one_all_tokens_are_measured():
+    mixer, embeddings = AttnMixup(DIM), tensors(0, 3, 2, DIM).float()
+    with pytest.raises(ValueError, match=r"^mask must have shape \(3, 2\), got \(3,\)\.$"):
+        mixer.stats(embeddings, mask=torch.ones(3, dtype=torch.bool))
+    everything = mixer.stats(embeddings, mask=torch.ones(3, 2, dtype=torch.bool))
+    assert mixer.stats(embeddings) == pytest.approx(everything)
+    assert everything["norm/originals"] == pytest.approx(embeddings.norm(dim=-1).mean().item())

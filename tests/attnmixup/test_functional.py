@@ -79,6 +79,27 @@ def test_a_huge_row_takes_no_precision_from_another():
     assert alone > 0.1
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_every_text_is_compared_with_every_image(direction):
+    text, image = tensors(0, 3, 5), tensors(1, 4, 5)
+    pairs = functional.pairwise_semantic_kl(text, image, temperature=0.5, direction=direction)
+    expected = [[oracles.semantic_kl(a, b, 0.5, direction) for b in image.tolist()] for a in text.tolist()]
+    close(pairs, expected)
+    default = functional.pairwise_semantic_kl(text, image)
+    close(default, [[oracles.semantic_kl(a, b) for b in image.tolist()] for a in text.tolist()])
+
+
+def test_logits_are_standardized_over_the_last_axis_and_constant_ones_are_0():
+    logits = tensors(0, 2, 3, 4)
+    expected = [[oracles.standardized(row) for row in rows] for rows in logits.tolist()]
+    close(functional.standardized(logits), expected)
+    constant = torch.full((2, 3), 7.0, requires_grad=True)
+    result = functional.standardized(constant)
+    result.sum().backward()
+    assert (result == 0).all()
+    assert constant.grad.isfinite().all()
+
+
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
 def test_masked_mean_is_the_oracle(size, length, seed, data):
     tokens, mask = tensors(seed, size, length, 2), data.draw(masks(size, length))

