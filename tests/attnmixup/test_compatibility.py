@@ -85,6 +85,8 @@ def test_autocast_changes_no_score():
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_step_looks_at_a_value(partner, preset, kind):
     """On the meta device there are no values to look at, or to copy to the host."""
+    if kind == "sequences" and partner in ("other_class", "balanced"):
+        pytest.skip("tags are no classes")
     model = Model(partner=partner, preset=preset).to("meta")
     embeddings, targets, *rest = (tensor.detach().to("meta") for tensor in batch_of(kind))
     model(embeddings, targets, *rest).backward()

@@ -18,6 +18,8 @@ from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, 
     "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
 )
 def test_one_graph(kind, options):
+    if kind == "sequences" and options.get("partner") == "balanced":
+        pytest.skip("tags are no classes")
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = Model(**options)
