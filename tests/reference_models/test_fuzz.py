@@ -114,9 +114,9 @@ def test_crop_dictionaries(changes: list[tuple[float, int, bytes]], folder: Path
 
 
 @EXAMPLES
-@given(changes=edits, name=st.sampled_from(sorted(path.stem for path in CONFIGS.glob("*.yaml"))))
+@given(changes=edits, name=st.sampled_from(sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))))
 def test_settings_files(changes: list[tuple[float, int, bytes]], name: str, folder: Path) -> None:
     path = folder / "mine.yaml"
-    path.write_bytes((CONFIGS / f"{name}.yaml").read_bytes())
+    path.write_bytes((CONFIGS / "data" / f"{name}.yaml").read_bytes())
     with restored(path, changes):
         assert isinstance(read_settings(path, []), RunConfig)
