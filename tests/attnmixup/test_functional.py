@@ -337,6 +337,17 @@ def test_row_weights_are_the_oracle(apart, counts, strength, ratio, data):
     close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart, 1 if original is None else original))
 
 
+def test_contrast_is_the_share_of_the_own_image():
+    divergences = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.5, 4.0], [9.0, 1.0, 1.0]]).double()
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, False]])
+    rows, masks = divergences.tolist(), mask.tolist()
+    shares = [oracles.softmax([-d for d in row])[i] for i, row in enumerate(rows)]
+    close(functional.semantic_contrast(divergences), [-math.log(share) for share in shares])
+    kept = [[-d for j, d in enumerate(row) if masks[i][j] or j == i] for i, row in enumerate(rows)]
+    shares = [math.exp(-rows[i][i]) / sum(math.exp(logit) for logit in row) for i, row in enumerate(kept)]
+    close(functional.semantic_contrast(divergences, mask), [-math.log(share) for share in shares])
+
+
 def test_centred_samples_have_no_mean():
     samples = tensors(0, 2, 4, 3) + 7
     mask = torch.tensor([[True, True, False, True], [False] * 4])
