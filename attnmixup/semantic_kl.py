@@ -119,7 +119,7 @@ class SemanticKLLoss(nn.Module):
             image = image.masked_fill(~sample_mask.unsqueeze(-1), 0)
             text = text.masked_fill(~sample_mask.view(-1, *[1] * (text.ndim - 1)), 0)
         if text.ndim == 3 and self.pool != "token":
-            text = functional.masked_mean(text, mask) if self.pool == "mean" else _first_token(text, mask)
+            text = self._pooled(text, mask)
         per_token = text.ndim == 3
 
         prior, visual = self._logits(text, image)
@@ -130,7 +130,7 @@ class SemanticKLLoss(nn.Module):
             direction=self.direction,
         )
         if self.contrast:
-            told_apart = (image.detach()[:, None] != image.detach()).any(-1)
+            told_apart = _differ(image.detach())
             if sample_mask is not None:
                 told_apart = told_apart & sample_mask
             divergences = functional.pairwise_semantic_kl(
@@ -155,9 +155,7 @@ class SemanticKLLoss(nn.Module):
             mask: Boolean, shape ``(B, L)``, True for a real token.
         """
         with torch.no_grad():
-            if text.ndim == 3:
-                text = _first_token(text, mask) if self.pool == "first" else functional.masked_mean(text, mask)
-            sides = self._logits(text, image)
+            sides = self._logits(self._pooled(text, mask) if text.ndim == 3 else text, image)
             log_text, log_image = ((functional.upcast(side) / self.temperature).log_softmax(-1) for side in sides)
         return log_text, log_image
 
@@ -192,6 +190,9 @@ class SemanticKLLoss(nn.Module):
         """
         return diagnostics.semantic_stats(self.divergences(text, image, mask=mask), sample_mask)
 
+    def _pooled(self, text: Tensor, mask: Tensor | None) -> Tensor:
+        return _first_token(text, mask) if self.pool == "first" else functional.masked_mean(text, mask)
+
     def _logits(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         text = text.detach() if self.detach_prior else text
         prior = text if self.text_projection is None else self.text_projection(text)
@@ -199,6 +200,12 @@ class SemanticKLLoss(nn.Module):
         return (
             (functional.standardized(prior), functional.standardized(visual)) if self.standardize else (prior, visual)
         )
+
+
+def _differ(rows: Tensor) -> Tensor:
+    """Whether two rows differ at all, shape ``(B, B)``, without holding ``B x B x D`` numbers."""
+    wide = functional.upcast(rows)
+    return torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist") > 0
 
 
 def _first_token(text: Tensor, mask: Tensor | None) -> Tensor:

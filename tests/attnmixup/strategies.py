@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from attnmixup.options import MixupOptions
+
 
 def draws_without_values():
     """Whether this torch can trace the draw of a gamma variable, as torch.compile and the meta device need."""
@@ -16,6 +18,17 @@ def draws_without_values():
 
 
 traced = pytest.mark.skipif(not draws_without_values(), reason="this torch cannot trace the draw of a gamma variable")
+PAPER = MixupOptions(
+    sample_ratio=0.7,
+    transformed_ratio=0.6,
+    alpha=1.0,
+    sampling="random",
+    partner="uniform",
+    neighbours=3,
+    lam="sample",
+    final="sample",
+    averaging="together",
+)
 SCORES = ("additive", "shared", "dot", "cosine")
 LABEL_KINDS = ("class", "soft", "multilabel", "regression", "tags")
 CLASSES = 3

@@ -4,24 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from strategies import PAPER
 
 from attnmixup import Origin, distributed, functional
 from attnmixup.batch import Batch
 from attnmixup.final_set import final_set, unmixed, used_rows
-from attnmixup.options import MixupOptions
 from attnmixup.sampling import MixupPlan
 
-PAPER = MixupOptions(
-    sample_ratio=0.5,
-    transformed_ratio=0.5,
-    alpha=1.0,
-    sampling="random",
-    partner="uniform",
-    neighbours=3,
-    lam="sample",
-    final="sample",
-    averaging="together",
-)
+HALVES = replace(PAPER, sample_ratio=0.5, transformed_ratio=0.5)
 MASK = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
 
 
@@ -56,8 +46,8 @@ def test_all_is_on_the_device_of_the_batch():
     share = distributed.share_of(plan, [3, 1], distributed.GroupReference(), rank=0)
     rows = used_rows(plan)
     assert rows.shape == (4,)
-    whole = final_set(batch, batch.embeddings, rows, plan, PAPER, torch.tensor(1.0))
-    part = final_set(batch, batch.embeddings, rows, plan, PAPER, torch.tensor(1.0), share=share)
+    whole = final_set(batch, batch.embeddings, rows, plan, HALVES, torch.tensor(1.0))
+    part = final_set(batch, batch.embeddings, rows, plan, HALVES, torch.tensor(1.0), share=share)
     for mixed in (unmixed(batch), whole, part):
         assert all(value.is_meta for value in vars(mixed).values() if isinstance(value, torch.Tensor))
 
@@ -81,7 +71,7 @@ def test_a_final_set_by_hand():
     batch, plan = batch_of(), plan_of([3], [0, 5], [7, 1])
     transformed = torch.stack([batch.embeddings[1] + 100, batch.embeddings[3] + 100])
     rows, strength = torch.tensor([1, 3]), torch.tensor(0.5)
-    mixed = final_set(batch, transformed, rows, plan, PAPER, strength, attention=transformed)
+    mixed = final_set(batch, transformed, rows, plan, HALVES, strength, attention=transformed)
     masks = (MASK[0], MASK[3]), (MASK[1], MASK[1])
     pairs = ((batch.embeddings[0], transformed[1]), (transformed[0], batch.embeddings[1]))
     synthetic = [
@@ -113,7 +103,7 @@ def test_a_final_set_by_hand():
     ranks = distributed.GroupReference()
     for rank, own in enumerate(([0, 1, 2, 4, 5], [3, 6])):
         share = distributed.share_of(plan, [3, 1], ranks, rank=rank)
-        part = final_set(batch, transformed, rows, plan, PAPER, strength, share=share)
+        part = final_set(batch, transformed, rows, plan, HALVES, strength, share=share)
         torch.testing.assert_close(part.embeddings, expected[own])
         for name, value in fields.items():
             torch.testing.assert_close(getattr(part, name), value[own] * 2 if name == "weight" else value[own])
@@ -126,7 +116,7 @@ def test_options_weigh_the_rows():
     rows = torch.tensor([3])
     weights = {}
     for changed in ({}, {"final": "weight"}, {"averaging": "apart"}):
-        options = replace(PAPER, transformed_ratio=0.25, **changed)
+        options = replace(HALVES, transformed_ratio=0.25, **changed)
         mixed = final_set(batch, batch.embeddings[3:], rows, plan, options, torch.tensor(1.0))
         weights[str(changed)] = mixed.weight.tolist()
         assert mixed.apart == ("averaging" in changed)

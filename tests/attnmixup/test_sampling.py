@@ -9,22 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import ratios, seeds, sizes, traced
+from strategies import PAPER, ratios, seeds, sizes, traced
 
 from attnmixup import sampling
-from attnmixup.options import MixupOptions
-
-PAPER = MixupOptions(
-    sample_ratio=0.7,
-    transformed_ratio=0.6,
-    alpha=1.0,
-    sampling="random",
-    partner="uniform",
-    neighbours=3,
-    lam="sample",
-    final="sample",
-    averaging="together",
-)
 
 
 def generator(seed=0):
