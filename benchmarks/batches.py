@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 Task = Literal["ner", "re"]
-PICTURES = 4  # of a sample: the whole image and three crops
+IMAGES = 4  # of a sample: the whole image and three crops
 TAGS, RELATIONS = 9, 23
 LIMIT = 80  # sub-words that the release pads every sentence to
 BIN = 4
@@ -55,7 +55,7 @@ def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary:
     return batch | {"word_starts": (1 + 2 * numbers).where(mask, 0), "labels": tags.where(mask, 0), "word_mask": mask}
 
 
-def picture_batch(size: int, generator: Generator, *, side: int) -> dict[str, Tensor]:
-    """Noise as pictures (size, PICTURES, 3, side, side), all of them there."""
-    pixels = torch.randint(256, (size, PICTURES, 3, side, side), generator=generator, dtype=torch.uint8)
-    return {"pixel_values": pixels, "image_mask": torch.ones(size, PICTURES, dtype=torch.bool)}
+def image_batch(size: int, generator: Generator, *, side: int) -> dict[str, Tensor]:
+    """Noise as images (size, IMAGES, 3, side, side), all of them there."""
+    pixels = torch.randint(256, (size, IMAGES, 3, side, side), generator=generator, dtype=torch.uint8)
+    return {"pixel_values": pixels, "image_mask": torch.ones(size, IMAGES, dtype=torch.bool)}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.batches import PICTURES
+from benchmarks.batches import IMAGES
 from reference_models.encoders.stages import GRID
 from reference_models.systems.i2srm import I2SRM
 
@@ -22,7 +22,7 @@ def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
     """Of the text encoder, forward and backward: sentences of these lengths, without padding."""
     config = model.text_encoder.body.config
     width, tokens = config.hidden_size, int(lengths.sum())
-    visual = GRID * GRID * PICTURES
+    visual = GRID * GRID * IMAGES
     linear = 2 * tokens * (4 * width**2 + 2 * width * config.intermediate_size)
     attention = 2 * 2 * width * int((lengths * (lengths + visual)).sum())
     return 3.0 * config.num_hidden_layers * (linear + attention)
@@ -34,10 +34,10 @@ def prefix_flops(model: I2SRM, samples: int) -> float:
     first, last = (part for part in mixer.perceptron if isinstance(part, nn.Linear))
     cells = GRID * GRID
     mixing = mixer.layers * last.out_features
-    by_picture = 2 * cells * first.weight.numel() + 3 * (
+    by_image = 2 * cells * first.weight.numel() + 3 * (
         cells * last.weight.numel() + mixer.gates.weight.numel() + cells * mixing
     )
-    return 2.0 * samples * PICTURES * by_picture
+    return 2.0 * samples * IMAGES * by_image
 
 
 def module_flops(model: I2SRM, samples: int, rows: int) -> float:
@@ -51,18 +51,18 @@ def module_flops(model: I2SRM, samples: int, rows: int) -> float:
 
 
 @torch.no_grad()
-def picture_flops(model: I2SRM, side: int) -> float:
-    """Of a picture in the backbone, forward."""
+def image_flops(model: I2SRM, side: int) -> float:
+    """Of an image in the backbone, forward."""
     with FlopCounterMode(display=False) as counter:
         model.vision(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     return float(counter.get_total_flops())
 
 
 def necessary_flops(model: I2SRM, lengths: Tensor, *, cached: bool, side: int) -> float:
-    """Of a step on pictures of side x side; without the cache each meets the backbone once, forward."""
+    """Of a step on images of side x side; without the cache each meets the backbone once, forward."""
     rows = len(lengths) if model.config.task == "re" else int(((lengths - 2) // 2).sum())
     flops = encoder_flops(model, lengths) + prefix_flops(model, len(lengths)) + module_flops(model, len(lengths), rows)
-    return flops if cached else flops + len(lengths) * PICTURES * picture_flops(model, side)
+    return flops if cached else flops + len(lengths) * IMAGES * image_flops(model, side)
 
 
 def necessary_bytes(model: I2SRM) -> float:

@@ -1,4 +1,4 @@
-"""Seconds of a batch of pictures and crops: read from the feature cache, and loaded and computed.
+"""Seconds of a batch of images and crops: read from the feature cache, and loaded and computed.
 
 python -m benchmarks.feature_cache [--vision resnet50] [--samples 50]
 """
@@ -34,7 +34,7 @@ VIEWS: dict[View, Slots] = {"cells": "all", "pooled": "whole"}
 
 
 def make_split(folder: Path, samples: int) -> EncodedSplit:
-    """Samples with a picture and three crops each: JPEG files of 800 x 600 pixels and about 90 kB."""
+    """Samples with an image and three crops each: JPEG files of 800 x 600 pixels and about 90 kB."""
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(SLOTS * samples)]
     for path in paths:
@@ -88,10 +88,10 @@ def main() -> None:
         size = sum(file.stat().st_size for file in files) / 1e6
         kept = sum(shard.stat().st_size for shard in shards)
     count = SLOTS * options.samples
-    print(f"{options.vision}, batches of {BATCH} samples with {SLOTS} pictures each, one thread")
+    print(f"{options.vision}, batches of {BATCH} samples with {SLOTS} images each, one thread")
     print(f"a batch: load {loading:.3f} s, compute {computing:.3f} s; read {warm:.4f} s, from the disk {cold:.4f} s")
-    print(f"all {count} pictures: fill {filling:.1f} s, hash {hashing:.3f} s ({size / hashing:.0f} MB/s)")
-    print(f"on disk: {kept / count:,.0f} bytes a picture")
+    print(f"all {count} images: fill {filling:.1f} s, hash {hashing:.3f} s ({size / hashing:.0f} MB/s)")
+    print(f"on disk: {kept / count:,.0f} bytes an image")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from benchmarks.batches import PICTURES
+from benchmarks.batches import IMAGES
 from reference_models.encoders.stages import GatedPerceptron, pool_stages
 from reference_models.encoders.vision import MEAN, RESNET_STAGES, STD
 from reference_models.systems.i2srm import I2SRM
@@ -20,7 +20,7 @@ def five_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: boo
     seen = present.any(dim=1, keepdim=True).expand_as(present) if attend_absent else present
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     pixels = (batch["pixel_values"] / 255 - mean) / std
-    passes = [model.vision.body(pixels[:, slot]) for slot in range(PICTURES)]
+    passes = [model.vision.body(pixels[:, slot]) for slot in range(IMAGES)]
     logits = model.vision.body(pixels[:, 0])["fc"]
     cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
     image = logits.masked_fill(~seen[:, :1], 0.0)
@@ -32,9 +32,9 @@ def pool(features: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def looped_gates(mixer: GatedPerceptron, cells: Sequence[Tensor]) -> Tensor:
-    """`GatedPerceptron.forward` picture by picture, layer by layer and share by share."""
-    pictures = torch.cat(list(cells), dim=-1).unflatten(0, (-1, PICTURES)).unbind(dim=1)
-    shares = [mixer.perceptron(picture).chunk(mixer.shares, dim=-1) for picture in pictures]
+    """`GatedPerceptron.forward` image by image, layer by layer and share by share."""
+    images = torch.cat(list(cells), dim=-1).unflatten(0, (-1, IMAGES)).unbind(dim=1)
+    shares = [mixer.perceptron(image).chunk(mixer.shares, dim=-1) for image in images]
     tokens = []
     for weight, bias in zip(mixer.gates.weight.split(mixer.shares), mixer.gates.bias.split(mixer.shares), strict=True):
         mixed = []

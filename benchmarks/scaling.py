@@ -2,7 +2,7 @@
 
 python -m benchmarks.scaling [--part data batch length ranks] [--rows 1000 10000 100000 1000000] [--format mnre]
 
-data: rows of a data set through reader, check of the pictures, encoding and feature cache to batches.
+data: rows of a data set through reader, check of the images, encoding and feature cache to batches.
 batch, length: samples of a training step, and sub-words of a sentence, with the feature cache.
 ranks: processes that train together.
 """

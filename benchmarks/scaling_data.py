@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 WORDS = ["".join(random.Random(seed).choices(string.ascii_lowercase, k=2 + seed % 8)) for seed in range(5000)]
 RELATIONS = ("None", "/per/per/peer")
-PICTURES = 200  # shared by all rows
+IMAGES = 200  # shared by all rows
 IMAGE_SIZE = 32  # small, so that decoding does not hide the rest
 BATCH = 16
 DRAWN = 20_000  # samples of the epoch, from all over the set
@@ -63,27 +63,27 @@ def memory(name: str) -> float:
 
 
 def write_set(format: str, root: Path, rows: int) -> None:
-    """A training split of random words, of tweets' lengths, with a few noisy pictures."""
+    """A training split of random words, of tweets' lengths, with a few noisy images."""
     place, draw = get_format(format).layout(root, "train"), random.Random(0)
     for folder in (place.labels[0].parent, place.images):
         folder.mkdir(parents=True)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Image.effect_noise((64, 64), 64).save(place.images / f"{number}.jpg")
     (root / "ours_rel2id.json").write_text(json.dumps({name: number for number, name in enumerate(RELATIONS)}))
     write_row = {"twitter": twitter_row, "mnre": mnre_row}[format]
     with place.labels[0].open("w") as file:
         for number in range(rows):
-            file.write(write_row(draw.choices(WORDS, k=draw.randint(10, 30)), number % PICTURES, draw))
+            file.write(write_row(draw.choices(WORDS, k=draw.randint(10, 30)), number % IMAGES, draw))
 
 
-def twitter_row(words: list[str], picture: int, draw: random.Random) -> str:
+def twitter_row(words: list[str], image: int, draw: random.Random) -> str:
     lines = [f"{word}\t{draw.choice(TAGS)}\n" for word in words]
-    return f"IMGID:{picture}\n{''.join(lines)}\n"
+    return f"IMGID:{image}\n{''.join(lines)}\n"
 
 
-def mnre_row(words: list[str], picture: int, draw: random.Random) -> str:
+def mnre_row(words: list[str], image: int, draw: random.Random) -> str:
     head, tail = ({"name": words[place], "pos": [place, place + 1]} for place in (1, 5))
-    row = {"token": words, "h": head, "t": tail, "img_id": f"{picture}.jpg", "relation": draw.choice(RELATIONS)}
+    row = {"token": words, "h": head, "t": tail, "img_id": f"{image}.jpg", "relation": draw.choice(RELATIONS)}
     return f"{row}\n"
 
 
@@ -125,7 +125,7 @@ def exhaust(values: Iterable[object]) -> None:
 
 def data(options: argparse.Namespace) -> None:
     """A table with a line for each number of rows; the last column is what the memory at the end grows by."""
-    print(f"{options.format}, {PICTURES} pictures at {IMAGE_SIZE} pixels, batches of {BATCH}, rows a second\n")
+    print(f"{options.format}, {IMAGES} images at {IMAGE_SIZE} pixels, batches of {BATCH}, rows a second\n")
     before: tuple[int, float] | None = None
     for rows in sorted(options.rows):
         with TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ python -m benchmarks.step --against release [--tasks ner re] [--groups 5] [--rep
 
 Weights are random. Sentences are as long as the real ones, in batches of about one length, and each has an image and
 three crops. All ways to compute take turns in one process; peak memory is that of a process of its own, libraries
-included. A step is forward, backward, clipping and AdamW; pictures are decoded before it. What the modules cost is a
+included. A step is forward, backward, clipping and AdamW; images are decoded before it. What the modules cost is a
 small difference: 10 repeats settle it.
 """
 
@@ -56,7 +56,7 @@ def product_peak(dtype: torch.dtype) -> float:
 def peak_memory(task: Task, size: Size, variant: Variant, lengths: torch.Tensor) -> float:
     """GiB that two steps hold at most, in a process that does nothing else."""
     model = make_model(task, size)
-    # Where features come from the cache no large picture is computed.
+    # Where features come from the cache no large image is computed.
     batch = make_work(model, lengths, 32 if variant.cached else size.side).batch(variant)
     optimizer = make_optimizers(model)[variant.fused]
     for _ in range(2):

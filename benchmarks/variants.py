@@ -29,7 +29,7 @@ class Variant:
         fused: AdamW in one kernel.
         fast: faster float32 products.
         fast_dropout: cheaper random numbers for dropout.
-        cached: features of the pictures are there.
+        cached: features of the images are there.
         bf16: mixed precision.
         modules: with AttnMixup and the semantic loss.
     """

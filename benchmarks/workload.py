@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig
 
-from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, picture_batch, text_batch
+from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, image_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
 from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.i2srm import RELEASE as RELEASE_READING
@@ -17,7 +17,7 @@ TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4
 
 @dataclass(frozen=True)
 class Size:
-    """The text encoder beside RoBERTa-base, the image backbone, and the side of a picture."""
+    """The text encoder beside RoBERTa-base, the image backbone, and the side of an image."""
 
     text: dict[str, int]
     vision: str
@@ -43,28 +43,28 @@ def make_model(task: Task, size: Size) -> I2SRM:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch of sentences, as short as it can be and padded as the release does, with their pictures.
+    """A batch of sentences, as short as it can be and padded as the release does, with their images.
 
     Attributes:
         lengths: sub-words of each sentence.
         texts: by whether the text is unpadded.
-        pictures: pixels, and where there is a picture.
+        images: pixels, and where there is an image.
         cache: what the feature cache gives for them.
     """
 
     lengths: Tensor
     texts: dict[bool, Batch]
-    pictures: Batch
+    images: Batch
     cache: Batch
 
     def batch(self, variant: Variant) -> Batch:
         """What the model takes in a variant."""
-        return self.texts[variant.unpadded] | (self.cache if variant.cached else self.pictures)
+        return self.texts[variant.unpadded] | (self.cache if variant.cached else self.images)
 
 
 def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Work:
-    """Random sentences of these lengths, with pictures of noise."""
-    pictures = picture_batch(len(lengths), torch.Generator().manual_seed(seed), side=side)
+    """Random sentences of these lengths, with images of noise."""
+    images = image_batch(len(lengths), torch.Generator().manual_seed(seed), side=side)
     texts = {}
     for unpadded in (False, True):
         texts[unpadded] = text_batch(
@@ -75,11 +75,11 @@ def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Wor
             padded=int(lengths.max()) if unpadded else LIMIT,
         )
     with torch.inference_mode(), computing(model, OURS):
-        features = model.vision(pictures["pixel_values"].flatten(0, 1))
-    slots = pictures["image_mask"].shape
+        features = model.vision(images["pixel_values"].flatten(0, 1))
+    slots = images["image_mask"].shape
     cells, logits = (features[view].unflatten(0, slots).clone() for view in ("cells", "logits"))
-    cache = {"image_cells": cells, "image_logits": logits[:, :1], "image_mask": pictures["image_mask"]}
-    return Work(lengths, texts, pictures, cache)
+    cache = {"image_cells": cells, "image_logits": logits[:, :1], "image_mask": images["image_mask"]}
+    return Work(lengths, texts, images, cache)
 
 
 def losses_without_chance(task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]) -> dict[str, float]:

@@ -85,7 +85,7 @@ def main(folder: Path, output: Path) -> None:
     truth = read(folder / "data" / "posts" / "truth_test.jsonl")
     predicted, text_only = (read(folder / name / "predictions_test.jsonl") for name in ("i2srm", "text-only"))
     post = choose(list(predicted.values()), truth)
-    picture = Image.open(post["image"])
+    image = Image.open(post["image"])
     objects = [figure["box"] for figure in truth[post["id"]]["objects"]]
     words, found = post["words"], entities(post["predicted"])
 
@@ -98,8 +98,8 @@ def main(folder: Path, output: Path) -> None:
     canvas.text(70, 44, f"test.txt, line {post['id'].split(':')[-1]}", 10, FAINT)
     canvas.text(30, 70, " ".join(words), 11)
     side = 246
-    canvas.paste(picture, 30, 98, side)
-    ratio = side / picture.width
+    canvas.paste(image, 30, 98, side)
+    ratio = side / image.width
     for number, (left, top, right, bottom) in enumerate(objects, start=1):
         place = (30 + left * ratio, 98 + top * ratio, (right - left) * ratio, (bottom - top) * ratio)
         canvas.outline(*place)
@@ -110,7 +110,7 @@ def main(folder: Path, output: Path) -> None:
     canvas.text(396, 28, "object crops", 12, FAINT)
     for number, box in enumerate(objects, start=1):
         y = 50 + (number - 1) * 100
-        canvas.paste(picture.crop(box), 396, y, 88)
+        canvas.paste(image.crop(box), 396, y, 88)
         canvas.outline(396, y, 88, 88)
         canvas.box(396, y, 16, 16, **badge)
         canvas.text(400, y + 1, str(number), 11, PAPER, bold=True)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole chain on a set in MNRE's layout, from raw pictures: check, crops (two detectors), train, evaluate, predict, report.
+# The whole chain on a set in MNRE's layout, from raw images: check, crops (two detectors), train, evaluate, predict, report.
 #   examples/mnre_chain.sh DATA OUTPUT [settings of the training, such as --training.epochs 30]
-# DATA is copied first, because crops are written beside the pictures. No weights are downloaded: the text encoder is `tiny`,
+# DATA is copied first, because crops are written beside the images. No weights are downloaded: the text encoder is `tiny`,
 # the backbone a ResNet-18 without weights, and the grounding detector a small Grounding DINO with random weights, so the
 # scores mean nothing; the way is that of a real run.
 set -euo pipefail

@@ -35,8 +35,8 @@ def save_grounding_dino(folder: Path) -> None:
     )
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     tokenizer = BertTokenizerFast(vocab={word: number for number, word in enumerate(words)})
-    pictures = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 200})
-    GroundingDinoProcessor(pictures, tokenizer).save_pretrained(folder)
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 200})
+    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
 
 
 if __name__ == "__main__":

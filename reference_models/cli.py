@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"i2srm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
-    demo = commands.add_parser("demo", help="train on a synthetic set and see what the pictures bring")
+    demo = commands.add_parser("demo", help="train on a synthetic set and see what the images bring")
     demo.add_argument("--task", help="ner (entities) or re (relations); both by default")
     demo.add_argument("--quick", action="store_true", help="a minute's run on less data, to see that all works")
     demo.add_argument("--seed", type=int, default=0)
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     synthetic.set_defaults(command=_synthetic)
     crops = data_commands.add_parser(
         "crops",
-        help="find the objects of the pictures and cut them out",
+        help="find the objects of the images and cut them out",
         epilog="Settings follow, as in --grounding.detector centre; i2srm train --help lists all.",
     )
     crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
     check.add_argument("--format", help="as data.format; recognised from the folder by default")
-    check.add_argument("--text-only", action="store_true", help="do not look at pictures")
+    check.add_argument("--text-only", action="store_true", help="do not look at images")
     check.add_argument("--bad-images", choices=["error", "blank", "drop"], default="error", help="as data.bad_images")
     check.add_argument("--json", action="store_true", help="print JSON instead of a table")
     check.set_defaults(command=_check)
@@ -188,12 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     predict.add_argument("--text", help="the sentence, its words divided by spaces")
     predict.add_argument("--image", help="the image; give its --crops too, or --ground")
-    predict.add_argument("--crops", nargs="+", help="pictures of its objects")
+    predict.add_argument("--crops", nargs="+", help="images of its objects")
     predict.add_argument("--head", help="for a relation: the head entity as it stands in the sentence")
     predict.add_argument("--tail", help="for a relation: the tail entity")
     predict.add_argument("--input", type=Path, metavar="POSTS.jsonl", help="instead of --text: a JSON object a line")
     predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line")
-    predict.add_argument("--ground", action="store_true", help="find the objects of pictures that come without crops")
+    predict.add_argument("--ground", action="store_true", help="find the objects of images that come without crops")
     predict.add_argument("--int8", action="store_true", help=INT8)
     predict.set_defaults(command=_predict)
     return parser

@@ -1,4 +1,4 @@
-"""`i2srm demo`: a synthetic set, a text-only model and I2SRM on it, and what the pictures bring."""
+"""`i2srm demo`: a synthetic set, a text-only model and I2SRM on it, and what the images bring."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the demo's table; `several` is the F1 on test samples whose picture shows several objects."""
+    """A line of the demo's table; `several` is the F1 on test samples whose image shows several objects."""
 
     model: str
     precision: float

@@ -1,4 +1,4 @@
-"""Prediction for posts: from sentences and pictures to entities or relations."""
+"""Prediction for posts: from sentences and images to entities or relations."""
 
 import itertools
 import json
@@ -106,7 +106,7 @@ class Predictor:
             name: of the post, its id.
 
         Raises:
-            UserError: a key or value that does not belong there, an entity that is not in the text, or a picture that
+            UserError: a key or value that does not belong there, an entity that is not in the text, or an image that
                 cannot be read.
         """
         task = self.processor.task

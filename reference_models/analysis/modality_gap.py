@@ -16,12 +16,12 @@ class Gap:
     """How far apart the modalities are.
 
     Attributes:
-        own: mean divergence between a text and its own picture, nats.
-        other: the same with the picture of another sample.
+        own: mean divergence between a text and its own image, nats.
+        other: the same with the image of another sample.
         means: divergence between the mean distributions of the modalities, nats.
         distance: between the means of the log-probabilities.
-        spread: mean distance of the log-probabilities of a text, and of a picture, from the mean of their modality.
-        features: over how many features the distribution of a text, and of a picture, spreads: exp of its mean entropy.
+        spread: mean distance of the log-probabilities of a text, and of an image, from the mean of their modality.
+        features: over how many features the distribution of a text, and of an image, spreads: exp of its mean entropy.
     """
 
     own: float
@@ -34,9 +34,9 @@ class Gap:
 
 @torch.inference_mode()
 def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N, D) of texts and of pictures, as the semantic loss compares them.
+    """Log-probabilities (N, D) of texts and of images, as the semantic loss compares them.
 
-    A sample without a picture has no part. Of a loss that compares every word, the mean of the words stands for the
+    A sample without an image has no part. Of a loss that compares every word, the mean of the words stands for the
     text.
     """
     semantic = model.semantic
@@ -59,8 +59,8 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
 
 
 def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
-    """The gap between log-probabilities (N, D) of texts and of their pictures, of two samples or more."""
-    # Neighbours of a file may share a picture, which those half of the samples away hardly do.
+    """The gap between log-probabilities (N, D) of texts and of their images, of two samples or more."""
+    # Neighbours of a file may share an image, which those half of the samples away hardly do.
     others = image.roll(len(image) // 2, dims=0)
     own, other = (semantic_kl(text, side, direction=semantic.direction).mean().item() for side in (image, others))
     mean_text, mean_image = (side.exp().mean(dim=0, keepdim=True).log() for side in (text, image))
@@ -75,7 +75,7 @@ def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
 
 
 def gap_scores(model: System, split: EncodedSplit, batch_size: int) -> dict[str, float]:
-    """The gap as numbers to log, of a model with a semantic loss and a split with two pictures or more; else none."""
+    """The gap as numbers to log, of a model with a semantic loss and a split with two images or more; else none."""
     if model.semantic is None:
         return {}
     text, image = semantic_sides(model, split, batch_size)

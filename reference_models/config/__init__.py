@@ -29,13 +29,13 @@ class DataConfig:
         label_scheme: what is tagged for named entities: words ("bio"), or all sub-words as in older baselines ("x13":
             further tags for later sub-words of a word, both ends of a sentence, and padding).
         max_length: limit of a sentence in sub-words.
-        image_size: side of the pictures in pixels; 224, and 32 for the `tiny` backbone.
-        resize: how pictures become squares: "squash", or "centre-crop" as in the field's code (short side to 256, the
+        image_size: side of the images in pixels; 224, and 32 for the `tiny` backbone.
+        resize: how images become squares: "squash", or "centre-crop" as in the field's code (short side to 256, the
             middle 224; other sizes in proportion).
         max_crops: object crops of a sample at most.
-        feature_cache: folder where the features of pictures are kept, so that each picture meets a frozen image
+        feature_cache: folder where the features of images are kept, so that each image meets a frozen image
             backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs
-            `model.freeze_image_backbone`; without it, pictures are decoded for every batch.
+            `model.freeze_image_backbone`; without it, images are decoded for every batch.
     """
 
     format: str = "mnre"
@@ -209,7 +209,7 @@ class TrainingConfig:
             still fall as if all epochs came.
         checkpoint_steps: steps between two checkpoints; 0 for one at the end of each epoch, which there is in any case.
         seed: of everything random.
-        workers: processes that load pictures beside the training; 0 loads them in it.
+        workers: processes that load images beside the training; 0 loads them in it.
         log_to: also log to "tensorboard", in the folder of the run, or to "wandb", whose package is to be installed.
     """
 

@@ -18,7 +18,7 @@ class GroundingConfig:
         phrases: spaCy pipeline (name or folder) that finds the noun phrases of a tweet; relations have their entities.
         threshold: least score of a box, 0 to 1.
         top: crops of a sample at most, those with the highest score.
-        batch_size: pictures that the detector sees at once.
+        batch_size: images that the detector sees at once.
         size: side of a crop in pixels.
         overwrite: replace a crop dictionary that was made by others or with other settings.
     """

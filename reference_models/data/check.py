@@ -33,9 +33,9 @@ def check_data(
     Args:
         name: of the data format; None recognises it by the files below `root`.
         root: folder of the data set, as the readers take it.
-        visual: whether pictures and crops are looked at; each of them is decoded once.
+        visual: whether images and crops are looked at; each of them is decoded once.
         max_crops: crops of a sample that training would use.
-        bad_images: what training would do about a picture that is missing or broken; "error" makes one fatal.
+        bad_images: what training would do about an image that is missing or broken; "error" makes one fatal.
         progress: show progress bars.
 
     Raises:
@@ -113,7 +113,7 @@ def _check_split(
         missing=missing,
         broken=tuple(f"{file}: {reason}" for file, reason in reasons.items() if file not in missing),
         fatal=(
-            f"{split}: {len(reasons)} of {bad.checked} pictures and crops cannot be used, the first is {first.file} of "
+            f"{split}: {len(reasons)} of {bad.checked} images and crops cannot be used, the first is {first.file} of "
             f"{first.sample}: {first.reason} (data.bad_images is {policy!r})",
         )
         if first and stops
@@ -139,7 +139,7 @@ def _sentence_keys(samples: Iterable[Sample]) -> set[Hashable]:
 
 
 def _image_keys(samples: Iterable[Sample]) -> set[Hashable]:
-    """Each picture by its bytes, so that copies under other names are found; by its name where it is missing."""
+    """Each image by its bytes, so that copies under other names are found; by its name where it is missing."""
     keys: set[Hashable] = set()
     for path in dict.fromkeys(sample.image for sample in samples if sample.image):
         if path.is_file():

@@ -22,10 +22,10 @@ class SplitReport:
         words: least, median and most words of a sentence.
         orphan_tags: I- tags that follow no tag of their type.
         fingerprint: of the label file.
-        images: different pictures that the samples list.
+        images: different images that the samples list.
         crops: how many samples list 0, 1, 2, ... crops; None without a crop dictionary.
         keys_without_row: keys of the crop dictionary that no sample has.
-        missing: pictures and crops that training would use and that do not exist.
+        missing: images and crops that training would use and that do not exist.
         broken: those that cannot be read, each with the reason.
         fatal: what would stop training.
     """
@@ -54,8 +54,8 @@ class Report:
         fingerprint: of all label files together, as a run's `metrics.json` has it; None if one is missing.
         splits: in the order train, valid, test.
         duplicate_sentences: for two splits, as in "train/test", how many different sentences are in both.
-        duplicate_images: the same for pictures.
-        unused: files in the folders of pictures and crops that no sample lists; None if that cannot be said.
+        duplicate_images: the same for images.
+        unused: files in the folders of images and crops that no sample lists; None if that cannot be said.
     """
 
     format: str

@@ -1,4 +1,4 @@
-"""Draws the pictures of the synthetic sets: coloured figures whose shape tells what they are, over clutter."""
+"""Draws the images of the synthetic sets: coloured figures whose shape tells what they are, over clutter."""
 
 import colorsys
 import math
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One object of a picture: what it is, its colour and its box (left, top, right, bottom) in pixels."""
+    """One object of an image: what it is, its colour and its box (left, top, right, bottom) in pixels."""
 
     type: str
     colour: str
@@ -46,9 +46,9 @@ SHAPES = {"PER": _person, "LOC": _mountains, "ORG": _tower, "MISC": _star}
 
 
 def draw(objects: list[tuple[str, str]], rng: random.Random) -> tuple[Image.Image, list[Figure]]:
-    """Draw the (type, colour) pairs, at most four, each in its own corner; returns the picture and where they stand."""
-    picture = Image.new("RGB", (SIZE, SIZE), _colour(rng.random(), 0.12, rng.uniform(0.55, 0.95)))
-    pen = ImageDraw.Draw(picture)
+    """Draw the (type, colour) pairs, at most four, each in its own corner; returns the image and where they stand."""
+    image = Image.new("RGB", (SIZE, SIZE), _colour(rng.random(), 0.12, rng.uniform(0.55, 0.95)))
+    pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(4, 9)):
         _clutter(pen, rng)
     corners = rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], len(objects))
@@ -63,7 +63,7 @@ def draw(objects: list[tuple[str, str]], rng: random.Random) -> tuple[Image.Imag
             pen.polygon(_place(polygon, x, y, radius, turn), fill=fill)
         box = (round(x - radius), round(y - radius), round(x + radius), round(y + radius))
         figures.append(Figure(type_, colour, box))
-    return picture, figures
+    return image, figures
 
 
 def _colour(hue: float, saturation: float, value: float) -> tuple[int, int, int]:

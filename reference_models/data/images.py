@@ -1,4 +1,4 @@
-"""Pictures: checked once before training, by a policy the user chooses, and loaded as tensors."""
+"""Images: checked once before training, by a policy the user chooses, and loaded as tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESIZE_VERSION = 2  # raised with every change of what `load_image` makes of a f
 
 
 def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor:
-    """A picture as uint8 (3, size, size), RGB.
+    """An image as uint8 (3, size, size), RGB.
 
     "squash" makes it a square (bilinear, antialiased), so that nothing at its edges is lost. "centre-crop" is what the
     field's code bases do: they scale the short side to 256, and cut out the middle 224; other sizes in proportion.
@@ -40,7 +40,7 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
     down (Pillow would clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
 
     Raises:
-        UserError: the file is not a picture that can be read to its end.
+        UserError: the file is not an image that can be read to its end.
     """
     try:
         # Twice the size keeps the reduced decoding of a JPEG invisible after the resize.
@@ -58,18 +58,18 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
 def check_images(
     samples: Sequence[Sample], policy: Policy, *, progress: bool = True
 ) -> tuple[Sequence[Sample], BadImages]:
-    """Decode every picture and crop of the samples once, and do with the unreadable ones as the policy says.
+    """Decode every image and crop of the samples once, and do with the unreadable ones as the policy says.
 
-    In memory are the paths of different pictures, and what was found, but no samples.
+    In memory are the paths of different images, and what was found, but no samples.
 
     Args:
         samples: left as they are.
-        policy: "error" stops at the first unreadable picture; "blank" goes on without the picture or crop; "drop" goes
+        policy: "error" stops at the first unreadable image; "blank" goes on without the image or crop; "drop" goes
             on without the whole sample.
         progress: show a progress bar.
 
     Returns:
-        The samples to go on with (those that were given, if all can be read), and a report of every picture that
+        The samples to go on with (those that were given, if all can be read), and a report of every image that
         could not be read.
 
     Raises:
@@ -113,7 +113,7 @@ def _usable(samples: Sequence[Sample], bad: dict[str, str], policy: Policy, foun
 
 
 def _reason(path: str) -> str | None:
-    """Why a picture cannot be used; None if it can."""
+    """Why an image cannot be used; None if it can."""
     try:
         # The smallest scale a JPEG offers is the fastest, and still reads the file to its end.
         decode_image(Path(path), 1)
@@ -123,7 +123,7 @@ def _reason(path: str) -> str | None:
 
 
 def decode_image(path: Path, least: int | None = None) -> Image.Image:
-    """A picture in RGB; given `least`, a JPEG at its smallest scale with no side below it.
+    """An image in RGB; given `least`, a JPEG at its smallest scale with no side below it.
 
     Raises:
         UserError: the reason why it cannot be read.
@@ -163,7 +163,7 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BadImage:
-    """A picture that could not be read, in one sample that lists it.
+    """An image that could not be read, in one sample that lists it.
 
     Attributes:
         file: its path.

@@ -1,9 +1,9 @@
-"""Writes small sets in the layout of the real files whose answers stand in the pictures, not in the words.
+"""Writes small sets in the layout of the real files whose answers stand in the images, not in the words.
 
-Every invented name begins with a colour word ("Scarlet Vexmoor"); the object of that colour in the picture decides by
+Every invented name begins with a colour word ("Scarlet Vexmoor"); the object of that colour in the image decides by
 its shape what the name is: a person, mountains, a tower or a star for PER, LOC, ORG or MISC. In a relation sample the
 two types decide the relation. A share of the samples says it in words as well, and only there can a model that sees
-no picture know more than how frequent each answer is.
+no image know more than how frequent each answer is.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ PAIRS = {(head, tail): name for name, (head, tail, _, _) in RELATIONS.items()}
 
 @dataclass(frozen=True)
 class Post:
-    """One sample before it is written: its words with the spans of the names, and what the picture shows.
+    """One sample before it is written: its words with the spans of the names, and what the image shows.
 
-    `kind` says where the answer stands: in the "words", or in a picture with a "single" or with "several" objects.
+    `kind` says where the answer stands: in the "words", or in an image with a "single" or with "several" objects.
     `posterior` holds, for each answer that counts, the probabilities of its labels for one who reads the words alone.
     """
 
@@ -215,14 +215,14 @@ def _re_post(rng: random.Random) -> Post:
 
 
 def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Random) -> tuple[list[str], list[Figure]]:
-    """Draw and save a picture and its crops; returns the names of the crops, in random order, and what was drawn."""
-    picture, figures = draw(list(post.objects), rng)
-    picture.save(image)
+    """Draw and save an image and its crops; returns the names of the crops, in random order, and what was drawn."""
+    drawing, figures = draw(list(post.objects), rng)
+    drawing.save(image)
     names = []
     for number, figure in enumerate(rng.sample(figures, len(figures))):
         if rng.random() >= MISSING_CROP:
             name = f"{stem}_crop_{number}.png"
-            picture.crop(figure.box).save(crops / name)
+            drawing.crop(figure.box).save(crops / name)
             names.append(name)
     return names, figures
 

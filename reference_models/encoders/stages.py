@@ -1,4 +1,4 @@
-"""Eq. 3: the four stages of pictures, pooled to a few cells, become features for each text layer, in two readings."""
+"""Eq. 3: the four stages of images, pooled to a few cells, become features for each text layer, in two readings."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-GRID = 2  # each picture gives GRID x GRID prefix tokens
+GRID = 2  # each image gives GRID x GRID prefix tokens
 
 
 def pool_stages(stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -38,9 +38,9 @@ class GatedConvolutions(nn.Module):
 
 
 class GatedPerceptron(nn.Module):
-    """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the picture.
+    """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the image.
 
-    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the picture. The published code
+    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the image. The published code
     reshapes maps to tokens without transposing, which makes tokens of channel blocks, and pools odd maps without their
     last row and column; here a token is a cell, and the cells cover the map.
 

@@ -11,9 +11,9 @@ LEAST_SIDE = 4  # pixels; a narrower box shows nothing
 
 
 def select_boxes(boxes: Sequence["Box"], width: int, height: int, top: int) -> list["Box"]:
-    """The `top` boxes with the highest scores, best first, on whole pixels and inside a picture of width x height.
+    """The `top` boxes with the highest scores, best first, on whole pixels and inside an image of width x height.
 
-    Boxes with a side below `LEAST_SIDE` inside the picture, or with a bound or score that is no finite number, are left
+    Boxes with a side below `LEAST_SIDE` inside the image, or with a bound or score that is no finite number, are left
     out; so is a box that overlaps a better one by more than `MAX_OVERLAP`. Of equal scores the earlier one comes first.
     """
     kept: list[Box] = []
@@ -36,9 +36,9 @@ def overlap(first: "Box", second: "Box") -> float:
     return shared / (first.area() + second.area() - shared)
 
 
-def cut(picture: Image.Image, box: "Box", size: int) -> Image.Image:
-    """The part of a picture inside a box on whole pixels, squashed to size x size (bilinear, antialiased)."""
-    region = picture.crop((int(box.left), int(box.top), int(box.right), int(box.bottom)))
+def cut(image: Image.Image, box: "Box", size: int) -> Image.Image:
+    """The part of an image inside a box on whole pixels, squashed to size x size (bilinear, antialiased)."""
+    region = image.crop((int(box.left), int(box.top), int(box.right), int(box.bottom)))
     return region.resize((size, size), Image.Resampling.BILINEAR)
 
 
@@ -76,7 +76,7 @@ class Box:
         return all(map(math.isfinite, (*self.bounds(), self.score)))
 
     def clip(self, width: int, height: int) -> "Box":
-        """The smallest box on whole pixels around this one's part inside a picture of width x height."""
+        """The smallest box on whole pixels around this one's part inside an image of width x height."""
         return replace(
             self,
             left=max(math.floor(self.left), 0),

@@ -12,7 +12,7 @@ from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.samples import fingerprint
 from reference_models.errors import UserError
 from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
-from reference_models.grounding.pictures import choose_phrases, group_pictures
+from reference_models.grounding.queries import choose_phrases, image_queries
 from reference_models.grounding.split_run import SplitRun
 from reference_models.grounding.summary import Summary
 
@@ -25,7 +25,7 @@ def make_crops(
     For each split the crops lie in a folder of their own below the one that the data format takes them from, the crop
     dictionary is where it looks for it, and `crops_SPLIT.jsonl` in the data folder has a line for each
     crop (`manifest.Row`). Dictionary and manifest appear when the split is complete; `crops_SPLIT.partial.jsonl` holds
-    the progress until then. A picture that cannot be read has no key in the dictionary. Nothing that exists is changed,
+    the progress until then. An image that cannot be read has no key in the dictionary. Nothing that exists is changed,
     except for a dictionary where `config.overwrite` says so; a split that is complete with the same settings is left.
 
     Args:
@@ -64,8 +64,8 @@ def make_crops(
     for samples, run in runs:
         try:
             if not (rows := run.completed()):
-                pictures = group_pictures(samples, find_phrases(samples), run.place.key_type)
-                rows = run.make(pictures, progress=progress)
+                queries = image_queries(samples, find_phrases(samples), run.place.key_type)
+                rows = run.make(queries, progress=progress)
         except OSError as error:
             raise UserError(f"{error.filename}: crops cannot be written here ({error.strerror})") from error
         summaries.append(Summary.of(run.split, rows, run.place.dictionaries[0], run.manifest, run.folder))

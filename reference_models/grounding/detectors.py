@@ -1,4 +1,4 @@
-"""Detectors behind one small interface: pictures and phrases in, scored boxes out."""
+"""Detectors behind one small interface: images and phrases in, scored boxes out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Detector(Protocol):
     takes_phrases: bool
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """The boxes of each RGB picture, in its pixels, in any order; they may overlap and reach beyond its edges."""
+        """The boxes of each RGB image, in its pixels, in any order; they may overlap and reach beyond its edges."""
         ...
 
 
@@ -138,12 +138,12 @@ def accelerator() -> torch.device:
 
 
 class CentreDetector:
-    """Five boxes by position, the middle first, then the corners; each two thirds as wide and high as the picture."""
+    """Five boxes by position, the middle first, then the corners; each two thirds as wide and high as the image."""
 
     name, version, takes_phrases = "centre", "1", False
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """The same five for every picture; their scores, 1 down to 0.6, only keep their order."""
+        """The same five for every image; their scores, 1 down to 0.6, only keep their order."""
         return [
             [
                 Box(x * w, y * h, (x + 2 / 3) * w, (y + 2 / 3) * h, score=1 - 0.1 * rank)
@@ -171,7 +171,7 @@ class TorchvisionDetector:
     """What stands out, whatever it is: the boxes of a torchvision detection model, its classes ignored.
 
     Args:
-        model: gives `boxes` (N, 4) and `scores` (N,) for each picture of a list, as torchvision's do.
+        model: gives `boxes` (N, 4) and `scores` (N,) for each image of a list, as torchvision's do.
         version: see `Detector`.
         threshold: least score of a box.
     """

@@ -79,7 +79,7 @@ def write_manifest(path: Path, rows: Iterable["Row"]) -> None:
 
 
 def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:
-    """The crop dictionary that the rows stand for: no key for a bad picture, an empty list where nothing was found."""
+    """The crop dictionary that the rows stand for: no key for a bad image, an empty list where nothing was found."""
     names: dict[Key, list[str]] = {}
     for row in rows:
         if row.problem is None:
@@ -103,16 +103,16 @@ class Row:
 
     Attributes:
         key: of the crop dictionary: the image's name, or the row's place in its label file.
-        sample: id of the sample that says the phrase, or of the first with this picture.
-        image: path of the picture, from the data folder.
+        sample: id of the sample that says the phrase, or of the first with this image.
+        image: path of the image, from the data folder.
         phrase: what the detector looked for; None if it takes no phrases.
-        box: left, top, right, bottom in pixels of the picture.
+        box: left, top, right, bottom in pixels of the image.
         score: of the box, 0 to 1.
-        crop: path of the crop, below the crops folder; None if nothing was found, or for a bad picture.
-        problem: why the picture cannot be read.
+        crop: path of the crop, below the crops folder; None if nothing was found, or for a bad image.
+        problem: why the image cannot be read.
         detector: its name.
         version: of the detector and its weights.
-        settings: twelve hex digits that name everything the crops depend on, the pictures excepted.
+        settings: twelve hex digits that name everything the crops depend on, the images excepted.
     """
 
     key: Key

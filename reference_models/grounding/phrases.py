@@ -8,7 +8,7 @@ from typing import Any
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 
-EMPTY = ("DET", "PRON", "PUNCT", "SYM", "SPACE")  # parts of speech that show nothing in a picture
+EMPTY = ("DET", "PRON", "PUNCT", "SYM", "SPACE")  # parts of speech that show nothing in an image
 
 
 def load_pipeline(name: str) -> Any:

@@ -10,11 +10,11 @@ from reference_models.errors import UserError
 from reference_models.files import writable
 from reference_models.grounding.boxes import cut, select_boxes
 from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
-from reference_models.grounding.pictures import choose_phrases
+from reference_models.grounding.queries import choose_phrases
 
 
 class PostGrounder:
-    """Finds the objects of a post's picture and writes their crops.
+    """Finds the objects of a post's image and writes their crops.
 
     Args:
         pairs: whether to look for the two entities of a relation, or for the noun phrases of the text.
@@ -41,23 +41,23 @@ class PostGrounder:
         _, self._find_phrases = choose_phrases(pairs, config, self.detector)
 
     def __call__(self, sample: Sample, name: str) -> Sample:
-        """The sample with crops of its picture, in files that begin with `name`; without any where nothing is found.
+        """The sample with crops of its image, in files that begin with `name`; without any where nothing is found.
 
         Raises:
-            UserError: the picture cannot be read.
+            UserError: the image cannot be read.
         """
         if sample.image is None:
             return sample
         try:
-            picture = decode_image(sample.image)
+            image = decode_image(sample.image)
         except UserError as error:
             raise UserError(f"{sample.image}: {error}") from error
-        [boxes] = self.detector.detect([picture], self._find_phrases([sample]))
+        [boxes] = self.detector.detect([image], self._find_phrases([sample]))
         crops = []
         with writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        for rank, box in enumerate(select_boxes(boxes, picture.width, picture.height, self.config.top)):
+        for rank, box in enumerate(select_boxes(boxes, image.width, image.height, self.config.top)):
             crops.append(self.folder / f"{name}_{rank}.png")
             with writable(crops[-1]):
-                cut(picture, box, self.config.size).save(crops[-1])
+                cut(image, box, self.config.size).save(crops[-1])
         return replace(sample, crops=tuple(crops))

@@ -21,7 +21,7 @@ from reference_models.grounding import manifest
 from reference_models.grounding.boxes import Box, cut, select_boxes
 from reference_models.grounding.detectors import AnnotationDetector, Detector
 from reference_models.grounding.manifest import Key, Row
-from reference_models.grounding.pictures import Picture
+from reference_models.grounding.queries import ImageQuery
 
 NARROW = 100  # times as long as wide: detectors' own resizing would leave no pixel of the short side
 
@@ -34,7 +34,7 @@ class SplitRun:
         split: which.
         root: folder of the data set.
         place: where its parts are.
-        settings: twelve hex digits that name everything the crops depend on, the pictures excepted.
+        settings: twelve hex digits that name everything the crops depend on, the images excepted.
         detector: finds the boxes.
         config: how many crops, and how large.
     """
@@ -82,7 +82,7 @@ class SplitRun:
                 f"it is; set grounding.overwrite to replace it (its crops stay where they are)"
             )
 
-    def make(self, pictures: Sequence[Picture], *, progress: bool) -> list[Row]:
+    def make(self, queries: Sequence[ImageQuery], *, progress: bool) -> list[Row]:
         """Make what is missing, then write manifest and dictionary."""
         try:
             entries = manifest.read_journal(self.journal, self.settings)
@@ -91,16 +91,16 @@ class SplitRun:
         entries = {key: rows for key, rows in entries.items() if self._crops_exist(rows)}
         manifest.write_journal(self.journal, self.settings, entries)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tqdm(total=len(pictures), desc=f"crops of {self.split}", disable=not progress) as bar:
-            for start in range(0, len(pictures), self.config.batch_size):
-                # Always the same batches, because what a detector sees beside a picture changes its last digits.
-                batch = {start + i: p for i, p in enumerate(pictures[start : start + self.config.batch_size])}
-                if any(picture.key not in entries for picture in batch.values()):
+        with tqdm(total=len(queries), desc=f"crops of {self.split}", disable=not progress) as bar:
+            for start in range(0, len(queries), self.config.batch_size):
+                # Always the same batches, because what a detector sees beside an image changes its last digits.
+                batch = {start + i: p for i, p in enumerate(queries[start : start + self.config.batch_size])}
+                if any(query.key not in entries for query in batch.values()):
                     made = self._process(batch)
                     manifest.append_journal(self.journal, made)
                     entries |= made
                 bar.update(len(batch))
-        rows = [row for picture in pictures for row in entries[picture.key]]
+        rows = [row for query in queries for row in entries[query.key]]
         manifest.write_manifest(self.manifest, rows)
         manifest.write_dictionary(self.place.dictionaries[0], manifest.crop_names(rows))
         self.journal.unlink()
@@ -121,11 +121,11 @@ class SplitRun:
     def _crops_exist(self, rows: Sequence[Row]) -> bool:
         return all((self.place.crops / row.crop).is_file() for row in rows if row.crop)
 
-    def _process(self, batch: dict[int, Picture]) -> dict[Key, list[Row]]:
+    def _process(self, batch: dict[int, ImageQuery]) -> dict[Key, list[Row]]:
         images, problems = {}, {}
-        for number, picture in batch.items():
+        for number, query in batch.items():
             try:
-                image = decode_image(picture.image)
+                image = decode_image(query.image)
             except UserError as error:
                 problems[number] = str(error)
                 continue
@@ -139,23 +139,23 @@ class SplitRun:
             phrases = [list(batch[number].phrases) for number in images]
             found = dict(zip(images, self.detector.detect(list(images.values()), phrases), strict=True))
         made = {}
-        for number, picture in batch.items():
+        for number, query in batch.items():
             if number in problems:
-                rows = [self._row(picture, sample, problem=problems[number]) for sample in picture.samples]
+                rows = [self._row(query, sample, problem=problems[number]) for sample in query.samples]
             else:
-                rows = self._save_crops(number, picture, images[number], found[number])
-            made[picture.key] = rows or [self._row(picture, sample) for sample in picture.samples]
+                rows = self._save_crops(number, query, images[number], found[number])
+            made[query.key] = rows or [self._row(query, sample) for sample in query.samples]
         return made
 
-    def _save_crops(self, number: int, picture: Picture, image: Image.Image, boxes: Sequence[Box]) -> list[Row]:
+    def _save_crops(self, number: int, query: ImageQuery, image: Image.Image, boxes: Sequence[Box]) -> list[Row]:
         rows = []
         for rank, box in enumerate(select_boxes(boxes, *image.size, self.config.top)):
-            file = self.folder / f"{number}_{picture.image.stem}_{rank}.png"
+            file = self.folder / f"{number}_{query.image.stem}_{rank}.png"
             manifest.write_atomically(file, partial(cut(image, box, self.config.size).save, format="PNG"))
             rows.append(
                 self._row(
-                    picture,
-                    picture.phrases.get(box.phrase or "", picture.samples[0]),
+                    query,
+                    query.phrases.get(box.phrase or "", query.samples[0]),
                     phrase=box.phrase,
                     box=[int(bound) for bound in box.bounds()],
                     score=box.score,
@@ -164,11 +164,11 @@ class SplitRun:
             )
         return rows
 
-    def _row(self, picture: Picture, sample: str, **found: Any) -> Row:
+    def _row(self, query: ImageQuery, sample: str, **found: Any) -> Row:
         return Row(
-            key=picture.key,
+            key=query.key,
             sample=sample,
-            image=os.path.relpath(picture.image, self.root),
+            image=os.path.relpath(query.image, self.root),
             detector=self.detector.name,
             version=self.detector.version,
             settings=self.settings,

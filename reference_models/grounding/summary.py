@@ -18,10 +18,10 @@ class Summary:
     Attributes:
         split: which.
         detector: its name.
-        pictures: how many were looked at (MNRE: one for each row).
+        images: how many were looked at (MNRE: one for each row).
         crops: how many were cut out.
-        empty: pictures in which nothing was found.
-        bad: pictures that cannot be read, as "FILE of SAMPLES: REASON".
+        empty: images in which nothing was found.
+        bad: images that cannot be read, as "FILE of SAMPLES: REASON".
         dictionary: the crop dictionary.
         manifest: one line for each crop.
         folder: the crops.
@@ -29,7 +29,7 @@ class Summary:
 
     split: Split
     detector: str
-    pictures: int
+    images: int
     crops: int
     empty: int
     bad: tuple[str, ...]
@@ -48,7 +48,7 @@ class Summary:
         return cls(
             split=split,
             detector=rows[0].detector,
-            pictures=len({row.key for row in rows}),
+            images=len({row.key for row in rows}),
             crops=sum(row.crop is not None for row in rows),
             empty=len({row.key for row in rows if row.crop is None and row.problem is None}),
             bad=tuple(
@@ -61,8 +61,8 @@ class Summary:
         )
 
     def text(self, limit: int = 10) -> str:
-        """A few lines to print, naming the first `limit` bad pictures."""
-        lines = [f"{self.split}: {self.crops} crops of {self.pictures} pictures by {self.detector}"]
+        """A few lines to print, naming the first `limit` bad images."""
+        lines = [f"{self.split}: {self.crops} crops of {self.images} images by {self.detector}"]
         if self.empty:
             lines.append(f"  nothing was found in {self.empty}")
         if self.bad:

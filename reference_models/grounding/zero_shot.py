@@ -70,11 +70,11 @@ class ZeroShotDetector(ABC):
 
     @abstractmethod
     def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
-        """For each picture the scores (boxes, phrases) and the left, top, right and bottom (boxes, 4) in pixels."""
+        """For each image the scores (boxes, phrases) and the left, top, right and bottom (boxes, 4) in pixels."""
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """See `Detector`; a picture without phrases has no boxes."""
+        """See `Detector`; an image without phrases has no boxes."""
         asked = [index for index, wanted in enumerate(phrases) if wanted]
         found: list[list[Box]] = [[] for _ in images]
         if not asked:
@@ -90,7 +90,7 @@ class ZeroShotDetector(ABC):
 
 
 class GroundingDinoDetector(ZeroShotDetector):
-    """Grounding DINO, which reads all phrases of a picture as one text, "a dog. a tall tower.".
+    """Grounding DINO, which reads all phrases of an image as one text, "a dog. a tall tower.".
 
     The score of a phrase is the highest of its own tokens. transformers' post-processing takes the highest of all
     tokens, full stops and special ones among them, and does not say whose they are.
@@ -141,7 +141,7 @@ class Owlv2Detector(ZeroShotDetector):
         probabilities = outputs.logits.sigmoid()
         found = []
         for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):
-            # The processor fills up shorter lists of phrases, and pads pictures to squares at the right and bottom.
+            # The processor fills up shorter lists of phrases, and pads images to squares at the right and bottom.
             bounds = box_convert(outputs.pred_boxes[row], "cxcywh", "xyxy") * max(image.size)
             found.append((probabilities[row, :, : len(wanted)], bounds))
         return found

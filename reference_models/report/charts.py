@@ -36,7 +36,7 @@ def curve_chart(history: History, key: str, title: str, colour: str, **settings:
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             axes.yaxis.set_minor_locator(NullLocator())
-        return _picture(figure, f"{title} over the epochs")
+        return _image(figure, f"{title} over the epochs")
 
 
 def projection_chart(sides: Mapping[str, Tensor], shares: Tensor) -> Markup:
@@ -50,7 +50,7 @@ def projection_chart(sides: Mapping[str, Tensor], shares: Tensor) -> Markup:
         axes.set(xlabel=first, ylabel=second)
         axes.locator_params(nbins=5)
         axes.legend(framealpha=0, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, handletextpad=0)
-        return _picture(figure, "projection of the text and image embeddings")
+        return _image(figure, "projection of the text and image embeddings")
 
 
 def _axes(title: str) -> tuple[Figure, Axes]:
@@ -61,7 +61,7 @@ def _axes(title: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _picture(figure: Figure, description: str) -> Markup:
+def _image(figure: Figure, description: str) -> Markup:
     file = StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     start, end = file.getvalue().replace(INK, "currentColor").split("<defs>", maxsplit=1)

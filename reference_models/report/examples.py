@@ -1,4 +1,4 @@
-"""Test samples as a reader sees them: picture, crops, and the sentence with what is true and what was predicted."""
+"""Test samples as a reader sees them: image, crops, and the sentence with what is true and what was predicted."""
 
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +15,7 @@ from reference_models.report.markup import Markup, element, join
 from reference_models.tasks.task import Line, Span, Task
 
 Row = Mapping[str, Any]
-PICTURE, CROP = 240, 96  # longer side, pixels
+IMAGE, CROP = 240, 96  # longer side, pixels
 
 
 def pick(rows: Sequence[Row], count: int) -> list[Row]:
@@ -42,9 +42,9 @@ def is_right(task: Task, row: Row) -> bool:
 
 def example(task: Task, row: Row, sample: Sample) -> Markup:
     """A row of predictions with the images of its sample."""
-    images = [thumbnail(sample.image, PICTURE)] if sample.image else []
+    images = [thumbnail(sample.image, IMAGE)] if sample.image else []
     crops = element("div", *(thumbnail(path, CROP) for path in sample.crops), class_="crops")
-    shown = element("div", *images, crops, class_="pictures") if images or sample.crops else Markup()
+    shown = element("div", *images, crops, class_="images") if images or sample.crops else Markup()
     told = [_line(row, line) for line in task.lines(row)]
     return element("figure", shown, element("figcaption", *told, element("p", row["id"], class_="note")))
 
@@ -71,7 +71,7 @@ def sentence(words: Sequence[str], marks: Sequence[Span], expected: Collection[S
 
 
 def thumbnail(path: Path, side: int) -> Markup:
-    """A picture in its own proportions, its longer side so many pixels, within the page."""
+    """An image in its own proportions, its longer side so many pixels, within the page."""
     with Image.open(path, formats=FORMATS) as header:
         longest = max(header.size)
         width, height = (max(1, round(side * length / longest)) for length in header.size)

@@ -30,26 +30,26 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
         return _note("The run was trained without the semantic loss, so there are no two sides to compare.")
     text, image = semantic_sides(model, split, batch_size)
     if len(text) < 2:
-        return _note(f"Of {len(split)} test samples {len(text)} have a picture: too few to compare the modalities.")
+        return _note(f"Of {len(split)} test samples {len(text)} have an image: too few to compare the modalities.")
     measured = measure_gap(text, image, model.semantic)
     divergence = DIVERGENCES[model.semantic.direction]
     of_text, of_image = measured.spread
     rows = [
-        [f"{divergence}, each text and its own picture", f"{measured.own:.4g} nats"],
-        [f"{divergence}, each text and the picture of another sample", f"{measured.other:.4g} nats"],
+        [f"{divergence}, each text and its own image", f"{measured.own:.4g} nats"],
+        [f"{divergence}, each text and the image of another sample", f"{measured.other:.4g} nats"],
         [f"{divergence} of the mean distributions", f"{measured.means:.4g} nats"],
         ["distance between the means of the log-probabilities", f"{measured.distance:.4g}"],
         ["mean distance of a text from the mean of the texts", f"{of_text:.4g}"],
-        ["mean distance of a picture from the mean of the pictures", f"{of_image:.4g}"],
+        ["mean distance of an image from the mean of the images", f"{of_image:.4g}"],
         [f"features, of {text.shape[1]}, over which a text spreads", f"{measured.features[0]:.1f}"],
-        [f"features, of {text.shape[1]}, over which a picture spreads", f"{measured.features[1]:.1f}"],
+        [f"features, of {text.shape[1]}, over which an image spreads", f"{measured.features[1]:.1f}"],
     ]
     losses = [loss for _, loss in points(history, "semantic_loss")]
     over_time = [
         curve_chart(history, key, title, colour)
         for key, title, colour in (
-            ("eval_gap_own", f"{divergence}, own picture", TEXT),
-            ("eval_gap_other", f"{divergence}, another picture", IMAGE),
+            ("eval_gap_own", f"{divergence}, own image", TEXT),
+            ("eval_gap_other", f"{divergence}, another image", IMAGE),
             ("eval_gap_distance", "distance between the means", TEXT),
         )
         if points(history, key)
@@ -60,7 +60,7 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
             element(
                 "p",
                 f"In training the semantic loss went from {losses[0]:.4g} to {losses[-1]:.4g} nats (the curve above). "
-                f"Below is the final model in evaluation mode, on {len(text)} test samples with a picture: the "
+                f"Below is the final model in evaluation mode, on {len(text)} test samples with an image: the "
                 "log-probabilities that the loss compares, on their two principal components, the mean of each "
                 "modality marked by a cross.",
             ),

@@ -68,7 +68,7 @@ def write_report(run: Path, config: RunConfig) -> Path:
 
 
 def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sample]:
-    """Those samples of the test split that are wanted, by id, with pictures that can be read."""
+    """Those samples of the test split that are wanted, by id, with images that can be read."""
     root = Path(config.data.root)
     if not root.is_dir():
         raise UserError(f"the data of the run are no longer in {root}; name their folder with --data.root FOLDER")

@@ -74,7 +74,7 @@ def types(task: Task, rows: Sequence[Row]) -> Markup:
 
 
 def examples(task: Task, right: Sequence[Row], wrong: Sequence[Row], samples: Mapping[str, Sample]) -> Markup:
-    """Rows of predictions with the pictures of their samples."""
+    """Rows of predictions with the images of their samples."""
     parts = []
     for title, chosen in (("Right", right), ("Wrong", wrong)):
         shown = [example(task, row, samples[row["id"]]) for row in chosen]

@@ -45,8 +45,8 @@ tbody th { color: var(--ink); font-weight: 400; white-space: normal; }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
 figure { display: flex; flex-direction: column; gap: .6rem; margin: 0; padding: 1rem; background: var(--panel);
   border-radius: 6px; overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .5rem; }
-.pictures img { max-width: 100%; height: auto; border-radius: 3px; }
+.images { display: flex; flex-wrap: wrap; align-items: flex-start; gap: .5rem; }
+.images img { max-width: 100%; height: auto; border-radius: 3px; }
 .crops { display: flex; flex-direction: column; gap: .4rem; }
 .answer { display: flex; gap: .6rem; align-items: baseline; }
 .key { flex: none; width: 4.2rem; }

@@ -1,4 +1,4 @@
-"""A split ready for a model: every text encoded once, pictures loaded when asked for."""
+"""A split ready for a model: every text encoded once, images loaded when asked for."""
 
 import logging
 from array import array
@@ -24,7 +24,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         samples: of one split; they are kept as they are, so in memory if they are a list.
         processor: encodes them, once, here.
         long_samples: "error", or "drop" to leave out relations with an entity behind the length limit, which is logged.
-        features: where those of the pictures are read; None loads the pictures themselves.
+        features: where those of the images are read; None loads the images themselves.
 
     Attributes:
         whole: the samples as they were given; scores are of all of them.
@@ -57,7 +57,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         item = self._items[index]
         if self.features is not None:
-            paths = self.processor.pictures(self.samples[index])
+            paths = self.processor.image_paths(self.samples[index])
             item["features"] = self.features.read(paths)
             item["features"]["image_mask"] = torch.tensor([path is not None for path in paths])
         elif self.processor.image_size is not None:

@@ -30,9 +30,9 @@ class Processor:
         tokenizer: a fast tokenizer; the special tokens of the task are added to it.
         task: with its labels.
         max_length: limit in sub-words, special tokens included.
-        image_size: side of the square that pictures are resized to, pixels; None for a model that reads text alone.
+        image_size: side of the square that images are resized to, pixels; None for a model that reads text alone.
         max_crops: crops of one sample at most.
-        resize: how pictures become squares, see `load_image`.
+        resize: how images become squares, see `load_image`.
         characters: that are known, for a model that reads words by their characters too; None for others.
     """
 
@@ -80,8 +80,8 @@ class Processor:
         """What a row of predicted ids says of a sample; see `Task.decode`."""
         return self.task.decode(sample, ids, self.subwords)
 
-    def pictures(self, sample: Sample) -> list[Path | None]:
-        """The 1 + max_crops slots of a sample: its picture and its crops, None where there is none."""
+    def image_paths(self, sample: Sample) -> list[Path | None]:
+        """The 1 + max_crops slots of a sample: its image and its crops, None where there is none."""
         paths = [sample.image, *sample.crops[: self.max_crops]]
         return paths + [None] * (1 + self.max_crops - len(paths))
 
@@ -95,14 +95,14 @@ class Processor:
             raise ValueError("expected a processor with an image_size, this one is for text alone")
         values = torch.zeros(1 + self.max_crops, 3, self.image_size, self.image_size, dtype=torch.uint8)
         present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
-        for slot, path in enumerate(self.pictures(sample)):
+        for slot, path in enumerate(self.images(sample)):
             if path is not None:
                 values[slot] = load_image(path, self.image_size, self.resize)
                 present[slot] = True
         return values, present
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, pictures, and `labels` if known."""
+        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, images, and `labels` if known."""
         input_ids = pad([item["input_ids"] for item in items], self.tokenizer.pad_token_id)
         batch = {
             "input_ids": input_ids,

@@ -138,7 +138,7 @@ def weights_fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str
 
 def _paths(split: EncodedSplit, slots: slice) -> Iterator[Path | None]:
     """The images of all samples, as often as they are listed, and None for each empty slot."""
-    return chain.from_iterable(split.processor.pictures(sample)[slots] for sample in split.samples)
+    return chain.from_iterable(split.processor.image_paths(sample)[slots] for sample in split.samples)
 
 
 def _pick(split: EncodedSplit, slots: slice, positions: np.ndarray) -> Iterator[Path | None]:

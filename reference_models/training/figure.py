@@ -1,4 +1,4 @@
-"""The picture of a training: losses and validation F1 over the epochs."""
+"""The image of a training: losses and validation F1 over the epochs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def training_figure(histories: Mapping[str, History], path: Path, ceiling: float
 
     Args:
         histories: by name, the entries that Trainer logs: `loss`, `semantic_loss` and `eval_f1` with their `epoch`.
-        path: of the picture.
+        path: of the image.
         ceiling: best F1 that words alone can reach, drawn as a line where it is known.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")

@@ -20,7 +20,7 @@ from reference_models.files import read_json, writable
 logger = logging.getLogger(__name__)
 ENVIRONMENT = "environment"  # the fact that is compared, but may differ
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
-# The workers that load pictures outlive a killed training by up to 5 seconds, and hold its lock.
+# The workers that load images outlive a killed training by up to 5 seconds, and hold its lock.
 LOCK_SECONDS = 10
 
 

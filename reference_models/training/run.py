@@ -159,7 +159,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     """Train on the training split, keep one epoch (the best on validation), score the test split, and save everything.
 
     The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
-    the test split, and the history of the training as numbers and as a picture. A run that was stopped, at whatever
+    the test split, and the history of the training as numbers and as an image. A run that was stopped, at whatever
     instant, goes on by the same call from its last checkpoint, and ends as if it had never been stopped.
 
     Under `torchrun` or `accelerate launch` every process makes this call; the first one writes.
@@ -192,9 +192,9 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             return metrics
     check_unfinished(output)
     set_seed(config.training.seed)
-    pictures = {}
+    image_checks = {}
     for split in SPLITS:
-        samples[split], pictures[split] = check_samples(config, split, samples[split], scored=split != "train")
+        samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
     processor = make_processor(config, samples)
     splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
     model = build_system(config.system, config.model, processor)
@@ -235,7 +235,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "samples": {name: len(split if name == "train" else split.whole) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
             "words_cut": {name: split.cut for name, split in splits.items()},
-            "bad_images": pictures,
+            "bad_images": image_checks,
             "labels_fingerprint": prints["labels_fingerprint"],
             "seconds": history[-1]["seconds"],
             "waited": fmean(entry["waited"] for entry in history if "waited" in entry),

@@ -12,7 +12,7 @@ from benchmarks import scaling_data
 @pytest.mark.parametrize("format", ["mnre", "twitter"])
 def test_a_line_for_each_number_of_rows(format, monkeypatch, capsys):
     monkeypatch.setattr(scaling_data, "in_fresh_process", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(scaling_data, "PICTURES", 3)
+    monkeypatch.setattr(scaling_data, "IMAGES", 3)
     monkeypatch.setattr(scaling_data, "DRAWN", 20)
     scaling_data.data(argparse.Namespace(rows=[40, 10], format=format))
     lines = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

@@ -50,9 +50,9 @@ def test_operations_are_those_that_a_counter_sees(task):
         loss_of(model, batch, OURS).backward()
     counted = counter.get_total_flops()
     assert necessary_flops(model, lengths, cached=True, side=TINY.side) == pytest.approx(counted, rel=0.01)
-    with torch.no_grad(), FlopCounterMode(display=False) as pictures:
+    with torch.no_grad(), FlopCounterMode(display=False) as images:
         model.vision(torch.zeros(20, 3, TINY.side, TINY.side, dtype=torch.uint8))
-    counted += pictures.get_total_flops()
+    counted += images.get_total_flops()
     assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
 
 

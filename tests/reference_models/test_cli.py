@@ -89,7 +89,7 @@ def complaint(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_a_run_leaves_its_model_scores_predictions_and_picture(task: str, runs: Path) -> None:
+def test_a_run_leaves_its_model_scores_predictions_and_image(task: str, runs: Path) -> None:
     run = runs / task
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["samples"] == SIZES

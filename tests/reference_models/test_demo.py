@@ -31,9 +31,9 @@ def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
         assert not any(
             "semantic_loss" in entry for entry in json.loads((output / task / "text-only/history.json").read_text())
         )
-    pictures = [line.strip() for line in printed.splitlines() if line.strip().endswith(".jpg")]
-    assert len(pictures) == 6
-    assert all(Path(picture).is_file() for picture in pictures)
+    images = [line.strip() for line in printed.splitlines() if line.strip().endswith(".jpg")]
+    assert len(images) == 6
+    assert all(Path(image).is_file() for image in images)
     assert f"are in {output}/" in printed
 
 

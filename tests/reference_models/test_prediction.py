@@ -100,7 +100,7 @@ def test_words_behind_the_limit_are_counted(
     assert long["words_cut"] == len(words) - 2 - (limit - taken - len(subwords["input_ids"]))
 
 
-def test_a_picture_without_crops_is_given_to_the_detector(
+def test_a_image_without_crops_is_given_to_the_detector(
     predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = predictors["ner"]
@@ -137,7 +137,7 @@ def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: 
         ("ner", {"text": "Ann met Bob", "head": "Ann"}, "unknown key 'head'"),
         ("ner", {"text": "  "}, "expected a sentence"),
         ("ner", {"txt": "a"}, "expected a text"),
-        ("ner", {"text": "a", "picture": "a.png"}, "unknown key 'picture'"),
+        ("ner", {"text": "a", "photo": "a.png"}, "unknown key 'photo'"),
         ("ner", {"text": 3}, "text must be a string"),
         ("ner", {"text": "\ud83d"}, "text must be a string of Unicode"),
         ("ner", {"text": "a", "crops": "a.png"}, "crops must be a list"),
@@ -274,7 +274,7 @@ def test_many_posts_say_what_each_says_alone(task: str, predictors: dict[str, Pr
     assert predictor.predict([]) == []
 
 
-def test_pictures_are_loaded_for_one_batch_at_a_time_and_texts_encoded_once(
+def test_images_are_loaded_for_one_batch_at_a_time_and_texts_encoded_once(
     predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, events = predictors["ner"], []

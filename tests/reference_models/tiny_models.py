@@ -58,7 +58,7 @@ def make_model(kind=I2SRM, *, seed=0, **options):
 
 
 def make_batch(task="re", *, present=None, size=4, seed=0):
-    """A batch of 4; by default the second sample has no picture at all, the third one crop only."""
+    """A batch of 4; by default the second sample has no image at all, the third one crop only."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = make_tokens(length=10, real=(10, 7, 8, 9)[:size], seed=seed)
     batch = {"input_ids": ids, "attention_mask": mask}

@@ -54,7 +54,7 @@ def test_a_sound_set_has_nothing_fatal(ner: Path) -> None:
 def test_missing_broken_unused_and_left_over_are_told_apart(ner: Path) -> None:
     images, crops = ner.with_name("ner_images"), ner.with_name("ner_aux_images") / "train" / "crops"
     (images / "train_0.jpg").unlink()
-    (images / "train_1.jpg").write_bytes(b"no picture")
+    (images / "train_1.jpg").write_bytes(b"no image")
     shutil.copy(images / "train_2.jpg", images / "another.jpg")
     (crops / "own" / "x.png").parent.mkdir()
     (crops / "own" / "x.png").write_bytes(b"")
@@ -71,8 +71,8 @@ def test_missing_broken_unused_and_left_over_are_told_apart(ner: Path) -> None:
     assert "train: 2 of " in report.fatal[0]
     assert check_data(None, ner, bad_images="blank", progress=False).fatal == ()
     assert check_data(None, ner, bad_images="drop", progress=False).fatal == ()
-    for picture in images.glob("train_*"):
-        picture.unlink()
+    for image in images.glob("train_*"):
+        image.unlink()
     assert len(check_data(None, ner, bad_images="drop", progress=False).fatal) == 1
 
 

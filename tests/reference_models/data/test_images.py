@@ -1,4 +1,4 @@
-"""Checking pictures by policy, and loading them."""
+"""Checking images by policy, and loading them."""
 
 import io
 import json
@@ -23,7 +23,7 @@ SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_sco
 
 
 def encoded(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
-    """A picture full of noise, so that each part of the file matters."""
+    """An image full of noise, so that each part of the file matters."""
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, kind)
@@ -77,7 +77,7 @@ def test_error_names_file_sample_and_reason(good: Path, cut: Path) -> None:
         check_images([sample(1, good), sample(4, good, absent), sample(7, cut)], "error", progress=False)
 
 
-def test_blank_takes_away_the_picture_or_the_crop(good: Path, cut: Path) -> None:
+def test_blank_takes_away_the_image_or_the_crop(good: Path, cut: Path) -> None:
     absent = good.with_name("absent.png")
     samples = [sample(1, cut, good), sample(4, good, good, absent, good), sample(9, good)]
     kept, bad = check_images(samples, "blank", progress=False)
@@ -147,7 +147,7 @@ def test_many_threads_report_in_the_order_of_the_samples(tmp_path: Path) -> None
     ],
     ids=["empty", "html", "eps", "bomb", "large", "no pixels", "zero-sized", "cut png", "cut gif", "cut bmp"],
 )
-def test_what_is_no_picture_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: ({reason})"):
@@ -176,7 +176,7 @@ def test_a_jpeg_cut_anywhere_is_bad_at_every_scale(tmp_path: Path, length: int) 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
 @settings(SHARED, max_examples=150)
-def test_a_mutated_file_gives_a_picture_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_mutated_file_gives_a_image_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(encoded(data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]))))
     for _ in range(data.draw(st.integers(1, 5))):
         near_the_start = st.integers(0, 200) if data.draw(st.booleans()) else st.integers(0, len(content) - 1)
@@ -193,7 +193,7 @@ def test_a_mutated_file_gives_a_picture_or_one_error(tmp_path: Path, data: st.Da
 
 
 def flat(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **options: object) -> torch.Tensor:
-    """The colour that a one-coloured picture of some mode is loaded with."""
+    """The colour that a one-coloured image of some mode is loaded with."""
     Image.new(mode, (6, 5), colour).save(tmp_path / name, **options)  # type: ignore[arg-type]
     tensor = load_image(tmp_path / name, 4)
     assert tensor.dtype == torch.uint8
@@ -212,9 +212,9 @@ def test_modes_become_rgb(tmp_path: Path) -> None:
     assert flat("RGBA", (10, 20, 30, 0), tmp_path).tolist() == [10, 20, 30]
     assert flat("CMYK", (0, 255, 255, 0), tmp_path, "a.tif").tolist() == [255, 0, 0]
     assert flat("I;16", 30_000, tmp_path).tolist() == [30_000 // 256] * 3
-    picture = Image.new("RGB", (6, 6), (200, 100, 0))
-    picture.putpixel((5, 5), (1, 2, 3))
-    picture.quantize(2).save(tmp_path / "p.png", transparency=bytes([0, 128]))
+    image = Image.new("RGB", (6, 6), (200, 100, 0))
+    image.putpixel((5, 5), (1, 2, 3))
+    image.quantize(2).save(tmp_path / "p.png", transparency=bytes([0, 128]))
     assert load_image(tmp_path / "p.png", 6)[:, 5, 4:].T.tolist() == [[200, 100, 0], [1, 2, 3]]
 
 
@@ -241,7 +241,7 @@ def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 16), (16, 64), (8, 8), (1, 1)])
-def test_every_picture_is_squashed_to_a_square_and_keeps_its_edges(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_every_image_is_squashed_to_a_square_and_keeps_its_edges(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
     pixels[:, : max(1, size[0] // 4)] = 255  # the left quarter is white, which a cut from the centre would lose
     Image.fromarray(pixels).save(tmp_path / "a.png")

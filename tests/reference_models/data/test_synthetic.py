@@ -64,10 +64,10 @@ def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
         (tmp_path / "set" / "truth_train.jsonl").read_text().splitlines(),
         strict=True,
     ):
-        picture = Image.open(sample.image)
+        image = Image.open(sample.image)
         sizes = {(box[2] - box[0], box[3] - box[1]) for box in (o["box"] for o in json.loads(line)["objects"])}
         assert all(Image.open(crop).size in sizes for crop in sample.crops)
-        assert picture.mode == "RGB"
+        assert image.mode == "RGB"
 
 
 @tasks
@@ -130,11 +130,11 @@ def test_it_writes_over_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_a_picture_shows_each_object_in_its_colour_within_its_box() -> None:
-    picture, figures = draw([("PER", "red"), ("LOC", "blue"), ("ORG", "green"), ("MISC", "yellow")], random.Random(1))
+def test_a_image_shows_each_object_in_its_colour_within_its_box() -> None:
+    image, figures = draw([("PER", "red"), ("LOC", "blue"), ("ORG", "green"), ("MISC", "yellow")], random.Random(1))
     assert [(figure.type, figure.colour) for figure in figures][:2] == [("PER", "red"), ("LOC", "blue")]
     for figure in figures:
-        crop = picture.crop(figure.box).convert("HSV")
+        crop = image.crop(figure.box).convert("HSV")
         pixels = [crop.getpixel((x, y)) for x in range(crop.width) for y in range(crop.height)]
         strong = [hue / 255 for hue, saturation, _ in pixels if saturation > 150]
         near = [h for h in strong if min(abs(h - HUES[figure.colour]), 1 - abs(h - HUES[figure.colour])) < 0.06]

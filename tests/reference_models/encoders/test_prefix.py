@@ -70,9 +70,9 @@ def mix(gate, vectors):
     return [sum(g * x for g, x in zip(gate, column, strict=True)) for column in zip(*vectors, strict=True)]
 
 
-def slow_tokens(made, picture, layer):
-    """The four tokens of one picture for one layer; `picture` holds its map of each stage."""
-    cells = [[pool(stage, y, x) for stage in picture] for y in range(2) for x in range(2)]
+def slow_tokens(made, image, layer):
+    """The four tokens of one image for one layer; `image` holds its map of each stage."""
+    cells = [[pool(stage, y, x) for stage in image] for y in range(2) for x in range(2)]
     if not made.scramble_heads:
         gate = softmax(made.mixer.gates[layer].tolist())
         maps = made.mixer.projections
@@ -91,7 +91,7 @@ def slow_tokens(made, picture, layer):
 
 @given(seen=seen_masks, reading=st.sampled_from(["paper", "release"]), fusion=st.sampled_from(["prefix", "concat"]))
 def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
-    if reading == "release":  # there a sample's pictures are all read, or none
+    if reading == "release":  # there a sample's images are all read, or none
         seen = seen.any(dim=1, keepdim=True).expand_as(seen)
     made = make(reading, fusion)
     stages = make_stages(int(seen.sum()))
@@ -106,9 +106,9 @@ def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
                 is_seen = bool(seen[sample, slot])
                 place = 4 * slot
                 assert prefix.mask[sample, place : place + 4].tolist() == [is_seen] * 4
-                picture = [stage[numbers[sample, slot]] for stage in stages] if is_seen else None
+                image = [stage[numbers[sample, slot]] for stage in stages] if is_seen else None
                 absent = [[0.0] * (2 * WIDTH if fusion == "prefix" else WIDTH)] * 4
-                rows += slow_tokens(made, picture, layer) if is_seen else absent
+                rows += slow_tokens(made, image, layer) if is_seen else absent
             check_layer(made, prefix, layer, sample, rows)
 
 
@@ -173,7 +173,7 @@ def test_a_token_is_a_cell_unless_cells_are_scrambled():
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
-def test_batch_without_any_picture_has_an_empty_prefix(reading):
+def test_batch_without_any_image_has_an_empty_prefix(reading):
     prefix = make(reading)(make_cells(0), torch.zeros(2, 4, dtype=torch.bool))
     assert not prefix.mask.any()
     assert prefix.keys.abs().sum() == prefix.values.abs().sum() == 0

@@ -1,4 +1,4 @@
-"""The image backbones: cells of the stages, embedding, what is frozen, and batches of few pictures."""
+"""The image backbones: cells of the stages, embedding, what is frozen, and batches of few images."""
 
 import pytest
 import torch
@@ -99,7 +99,7 @@ def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_pictures_leave_the_statistics_alone(name, count):
+def test_fewer_than_two_images_leave_the_statistics_alone(name, count):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     features = backbone(make_pixels(count, side=32))
@@ -111,7 +111,7 @@ def test_fewer_than_two_pictures_leave_the_statistics_alone(name, count):
     assert backbone.body.training
 
 
-def test_picture_that_is_not_shown_is_read_as_the_mean_colour():
+def test_image_that_is_not_shown_is_read_as_the_mean_colour():
     backbone = VisionBackbone("tiny").eval()
     pixels = make_pixels()
     other = pixels.clone()

@@ -56,6 +56,6 @@ def test_bounds_are_clipped_outwards_to_whole_pixels() -> None:
 
 
 def test_a_crop_is_the_region_resized() -> None:
-    picture = Image.new("RGB", (30, 20), "red")
-    picture.paste("blue", (10, 5, 20, 15))
-    assert cut(picture, Box(10, 5, 20, 15, 1.0), 8).tobytes() == Image.new("RGB", (8, 8), "blue").tobytes()
+    image = Image.new("RGB", (30, 20), "red")
+    image.paste("blue", (10, 5, 20, 15))
+    assert cut(image, Box(10, 5, 20, 15, 1.0), 8).tobytes() == Image.new("RGB", (8, 8), "blue").tobytes()

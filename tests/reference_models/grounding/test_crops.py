@@ -1,4 +1,4 @@
-"""Making crops: what lands where, going on after a stop, bad pictures, and leaving alone what others made."""
+"""Making crops: what lands where, going on after a stop, bad images, and leaving alone what others made."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.grounding.crops import make_crops
-from reference_models.grounding.pictures import group_pictures
+from reference_models.grounding.queries import image_queries
 
 SIZES = {"train": 7, "valid": 3, "test": 2}
 CENTRE = GroundingConfig(detector="centre", size=32, batch_size=2)
 
 
 class Truth:
-    """Finds the true boxes of the synthetic pictures, the phrase of each being the first it is given."""
+    """Finds the true boxes of the synthetic images, the phrase of each being the first it is given."""
 
     name, version = "truth", "1"
 
@@ -37,8 +37,8 @@ class Truth:
             rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
             samples = list(get_format(format).read(root, split))
             for row, sample in zip(rows, samples, strict=True):
-                with Image.open(sample.image) as picture:
-                    self.boxes[picture.convert("RGB").tobytes()] = [figure["box"] for figure in row["objects"]]
+                with Image.open(sample.image) as image:
+                    self.boxes[image.convert("RGB").tobytes()] = [figure["box"] for figure in row["objects"]]
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
         return [
@@ -74,18 +74,18 @@ def written(data: DataConfig) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_true_boxes_give_the_regions_of_the_picture(bare: DataConfig) -> None:
+def test_true_boxes_give_the_regions_of_the_image(bare: DataConfig) -> None:
     truth = Truth(Path(bare.root), bare.format, takes_phrases=bare.format == "mnre")
     summaries = make(bare, GroundingConfig(size=40, batch_size=3), truth)
     for split, summary in zip(SIZES, summaries, strict=True):
         samples = read(bare, split)
         assert check_images(samples, "error", progress=False)[0] == samples
         for sample in samples:
-            picture = Image.open(sample.image).convert("RGB")
-            boxes = truth.boxes[picture.tobytes()]
+            image = Image.open(sample.image).convert("RGB")
+            boxes = truth.boxes[image.tobytes()]
             assert len(sample.crops) == len(boxes)
             for crop, box in zip(sample.crops, boxes, strict=True):
-                region = np.asarray(picture.crop(tuple(box)).resize((40, 40), Image.Resampling.BILINEAR))
+                region = np.asarray(image.crop(tuple(box)).resize((40, 40), Image.Resampling.BILINEAR))
                 assert np.array_equal(load_image(crop, 40).permute(1, 2, 0).numpy(), region)
         rows = [json.loads(line) for line in summary.manifest.read_text().splitlines()]
         assert [row["crop"] for row in rows] == [
@@ -100,7 +100,7 @@ def test_true_boxes_give_the_regions_of_the_picture(bare: DataConfig) -> None:
             assert row["phrase"] == phrase
             assert (Path(bare.root) / row["image"]).samefile(sample.image)
             assert (row["detector"], row["version"]) == ("truth", "1")
-        assert (summary.pictures, summary.crops, summary.empty) == (len(samples), len(rows), 0)
+        assert (summary.images, summary.crops, summary.empty) == (len(samples), len(rows), 0)
         assert str(summary.dictionary) in summary.text()
 
 
@@ -167,13 +167,13 @@ def test_half_a_line_in_the_journal_is_made_again(bare: DataConfig, monkeypatch:
     assert {name: content for name, content in written(bare).items() if not name.endswith(".part")} == expected
 
 
-def test_a_bad_picture_is_counted_named_and_left_out(bare: DataConfig) -> None:
+def test_a_bad_image_is_counted_named_and_left_out(bare: DataConfig) -> None:
     first, second, third, *_ = read(bare, "train")
     first.image.unlink()
-    second.image.write_bytes(b"no picture")
+    second.image.write_bytes(b"no image")
     Image.new("RGB", (1, 500)).save(third.image)
     train, valid, _ = make(bare)
-    assert (train.pictures, train.crops, len(train.bad), valid.bad) == (7, 12, 3, ())
+    assert (train.images, train.crops, len(train.bad), valid.bad) == (7, 12, 3, ())
     for line, sample in zip(train.bad, (first, second, third), strict=True):
         assert line.startswith(f"{sample.image} of {sample.id}: ")
         assert line in train.text()
@@ -229,14 +229,14 @@ def test_a_folder_that_cannot_be_written_to_is_named(bare: DataConfig) -> None:
         make(bare)
 
 
-def test_a_picture_of_several_tweets_is_looked_at_once() -> None:
+def test_a_image_of_several_tweets_is_looked_at_once() -> None:
     samples = [Sample(f"a:{n}", ("w",), Path(image)) for n, image in enumerate(["x.jpg", "y.jpg", "x.jpg"])]
     phrases = [("dog", "cat"), ("cat",), ("sun", "dog")]
-    first, second = group_pictures(samples, phrases, str)
+    first, second = image_queries(samples, phrases, str)
     assert (first.key, first.samples) == ("x.jpg", ("a:0", "a:2"))
     assert list(first.phrases.items()) == [("dog", "a:0"), ("cat", "a:0"), ("sun", "a:2")]
     assert second.phrases == {"cat": "a:1"}
-    assert [picture.key for picture in group_pictures(samples, phrases, int)] == [0, 1, 2]
+    assert [image.key for image in image_queries(samples, phrases, int)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

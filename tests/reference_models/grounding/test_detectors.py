@@ -68,7 +68,7 @@ def bounds(boxes: list[Box]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SAVE)
-def test_a_picture_gets_the_same_boxes_alone_and_among_others(folders: dict[str, Path], name: str) -> None:
+def test_a_image_gets_the_same_boxes_alone_and_among_others(folders: dict[str, Path], name: str) -> None:
     detector = load_detector(GroundingConfig(detector=name, weights=str(folders[name]), threshold=0))
     images = [noise(60, 60), noise(60, 60), noise(60, 60)]
     phrases = [["a dog", "c. at?", "house"], [], ["fox"]]
@@ -173,7 +173,7 @@ def test_faster_rcnn_takes_its_weights_from_a_file(tmp_path: Path, monkeypatch: 
         load_detector(GroundingConfig(detector="torchvision", weights=str(path)))
 
 
-def test_the_centre_detector_covers_the_picture() -> None:
+def test_the_centre_detector_covers_the_image() -> None:
     ((middle, *corners),) = CentreDetector().detect([noise(60, 30)], [[]])
     assert middle.bounds() == pytest.approx((10, 5, 50, 25))
     assert [box.score for box in corners] == pytest.approx([0.9, 0.8, 0.7, 0.6])

@@ -1,4 +1,4 @@
-"""What is looked for in a picture, with a stand-in for the spaCy pipeline."""
+"""What is looked for in an image, with a stand-in for the spaCy pipeline."""
 
 import sys
 from collections.abc import Iterable, Iterator

@@ -72,7 +72,7 @@ def test_thumbnail_keeps_proportions(size: tuple[int, int], shown: tuple[int, in
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
     page = Page(thumbnail(tmp_path / "a.png", 240))
     (source,) = page.values("src")
-    picture = Image.open(BytesIO(b64decode(source.split(",")[1])))
-    assert picture.size == shown
-    assert picture.getpixel((0, 0)) == pytest.approx((255, 0, 0), abs=3)
+    image = Image.open(BytesIO(b64decode(source.split(",")[1])))
+    assert image.size == shown
+    assert image.getpixel((0, 0)) == pytest.approx((255, 0, 0), abs=3)
     assert (page.values("width"), page.values("height")) == ([str(shown[0])], [str(shown[1])])

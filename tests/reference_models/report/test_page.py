@@ -98,7 +98,7 @@ def test_data_that_are_gone_can_be_named_anew(runs: dict[str, Path], pages: dict
     assert write_report(run, settings(run, "--data.root", str(moved))).read_text(encoding="utf-8") == pages["re"]
 
 
-def test_other_labels_and_missing_pictures_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_other_labels_and_missing_images_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     run = runs["re"]
     copy = tmp_path / "copy"
     shutil.copytree(settings(run).data.root, copy)
@@ -112,7 +112,7 @@ def test_other_labels_and_missing_pictures_are_refused(runs: dict[str, Path], tm
         write_report(run, config)
 
 
-def test_pictures_that_may_be_bad_are_left_out(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_images_that_may_be_bad_are_left_out(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["re"], run)
     copy = tmp_path / "copy"

@@ -32,7 +32,7 @@ def scores(model, batch):
 
 
 def change(batch, sample, slot):
-    """The batch with one picture replaced."""
+    """The batch with one image replaced."""
     pixels = batch["pixel_values"].clone()
     pixels[sample, slot] = 255 - pixels[sample, slot]
     return batch | {"pixel_values": pixels}
@@ -78,7 +78,7 @@ def test_crop_moves_its_own_sample_and_an_absent_crop_moves_nothing(task, option
 
 
 @pytest.mark.parametrize(("prefix", "moves"), [("paper", False), ("release", True)])
-def test_whole_picture_belongs_to_the_prefix_of_the_release_only(prefix, moves):
+def test_whole_image_belongs_to_the_prefix_of_the_release_only(prefix, moves):
     model, batch = make_model(prefix=prefix), make_batch()
     assert (not torch.equal(scores(model, change(batch, 0, 0)), scores(model, batch))) == moves
 
@@ -99,7 +99,7 @@ def test_absent_crops_are_attended_to_as_zero_images_if_asked_for():
 
 @each_task
 @each_reading
-def test_sample_without_any_picture_is_encoded_as_text_alone(task, options):
+def test_sample_without_any_image_is_encoded_as_text_alone(task, options):
     model, batch = make_model(task=task, **options), make_batch(task)
     bare = make_model(BERT, task=task)
     bare.load_state_dict(model.state_dict(), strict=False)
@@ -112,7 +112,7 @@ def test_sample_without_any_picture_is_encoded_as_text_alone(task, options):
 @each_task
 @each_reading
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_batch_without_a_single_picture_works(task, options, mode):
+def test_batch_without_a_single_image_works(task, options, mode):
     model = make_model(task=task, **options).train(mode == "train")
     statistics = {name: value.clone() for name, value in model.vision.named_buffers()}
     batch = make_batch(task, present=[[0] * 4] * 4)
@@ -165,7 +165,7 @@ def test_words_and_pairs_are_gathered_from_the_encoded_text():
 
 
 @pytest.mark.parametrize("prefix", ["paper", "release"])
-def test_semantic_signal_is_the_embedding_of_each_whole_picture(prefix):
+def test_semantic_signal_is_the_embedding_of_each_whole_image(prefix):
     model, batch = make_model(prefix=prefix).train(), make_batch()
     model.vision.eval()
     encoded = model.encode(batch)

@@ -1,4 +1,4 @@
-"""A split: long relations are an error or are left out and named; pictures are loaded with their sample."""
+"""A split: long relations are an error or are left out and named; images are loaded with their sample."""
 
 import gc
 import json
@@ -41,7 +41,7 @@ def test_a_dropped_relation_is_counted_and_named(caplog: pytest.LogCaptureFixtur
     assert "2 samples too long, dropped: f:2, f:2" in caplog.text
 
 
-def test_pictures_come_with_their_sample(tmp_path: Path) -> None:
+def test_images_come_with_their_sample(tmp_path: Path) -> None:
     Image.new("RGB", (6, 6), (7, 8, 9)).save(tmp_path / "a.png")
     sample = Sample("f:1", ("a", "b"), tmp_path / "a.png", head=(0, 1), tail=(1, 2), relation="None")
     split = EncodedSplit([sample], make(4))
@@ -51,7 +51,7 @@ def test_pictures_come_with_their_sample(tmp_path: Path) -> None:
     assert "pixels" not in EncodedSplit([sample], make())[0]
 
 
-def test_features_take_the_place_of_pictures(tmp_path: Path) -> None:
+def test_features_take_the_place_of_images(tmp_path: Path) -> None:
     image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # which are not there, and not asked for
     generator = np.random.default_rng(0)
     cells, pooled = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))

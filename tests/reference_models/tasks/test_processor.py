@@ -120,7 +120,7 @@ def test_a_batch_of_pairs_marks_the_tokens_of_both_entities(samples: list[Sample
     assert batch["labels"].tolist() == [1] * len(items)
 
 
-def test_pictures_take_their_slots_and_absent_ones_stay_empty(tmp_path: Path) -> None:
+def test_images_take_their_slots_and_absent_ones_stay_empty(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for number, path in enumerate(paths):
         Image.new("RGB", (9, 5), (10 * number, 0, 0)).save(path)

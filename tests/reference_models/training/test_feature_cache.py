@@ -1,4 +1,4 @@
-"""Each picture is computed once and for all, and a training cannot tell."""
+"""Each image is computed once and for all, and a training cannot tell."""
 
 import multiprocessing
 import os
@@ -54,7 +54,7 @@ def assert_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Te
     torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
 
 
-def pictures(split: EncodedSplit) -> list[Path]:
+def images(split: EncodedSplit) -> list[Path]:
     paths = (path for sample in split.samples for path in (sample.image, *sample.crops))
     return list(dict.fromkeys(path for path in paths if path))
 
@@ -74,7 +74,7 @@ def fill(
 
 @pytest.fixture
 def split(tmp_path: Path) -> EncodedSplit:
-    """A set of its own, which a test may change: 40 different pictures and crops or so."""
+    """A set of its own, which a test may change: 40 different images and crops or so."""
     generate(tmp_path / "set" / "posts", "ner", 0, {"train": 4, "valid": 4, "test": 16})
     return make_split(tmp_path / "set" / "posts")
 
@@ -87,16 +87,16 @@ def test_features_are_those_of_the_backbone(
 ) -> None:
     backbone = make_backbone(name, views=views)
     cache, computed = fill(tmp_path / "cache", backbone, split)
-    assert computed == len(pictures(split)) > 30
+    assert computed == len(images(split)) > 30
     with torch.no_grad():
-        blank = backbone(load_image(pictures(split)[0], 32)[None], torch.tensor([False]))
-        for path in (*pictures(split), None):
+        blank = backbone(load_image(images(split)[0], 32)[None], torch.tensor([False]))
+        for path in (*images(split), None):
             read = cache.read([path])
             direct = blank if path is None else backbone(load_image(path, 32)[None])
             assert set(read) == {f"image_{view}" for view in views}
             for view in views:
                 torch.testing.assert_close(read[f"image_{view}"], direct[view], atol=1e-5, rtol=1e-4)
-    shown = cache.read(pictures(split)[:1])
+    shown = cache.read(images(split)[:1])
     assert not torch.allclose(cache.read([None])["image_pooled"], shown["image_pooled"], atol=1e-2)
 
 
@@ -104,13 +104,13 @@ def test_each_view_is_kept_of_its_own_images_alone(split: EncodedSplit, tmp_path
     backbone = make_backbone(views=("cells", "grid", "pooled"))
     views: dict[View, Slots] = {"cells": "crops", "grid": "whole"}
     cache, computed = fill(tmp_path, backbone, split, views)
-    assert computed == len(pictures(split))
+    assert computed == len(images(split))
     whole = {sample.image.read_bytes() for sample in split.samples if sample.image}
     crops = {crop.read_bytes() for sample in split.samples for crop in sample.crops}
     kept = {view: len(read_index(folder).keys) for view, (folder, _) in cache.views.items()}
     assert kept == {"cells": len(crops) + 1, "grid": len(whole)}  # an absent crop is a blank one
     sample = split.samples[0]
-    paths = split.processor.pictures(sample)
+    paths = split.processor.image_paths(sample)
     read = cache.read(paths)
     everything, _ = fill(tmp_path / "all", backbone, split)
     wanted = everything.read(paths)
@@ -126,7 +126,7 @@ def test_a_view_that_is_added_leaves_the_others_as_they_are(split: EncodedSplit,
     more = make_backbone("resnet18", views=("cells", "pooled", "logits"))
     more.body.load_state_dict(make_backbone("resnet18").body.state_dict(), strict=False)
     cache, computed = fill(folder, more, split)
-    assert computed == len(pictures(split))
+    assert computed == len(images(split))
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(folder.glob("*/shard-*"))) == 3
     assert cache.read([None]).keys() == {"image_cells", "image_pooled", "image_logits"}
@@ -135,23 +135,23 @@ def test_a_view_that_is_added_leaves_the_others_as_they_are(split: EncodedSplit,
 
 def test_nothing_is_computed_twice(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone()
-    first = pictures(split)[0]
+    first = images(split)[0]
     copy = first.with_name("copy.jpg")
     copy.write_bytes(first.read_bytes())
     split.samples[3] = replace(split.samples[3], image=copy)
     split.samples[4] = replace(split.samples[4], image=first)
     before = torch.get_rng_state()
     cache, computed = fill(tmp_path, backbone, split)
-    assert computed == len({path.read_bytes() for path in pictures(split)})
+    assert computed == len({path.read_bytes() for path in images(split)})
     assert_equal(cache.read([copy]), cache.read([first]))
     assert torch.equal(torch.get_rng_state(), before)
     _, again = fill(tmp_path, make_backbone(), split)
     assert again == 0
 
 
-def test_picture_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path: Path) -> None:
+def test_image_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone()
-    path, other = pictures(split)[:2]
+    path, other = images(split)[:2]
     old, _ = fill(tmp_path, backbone, split)
     Image.new("RGB", (40, 40), "red").save(path, "PNG")
     new, computed = fill(tmp_path, backbone, split)
@@ -165,7 +165,7 @@ def test_picture_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path
 def test_what_features_depend_on_has_a_folder_of_its_own(
     split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = len(pictures(split))
+    every = len(images(split))
     _, computed = fill(tmp_path / "cache", make_backbone("resnet18"), split)
     assert computed == every
     assert fill(tmp_path / "cache", make_backbone("resnet18", seed=1), split)[1] == every
@@ -213,10 +213,10 @@ def test_stop_in_the_middle_costs_one_shard(
 ) -> None:
     monkeypatch.setattr(feature_cache, "SHARD", 1)
     whole, _ = fill(tmp_path / "whole", make_backbone(), split)
-    every = len(pictures(split))
+    every = len(images(split))
 
     def stop(path: Path, size: int, resize: str) -> torch.Tensor:
-        if path == pictures(split)[20]:
+        if path == images(split)[20]:
             raise KeyboardInterrupt
         return load_image(path, size)
 
@@ -225,8 +225,8 @@ def test_stop_in_the_middle_costs_one_shard(
         with pytest.raises(KeyboardInterrupt):
             fill(tmp_path / "stopped", make_backbone(), split)
     cache, computed = fill(tmp_path / "stopped", make_backbone(), split)
-    assert every - 16 <= computed <= every - 15  # a shard of 16, one of which may be the blank picture
-    assert_equal(cache.read(pictures(split)), whole.read(pictures(split)))
+    assert every - 16 <= computed <= every - 15  # a shard of 16, one of which may be the blank image
+    assert_equal(cache.read(images(split)), whole.read(images(split)))
 
 
 def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, tmp_path: Path) -> None:
@@ -238,15 +238,15 @@ def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, 
     shard.unlink()
     again, computed = fill(tmp_path, make_backbone(), split)
     assert computed == every
-    assert_equal(cache.read(pictures(split)), again.read(pictures(split)))
+    assert_equal(cache.read(images(split)), again.read(images(split)))
 
 
-def test_picture_that_cannot_be_read_or_changes_meanwhile(
+def test_image_that_cannot_be_read_or_changes_meanwhile(
     split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = pictures(split)[5]
+    path = images(split)[5]
     good = path.read_bytes()
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(UserError, match=rf"{path}: not an image"):
         fill(tmp_path, make_backbone(), split)
     path.write_bytes(good)
@@ -260,7 +260,7 @@ def test_picture_that_cannot_be_read_or_changes_meanwhile(
         patch.setattr(feature_cache, "load_image", change)
         with pytest.raises(UserError, match="changed while its features were computed"):
             fill(tmp_path, make_backbone(), split)
-    assert fill(tmp_path, make_backbone(), split)[1] == len(pictures(split))
+    assert fill(tmp_path, make_backbone(), split)[1] == len(images(split))
 
 
 def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_backbone_that_learns_is_refused(split: EncodedSplit, tmp_path: Path) ->
 
 
 def fill_and_tell(folder: Path, data: Path, told: Path) -> None:
-    """In a process of its own: fill slowly, and write how many pictures were computed."""
+    """In a process of its own: fill slowly, and write how many images were computed."""
     feature_cache.SHARD = 1
 
     def slowly(path: Path, size: int, resize: str) -> torch.Tensor:
@@ -308,9 +308,9 @@ def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: P
         process.join()
         assert process.exitcode == 0
     computed = sorted(int((tmp_path / name).read_text()) for name in "ab")
-    different = len({path.read_bytes() for path in pictures(split)})
+    different = len({path.read_bytes() for path in images(split)})
     assert computed[0] == 0
-    assert different - kept <= computed[1] <= different - kept + 1  # the blank picture is not counted
+    assert different - kept <= computed[1] <= different - kept + 1  # the blank image is not counted
     assert [len(read_index(place).keys) for place in places] == [different + 1] * len(VIEWS)
     assert fill(folder, make_backbone(), split)[1] == 0
 
@@ -333,7 +333,7 @@ def run_config(task: str, data: Path, output: Path, *overrides: str) -> Any:
 
 
 def refuse(*_: object) -> torch.Tensor:
-    raise AssertionError("a picture was decoded")
+    raise AssertionError("an image was decoded")
 
 
 @pytest.mark.parametrize(

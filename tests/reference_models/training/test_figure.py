@@ -1,4 +1,4 @@
-"""The picture of a training draws every curve it is given."""
+"""The image of a training draws every curve it is given."""
 
 from pathlib import Path
 

@@ -104,7 +104,7 @@ def pair(**fields: object) -> dict[str, Any]:
         ("{", "expected a JSON object, got '{'"),
         ("[1]", r"expected a JSON object, got '\[1\]'"),
         ("[" * 100_000, "expected a JSON object"),
-        (changed("picture", "a.jpg"), "unknown key 'picture', expected some of id, tokens, text"),
+        (changed("photo", "a.jpg"), "unknown key 'photo', expected some of id, tokens, text"),
         (changed("text", "a b"), "expected either 'tokens' .* or 'text', got the keys"),
         ({"image": "a.jpg"}, "expected either 'tokens'"),
         (changed("tokens", "Bert"), "expected a list of words under 'tokens', got 'Bert'"),

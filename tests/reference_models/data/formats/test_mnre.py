@@ -61,7 +61,7 @@ def test_reads_text_and_paths(root: Path) -> None:
     assert [crop.name for crop in read(root, "train", max_crops=1)[1].crops] == ["x.png"]
 
 
-def test_without_pictures_it_looks_at_the_text_alone(root: Path) -> None:
+def test_without_images_it_looks_at_the_text_alone(root: Path) -> None:
     (root / "txt" / "mre_train_dict.pth").write_bytes(b"never opened")
     samples = read(root, "train", visual=False)
     assert [(sample.image, sample.crops, sample.head) for sample in samples] == [(None, (), (0, 2)), (None, (), (2, 3))]

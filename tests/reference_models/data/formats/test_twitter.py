@@ -52,7 +52,7 @@ def test_reads_text_and_paths(root: Path) -> None:
     assert Twitter().layout(root, "valid").labels == (root / "valid.txt",)
 
 
-def test_without_pictures_it_looks_at_the_text_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_images_it_looks_at_the_text_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "tweets_train_dict.pth").write_bytes(b"never opened")
     samples = read(root, "train", visual=False)
     assert [sample.words for sample in samples] == [("RT", "New", "York"), ("The", "Voice", "Ann")]

@@ -1,4 +1,4 @@
-"""What is to be looked for in which picture: the samples of a split, grouped by key of the crop dictionary."""
+"""What is to be looked for in which image: the samples of a split, grouped by key of the crop dictionary."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from reference_models.grounding.manifest import Key
 from reference_models.grounding.phrases import entity_phrases, load_pipeline, noun_phrases
 
 
-def group_pictures(
+def image_queries(
     samples: Sequence[Sample], phrases: Sequence[Sequence[str]], key_type: type[str] | type[int]
-) -> list[Picture]:
-    """One picture for each key, in the order of the samples.
+) -> list[ImageQuery]:
+    """One query for each key, in the order of the samples.
 
-    Keys are places in the label file (MNRE, `int`) or image names (Twitter, `str`), whose picture can have several
+    Keys are places in the label file (MNRE, `int`) or image names (Twitter, `str`), whose image can have several
     sentences and is then looked at once for the phrases of all.
     """
     groups: dict[tuple[Key, Path], list[tuple[Sample, Sequence[str]]]] = {}
@@ -26,14 +26,14 @@ def group_pictures(
         if sample.image is not None:
             key = index if key_type is int else sample.image.name
             groups.setdefault((key, sample.image), []).append((sample, wanted))
-    pictures = []
+    queries = []
     for (key, image), members in groups.items():
         said_by = {phrase: sample.id for sample, wanted in reversed(members) for phrase in wanted}
         order = dict.fromkeys(phrase for _, wanted in members for phrase in wanted)
         ids = tuple(sample.id for sample, _ in members)
         regions = dict.fromkeys(region for sample, _ in members for region in sample.regions)
-        pictures.append(Picture(key, image, ids, {phrase: said_by[phrase] for phrase in order}, tuple(regions)))
-    return pictures
+        queries.append(ImageQuery(key, image, ids, {phrase: said_by[phrase] for phrase in order}, tuple(regions)))
+    return queries
 
 
 def choose_phrases(
@@ -59,8 +59,8 @@ def choose_phrases(
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture and what to look for in it.
+class ImageQuery:
+    """An image and what to look for in it.
 
     Attributes:
         key: of the crop dictionary.
