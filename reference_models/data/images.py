@@ -13,7 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as scale_image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.threads import map_ahead

@@ -189,8 +189,10 @@ class TorchvisionDetector:
         outputs = self.model([(pil_to_tensor(image) / 255).to(accelerator()) for image in images])
         return [
             [
-                Box(*bounds, score)
-                for bounds, score in zip(output["boxes"].tolist(), output["scores"].tolist(), strict=True)
+                Box(left, top, right, bottom, score)
+                for (left, top, right, bottom), score in zip(
+                    output["boxes"].tolist(), output["scores"].tolist(), strict=True
+                )
                 if score >= self.threshold
             ]
             for output in outputs

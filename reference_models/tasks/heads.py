@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchcrf import CRF  # type: ignore[import-untyped]
+from torchcrf import CRF
 
 from reference_models.tasks.lattice import TagLattice
 
