@@ -238,6 +238,7 @@ def _train(options: argparse.Namespace) -> None:
     _quiet()
     from accelerate import PartialState
 
+    from reference_models.training.phases import summary
     from reference_models.training.run import train
     from reference_models.training.seeds import train_seeds
 
@@ -254,6 +255,7 @@ def _train(options: argparse.Namespace) -> None:
         f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training, "
         f"{result['waited']:.0%} of it waiting for data"
     )
+    print(f"this start took {summary(result['phases'])}")
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
 

@@ -44,6 +44,7 @@ from reference_models.training.folder import (
     start_of,
     write_json,
 )
+from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
@@ -89,7 +90,10 @@ def check_samples(
     if not any(sample.image or sample.crops for sample in samples):
         raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
     policy = config.data.bad_images
-    usable, bad = check_images(samples, "blank" if scored and policy == "drop" else policy)
+    cache = config.data.feature_cache
+    usable, bad = check_images(
+        samples, "blank" if scored and policy == "drop" else policy, memory=None if cache is None else Path(cache)
+    )
     if bad.found:
         logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
     return usable, bad.to_json()
@@ -183,8 +187,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     arguments = training_arguments(config.training, checkpoints)
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)
-    samples = {split: read_samples(config, split) for split in SPLITS}
-    prints = input_fingerprints(config, samples)
+    phases = Phases()
+    with phases("reading"):
+        samples = {split: read_samples(config, split) for split in SPLITS}
+    with phases("hashing"):
+        prints = input_fingerprints(config, samples)
     facts = {"processes": arguments.world_size, ENVIRONMENT: environment(arguments.device)}
     check_folder(output, start := start_of(config, **prints, **facts))
     if (output / METRICS).exists():
@@ -196,20 +203,19 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     set_seed(config.training.seed)
     image_checks = {}
     for split in SPLITS:
-        samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
-    processor = make_processor(config, samples)
-    splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
-    model = build_system(config.system, config.model, processor)
+        with phases("checking images"):
+            samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
+    with phases("tokenizing"):
+        processor = make_processor(config, samples)
+        splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
+    with phases("building the model"):
+        model = build_system(config.system, config.model, processor)
     if config.data.feature_cache is not None and model.vision is not None:
+        cache, views = Path(config.data.feature_cache), config.model.image_views
         model.vision.to(arguments.device)
-        for rows in splits.values():
-            rows.features = fill_cache(
-                Path(config.data.feature_cache),
-                model.vision,
-                rows,
-                config.model.image_views,
-                progress=arguments.should_log,
-            )
+        with phases("computing features"):
+            for rows in splits.values():
+                rows.features = fill_cache(cache, model.vision, rows, views, progress=arguments.should_log)
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
@@ -218,7 +224,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
         with arguments.main_process_first(local=False):
             last = last_checkpoint(checkpoints)
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
-        trainer.train(resume_from_checkpoint=last)
+        with phases("training"):
+            trainer.train(resume_from_checkpoint=last)
         # Trainer's own summary is left out: it is about the time since the last start alone.
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
         epochs = [entry for entry in history if "eval_f1" in entry]
@@ -228,7 +235,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             kept = max(epochs, key=lambda entry: entry["eval_f1"])
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
+        with phases("testing"):
+            test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
         metrics = {
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
@@ -246,9 +254,10 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "processes": arguments.world_size,
             ENVIRONMENT: facts[ENVIRONMENT],
             "classes": {"test": test.classes()},
+            "phases": phases.seconds,
         }
         if arguments.should_save:
-            with writable(output):
+            with phases("saving"), writable(output):
                 model.save_pretrained(output / MODEL)
                 processor.save_pretrained(output / MODEL)
                 write_predictions(output / PREDICTIONS, test)
