@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line, and the settings that follow them as `overrides`; a mistake ends the program."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict):
+    if overrides and options.command not in (_crops, _tags, _train, _evaluate, _sweep, _report, _predict):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     return options
@@ -128,6 +128,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
     crops.set_defaults(command=_crops)
+    tags = data_commands.add_parser(
+        "tags",
+        help="write what is seen in the images as words, for systems that read them",
+        epilog="Settings follow, as in --model.vision resnet50 and --grounding.detector torchvision.",
+    )
+    tags.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
+    tags.add_argument(
+        "--source",
+        choices=["classes", "detector", "none"],
+        default="classes",
+        help="of the tags: ImageNet classes of the image backbone (default), a detector's objects, or none",
+    )
+    tags.add_argument("--count", type=int, default=5, help="tags of an image at most (default: %(default)s)")
+    tags.add_argument("--least", type=float, default=0.0, help="probability that a class must have (default: 0)")
+    tags.add_argument(
+        "--texts",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.jsonl",
+        help='captions and the like that others made: {"image": "1.jpg", "caption": "two dogs", "ocr": ""} a line',
+    )
+    tags.set_defaults(command=_tags)
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
     check.add_argument("--format", help="as data.format; recognised from the folder by default")
@@ -220,6 +243,17 @@ def _crops(options: argparse.Namespace) -> None:
 
     config = read_settings(options.config, options.overrides)
     for summary in make_crops(config.data, config.grounding):
+        print(summary.text())
+
+
+def _tags(options: argparse.Namespace) -> None:
+    _quiet()
+    from reference_models.settings import read_settings
+    from reference_models.tagging import write_tags
+
+    config = read_settings(options.config, options.overrides)
+    wanted = {"source": options.source, "count": options.count, "least": options.least, "given": options.texts}
+    for summary in write_tags(config, **wanted):
         print(summary.text())
 
 

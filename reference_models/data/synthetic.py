@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reference_models.data.bio import tags_of_spans
-from reference_models.data.drawing import HUES, Figure, draw
+from reference_models.data.drawing import HUES, SHAPE_NAMES, Figure, draw
 from reference_models.data.formats import get_format
+from reference_models.data.image_texts import image_texts_path, write_image_texts
 from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 
 SIZES: dict[Split, int] = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
+MISSING_TAG, WRONG_TAG = 0.02, 0.02
 TYPES = {"PER": 0.34, "LOC": 0.26, "ORG": 0.22, "MISC": 0.18}
 COLOUR_WORDS = {
     "red": ("Scarlet", "Ruby"),
@@ -80,7 +82,7 @@ class Post:
 
 
 def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> dict[Split, float]:
-    """Write a synthetic set below `root`, with all that is known of it.
+    """Write a synthetic set below `root`, with all that is known of it and noisy tags of what its images show.
 
     The set is in the format of `KINDS`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image shows,
     and `ceiling.json`. Same seed, same bytes.
@@ -229,6 +231,13 @@ def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Rand
     return names, figures
 
 
+def _tags(post: Post, rng: random.Random) -> str:
+    """What a detector might say of the objects, as in "red star, blue person"; it misses some and errs about some."""
+    seen = [one for one in rng.sample(post.objects, len(post.objects)) if rng.random() >= MISSING_TAG]
+    kinds = [_draw_type(rng) if rng.random() < WRONG_TAG else kind for kind, _ in seen]
+    return ", ".join(f"{colour} {SHAPE_NAMES[kind]}" for kind, (_, colour) in zip(kinds, seen, strict=True))
+
+
 def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: random.Random) -> None:
     """Draw the images and crops of a split, then write its files."""
     format = get_format(kind.format)
@@ -250,6 +259,9 @@ def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: ran
         for name, post, figures in zip(ids, posts, drawn, strict=True)
     ]
     (root / f"truth_{split}.jsonl").write_text("\n".join(lines) + "\n")
+    noise = random.Random(f"tags {rng.random()}")
+    texts = {f"{split}_{number}.jpg": {"tags": _tags(post, noise)} for number, post in enumerate(posts)}
+    write_image_texts(image_texts_path(root, split), texts)
 
 
 def _entities(post: Post) -> dict[str, Any]:

@@ -36,10 +36,11 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         pretrained = None if settings.text == "tiny" else load_text(settings.text, vocabulary)
         fixed["text_config"] = tiny_text_config(vocabulary) if pretrained is None else pretrained.config
         readable = readable_length(fixed["text_config"])
-        if readable is not None and processor.max_length > readable:
+        if readable is not None and processor.max_length + processor.text_length > readable:
+            texts = f" and model.text_length is {processor.text_length}" if processor.texts else ""
             raise UserError(
-                f"data.max_length is {processor.max_length}, and the text encoder {settings.text!r} reads {readable} "
-                f"sub-words at most; set data.max_length to {readable} or less"
+                f"data.max_length is {processor.max_length}{texts}, and the text encoder {settings.text!r} reads "
+                f"{readable} sub-words at most; set data.max_length to {readable - processor.text_length} or less"
             )
     config = kind.config_class(**vars(settings), **fixed)
     try:

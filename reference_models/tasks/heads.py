@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchcrf import CRF
 
-from reference_models.tasks.lattice import TagLattice
+from reference_models.tasks.lattice import TagLattice, forward_backward
 
 
 class Head(nn.Module):
@@ -65,6 +65,13 @@ class TaggingHead(LinearHead):
         best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
         return torch.tensor(best, device=scores.device)
 
+    def log_marginals(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of each tag at each word (N, words, tags); at padding it means nothing."""
+        scores, crf = scores.masked_fill(~mask[..., None], 0.0), self.crf
+        with torch.autocast(scores.device.type, enabled=False):
+            both = forward_backward(scores, mask, crf.start_transitions, crf.end_transitions, crf.transitions)
+            return (both[0] + both[1]).log_softmax(dim=-1)
+
     def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
         """The probabilities of paths of tags, see `TagLattice`."""
         crf = self.crf
@@ -82,6 +89,10 @@ class SoftmaxTaggingHead(LinearHead):
     def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Likeliest tags (N, words), -100 behind the last word."""
         return scores.argmax(dim=-1).masked_fill(~mask, -100)
+
+    def log_marginals(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of each tag at each word (N, words, tags)."""
+        return scores.log_softmax(dim=-1)
 
     def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
         """The probabilities of paths of tags, which do not depend on each other; see `TagLattice`."""

@@ -2,7 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +15,7 @@ from transformers import AutoModel, set_seed
 
 from reference_models.config import DataConfig, RunConfig, TextSystemConfig, WordSystemConfig
 from reference_models.data.formats import SPLITS, get_format
+from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, learn_words, load_tokenizer
@@ -61,9 +63,15 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
         UserError: a file that is missing or wrong.
     """
     data, root = config.data, Path(config.data.root)
-    pairs = find_task(data).pairs
-    read = get_format(data.format).read
-    return spooled(read(root, split, pairs=pairs, visual=config.reads_images, max_crops=data.max_crops))
+    pairs, kind = find_task(data).pairs, get_format(data.format)
+    texts = bool(config.model.inputs.texts)
+    visual = config.reads_images or texts
+    samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=data.max_crops if config.reads_images else 0)
+    if texts:
+        samples = add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images)
+    if visual and not config.reads_images:  # the image has named its texts, and is not looked at
+        samples = (replace(sample, image=None) for sample in samples)
+    return spooled(samples)
 
 
 def find_task(data: DataConfig) -> type[Task]:
@@ -85,6 +93,12 @@ def check_samples(
     Raises:
         UserError: an image that cannot be read where the policy is "error".
     """
+    kinds = config.model.inputs.texts
+    if kinds and not any(kind in kinds for sample in samples for kind, _ in sample.image_texts):
+        raise UserError(
+            f"{config.data.root}: {split}: no sample has one of the texts {', '.join(kinds)} about its image, which "
+            f"{config.system} reads; i2srm data tags writes them to {image_texts_path(Path(config.data.root), split)}"
+        )
     if not config.reads_images:
         return samples, {}
     if not any(sample.image or sample.crops for sample in samples):
@@ -117,7 +131,8 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     data = config.data
     declared = get_format(data.format).labels(Path(data.root))
     task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
-    inputs, sentences = config.model.inputs, (sample.words for sample in samples["train"])
+    inputs = config.model.inputs
+    sentences = (_texts_of(sample, inputs.texts) for sample in samples["train"])
     if isinstance(config.model, WordSystemConfig):
         seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
         tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
@@ -136,7 +151,14 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         max_crops=data.max_crops,
         resize=data.resize,
         characters="".join(letters) if inputs.characters else None,
+        texts=inputs.texts,
+        text_length=inputs.text_length,
     )
+
+
+def _texts_of(sample: Sample, kinds: Collection[str]) -> list[str]:
+    """The words of a sample, and of its texts about the image of these kinds."""
+    return [*sample.words, *(text for kind, text in sample.image_texts if kind in kinds)]
 
 
 def encode_split(config: RunConfig, split: Split, samples: Sequence[Sample], processor: Processor) -> EncodedSplit:
