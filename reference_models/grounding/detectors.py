@@ -190,8 +190,8 @@ class TorchvisionDetector:
         outputs = self.model([(pil_to_tensor(image) / 255).to(accelerator()) for image in images])
         return [
             [
-                Box(*bounds, score, label=COCO[label])
-                for bounds, score, label in zip(
+                Box(left, top, right, bottom, score, label=COCO[label])
+                for (left, top, right, bottom), score, label in zip(
                     *(output[name].tolist() for name in ("boxes", "scores", "labels")), strict=True
                 )
                 if score >= self.threshold
