@@ -95,7 +95,7 @@ class Processor:
             raise ValueError("expected a processor with an image_size, this one is for text alone")
         values = torch.zeros(1 + self.max_crops, 3, self.image_size, self.image_size, dtype=torch.uint8)
         present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
-        for slot, path in enumerate(self.images(sample)):
+        for slot, path in enumerate(self.image_paths(sample)):
             if path is not None:
                 values[slot] = load_image(path, self.image_size, self.resize)
                 present[slot] = True
