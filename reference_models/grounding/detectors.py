@@ -63,6 +63,11 @@ def register_detector(name: str) -> Callable[[Loader], Loader]:
     return add
 
 
+def list_detectors() -> list[str]:
+    """The names of all detectors, in the order of the alphabet."""
+    return sorted(_LOADERS)
+
+
 def load_detector(config: GroundingConfig) -> Detector:
     """The detector of the settings, with its weights, on the first accelerator found.
 
@@ -71,7 +76,7 @@ def load_detector(config: GroundingConfig) -> Detector:
     """
     if config.detector not in _LOADERS:
         raise UserError(
-            f"grounding.detector: unknown detector {config.detector!r}, expected one of {', '.join(sorted(_LOADERS))}"
+            f"grounding.detector: unknown detector {config.detector!r}, expected one of {', '.join(list_detectors())}"
         )
     return _LOADERS[config.detector](config)
 
