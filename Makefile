@@ -10,7 +10,7 @@ help:  ## list the targets
 check: lint types doctests test  ## what to run before a pull request
 
 test:  ## all tests; `make test ARGS=tests/attnmixup/test_sampling.py` runs one file
-	python -m pytest $(ARGS)
+	python -m pytest $(or $(ARGS),-n 2 --dist worksteal)
 
 lint:  ## ruff, rules and format, and which module may import which
 	ruff check .

@@ -28,6 +28,13 @@ def length_groups(task: Task, batch_size: int, groups: int) -> list[Tensor]:
     return list(batches[places.long()])
 
 
+def shuffled(groups: list[Tensor]) -> list[Tensor]:
+    """The same sentences in batches of any length."""
+    lengths = torch.cat(groups)
+    order = torch.randperm(len(lengths), generator=Generator().manual_seed(0))
+    return list(lengths[order].split(len(groups[0])))
+
+
 def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary: int, padded: int) -> dict[str, Tensor]:
     """Text and labels as `Processor.collate` gives them, for sentences of random sub-words.
 

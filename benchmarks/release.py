@@ -14,16 +14,15 @@ from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.images import ImageFeatures
 
 
-def five_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: bool) -> ImageFeatures:
-    """`I2SRM.image_features` by a pass for each slot, and a fifth for the class logits of the whole images."""
+def slot_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: bool, logits: bool) -> ImageFeatures:
+    """`I2SRM.image_features` by a pass for each slot, and one more for the class logits of the whole images."""
     present = batch["image_mask"]
     seen = present.any(dim=1, keepdim=True).expand_as(present) if attend_absent else present
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     pixels = (batch["pixel_values"] / 255 - mean) / std
     passes = [model.vision.body(pixels[:, slot]) for slot in range(IMAGES)]
-    logits = model.vision.body(pixels[:, 0])["fc"]
+    image = model.vision.body(pixels[:, 0])["fc"].masked_fill(~seen[:, :1], 0.0) if logits else None
     cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
-    image = logits.masked_fill(~seen[:, :1], 0.0)
     return ImageFeatures({"cells": torch.cat(cells, dim=-1)[seen]}, {"cells": seen}, image)
 
 

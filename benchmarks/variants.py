@@ -1,4 +1,4 @@
-"""A training step from the release's computation to ours, one measure after another."""
+"""A training step from the computation of published code to ours, one measure after another."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.release import five_passes, looped_gates
+from benchmarks.batches import Task
+from benchmarks.release import looped_gates, slot_passes
 from reference_models.encoders.attention import NAMES, Implementation
 from reference_models.encoders.dropout import FastDropout, replace_dropout
 from reference_models.systems.i2srm import I2SRM
@@ -18,13 +19,15 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """How a step is computed; the result is the same up to rounding. The default is the release's way.
+    """How a step is computed; the result is the same up to rounding. The default is the way of I2SRM's release.
 
     Attributes:
-        once: one pass of a frozen backbone in channels_last, instead of five in training mode whose gradients are
-            thrown away.
+        frozen: no gradients of the backbone, which are thrown away otherwise.
+        once: one pass of the backbone in channels_last and in evaluation mode, instead of one in training mode for each
+            slot, and one more for the class logits.
         vectorised: gates of the prefix without loops.
         unpadded: sentences as long as the longest of the batch, not of `batches.LIMIT` sub-words.
+        grouped: sentences of about one length in a batch, instead of any.
         attention: of the text encoder.
         fused: AdamW in one kernel.
         fast: faster float32 products.
@@ -34,9 +37,11 @@ class Variant:
         modules: with AttnMixup and the semantic loss.
     """
 
+    frozen: bool = False
     once: bool = False
     vectorised: bool = False
     unpadded: bool = False
+    grouped: bool = False
     attention: Implementation = "eager"
     fused: bool = False
     fast: bool = False
@@ -47,10 +52,14 @@ class Variant:
 
 
 RELEASE = Variant()
+# HVPNeT's code for entities: no modules, a frozen backbone (in training mode), a pass for each slot.
+HVPNET = Variant(frozen=True, modules=False)
+PUBLISHED: dict[Task, tuple[str, Variant]] = {"re": ("I2SRM's release", RELEASE), "ner": ("HVPNeT's code", HVPNET)}
 MEASURES: dict[str, dict[str, object]] = {
-    "one pass of a frozen backbone, channels_last": {"once": True},
+    "one pass of a frozen backbone, channels_last": {"once": True, "frozen": True},
     "vectorised gates": {"vectorised": True},
     "padding to the longest of the batch": {"unpadded": True},
+    "batches of about one length": {"grouped": True},
     "SDPA": {"attention": "sdpa"},
     "fused AdamW": {"fused": True},
     "cheaper random numbers": {"fast_dropout": True},
@@ -60,29 +69,33 @@ MEASURES: dict[str, dict[str, object]] = {
 }
 
 
-def ladder() -> dict[str, Variant]:
-    """The release and what each measure, added to those before it, makes of it."""
-    steps = {"release": RELEASE}
+def ladder(task: Task) -> dict[str, Variant]:
+    """Published code for a task, and what each measure, added to those before it, makes of it."""
+    name, variant = PUBLISHED[task]
+    steps = {name: variant}
     for name, change in MEASURES.items():
-        steps[f"+ {name}"] = replace(list(steps.values())[-1], **change)
+        variant = replace(variant, **change)
+        steps[f"+ {name}"] = variant
+    if not variant.modules:
+        steps["both modules, in float32"] = replace(variant, modules=True, bf16=False)
     return steps
 
 
-OURS = replace(list(ladder().values())[-1], bf16=False)
+OURS = replace(list(ladder("re").values())[-1], bf16=False)
 
 
 @contextmanager
 def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) -> Iterator[None]:
     """Let a model compute in the way of a variant; with `batch_statistics=False` those of the backbone stay fixed."""
     model.vision.frozen = variant.once
-    model.vision.requires_grad_(not variant.once)
+    model.vision.requires_grad_(not variant.frozen)
     model.train()
     model.vision.train(batch_statistics)
     model.text_encoder.body.set_attn_implementation(NAMES[variant.attention])
     replace_dropout(model, FastDropout if variant.fast_dropout else nn.Dropout)
     mixer, modules = model.prefix.mixer, (model.mixer, model.semantic)
     if not variant.once:
-        model.image_features = partial(five_passes, model)
+        model.image_features = partial(slot_passes, model, logits=variant.modules)
     if not variant.vectorised:
         mixer.forward = partial(looped_gates, mixer)
     if not variant.modules:

@@ -82,18 +82,32 @@ def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Wor
     return Work(lengths, texts, images, cache)
 
 
-def losses_without_chance(task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]) -> dict[str, float]:
-    """Losses of one batch in training, without dropout and with fixed batch statistics; the same pairs are mixed."""
+def results_without_chance(
+    task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]
+) -> dict[str, tuple[float, float]]:
+    """Loss and gradients of one batch, without dropout and with fixed batch statistics; the same pairs are mixed.
+
+    Returns:
+        For each variant the loss, and how far the gradients of all that is trained are from those of the first variant
+        (the norm of the difference over the norm).
+    """
     model = make_model(task, size)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif hasattr(module, "rate"):
             module.rate = 0.0
+    trained = [p for name, p in model.named_parameters() if not name.startswith("vision.")]
     work = make_work(model, lengths, size.side)
-    losses = {}
+    found = {}
+    first: Tensor | None = None
     for name, variant in variants.items():
         torch.manual_seed(0)
-        with torch.no_grad(), computing(model, variant, batch_statistics=False):
-            losses[name] = float(loss_of(model, work.batch(variant), variant))
-    return losses
+        with computing(model, variant, batch_statistics=False):
+            loss = loss_of(model, work.batch(variant), variant)
+            loss.backward()
+        gradients = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
+        model.zero_grad()
+        first = gradients if first is None else first
+        found[name] = float(loss.detach()), float((gradients - first).norm() / first.norm())
+    return found

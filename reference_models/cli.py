@@ -74,7 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line, and the settings that follow them as `overrides`; a mistake ends the program."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_crops, _train, _evaluate, _sweep, _report, _predict, _app):
+    if overrides and options.command not in (_crops, _tags, _train, _evaluate, _sweep, _report, _predict, _app):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     return options
@@ -132,6 +132,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     crops.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
     crops.set_defaults(command=_crops)
+    tags = data_commands.add_parser(
+        "tags",
+        help="write what is seen in the images as words, for systems that read them",
+        epilog="Settings follow, as in --model.vision resnet50 and --grounding.detector torchvision.",
+    )
+    tags.add_argument("config", metavar="DATA", help="a file, or mnre, twitter2015, twitter2017")
+    tags.add_argument(
+        "--source",
+        choices=["classes", "detector", "none"],
+        default="classes",
+        help="of the tags: ImageNet classes of the image backbone (default), a detector's objects, or none",
+    )
+    tags.add_argument("--count", type=int, default=5, help="tags of an image at most (default: %(default)s)")
+    tags.add_argument("--least", type=float, default=0.0, help="probability that a class must have (default: 0)")
+    tags.add_argument(
+        "--texts",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE.jsonl",
+        help='captions and the like that others made: {"image": "1.jpg", "caption": "two dogs", "ocr": ""} a line',
+    )
+    tags.set_defaults(command=_tags)
     check = data_commands.add_parser("check", help="count everything; exit code 1 if something would stop training")
     check.add_argument("root", type=Path, help="folder of the set")
     check.add_argument("--format", help="as data.format; recognised from the folder by default")
@@ -236,6 +259,17 @@ def _crops(options: argparse.Namespace) -> None:
         print(summary.text())
 
 
+def _tags(options: argparse.Namespace) -> None:
+    _quiet()
+    from reference_models.settings import read_settings
+    from reference_models.tagging import write_tags
+
+    config = read_settings(options.config, options.overrides)
+    wanted = {"source": options.source, "count": options.count, "least": options.least, "given": options.texts}
+    for summary in write_tags(config, **wanted):
+        print(summary.text())
+
+
 def _check(options: argparse.Namespace) -> bool:
     from reference_models.data.check import check_data
 
@@ -251,6 +285,7 @@ def _train(options: argparse.Namespace) -> None:
     _quiet()
     from accelerate import PartialState
 
+    from reference_models.training.phases import summary
     from reference_models.training.run import train
     from reference_models.training.seeds import train_seeds
 
@@ -267,6 +302,7 @@ def _train(options: argparse.Namespace) -> None:
         f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training, "
         f"{result['waited']:.0%} of it waiting for data"
     )
+    print(f"this start took {summary(result['phases'])}")
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
 
@@ -291,7 +327,8 @@ def _sweep(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, evaluate, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import evaluate, find_run
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
@@ -312,7 +349,8 @@ def _report(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.report.page import write_report
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, REPORTED, "report")
@@ -325,7 +363,8 @@ def _predict(options: argparse.Namespace) -> bool:
     from reference_models.prediction import Predictor
     from reference_models.prediction_file import predict_file
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
 
     if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")
@@ -367,7 +406,8 @@ def _app(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.app.page import served
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, ("grounding", "data.root"), "app")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reference_models.data.image_texts import check_texts
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
@@ -17,7 +18,7 @@ from reference_models.training.run import find_model, load_model
 
 logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
-KEYS = ("id", "text", "image", "crops")
+KEYS = ("id", "text", "image", "crops", "image_texts")
 WINDOW = 16  # batches of a file's posts that are sorted by length together
 
 
@@ -105,7 +106,8 @@ class Predictor:
         Args:
             post: `text`, words divided by spaces; `image` and `crops`, paths; for relations `head` and `tail`, the two
                 entities as they stand in the text. An image without crops is given to `ground`; without `ground` the
-                sample has no crops, as in training, and a model of crops alone does not see the image.
+                sample has no crops, as in training, and a model of crops alone does not see the image. For a model that
+                reads them `image_texts`, texts about the image by kind, such as {"caption": "two dogs"}.
             folder: where relative paths begin.
             name: of the post, its id.
 
@@ -117,11 +119,14 @@ class Predictor:
         _check_keys(post, task)
         if self.processor.image_size is None and ("image" in post or "crops" in post):
             raise UserError("this model reads text alone; leave image and crops out")
+        if not self.processor.texts and "image_texts" in post:
+            raise UserError("this model reads no texts about images; leave image_texts out")
+        texts = tuple(check_texts(post.get("image_texts", {}), name).items())
         words = tuple(post["text"].split())
         given = task.read_post(post, words)
         image = folder / post["image"] if "image" in post else None
         crops = tuple(folder / crop for crop in post.get("crops", ()))
-        sample = Sample(name, words, image, crops, **given)
+        sample = Sample(name, words, image, crops, image_texts=texts, **given)
         if image and not crops and self.ground:
             sample = self.ground(sample, name.replace(" ", "_"))
         elif image and not crops and self.sees_crops_alone and not self._warned:

@@ -1,7 +1,7 @@
 """The settings of a run, as its YAML file and the command line write them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -65,16 +65,18 @@ class Inputs:
     """What a system reads of a sample, so what the processor must provide.
 
     Attributes:
-        subwords: sub-words of the text encoder's tokenizer; False for whole words of a vocabulary learnt here.
         characters: the characters of each word.
         images: which views of which images: "cells" (four backbone stages, pooled to 2 x 2), "grid" (the last stage, at
             most 7 x 7), "pooled" (its mean) or "logits" (of the 1000 classes of ImageNet), of the "whole" image, of its
             object "crops", or of "all" of these.
+        texts: kinds of texts about the image, as in "caption", in the order in which they follow the sentence.
+        text_length: sub-words of these texts at most, the one that ends them included.
     """
 
-    subwords: bool = True
     characters: bool = False
     images: Mapping[View, Slots] = field(default_factory=dict)
+    texts: Sequence[str] = ()
+    text_length: int = 0
 
 
 def path_setting(default: str) -> Any:

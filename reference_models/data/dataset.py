@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reference_models.data.formats import SPLITS, get_format, recognise
+from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.samples import Sample, Split, spooled
 from reference_models.errors import UserError
 
@@ -42,4 +43,5 @@ def load_dataset(
         raise UserError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
     root = Path(root)
     kind = recognise(root) if format is None else get_format(format)
-    return spooled(kind.read(root, split, pairs=pairs, visual=visual, max_crops=max_crops))
+    samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=max_crops)
+    return spooled(add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images))

@@ -43,6 +43,7 @@ def _star() -> list[list[Point]]:
 
 
 SHAPES = {"PER": _person, "LOC": _mountains, "ORG": _tower, "MISC": _star}
+SHAPE_NAMES = {"PER": "person", "LOC": "mountains", "ORG": "tower", "MISC": "star"}
 
 
 def draw(objects: list[tuple[str, str]], rng: random.Random) -> tuple[Image.Image, list[Figure]]:

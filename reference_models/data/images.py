@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,8 +14,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as scale_image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
+from reference_models.data.checked import add_checked, read_checked
+from reference_models.data.features import BLANK, KEY, content_key
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
@@ -56,7 +59,7 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
 
 
 def check_images(
-    samples: Sequence[Sample], policy: Policy, *, progress: bool = True
+    samples: Sequence[Sample], policy: Policy, *, memory: Path | None = None, progress: bool = True
 ) -> tuple[Sequence[Sample], BadImages]:
     """Decode every image and crop of the samples once, and do with the unreadable ones as the policy says.
 
@@ -66,6 +69,8 @@ def check_images(
         samples: left as they are.
         policy: "error" stops at the first unreadable image; "blank" goes on without the image or crop; "drop" goes
             on without the whole sample.
+        memory: folder where it is kept which contents could be decoded, which are then not decoded again; None keeps
+            nothing.
         progress: show a progress bar.
 
     Returns:
@@ -78,8 +83,13 @@ def check_images(
     if policy not in get_args(Policy):
         raise UserError(f"unknown policy for bad images {policy!r}, expected one of {', '.join(get_args(Policy))}")
     paths = list(dict.fromkeys(str(path) for sample in samples for path in _listed(sample)))
-    reasons = tqdm(map_ahead(_reason, paths), total=len(paths), desc="checking images", disable=not progress)
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+    keys = np.full(len(paths), BLANK, KEY) if memory is None else np.fromiter(map_ahead(_content_key, paths), KEY)
+    known = np.zeros(len(paths), bool) if memory is None else np.isin(keys, read_checked(memory))
+    new = list(compress(paths, ~known))
+    reasons = list(tqdm(map_ahead(_reason, new), total=len(new), desc="checking images", disable=not progress))
+    bad = {path: reason for path, reason in zip(new, reasons, strict=True) if reason}
+    if memory is not None and len(bad) < len(new):
+        add_checked(memory, keys[~known][[reason is None for reason in reasons]])
     found: list[BadImage] = []
     kept = spooled(_usable(samples, bad, policy, found)) if bad else samples
     if found and (policy == "error" or not kept):
@@ -110,6 +120,13 @@ def _usable(samples: Sequence[Sample], bad: dict[str, str], policy: Policy, foun
         elif policy == "blank":
             image = None if sample.image in broken else sample.image
             yield replace(sample, image=image, crops=tuple(crop for crop in sample.crops if crop not in broken))
+
+
+def _content_key(path: str) -> bytes:
+    try:
+        return content_key(Path(path))
+    except OSError:
+        return BLANK  # is never kept, so that `_reason` says what is wrong
 
 
 def _reason(path: str) -> str | None:

@@ -50,6 +50,7 @@ class Box:
         left, top, right, bottom: bounds; right and bottom are not included.
         score: 0 to 1.
         phrase: None from a detector that takes no phrases.
+        label: the class of what is there; None from a detector that knows no classes.
     """
 
     left: float
@@ -58,6 +59,7 @@ class Box:
     bottom: float
     score: float
     phrase: str | None = None
+    label: str | None = None
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom."""

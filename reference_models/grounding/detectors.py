@@ -19,6 +19,7 @@ from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.hub import hub_weights
 
+COCO = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT.meta["categories"]
 POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high
 
 
@@ -173,10 +174,10 @@ class AnnotationDetector:
 
 
 class TorchvisionDetector:
-    """What stands out, whatever it is: the boxes of a torchvision detection model, its classes ignored.
+    """What stands out, whatever it is: the boxes of a torchvision detection model, with their classes as labels.
 
     Args:
-        model: gives `boxes` (N, 4) and `scores` (N,) for each image of a list, as torchvision's do.
+        model: gives `boxes` (N, 4), `scores` (N,) and `labels` (N,) for each image of a list, as torchvision's do.
         version: see `Detector`.
         threshold: least score of a box.
     """
@@ -194,8 +195,10 @@ class TorchvisionDetector:
         outputs = self.model([(pil_to_tensor(image) / 255).to(accelerator()) for image in images])
         return [
             [
-                Box(*bounds, score)
-                for bounds, score in zip(output["boxes"].tolist(), output["scores"].tolist(), strict=True)
+                Box(left, top, right, bottom, score, label=COCO[label])
+                for (left, top, right, bottom), score, label in zip(
+                    *(output[name].tolist() for name in ("boxes", "scores", "labels")), strict=True
+                )
                 if score >= self.threshold
             ]
             for output in outputs

@@ -66,7 +66,8 @@ class Table:
 
     def varied(self) -> set[str]:
         """The keys that differ between cells."""
-        return {key for part in (*self.rows, *self.columns) for key in part.settings}
+        parts: tuple[Row | Column, ...] = (*self.rows, *self.columns)
+        return {key for part in parts for key in part.settings}
 
 
 def load_table(name: str) -> Table:
@@ -82,4 +83,5 @@ def load_table(name: str) -> Table:
     content["rows"] = [Row(**row) for row in content["rows"]]
     if "columns" in content:
         content["columns"] = [Column(**column) for column in content["columns"]]
-    return Table(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in content.items()}
+    return Table(name, **parts)

@@ -1,21 +1,31 @@
 """The heads (Eq. 17-19): a CRF or a softmax over words, and a softmax over relations."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchcrf import CRF  # type: ignore[import-untyped]
+from torchcrf import CRF
 
-from reference_models.tasks.lattice import TagLattice
+from reference_models.tasks.lattice import TagLattice, forward_backward
 
 
-class LinearHead(nn.Module):
-    """Dropout and linear layer, of which every head is made.
+class Head(nn.Module):
+    """What turns `h` (..., C) into scores (..., labels) in float32, and these into a loss and into labels.
 
     Attributes:
         learning_rate: peak rate of training where the settings name none.
+        loss: from scores, labels and mask to the loss of each row, (N,).
+        decode: from scores and mask to ids of labels.
     """
 
-    learning_rate = 1e-3
+    learning_rate: float = 1e-3
+    loss: Callable[..., Tensor]
+    decode: Callable[..., Tensor]
+
+
+class LinearHead(Head):
+    """Dropout and linear layer, of which the heads of the tasks are made."""
 
     def __init__(self, width: int, labels: int, dropout: float) -> None:
         super().__init__()
@@ -55,6 +65,13 @@ class TaggingHead(LinearHead):
         best = [row + [-100] * (length - len(row)) for row in self.crf.decode(scores, mask=mask)]
         return torch.tensor(best, device=scores.device)
 
+    def log_marginals(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of each tag at each word (N, words, tags); at padding it means nothing."""
+        scores, crf = scores.masked_fill(~mask[..., None], 0.0), self.crf
+        with torch.autocast(scores.device.type, enabled=False):
+            both = forward_backward(scores, mask, crf.start_transitions, crf.end_transitions, crf.transitions)
+            return (both[0] + both[1]).log_softmax(dim=-1)
+
     def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
         """The probabilities of paths of tags, see `TagLattice`."""
         crf = self.crf
@@ -72,6 +89,10 @@ class SoftmaxTaggingHead(LinearHead):
     def decode(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Likeliest tags (N, words), -100 behind the last word."""
         return scores.argmax(dim=-1).masked_fill(~mask, -100)
+
+    def log_marginals(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The log-probability of each tag at each word (N, words, tags)."""
+        return scores.log_softmax(dim=-1)
 
     def lattice(self, scores: Tensor, mask: Tensor) -> TagLattice:
         """The probabilities of paths of tags, which do not depend on each other; see `TagLattice`."""

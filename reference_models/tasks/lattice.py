@@ -7,21 +7,45 @@ import torch
 from torch import Tensor
 
 
+def forward_backward(
+    scores: Tensor, mask: Tensor, start: Tensor, end: Tensor, transitions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two recursions of a linear-chain CRF, in log space.
+
+    Args:
+        scores: (B, words, tags), emission scores of each word, finite also where there is none.
+        mask: (B, words), True = real word, without holes and with a real word first.
+        start: (tags,), score of a path that begins with a tag.
+        end: (tags,), score of a path that ends with it.
+        transitions: (tags, tags), score of a step from one tag (row) to the next (column).
+
+    Returns:
+        Both (B, words, tags): the log sum over all paths up to a word that has a tag, its score included; and over all
+        paths from there to the end, its score not included. Behind the last word the first one stays as it is there.
+    """
+    words = scores.shape[1]
+    before, behind = [start + scores[:, 0]], [end.expand_as(scores[:, 0])]
+    for word in range(1, words):
+        step = torch.logsumexp(before[-1][:, :, None] + transitions, dim=1) + scores[:, word]
+        before.append(torch.where(mask[:, word, None], step, before[-1]))
+    for word in range(words - 2, -1, -1):
+        ahead = scores[:, word + 1] + behind[-1]
+        step = torch.logsumexp(transitions + ahead[:, None, :], dim=2)
+        # Behind the last word there is nothing but the end.
+        behind.append(torch.where(mask[:, word + 1, None], step, end))
+    return torch.stack(before, dim=1), torch.stack(behind[::-1], dim=1)
+
+
 class TagLattice:
     """All paths of tags through a batch of sentences, with the probability that a CRF gives them.
 
     Computed in float64, because a sentence's normaliser sums over very many paths.
 
     Args:
-        scores: (B, words, tags), emission scores of each word.
-        mask: (B, words), True = real word, without holes and with a real word first.
-        start: (tags,), score of a path that begins with a tag.
-        end: (tags,), score of a path that ends with it.
-        transitions: (tags, tags), score of a step from one tag (row) to the next (column).
+        scores, mask, start, end, transitions: see `forward_backward`; the scores of padding may be anything.
 
     Attributes:
-        before: (B, words, tags), log sum over all paths up to a word that has a tag, its score included.
-        behind: (B, words, tags), log sum over all paths from there to the end, its score not included.
+        before, behind: what `forward_backward` returns.
         total: (B,), log sum over all paths.
     """
 
@@ -29,19 +53,8 @@ class TagLattice:
     def __init__(self, scores: Tensor, mask: Tensor, start: Tensor, end: Tensor, transitions: Tensor) -> None:
         self.lengths = mask.sum(dim=1).tolist()
         self.scores = scores.detach().double().masked_fill(~mask[..., None], 0.0).cpu()
-        mask = mask.cpu()
         start, self.end, self.transitions = (part.detach().double().cpu() for part in (start, end, transitions))
-        words = scores.shape[1]
-        before, behind = [start + self.scores[:, 0]], [self.end.expand_as(self.scores[:, 0])]
-        for word in range(1, words):
-            step = torch.logsumexp(before[-1][:, :, None] + self.transitions, dim=1) + self.scores[:, word]
-            before.append(torch.where(mask[:, word, None], step, before[-1]))
-        for word in range(words - 2, -1, -1):
-            ahead = self.scores[:, word + 1] + behind[-1]
-            step = torch.logsumexp(self.transitions + ahead[:, None, :], dim=2)
-            # Behind the last word there is nothing but the end.
-            behind.append(torch.where(mask[:, word + 1, None], step, self.end))
-        self.before, self.behind = torch.stack(before, dim=1), torch.stack(behind[::-1], dim=1)
+        self.before, self.behind = forward_backward(self.scores, mask.cpu(), start, self.end, self.transitions)
         self.total = torch.logsumexp(self.before[:, -1] + self.end, dim=1)
 
     def probability(self, row: int, start: int, path: Sequence[int], *, not_next: int) -> float:

@@ -19,7 +19,7 @@ from reference_models.tasks.subwords import Subwords
 from reference_models.tasks.task import Answer, Item, Task, get_task
 
 FILE = "processor.json"
-KEYS = ("max_length", "image_size", "max_crops", "resize", "characters")
+KEYS = ("max_length", "image_size", "max_crops", "resize", "characters", "texts", "text_length")
 WORD_LENGTH = 30  # characters; of longer words the first and the last half are read
 
 
@@ -34,6 +34,8 @@ class Processor:
         max_crops: crops of one sample at most.
         resize: how images become squares, see `load_image`.
         characters: that are known, for a model that reads words by their characters too; None for others.
+        texts: kinds of texts about the image that follow the sentence, in this order, for a model that reads them.
+        text_length: limit of these in sub-words, beside `max_length`.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Processor:
         max_crops: int = 3,
         resize: Resize = "squash",
         characters: str | None = None,
+        texts: Sequence[str] = (),
+        text_length: int = 0,
     ) -> None:
         self.tokenizer, self.task, self.subwords = tokenizer, task, Subwords(tokenizer, max_length)
         self.max_length, self.image_size, self.max_crops, self.resize = max_length, image_size, max_crops, resize
-        self.characters = characters
+        self.characters, self.texts, self.text_length = characters, list(texts), text_length
         if task.special_tokens:
             tokenizer.add_special_tokens({"additional_special_tokens": list(task.special_tokens)})
 
@@ -74,7 +78,16 @@ class Processor:
         if self.characters is not None:
             read = sample.words[: len(sample.words) - item["words_cut"]]
             item["characters"] = [_character_ids(word, self.characters) for word in read]
+        if self.texts:
+            item["image_text_ids"] = self._image_text_ids(sample)
         return item
+
+    def _image_text_ids(self, sample: Sample) -> list[int]:
+        """The texts about the image as sub-words with an end; nothing where there is no text."""
+        own = dict(sample.image_texts)
+        text = " ".join(own[kind] for kind in self.texts if own.get(kind))
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: self.text_length - 1]
+        return [*ids, self.tokenizer.sep_token_id] if ids else []
 
     def decode(self, sample: Sample, ids: Any) -> Answer:
         """What a row of predicted ids says of a sample; see `Task.decode`."""
@@ -102,7 +115,10 @@ class Processor:
         return values, present
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, images, and `labels` if known."""
+        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, images, and `labels` if known.
+
+        Where texts about the image are read, `joined_ids` and `joined_mask` (B, L') hold the sentences with them.
+        """
         input_ids = pad([item["input_ids"] for item in items], self.tokenizer.pad_token_id)
         batch = {
             "input_ids": input_ids,
@@ -114,6 +130,10 @@ class Processor:
             rows = [item["characters"] + [[]] * (width - len(item["characters"])) for item in items]
             flat = pad([word for row in rows for word in row], 0)
             batch["characters"] = flat.view(len(items), width, -1)
+        if self.texts:
+            joined = [item["input_ids"] + item["image_text_ids"] for item in items]
+            batch["joined_ids"] = pad(joined, self.tokenizer.pad_token_id)
+            batch["joined_mask"] = pad([[1] * len(ids) for ids in joined], 0)
         if "pixels" in items[0]:
             pixels, present = zip(*(item["pixels"] for item in items), strict=True)
             batch |= {"pixel_values": torch.stack(pixels), "image_mask": torch.stack(present)}

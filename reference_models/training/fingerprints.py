@@ -20,9 +20,9 @@ def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sampl
         samples: the samples of each split, as its reader gives them.
 
     Returns:
-        "labels_fingerprint" of all label files together; of each split its label file and its images with their crops;
-        of the relations with their ids; and of weights in local files and folders. What a run does not read is left
-        out.
+        "labels_fingerprint" of all label files together; of each split its label file, its images with their crops and
+        its texts about images; of the relations with their ids; and of weights in local files and folders. What a run
+        does not read is left out.
     """
     root, kind = Path(config.data.root), get_format(config.data.format)
     files = {split: kind.layout(root, split).labels for split in samples}
@@ -32,6 +32,10 @@ def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sampl
         prints["relation_ids_fingerprint"] = _digest([repr(declared).encode()])
     if config.reads_images:
         prints |= {f"{split}_images_fingerprint": images_fingerprint(rows) for split, rows in samples.items()}
+    if kinds := config.model.inputs.texts:
+        for split, rows in samples.items():
+            read = (repr((sample.id, [one for one in sample.image_texts if one[0] in kinds])) for sample in rows)
+            prints[f"{split}_image_texts_fingerprint"] = _digest(line.encode() for line in read)
     for name, value in config.model.local_paths().items():
         path = Path(value)
         prints[f"{name}_fingerprint"] = folder_fingerprint(path) if path.is_dir() else fingerprint([path])

@@ -2,7 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +13,9 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModel, set_seed
 
-from reference_models.config import DataConfig, RunConfig, WordSystemConfig
+from reference_models.config import DataConfig, RunConfig, TextSystemConfig, WordSystemConfig
 from reference_models.data.formats import SPLITS, get_format
+from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, Split, spooled
 from reference_models.data.tokenizer import learn_tokenizer, learn_words, load_tokenizer
@@ -44,6 +46,7 @@ from reference_models.training.folder import (
     start_of,
     write_json,
 )
+from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
@@ -60,9 +63,15 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
         UserError: a file that is missing or wrong.
     """
     data, root = config.data, Path(config.data.root)
-    pairs = find_task(data).pairs
-    read = get_format(data.format).read
-    return spooled(read(root, split, pairs=pairs, visual=config.reads_images, max_crops=data.max_crops))
+    pairs, kind = find_task(data).pairs, get_format(data.format)
+    texts = bool(config.model.inputs.texts)
+    visual = config.reads_images or texts
+    samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=data.max_crops if config.reads_images else 0)
+    if texts:
+        samples = add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images)
+    if visual and not config.reads_images:  # the image has named its texts, and is not looked at
+        samples = (replace(sample, image=None) for sample in samples)
+    return spooled(samples)
 
 
 def find_task(data: DataConfig) -> type[Task]:
@@ -84,12 +93,21 @@ def check_samples(
     Raises:
         UserError: an image that cannot be read where the policy is "error".
     """
+    kinds = config.model.inputs.texts
+    if kinds and not any(kind in kinds for sample in samples for kind, _ in sample.image_texts):
+        raise UserError(
+            f"{config.data.root}: {split}: no sample has one of the texts {', '.join(kinds)} about its image, which "
+            f"{config.system} reads; i2srm data tags writes them to {image_texts_path(Path(config.data.root), split)}"
+        )
     if not config.reads_images:
         return samples, {}
     if not any(sample.image or sample.crops for sample in samples):
         raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
     policy = config.data.bad_images
-    usable, bad = check_images(samples, "blank" if scored and policy == "drop" else policy)
+    cache = config.data.feature_cache
+    usable, bad = check_images(
+        samples, "blank" if scored and policy == "drop" else policy, memory=None if cache is None else Path(cache)
+    )
     if bad.found:
         logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
     return usable, bad.to_json()
@@ -113,10 +131,13 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     data = config.data
     declared = get_format(data.format).labels(Path(data.root))
     task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
-    inputs, sentences = config.model.inputs, (sample.words for sample in samples["train"])
+    inputs = config.model.inputs
+    sentences = (_texts_of(sample, inputs.texts) for sample in samples["train"])
     if isinstance(config.model, WordSystemConfig):
         seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
         tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
+    elif not isinstance(config.model, TextSystemConfig):
+        raise TypeError(f"expected settings of a text encoder or of words, got {type(config.model).__name__}")
     elif config.model.text == "tiny":
         tokenizer = learn_tokenizer(sentences, config.model.tiny_vocabulary)
     else:
@@ -130,7 +151,14 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         max_crops=data.max_crops,
         resize=data.resize,
         characters="".join(letters) if inputs.characters else None,
+        texts=inputs.texts,
+        text_length=inputs.text_length,
     )
+
+
+def _texts_of(sample: Sample, kinds: Collection[str]) -> list[str]:
+    """The words of a sample, and of its texts about the image of these kinds."""
+    return [*sample.words, *(text for kind, text in sample.image_texts if kind in kinds)]
 
 
 def encode_split(config: RunConfig, split: Split, samples: Sequence[Sample], processor: Processor) -> EncodedSplit:
@@ -181,8 +209,11 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     arguments = training_arguments(config.training, checkpoints)
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)
-    samples = {split: read_samples(config, split) for split in SPLITS}
-    prints = input_fingerprints(config, samples)
+    phases = Phases()
+    with phases("reading"):
+        samples = {split: read_samples(config, split) for split in SPLITS}
+    with phases("hashing"):
+        prints = input_fingerprints(config, samples)
     facts = {"processes": arguments.world_size, ENVIRONMENT: environment(arguments.device)}
     check_folder(output, start := start_of(config, **prints, **facts))
     if (output / METRICS).exists():
@@ -194,20 +225,19 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     set_seed(config.training.seed)
     image_checks = {}
     for split in SPLITS:
-        samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
-    processor = make_processor(config, samples)
-    splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
-    model = build_system(config.system, config.model, processor)
-    if config.data.feature_cache is not None:
+        with phases("checking images"):
+            samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
+    with phases("tokenizing"):
+        processor = make_processor(config, samples)
+        splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
+    with phases("building the model"):
+        model = build_system(config.system, config.model, processor)
+    if config.data.feature_cache is not None and model.vision is not None:
+        cache, views = Path(config.data.feature_cache), config.model.image_views
         model.vision.to(arguments.device)
-        for rows in splits.values():
-            rows.features = fill_cache(
-                Path(config.data.feature_cache),
-                model.vision,
-                rows,
-                config.model.image_views,
-                progress=arguments.should_log,
-            )
+        with phases("computing features"):
+            for rows in splits.values():
+                rows.features = fill_cache(cache, model.vision, rows, views, progress=arguments.should_log)
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
@@ -216,7 +246,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
         with arguments.main_process_first(local=False):
             last = last_checkpoint(checkpoints)
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
-        trainer.train(resume_from_checkpoint=last)
+        with phases("training"):
+            trainer.train(resume_from_checkpoint=last)
         # Trainer's own summary is left out: it is about the time since the last start alone.
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
         epochs = [entry for entry in history if "eval_f1" in entry]
@@ -226,7 +257,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             kept = max(epochs, key=lambda entry: entry["eval_f1"])
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
+        with phases("testing"):
+            test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
         metrics = {
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
@@ -244,9 +276,10 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "processes": arguments.world_size,
             ENVIRONMENT: facts[ENVIRONMENT],
             "classes": {"test": test.classes()},
+            "phases": phases.seconds,
         }
         if arguments.should_save:
-            with writable(output):
+            with phases("saving"), writable(output):
                 model.save_pretrained(output / MODEL)
                 processor.save_pretrained(output / MODEL)
                 write_predictions(output / PREDICTIONS, test)

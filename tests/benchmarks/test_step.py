@@ -5,36 +5,45 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import step
-from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, text_batch
+from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
-from benchmarks.variants import OURS, RELEASE, computing, ladder, loss_of, make_optimizers
-from benchmarks.workload import SIZES, losses_without_chance, make_model, make_work
+from benchmarks.variants import HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
+from benchmarks.workload import SIZES, make_model, make_work, results_without_chance
 
 TINY = SIZES["tiny"]
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_every_way_to_compute_a_step_gives_the_loss_of_the_release(task):
-    losses = losses_without_chance(task, TINY, length_groups(task, 6, 2)[0], ladder())
-    in_bfloat16 = losses.pop("+ bfloat16")
-    assert len(losses) == 9
-    assert losses == pytest.approx(dict.fromkeys(losses, losses["release"]), rel=1e-5)
-    assert in_bfloat16 == pytest.approx(losses["release"], rel=1e-2)
-    assert in_bfloat16 != losses["release"]
+def test_every_way_to_compute_a_step_gives_the_loss_and_gradients_of_published_code(task):
+    variants = ladder(task)
+    results = results_without_chance(task, TINY, length_groups(task, 6, 2)[0], variants)
+    (loss, _), *_ = results.values()
+    with_modules = results.pop("both modules, in float32") if task == "ner" else None
+    in_bfloat16 = results.pop("+ bfloat16")
+    assert len(results) == 10
+    for other, difference in results.values():
+        assert other == pytest.approx(loss, rel=1e-5)
+        assert difference < 1e-4
+    assert in_bfloat16[0] == pytest.approx(loss, rel=1e-2)
+    assert in_bfloat16[0] != loss
+    assert 1e-4 < in_bfloat16[1] < 0.2
+    if with_modules:
+        assert with_modules[0] > loss
+        assert with_modules[1] > in_bfloat16[1]
 
 
 def test_the_release_computes_gradients_that_nothing_uses_and_moves_batch_statistics():
     model = make_model("re", TINY)
     work = make_work(model, torch.tensor([8, 9, 10]), TINY.side)
     before = {name: buffer.clone() for name, buffer in model.vision.named_buffers() if name.endswith("running_mean")}
-    for variant, wasted in ((OURS, False), (RELEASE, True)):
+    for variant, moves, wasted in ((OURS, False, False), (HVPNET, True, False), (RELEASE, True, True)):
         with computing(model, variant):
             loss_of(model, work.batch(variant), variant).backward()
         assert any(p.grad is not None for p in model.vision.parameters()) is wasted
         moved = {
             name for name, buffer in model.vision.named_buffers() if name in before and (buffer != before[name]).any()
         }
-        assert (moved == before.keys()) is wasted
+        assert (moved == before.keys()) is moves
     with computing(model, OURS):
         assert not any(p.requires_grad for p in model.vision.parameters())
     assert model.mixer is not None
@@ -73,6 +82,15 @@ def test_groups_of_sentences_have_the_lengths_of_the_histogram():
         assert groups.max() < LIMIT
 
 
+def test_shuffled_batches_hold_the_same_sentences_of_any_length():
+    grouped = length_groups("re", 8, 5)
+    mixed = shuffled(grouped)
+    assert torch.equal(torch.cat(mixed).sort().values, torch.cat(grouped).sort().values)
+    assert [len(batch) for batch in mixed] == [8] * 5
+    spread = [sum(int(batch.max() - batch.min()) for batch in batches) for batches in (grouped, mixed)]
+    assert spread[0] < spread[1]
+
+
 @pytest.mark.parametrize("task", ["ner", "re"])
 def test_padding_leaves_a_text_as_it_is(task):
     lengths = torch.tensor([8, 15, 11])
@@ -87,16 +105,17 @@ def test_padding_leaves_a_text_as_it_is(task):
     assert short["attention_mask"].sum(dim=1).tolist() == lengths.tolist()
 
 
-def test_the_benchmark_prints_a_row_for_every_way(monkeypatch, capsys):
-    monkeypatch.setattr(
-        "sys.argv", ["step", "--against", "release", "--size", "tiny", "--groups", "1", "--tasks", "re"]
-    )
-    monkeypatch.setattr(step, "in_fresh_process", lambda *call: 1.0)
+@pytest.mark.parametrize("task", ["ner", "re"])
+def test_the_benchmark_prints_a_row_for_every_way(task, monkeypatch, capsys):
+    options = ["--against", "published", "--size", "tiny", "--groups", "1", "--tasks", task]
+    monkeypatch.setattr("sys.argv", ["step", *options])
+    monkeypatch.setattr(step, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(step, "PEAK_SIZES", ((64, 64, 64),))
+    monkeypatch.setattr(step, "ladder", lambda task: dict(list(ladder(task).items())[::5]))
     step.main()
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
-    assert rows[1:] == [*ladder(), *step.WITHOUT_MODULES]
+    assert rows[1:] == [*ladder(task)][::5]
     assert lines[-1].startswith("Both modules take ")
 
 

@@ -79,4 +79,11 @@ def make_batch(task="re", *, present=None, size=4, seed=0):
     batch["image_mask"] = torch.tensor(present).bool()[:size]
     pixels = torch.randint(256, (size, 4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     batch["pixel_values"] = pixels * batch["image_mask"][..., None, None, None]
+    # Texts about the image of the first, third and fourth sample, behind the sentence.
+    for name, values in (("joined_ids", ids), ("joined_mask", mask)):
+        batch[name] = torch.nn.functional.pad(values, (0, 4))
+    for sample, start in ((0, 10), (2, 8), (3, 9)):
+        if sample < size:
+            batch["joined_ids"][sample, start : start + 3] = torch.randint(5, VOCABULARY, (3,), generator=generator)
+            batch["joined_mask"][sample, start : start + 3] = 1
     return batch

@@ -9,6 +9,7 @@ from typing import Any
 from reference_models.data.bio import Entity, spans, tags_of_spans
 from reference_models.data.formats.base import SPLITS, DataFormat, register_format, relative_name
 from reference_models.data.formats.layout import Layout
+from reference_models.data.image_texts import check_texts
 from reference_models.data.samples import Sample, Split, file_below, read_lines
 from reference_models.data.words import split_words
 from reference_models.errors import UserError
@@ -70,7 +71,8 @@ class Jsonl(DataFormat):
             else:
                 labelled = [{"tags": tags_of_spans(len(sentence.words), entities, where)}]
             for index, labels in enumerate(labelled, start=1):
-                fields: dict[str, Any] = {"image_texts": _image_texts(row, where)}
+                texts = check_texts(row.get("image_texts", {}), f"{where}, 'image_texts'")
+                fields: dict[str, Any] = {"image_texts": tuple(texts.items())}
                 if visual:
                     fields["image"] = _path(row.get("image"), root, f"{where}, 'image'")
                     fields["crops"] = _crops(row, root, place.crops, crop_names.get(number, ()), where)[:max_crops]
@@ -163,13 +165,6 @@ def _relation(pair: Mapping[str, Any], entities: Sequence[Entity], sentence: "_S
         else:
             found[name] = sentence.span(value, where)
     return found
-
-
-def _image_texts(row: Mapping[str, Any], where: str) -> tuple[tuple[str, str], ...]:
-    texts = row.get("image_texts", {})
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise UserError(f"{where}: expected an object of texts under 'image_texts', got {str(texts)[:80]!r}")
-    return tuple(texts.items())
 
 
 def _path(name: Any, root: Path, where: str) -> Path | None:

@@ -65,6 +65,27 @@ def test_good_images_change_nothing(good: Path, policy: images.Policy, capsys: p
     assert "checking images: 100%" in capsys.readouterr().err
 
 
+def test_contents_that_could_be_decoded_are_not_decoded_again(
+    good: Path, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = images.decode_image
+    monkeypatch.setattr(images, "decode_image", lambda path, least: decoded.append(path.name) or decode(path, least))
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(good.read_bytes())
+    absent = tmp_path / "absent.jpg"
+    samples = [sample(1, good, copy), sample(2, cut, absent)]
+    first, second = (
+        check_images(samples, "blank", memory=tmp_path / "memory", progress=False)[1].to_json() for _ in range(2)
+    )
+    assert first == second
+    assert sorted(decoded[:4]) == ["absent.jpg", "copy.jpg", "cut.jpg", "good one.jpg"]
+    assert sorted(decoded[4:]) == ["absent.jpg", "cut.jpg"]
+    copy.write_bytes(cut.read_bytes())  # a content that was never readable, under a name that was
+    _, third = check_images(samples, "blank", memory=tmp_path / "memory", progress=False)
+    assert [bad.file for bad in third.found] == [str(copy), str(cut), str(absent)]
+
+
 def test_error_names_file_sample_and_reason(good: Path, cut: Path) -> None:
     with pytest.raises(
         UserError, match=rf"^{cut}: .*truncated.*; sample train.txt:4 lists it \(data.bad_images is 'error'"

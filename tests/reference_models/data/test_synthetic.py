@@ -14,9 +14,10 @@ from PIL import Image
 
 from reference_models.data import synthetic
 from reference_models.data.bio import spans
-from reference_models.data.drawing import HUES, SIZE, draw
+from reference_models.data.drawing import HUES, SHAPE_NAMES, SIZE, draw
 from reference_models.data.formats.mnre import Mnre, read_relations
 from reference_models.data.formats.twitter import Twitter
+from reference_models.data.image_texts import image_texts_path, read_image_texts
 from reference_models.data.synthetic import Post, crop_boxes, generate, kinds, text_only_ceiling
 from reference_models.errors import UserError
 
@@ -56,6 +57,21 @@ def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path
                 assert sample.relation == synthetic.PAIRS.get(tuple(row["types"]), "None")
     if task == "re":
         assert list(read_relations(tmp_path / "set")) == ["None", *synthetic.RELATIONS]
+
+
+def test_tags_say_mostly_what_the_images_show(tmp_path: Path) -> None:
+    generate(tmp_path / "set", "ner", 0, {"train": 400, "valid": 1, "test": 1})
+    rows = [json.loads(line) for line in (tmp_path / "set" / "truth_train.jsonl").read_text().splitlines()]
+    texts = read_image_texts(image_texts_path(tmp_path / "set", "train"))
+    said, shown, right = 0, 0, 0
+    for number, row in enumerate(rows):
+        own = texts[f"train_{number}.jpg"]["tags"]
+        tags = own.split(", ") if own else []
+        known = {f"{one['colour']} {SHAPE_NAMES[one['type']]}" for one in row["objects"]}
+        assert {tag.split()[0] for tag in tags} <= {one["colour"] for one in row["objects"]}
+        said, shown, right = said + len(tags), shown + len(known), right + len(known & set(tags))
+    assert 0.96 < said / shown < 0.995
+    assert 0.96 < right / said < 0.999
 
 
 def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def pair(**fields: object) -> dict[str, Any]:
         (changed("image", "../a.jpg"), "'image': expected the name of a file below"),
         (changed("crops", "a.png"), "expected a list of paths under 'crops'"),
         (changed("crops", ["/a.png"]), "'crops': expected the name of a file below"),
-        (changed("image_texts", {"caption": 3}), "expected an object of texts under 'image_texts'"),
+        (changed("image_texts", {"caption": 3}), "'image_texts': expected an object of texts about the image"),
         (changed("entities", {}), "expected a list of objects under 'entities'"),
         (changed("entities", [3]), "expected a list of objects under 'entities'"),
         (entity(label=""), "expected an entity with 'start', 'end' and the name of a 'label'"),

@@ -1,0 +1,39 @@
+"""The contents of images that were decoded to their end once, so that no later run decodes them to check them."""
+
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from reference_models.data.features import KEY
+from reference_models.errors import UserError
+from reference_models.files import writable
+
+VERSION = 1  # raised with every change of which files can be decoded
+FILE = f"checked-{VERSION}.keys"
+
+
+def read_checked(folder: Path) -> np.ndarray:
+    """The content keys in a folder, (N,) of type `KEY` and in order; none where nothing is kept yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return np.empty(0, KEY)
+    content = file.read_bytes()
+    if len(content) % np.dtype(KEY).itemsize:
+        raise UserError(f"{file} is damaged; delete it, and the next run checks the images again")
+    return np.frombuffer(content, KEY)
+
+
+def add_checked(folder: Path, keys: np.ndarray) -> None:
+    """Keep content keys, (N,) of type `KEY`, beside those that other processes have kept meanwhile."""
+    file = folder / FILE
+    with writable(file):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{FILE}.lock"):
+            partial = file.with_name(f"{FILE}.partial")
+            partial.write_bytes(np.union1d(read_checked(folder), keys).tobytes())
+            partial.replace(file)
