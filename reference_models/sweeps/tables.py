@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from reference_models.errors import UserError
+from reference_models.names import unknown
 from reference_models.settings import CONFIGS
 
 SWEEPS = CONFIGS / "sweeps"
@@ -78,7 +78,7 @@ def load_table(name: str) -> Table:
     """
     known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"there is no table {name!r}; the paper's are {', '.join(known)}")
+        raise unknown("table of the paper", name, known)
     content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))
     content["rows"] = [Row(**row) for row in content["rows"]]
     if "columns" in content:
