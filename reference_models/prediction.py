@@ -11,9 +11,9 @@ from reference_models.data.image_texts import check_texts
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
+from reference_models.systems.inference import predict_samples
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
-from reference_models.training.evaluation import predict_samples
 from reference_models.training.run import find_model, load_model
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from reference_models.data.formats import get_format
 from reference_models.data.image_texts import image_texts_path, write_image_texts
 from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
+from reference_models.names import unknown
 
 SIZES: dict[Split, int] = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
@@ -84,8 +85,8 @@ class Post:
 def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> dict[Split, float]:
     """Write a synthetic set below `root`, with all that is known of it and noisy tags of what its images show.
 
-    The set is in the format of `KINDS`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image shows,
-    and `ceiling.json`. Same seed, same bytes.
+    The set is in the format of its `Kind`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image
+    shows, and `ceiling.json`. Same seed, same bytes.
 
     Args:
         root: new folder of the set.
@@ -99,12 +100,10 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
     Raises:
         UserError: `root` exists and holds files, or there is no set for the task.
     """
-    if task not in KINDS:
-        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(KINDS)}")
+    kind = find_kind(task)
     if root.exists() and any(root.iterdir()):
         raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
     root.mkdir(parents=True, exist_ok=True)
-    kind = KINDS[task]
     ceilings: dict[Split, float] = {}
     for split, size in (sizes or SIZES).items():
         rng = random.Random(f"{seed} {task} {split}")
@@ -281,21 +280,35 @@ class Kind:
 
     Attributes:
         format: of its files.
+        demo_train: training samples that suffice for the demo.
         compose: draws a post.
         labels: the labels of a post, as fields of `Sample`.
         label_names: all labels, for a format that lists them.
     """
 
     format: str
+    demo_train: int
     compose: Callable[[random.Random], Post]
     labels: Callable[[Post], dict[str, Any]]
     label_names: Sequence[str] | None = None
 
 
-KINDS = {
-    "ner": Kind("twitter", _ner_post, _entities),
-    "re": Kind("mnre", _re_post, _relation, ("None", *RELATIONS)),
-}
+_KINDS = (
+    Kind("twitter", 2500, _ner_post, _entities),
+    Kind("mnre", 5000, _re_post, _relation, ("None", *RELATIONS)),
+)
+KINDS = {get_format(kind.format).task: kind for kind in _KINDS}
+
+
+def find_kind(task: str) -> Kind:
+    """What the synthetic set of a task is made of.
+
+    Raises:
+        UserError: there is no set for the task.
+    """
+    if task not in KINDS:
+        raise unknown("task of a synthetic set", task, KINDS)
+    return KINDS[task]
 
 
 def kinds(root: Path, split: str) -> dict[str, str]:
