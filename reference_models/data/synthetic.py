@@ -217,16 +217,17 @@ def _re_post(rng: random.Random) -> Post:
     return Post(words, spans, types, relation, objects, "several", (_relation_posterior(None, None),))
 
 
-def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Random) -> tuple[list[str], list[Figure]]:
-    """Draw and save an image and its crops; returns the names of the crops, in random order, and what was drawn."""
+def _draw_post(
+    post: Post, image: Path, crops: Path, stem: str, rng: random.Random
+) -> tuple[dict[Figure, str], list[Figure]]:
+    """Draw and save an image and its crops; returns the name of each crop, in random order, and what was drawn."""
     drawing, figures = draw(list(post.objects), rng)
     drawing.save(image)
-    names = []
+    names = {}
     for number, figure in enumerate(rng.sample(figures, len(figures))):
         if rng.random() >= MISSING_CROP:
-            name = f"{stem}_crop_{number}.png"
-            drawing.crop(figure.box).save(crops / name)
-            names.append(name)
+            names[figure] = f"{stem}_crop_{number}.png"
+            drawing.crop(figure.box).save(crops / names[figure])
     return names, figures
 
 
@@ -248,14 +249,14 @@ def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: ran
         stem = f"{split}_{number}"
         image = place.images / f"{stem}.jpg"
         names, figures = _draw_post(post, image, place.crops, stem, rng)
-        paths = tuple(place.crops / name for name in names)
+        paths = tuple(place.crops / name for name in names.values())
         samples.append(Sample(stem, post.words, image, paths, **kind.labels(post)))
-        drawn.append(figures)
+        drawn.append([asdict(figure) | {"crop": names.get(figure)} for figure in figures])
     format.write(root, {split: samples}, kind.label_names)
     ids = [sample.id for sample in format.read(root, split, visual=False)]
     lines = [
-        json.dumps({"id": name, "kind": post.kind, "types": post.types, "objects": [asdict(f) for f in figures]})
-        for name, post, figures in zip(ids, posts, drawn, strict=True)
+        json.dumps({"id": name, "kind": post.kind, "types": post.types, "objects": objects})
+        for name, post, objects in zip(ids, posts, drawn, strict=True)
     ]
     (root / f"truth_{split}.jsonl").write_text("\n".join(lines) + "\n")
     noise = random.Random(f"tags {rng.random()}")
@@ -312,5 +313,14 @@ def find_kind(task: str) -> Kind:
 
 def kinds(root: Path, split: str) -> dict[str, str]:
     """Where the answer of each sample of a synthetic set stands, by sample id: "words", "single" or "several"."""
-    rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
-    return {row["id"]: row["kind"] for row in rows}
+    return {row["id"]: row["kind"] for row in _truth(root, split)}
+
+
+def crop_boxes(root: Path, split: str) -> dict[str, tuple[int, int, int, int]]:
+    """Where in its image each crop of a synthetic set lies, by the crop's name: left, top, right, bottom in pixels."""
+    shown = (thing for row in _truth(root, split) for thing in row["objects"])
+    return {thing["crop"]: tuple(thing["box"]) for thing in shown if thing["crop"]}
+
+
+def _truth(root: Path, split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
