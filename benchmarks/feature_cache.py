@@ -6,15 +6,13 @@ python -m benchmarks.feature_cache [--vision resnet50] [--samples 50]
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.timing import median_seconds, seconds
 from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, content_key
 from reference_models.data.samples import Sample
@@ -45,16 +43,6 @@ def make_split(folder: Path, samples: int) -> EncodedSplit:
     return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), NamedEntities(TAGS)))
 
 
-def seconds(function: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median of some calls."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vision", default="resnet50")
@@ -70,21 +58,21 @@ def main() -> None:
         def load() -> dict[str, torch.Tensor]:
             return split.processor.collate([split[number] for number in numbers])
 
-        loading, pixels = seconds(load), load()["pixel_values"].flatten(0, 1)
+        loading, pixels = median_seconds(load, repeats=REPEATS), load()["pixel_values"].flatten(0, 1)
         with torch.inference_mode():
-            computing = seconds(lambda: backbone(pixels))
-        filling = seconds(lambda: fill_cache(folder, backbone, split, VIEWS), 1)
+            computing = median_seconds(lambda: backbone(pixels), repeats=REPEATS)
+        filling = seconds(lambda: fill_cache(folder, backbone, split, VIEWS))
         split.features = fill_cache(folder, backbone, split, VIEWS, progress=False)
         shards = list(folder.glob("*/shard-*"))
-        warm = seconds(load)
+        warm = median_seconds(load, repeats=REPEATS)
         split.features = FeatureCache(split.features.views, VIEWS)  # which has no shard open yet
         for shard in shards:
             with shard.open("rb") as file:
                 os.fsync(file.fileno())  # what is not yet on the disk stays in memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        cold = seconds(load, 1)
+        cold = seconds(load)
         files = sorted(folder.glob("*.jpg"))
-        hashing = seconds(lambda: list(map_ahead(content_key, files)))
+        hashing = median_seconds(lambda: list(map_ahead(content_key, files)), repeats=REPEATS)
         size = sum(file.stat().st_size for file in files) / 1e6
         kept = sum(shard.stat().st_size for shard in shards)
     count = SLOTS * options.samples

@@ -6,11 +6,12 @@ python -m benchmarks.inference RUN [--repeats 5]
 import argparse
 import copy
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.timing import timed
 from reference_models.settings import read_settings
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
@@ -39,9 +40,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
         for name, way in ways.items():  # in turn, so that a slow minute of the machine falls on all of them
-            start = time.perf_counter()
-            f1[name] = evaluate_split(*way, progress=False).scores["f1"]
-            seconds[name].append(time.perf_counter() - start)
+            evaluation, took = timed(partial(evaluate_split, *way, progress=False))
+            f1[name] = evaluation.scores["f1"]
+            seconds[name].append(took)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(split)} test samples; medians\n")
     print("| prediction | seconds | samples/s | times as fast as one by one | F1 |\n|---|---|---|---|---|")
     medians = {name: statistics.median(times) for name, times in seconds.items()}

@@ -4,28 +4,20 @@ python -m benchmarks.module_overhead [--repeats 20] [--encoder-repeats 3] [--dev
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from attnmixup import AttnMixup, SemanticKLLoss, functional, sampling
+from benchmarks.timing import median_seconds
 
 DIM, HEADS, LENGTH, CLASSES, IMAGE_DIM = 768, 4, 80, 23, 2048
 
 
 def milliseconds(step: Callable[[], object], repeats: int, device: str) -> float:
     """Median over the repeats, after two that do not count."""
-    times = []
-    for _ in range(repeats + 2):
-        start = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[2:])
+    return 1000 * median_seconds(step, repeats=repeats, warmup=2, device=torch.device(device))
 
 
 def encoder_step(batch_size: int, device: str) -> Callable[[], object]:

@@ -9,7 +9,6 @@ import argparse
 import json
 import random
 import string
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmarks.timing import timed
 from reference_models.data.formats import get_format
 from reference_models.data.images import check_images
 from reference_models.data.samples import spooled
@@ -48,12 +48,6 @@ def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Res
     """What a function returns in a process that has done nothing before, so that its memory is its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
-
-
-def timed(call: Callable[[], Result]) -> tuple[Result, float]:
-    """What a call returns, and how many seconds it took."""
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start
 
 
 def memory(name: str) -> float:

@@ -1,8 +1,6 @@
 """How the cost of a training step grows with the batch, the length of sentences, and the number of processes."""
 
 import argparse
-import statistics
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +10,7 @@ from torch import distributed, multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.counts import necessary_flops
-from benchmarks.step import seconds
+from benchmarks.timing import median_seconds
 from benchmarks.variants import OURS, computing, loss_of, make_optimizers, training_step
 from benchmarks.workload import SIZES, make_model, make_work
 
@@ -40,19 +38,13 @@ def table(size: str, shapes: list[tuple[int, int]]) -> None:
     for samples, sub_words in shapes:
         lengths = torch.full((samples,), sub_words)
         work = make_work(model, lengths, SIDE).batch(OURS)
-        took = median_step(partial(training_step, model, optimizer, work, OURS))
+        took = median_seconds(partial(training_step, model, optimizer, work, OURS), repeats=STEPS, warmup=1)
         rate = necessary_flops(model, lengths, cached=True, side=SIDE) / took / 1e9
         each = 1e3 * took / samples
         print(
             f"| {samples} | {sub_words} | {took:.2f} | {each:.0f} | {1e3 * each / sub_words:.0f} | {rate:.0f} |",
             flush=True,
         )
-
-
-def median_step(step: Callable[[], object]) -> float:
-    """Seconds of a step, after one that does not count."""
-    step()
-    return statistics.median(seconds(step) for _ in range(STEPS))
 
 
 def ranks(options: argparse.Namespace) -> None:
@@ -83,5 +75,5 @@ def _rank(rank: int, world: int, size: str, folder: str) -> None:
             optimizer.step()
             optimizer.zero_grad()
 
-        Path(folder, f"seconds-{rank}").write_text(str(median_step(step)))
+        Path(folder, f"seconds-{rank}").write_text(str(median_seconds(step, repeats=STEPS, warmup=1)))
     distributed.destroy_process_group()

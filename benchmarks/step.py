@@ -13,8 +13,6 @@ them take turns in one process: 10 repeats settle it.
 import argparse
 import platform
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +22,7 @@ import torch.nn.functional as F
 from benchmarks.batches import Task, length_groups, shuffled
 from benchmarks.counts import necessary_bytes, necessary_flops, state_bytes
 from benchmarks.scaling_data import in_fresh_process, memory
+from benchmarks.timing import seconds
 from benchmarks.variants import OURS, Variant, computing, ladder, make_optimizers, training_step
 from benchmarks.workload import SIZES, Size, Work, make_model, make_work, results_without_chance
 from reference_models.systems.i2srm import I2SRM
@@ -34,12 +33,6 @@ OURS_ALONE = {"ours in float32": OURS, "ours in bfloat16": replace(OURS, bf16=Tr
 WITHOUT_MODULES = replace(OURS, modules=False)
 GIB = 1e6 / 2**30  # of a megabyte
 PEAK_SIZES = ((1280, 768, 3072), (1280, 3072, 768), (2048, 2048, 2048), (4096, 4096, 4096))
-
-
-def seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def product_peak(dtype: torch.dtype) -> float:

@@ -314,7 +314,8 @@ def _sweep(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, evaluate, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import evaluate, find_run
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
@@ -335,7 +336,8 @@ def _report(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.report.page import write_report
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, REPORTED, "report")
@@ -348,7 +350,8 @@ def _predict(options: argparse.Namespace) -> bool:
     from reference_models.prediction import Predictor
     from reference_models.prediction_file import predict_file
     from reference_models.settings import read_run_settings
-    from reference_models.training.run import CONFIG, find_run
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
 
     if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")

@@ -8,17 +8,21 @@ from typing import Any
 
 import torch
 
-from reference_models.data.samples import Sample
+from reference_models.data.samples import Sample, Split
 from reference_models.data.synthetic import generate, kinds
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.processor import Processor
 from reference_models.training.figure import training_figure
-from reference_models.training.run import HISTORY, METRICS, MODEL, PREDICTIONS, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import HISTORY, MODEL, PREDICTIONS, train
 
-SIZES = {"ner": {"train": 2500, "valid": 300, "test": 1000}, "re": {"train": 5000, "valid": 300, "test": 1000}}
-QUICK = {"train": 1500, "valid": 100, "test": 200}
+SIZES: dict[str, dict[Split, int]] = {
+    "ner": {"train": 2500, "valid": 300, "test": 1000},
+    "re": {"train": 5000, "valid": 300, "test": 1000},
+}
+QUICK: dict[Split, int] = {"train": 1500, "valid": 100, "test": 200}
 MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
 

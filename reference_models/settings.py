@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from jsonargparse import ArgumentParser
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
+from reference_models.names import suggest, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"
 SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
 # Sections of a system's file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
+KINDS = {"data": "data set", "systems": "system"}  # folders of `CONFIGS`, and what their files are for
 Settings = dict[str, Any]
 
 
@@ -26,7 +27,7 @@ def find_config(name: str, kind: str) -> Path:
 
     Args:
         name: a path or a name.
-        kind: "data" or "systems".
+        kind: one of `KINDS`.
 
     Raises:
         UserError: there is no such file.
@@ -34,8 +35,8 @@ def find_config(name: str, kind: str) -> Path:
     for path in (Path(name), CONFIGS / kind / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")))
-    raise UserError(f"there is no configuration file {name}; the {kind} that come with the package: {known}")
+    known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+    raise unknown(KINDS[kind], name, known, f"the path of a YAML file (there is none at {name})")
 
 
 def read_settings(
@@ -230,9 +231,8 @@ def _check_overrides(overrides: Sequence[str], system: str) -> None:
 
 
 def _unknown(key: str, system: str, names: Sequence[str]) -> str:
-    nearest = get_close_matches(key, names, n=1)
-    advice = f"did you mean {nearest[0]}?" if nearest else "i2srm train DATA SYSTEM --help lists them all"
-    return f"the system {system} has no setting {key}; {advice}"
+    advice = suggest(key, names) or "; i2srm train DATA SYSTEM --help lists them all"
+    return f"the system {system} has no setting {key}{advice}"
 
 
 def _parse(

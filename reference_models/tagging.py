@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.models import get_model_weights
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from reference_models.config import RunConfig
 from reference_models.config.grounding import GroundingConfig

@@ -38,8 +38,12 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
 
     A sample without an image has no part. Of a loss that compares every word, the mean of the words stands for the
     text.
+
+    Raises:
+        ValueError: the model has no semantic loss.
     """
-    semantic = model.semantic
+    if (semantic := model.semantic) is None:
+        raise ValueError("expected a model with a semantic loss, as it was trained")
     sides: list[tuple[Tensor, Tensor]] = []
     # A DataLoader would draw from the random numbers of a training that is under way.
     for start in range(0, len(split), batch_size):
@@ -47,7 +51,7 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
         batch = {name: value.to(model.device) for name, value in split.processor.collate(items).items()}
         encoded = model.encode(batch)
         image, shown = model.semantic_image(batch)
-        if not shown.any():
+        if image is None or shown is None or not shown.any():
             continue
         mask = None if encoded.mask is None else encoded.mask[shown]
         sides.append(semantic.distributions(encoded.h[shown], image[shown], mask=mask))
@@ -63,15 +67,21 @@ def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
     # Neighbours of a file may share an image, which those half of the samples away hardly do.
     others = image.roll(len(image) // 2, dims=0)
     own, other = (semantic_kl(text, side, direction=semantic.direction).mean().item() for side in (image, others))
+    (text_spread, text_features), (image_spread, image_features) = map(_spread_of, (text, image))
     mean_text, mean_image = (side.exp().mean(dim=0, keepdim=True).log() for side in (text, image))
     return Gap(
         own=own,
         other=other,
         means=semantic_kl(mean_text, mean_image, direction=semantic.direction).item(),
         distance=(text.mean(dim=0) - image.mean(dim=0)).norm().item(),
-        spread=tuple((side - side.mean(dim=0)).norm(dim=1).mean().item() for side in (text, image)),
-        features=tuple((-(side.exp() * side).sum(dim=1)).mean().exp().item() for side in (text, image)),
+        spread=(text_spread, image_spread),
+        features=(text_features, image_features),
     )
+
+
+def _spread_of(side: Tensor) -> tuple[float, float]:
+    """The `spread` and the `features` of one modality, see `Gap`."""
+    return (side - side.mean(dim=0)).norm(dim=1).mean().item(), (-(side.exp() * side).sum(dim=1)).mean().exp().item()
 
 
 def gap_scores(model: System, split: EncodedSplit, batch_size: int) -> dict[str, float]:
@@ -99,12 +109,18 @@ def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.inference_mode()
 def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[str, float]]:
-    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`."""
+    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`.
+
+    Raises:
+        ValueError: the model has no AttnMixup.
+    """
+    if (mixer := model.mixer) is None:
+        raise ValueError("expected a model with AttnMixup, as it was trained")
     items = split.processor.collate([split[number] for number in range(len(split))])
     batch = {name: value.to(model.device) for name, value in items.items()}
     encoded = model.encode(batch)
-    _, weights = model.mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
-    stats = model.mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
+    _, weights = mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
+    stats = mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
     return mean_attention(weights, encoded.mask).cpu().float(), stats
 
 

@@ -65,7 +65,6 @@ class Inputs:
     """What a system reads of a sample, so what the processor must provide.
 
     Attributes:
-        subwords: sub-words of the text encoder's tokenizer; False for whole words of a vocabulary learnt here.
         characters: the characters of each word.
         images: which views of which images: "cells" (four backbone stages, pooled to 2 x 2), "grid" (the last stage, at
             most 7 x 7), "pooled" (its mean) or "logits" (of the 1000 classes of ImageNet), of the "whole" image, of its
@@ -74,7 +73,6 @@ class Inputs:
         text_length: sub-words of these texts at most, the one that ends them included.
     """
 
-    subwords: bool = True
     characters: bool = False
     images: Mapping[View, Slots] = field(default_factory=dict)
     texts: Sequence[str] = ()

@@ -89,7 +89,7 @@ def _damaged(path: Path, reason: str) -> UserError:
 
 
 def _checksum(row: Iterable[np.ndarray]) -> int:
-    return reduce(lambda checksum, part: zlib.crc32(part, checksum), row, 0)
+    return reduce(lambda checksum, part: zlib.crc32(part.data, checksum), row, 0)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as scale_image
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from reference_models.data.checked import add_checked, read_checked
 from reference_models.data.features import BLANK, KEY, content_key

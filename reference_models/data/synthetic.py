@@ -22,7 +22,7 @@ from reference_models.data.image_texts import image_texts_path, write_image_text
 from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 
-SIZES = {"train": 5000, "valid": 300, "test": 1000}
+SIZES: dict[Split, int] = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
 MISSING_TAG, WRONG_TAG = 0.02, 0.02
 TYPES = {"PER": 0.34, "LOC": 0.26, "ORG": 0.22, "MISC": 0.18}
@@ -61,6 +61,8 @@ RELATIONS = {
 UNRELATED = "{} has nothing to do with {}"
 PAIRS = {(head, tail): name for name, (head, tail, _, _) in RELATIONS.items()}
 
+Source = Literal["words", "single", "several"]
+
 
 @dataclass(frozen=True)
 class Post:
@@ -75,11 +77,11 @@ class Post:
     types: tuple[str, ...]
     relation: str | None
     objects: tuple[tuple[str, str], ...]
-    kind: Literal["words", "single", "several"]
+    kind: Source
     posterior: tuple[dict[str, float], ...]
 
 
-def generate(root: Path, task: str, seed: int, sizes: dict[str, int] | None = None) -> dict[str, float]:
+def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> dict[Split, float]:
     """Write a synthetic set below `root`, with all that is known of it and noisy tags of what its images show.
 
     The set is in the format of `KINDS`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image shows,
@@ -103,7 +105,7 @@ def generate(root: Path, task: str, seed: int, sizes: dict[str, int] | None = No
         raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
     root.mkdir(parents=True, exist_ok=True)
     kind = KINDS[task]
-    ceilings = {}
+    ceilings: dict[Split, float] = {}
     for split, size in (sizes or SIZES).items():
         rng = random.Random(f"{seed} {task} {split}")
         posts = [kind.compose(rng) for _ in range(size)]
@@ -168,7 +170,7 @@ def _ner_post(rng: random.Random) -> Post:
     if count == 2:
         shown = list(_with_bystanders(shown, colours[count:], 3 - count, rng))
     posterior = ({types[0]: 1.0},) if told else (TYPES,) * count
-    kind = "words" if told else "single" if len(shown) == 1 else "several"
+    kind: Source = "words" if told else "single" if len(shown) == 1 else "several"
     return Post(words, spans, types, None, tuple(shown), kind, posterior)
 
 
@@ -209,7 +211,7 @@ def _re_post(rng: random.Random) -> Post:
         words, spans = _fill(before + slots[0] + gap + slots[1] + after, names)
         posterior = _relation_posterior(types[0] if titled == 0 else None, types[1] if titled == 1 else None)
         objects = _with_bystanders(shown[1 - titled : 2 - titled], colours[2:], 2, rng)
-        kind = "single" if len(objects) == 1 else "several"
+        kind: Source = "single" if len(objects) == 1 else "several"
         return Post(words, spans, types, relation, objects, kind, (posterior,))
     words, spans = _fill(template, names)
     objects = _with_bystanders(shown, colours[2:], 1, rng)

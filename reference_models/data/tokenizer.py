@@ -69,6 +69,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     except Exception as error:  # a damaged file can fail with almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"model.text: no tokenizer could be loaded from {name!r} ({reason})") from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
     return tokenizer

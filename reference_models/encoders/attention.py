@@ -1,10 +1,10 @@
 """Attention with a visual prefix, registered with transformers, in two implementations that agree."""
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
@@ -34,13 +34,26 @@ def prepend(
     return key, torch.cat([prefix.values[layer].to(value.dtype), value], dim=2), joined
 
 
-def has_fast_dropout(module: nn.Module) -> bool:
-    """Whether the dropout of an attention layer was replaced, see `encoders.dropout`."""
-    return isinstance(getattr(module, "dropout", None), FastDropout)
+class AttentionLayer(Protocol):
+    """What is read of an attention layer of transformers, beside its `dropout` if it has one.
+
+    Attributes:
+        layer_idx: number of the text layer.
+        training: whether the layer is in training mode.
+    """
+
+    layer_idx: int
+    training: bool
+
+
+def fast_dropout(module: AttentionLayer) -> FastDropout | None:
+    """The dropout of an attention layer if it was replaced, see `encoders.dropout`."""
+    dropout = getattr(module, "dropout", None)
+    return dropout if isinstance(dropout, FastDropout) else None
 
 
 def sdpa_attention(
-    module: nn.Module,
+    module: AttentionLayer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -55,8 +68,8 @@ def sdpa_attention(
 
     On a CPU they have no dropout, and PyTorch goes step by step; so do we where that is faster.
     """
-    if dropout > 0 and query.device.type == "cpu" and has_fast_dropout(module):
-        output, _ = eager_attention(
+    if dropout > 0 and query.device.type == "cpu" and fast_dropout(module) is not None:
+        output, _ignored = eager_attention(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, prefix=prefix
         )
         return output, None
@@ -67,7 +80,7 @@ def sdpa_attention(
 
 
 def eager_attention(
-    module: nn.Module,
+    module: AttentionLayer,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -85,7 +98,8 @@ def eager_attention(
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(dim=-1)
-    weights = module.dropout(weights) if has_fast_dropout(module) else F.dropout(weights, dropout, module.training)
+    fast = fast_dropout(module)
+    weights = F.dropout(weights, dropout, module.training) if fast is None else fast(weights)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 

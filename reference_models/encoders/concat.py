@@ -80,5 +80,6 @@ class _Join:
         given = kwargs | dict(zip(self.names[1:], others, strict=False))
         given["attention_mask"] = extend_mask(given["attention_mask"], hidden, prefix.mask)
         if given.get("position_embeddings") is not None:
-            given["position_embeddings"] = _rotate_none(*given["position_embeddings"], prefix.mask.shape[1])
+            cosine, sine = given["position_embeddings"]
+            given["position_embeddings"] = _rotate_none(cosine, sine, prefix.mask.shape[1])
         return (torch.cat([prefix.states[self.number].to(hidden.dtype), hidden], dim=1),), given

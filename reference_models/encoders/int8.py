@@ -25,6 +25,10 @@ class Int8Linear(nn.Module):
         linear: the layer that it stands for, on the CPU.
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features

@@ -83,7 +83,8 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
         prefix: Prefix | PrefixStates | None = None
         if attended is not None:
             prefix = PrefixStates(states, attended) if fusion == "concat" else Prefix(heads, heads, attended)
-        return encoder(ids, mask, prefix)[:, :4].float()
+        hidden: Tensor = encoder(ids, mask, prefix)
+        return hidden[:, :4].float()
 
     try:
         bare, seen, masked, unpadded = run(padded), run(padded, attended), run(padded, ~attended), run(full)

@@ -14,13 +14,17 @@ from reference_models.encoders.vision import CLASSIFIERS, VisionBackbone
 from reference_models.errors import UserError
 from reference_models.hub import hub_weights
 
-TINY_TEXT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
-
 
 def tiny_text_config(vocabulary: int) -> BertConfig:
     """A BERT small enough to learn from scratch on a CPU in a minute."""
     return BertConfig(
-        vocab_size=vocabulary, max_position_embeddings=160, pad_token_id=list(SPECIAL).index("pad_token"), **TINY_TEXT
+        vocab_size=vocabulary,
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=256,
+        max_position_embeddings=160,
+        pad_token_id=list(SPECIAL).index("pad_token"),
     )
 
 

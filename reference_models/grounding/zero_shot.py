@@ -84,7 +84,9 @@ class ZeroShotDetector(ABC):
             best, phrase = scores.max(dim=-1)
             rows = zip(bounds.tolist(), best.tolist(), phrase.tolist(), strict=True)
             found[index] = [
-                Box(*box, score, phrases[index][number]) for box, score, number in rows if score >= self.threshold
+                Box(left, top, right, bottom, score, phrases[index][number])
+                for (left, top, right, bottom), score, number in rows
+                if score >= self.threshold
             ]
         return found
 

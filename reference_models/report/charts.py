@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Mapping
 from io import StringIO
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from reference_models.training.figure import History, points
 TEXT, IMAGE = "#3f7fd6", "#dd8428"
 INK = "#010203"  # no line or letter is to be seen in this colour: the theme's ink takes its place
 THEME = "<style>svg{color:#2a2f38}@media(prefers-color-scheme:dark){svg{color:#cdd2da}}</style>"
-STYLE = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -31,7 +32,7 @@ def curve_chart(history: History, key: str, title: str, colour: str, **settings:
         figure, axes = _axes(title)
         axes.plot(*zip(*points(history, key), strict=True), marker=".", color=colour)
         axes.set(xlabel="epoch", **settings)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if axes.get_yscale() == "log":
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
@@ -44,7 +45,8 @@ def projection_chart(sides: Mapping[str, Tensor], shares: Tensor) -> Markup:
     with rc_context(STYLE):
         figure, axes = _axes("text and image embeddings")
         for (name, rows), colour in zip(sides.items(), (TEXT, IMAGE), strict=True):
-            axes.scatter(*rows.T.tolist(), s=9, alpha=0.6, color=colour, linewidths=0, label=name)
+            across, up = rows.T.tolist()
+            axes.scatter(across, up, s=9, alpha=0.6, color=colour, linewidths=0, label=name)
             axes.plot(*rows.mean(dim=0).tolist(), "X", color=colour, markeredgecolor=INK, markersize=9)
         first, second = (f"component {i} ({100 * share:.0f}% of the variance)" for i, share in enumerate(shares, 1))
         axes.set(xlabel=first, ylabel=second)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reference_models.config import RunConfig
 from reference_models.data.formats import SPLITS, get_format
-from reference_models.data.images import check_images
+from reference_models.data.images import Policy, check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
@@ -16,7 +16,8 @@ from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.run import AGAIN, CONFIG, HISTORY, METRICS, PREDICTIONS, load_whole_model, read_samples
+from reference_models.training.folder import CONFIG, METRICS
+from reference_models.training.run import AGAIN, HISTORY, PREDICTIONS, load_whole_model, read_samples
 
 REPORT = "report.html"
 COMPARED = 400  # test samples at most whose modalities are compared
@@ -78,7 +79,7 @@ def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sam
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
     samples = read_samples(config, "test")
     # The test split is scored whole: under the policy "drop" too, a bad image is blanked.
-    policy = "error" if config.data.bad_images == "error" else "blank"
+    policy: Policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)
     return {sample.id: sample for sample in checked}
 

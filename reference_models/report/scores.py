@@ -21,7 +21,8 @@ def type_table(pairs: Sequence[Outcome], noun: str) -> Markup:
     """Precision, recall and F1 of each type, in percent, and of all."""
     rows = []
     for kind in types_by_support(pairs):
-        rows.append([kind, *_score_cells([tuple(name if name == kind else None for name in pair) for pair in pairs])])
+        alone = [(kind if true == kind else None, kind if found == kind else None) for true, found in pairs]
+        rows.append([kind, *_score_cells(alone)])
     return table([noun, "precision", "recall", "F1", "true", "predicted"], [*rows, ["all", *_score_cells(pairs)]])
 
 

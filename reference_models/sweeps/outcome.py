@@ -8,8 +8,7 @@ from typing import Literal
 
 from reference_models.files import read_json
 from reference_models.sweeps.cells import Cell
-from reference_models.training.folder import START, start_of
-from reference_models.training.run import METRICS
+from reference_models.training.folder import METRICS, START, start_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from reference_models.errors import UserError
+from reference_models.names import unknown
 from reference_models.settings import CONFIGS
 
 SWEEPS = CONFIGS / "sweeps"
@@ -69,7 +69,8 @@ class Table:
 
     def varied(self) -> set[str]:
         """The keys that differ between cells."""
-        return {key for part in (*self.rows, *self.columns) for key in part.settings}
+        parts: tuple[Row | Column, ...] = (*self.rows, *self.columns)
+        return {key for part in parts for key in part.settings}
 
 
 def load_table(name: str) -> Table:
@@ -80,9 +81,10 @@ def load_table(name: str) -> Table:
     """
     known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"there is no table {name!r}; the paper's are {', '.join(known)}")
+        raise unknown("table of the paper", name, known)
     content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))
     content["rows"] = [Row(**row) for row in content["rows"]]
     if "columns" in content:
         content["columns"] = [Column(**column) for column in content["columns"]]
-    return Table(name, **{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in content.items()}
+    return Table(name, **parts)

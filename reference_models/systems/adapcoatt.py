@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
 from reference_models.encoders.cross import draw_like_bert
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -68,6 +70,9 @@ class AdapCoAtt(System):
     """Adaptive co-attention over the words of a text encoder; without an image it is BERT-CRF."""
 
     config_class = AdapCoAttConfig
+    settings: AdapCoAttConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
     tasks = ("ner",)
 
     def __init__(self, config: Any) -> None:
@@ -92,7 +97,8 @@ class AdapCoAtt(System):
         features = self.image_features(batch)
         shown = features.seen["grid"][..., None]
         states = self.dropout(self.text_encoder(batch["input_ids"], batch["attention_mask"]))
-        words, mask = self.task.gather(states, batch, self.config)
+        words, _ = self.task.gather(states, batch, self.config)
+        mask = batch["word_mask"]
         cells = torch.tanh(self.visual_map(features.padded("grid")[:, 0]))
         seen = self.visual_attention(words, cells).softmax(dim=-1) @ cells
         scores = self.textual_attention(seen, words).masked_fill(~mask[:, None], -torch.inf)

@@ -17,7 +17,7 @@ from reference_models.encoders.vision import VisionBackbone
 from reference_models.encoders.weights import fill_text
 from reference_models.systems.images import ImageFeatures
 from reference_models.tasks import Task, get_task
-from reference_models.tasks.heads import LinearHead
+from reference_models.tasks.heads import Head
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class System(PreTrainedModel):
     """Base of all systems: `encode` -> AttnMixup (in training) -> head -> task loss + lambda_sem L_sem (Eq. 17, 19).
 
     A subclass sets `config_class` to its settings, makes its own modules in `__init__` between the base class's and
-    `finish`, and implements `encode`.
+    `finish`, and implements `encode`. It narrows the types of `settings`, `text_encoder` and `vision` to what it has.
 
     Attributes:
         tasks: names of the tasks that the system is for; None for any.
@@ -73,17 +73,21 @@ class System(PreTrainedModel):
         task: the class of the task.
         text_encoder: an encoder of transformers, or None for a system without one.
         vision: the image backbone, or None for a system that reads no images.
+        words: the table of words, of systems with `WordSystemConfig` alone.
     """
 
-    config_class: ClassVar[Any] = SystemConfig
+    config_class: Any = SystemConfig
     tasks: ClassVar[tuple[str, ...] | None] = None
     settings_class: ClassVar[type[SystemConfig]]
-    settings: Any
+    settings: SystemConfig
+    text_encoder: TextEncoder | None
+    vision: VisionBackbone | None
+    words: nn.Embedding
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = ("crf",)  # its sums over words lose too much in bfloat16
+    _keep_in_fp32_modules_strict = ["crf"]  # noqa: RUF012 - its sums over words lose too much in bfloat16
     # What training alone reads is saved, but a model that is loaded for prediction has no place for it.
-    _keys_to_ignore_on_load_unexpected = (r"^mixer\.", r"^semantic\.", r"^vision\.")
+    _keys_to_ignore_on_load_unexpected = [r"^mixer\.", r"^semantic\.", r"^vision\."]  # noqa: RUF012
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
     def __init__(self, config: Any) -> None:
@@ -91,7 +95,7 @@ class System(PreTrainedModel):
         self.settings = self.settings_class(**{f.name: getattr(config, f.name) for f in fields(self.settings_class)})
         self.task: type[Task] = get_task(config.task)
         self.text_encoder = self.make_text_encoder()
-        self.vision: VisionBackbone | None = None
+        self.vision = None
         if views := self.settings.image_views:
             self.vision = VisionBackbone(
                 self.settings.vision, frozen=self.settings.freeze_image_backbone, views=views.keys()
@@ -103,9 +107,10 @@ class System(PreTrainedModel):
 
     def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
         """Give the text encoder the weights of `pretrained`, called `name`; see `fill_text` for what it raises."""
-        fill_text(self.text_encoder, pretrained, name)
+        if self.text_encoder is not None:
+            fill_text(self.text_encoder, pretrained, name)
 
-    def make_head(self, width: int) -> LinearHead:
+    def make_head(self, width: int) -> Head:
         """The output layer for an `h` of `width` features; a system with a head of its own overrides this."""
         return self.task.make_head(width, self.config)
 
@@ -115,7 +120,7 @@ class System(PreTrainedModel):
         self.head = self.make_head(width)
         self.mixer = AttnMixup(width, **settings.mixup) if settings.attn_mixup else None
         self.semantic = None
-        if settings.semantic_weight > 0:
+        if self.vision is not None and settings.semantic_weight > 0:
             self.semantic = SemanticKLLoss(width, self.vision.widths[settings.image_signal], **settings.semantic)
         self.post_init()
 
@@ -165,7 +170,11 @@ class System(PreTrainedModel):
         self, batch: Mapping[str, Tensor], views: Mapping[View, Slots], attend_absent: bool, with_image: bool
     ) -> ImageFeatures:
         """Views of images, and the embedding for the semantic loss if it is asked for."""
-        wanted = [*views.items(), *([(self.settings.image_signal, "whole")] if with_image else [])]
+        if self.vision is None:
+            raise ValueError(f"{type(self).__name__} asked for images, and its settings name no views of them")
+        wanted = list(views.items())
+        if with_image:
+            wanted.append((self.settings.image_signal, "whole"))
         present = seen = batch["image_mask"]
         if attend_absent:
             seen = present.any(dim=1, keepdim=True).expand_as(present)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from reference_models.config import TextSystemConfig
+from reference_models.encoders.text import TextEncoder
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -28,12 +29,17 @@ class BERT(System):
     """A text encoder and a head. An image, if the semantic loss is switched on, is read in training alone."""
 
     config_class = BERTConfig
+    settings: BERTConfig
+    text_encoder: TextEncoder
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         width = self.task.width(self.text_encoder.width)
-        kinds = {"linear": lambda: nn.Linear(width, width), "layernorm": lambda: nn.LayerNorm(width)}
-        self.post = kinds.get(self.settings.post, nn.Identity)()
+        self.post: nn.Module = nn.Identity()
+        if self.settings.post == "linear":
+            self.post = nn.Linear(width, width)
+        elif self.settings.post == "layernorm":
+            self.post = nn.LayerNorm(width)
         self.finish(width)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reference_models.config import SystemConfig, WordSystemConfig
+from reference_models.config import SystemConfig, TextSystemConfig, WordSystemConfig
 from reference_models.encoders.text import readable_length
 from reference_models.encoders.weights import fill_backbone, load_text, tiny_text_config
 from reference_models.encoders.words import fill_words
@@ -31,7 +31,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
     fixed["vocabulary"] = len(processor.tokenizer)
     fixed["characters"] = 0 if processor.characters is None else len(processor.characters) + 2
     pretrained = None
-    if settings.inputs.subwords:
+    if isinstance(settings, TextSystemConfig):
         vocabulary = fixed["vocabulary"]
         pretrained = None if settings.text == "tiny" else load_text(settings.text, vocabulary)
         fixed["text_config"] = tiny_text_config(vocabulary) if pretrained is None else pretrained.config
@@ -47,7 +47,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         system = kind(config)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, UserError) else UserError(f"model.mixup or model.semantic: {error}") from error
-    if pretrained is not None:
+    if isinstance(settings, TextSystemConfig) and pretrained is not None:
         system.fill_text_encoder(pretrained, settings.text)
     if isinstance(settings, WordSystemConfig):
         fill_words(system.words, settings.word_vectors, processor.tokenizer.get_vocab())

@@ -9,6 +9,7 @@ from torch import Tensor
 from reference_models.config import Inputs, TextSystemConfig
 from reference_models.encoders.prefix import VisualPrefix
 from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -49,6 +50,9 @@ class HVPNeT(System):
     """A text encoder whose layers attend to a visual prefix."""
 
     config_class = HVPNeTConfig
+    settings: HVPNeTConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -33,3 +33,4 @@ class I2SRM(HVPNeT):
     """The paper's system: HVPNeT with both modules, which the base class applies."""
 
     config_class = I2SRMConfig
+    settings: I2SRMConfig

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
+from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
-from reference_models.tasks.heads import LinearHead
+from reference_models.tasks.heads import LinearHead, SoftmaxTaggingHead, TaggingHead
 
 
 @dataclass
@@ -99,6 +100,9 @@ class ITA(System):
     """
 
     config_class = ITAConfig
+    settings: ITAConfig
+    text_encoder: TextEncoder
+    head: TaggingHead | SoftmaxTaggingHead
     tasks = ("ner",)
 
     def __init__(self, config: Any) -> None:
@@ -107,7 +111,7 @@ class ITA(System):
 
     def make_head(self, width: int) -> LinearHead:
         """The task's head with dropout of whole words; see `System`."""
-        head = super().make_head(width)
+        head = self.task.make_head(width, self.config)
         head.dropout = WordDropout(self.settings.head_dropout, shared=self.settings.shared_word_dropout)
         return head
 
@@ -118,7 +122,8 @@ class ITA(System):
             return Encoded(*self._words(batch, "joined_ids", "joined_mask") if both else self._words(batch))
         h, mask = self._words(batch, "joined_ids", "joined_mask")
         scores = self.head(self._words(batch)[0])
-        settings, losses = self.settings, {}
+        settings = self.settings
+        losses: dict[str, Tensor] = {}
         if settings.text_weight > 0:
             losses["text_loss"] = settings.text_weight * self.head.loss(scores, batch["labels"], mask).mean()
         if settings.alignment_weight > 0:
@@ -133,4 +138,5 @@ class ITA(System):
         self, batch: Mapping[str, Tensor], ids: str = "input_ids", seen: str = "attention_mask"
     ) -> tuple[Tensor, Tensor]:
         """The states of the words, and their mask; the texts behind a sentence move none of its words."""
-        return self.task.gather(self.text_encoder(batch[ids], batch[seen]), batch, self.config)
+        h, _ = self.task.gather(self.text_encoder(batch[ids], batch[seen]), batch, self.config)
+        return h, batch["word_mask"]

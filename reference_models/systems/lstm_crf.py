@@ -32,7 +32,7 @@ class LSTMCRFConfig(WordSystemConfig):
     @property
     def inputs(self) -> Inputs:
         """See `SystemConfig`."""
-        return Inputs(subwords=False, characters=True)
+        return Inputs(characters=True)
 
 
 @register("lstm_crf")
@@ -43,6 +43,7 @@ class LSTMCRF(System):
     """
 
     config_class = LSTMCRFConfig
+    settings: LSTMCRFConfig
     tasks = ("ner",)
 
     def __init__(self, config: Any) -> None:

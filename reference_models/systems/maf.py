@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from attnmixup.functional import masked_mean
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
 from reference_models.encoders.cross import CrossBlock, draw_like_bert
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
@@ -111,6 +113,9 @@ class MAF(System):
     """
 
     config_class = MAFConfig
+    settings: MAFConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reference_models.config import Inputs, TextSystemConfig
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -54,8 +56,7 @@ class MEGAConfig(TextSystemConfig):
 def similarity(tokens: Tensor, objects: Tensor) -> Tensor:
     """exp(-|o - t|) of each token and object, scaled to length 1: (B, L, K) of (B, L, D) and (B, K, D)."""
     with torch.autocast(tokens.device.type, enabled=False):
-        lengths_one = (F.normalize(rows.float(), dim=-1) for rows in (tokens, objects))
-        return torch.exp(-torch.cdist(*lengths_one))
+        return torch.exp(-torch.cdist(F.normalize(tokens.float(), dim=-1), F.normalize(objects.float(), dim=-1)))
 
 
 def by_object(weights: Tensor, *, scramble: bool) -> Tensor:
@@ -85,6 +86,9 @@ class MEGA(System):
     """
 
     config_class = MEGAConfig
+    settings: MEGAConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from reference_models.config import Inputs, WordSystemConfig, check_at_least
+from reference_models.config import WordSystemConfig, check_at_least
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -35,11 +35,6 @@ class PCNNConfig(WordSystemConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, "model", word_width=1, position_width=1, filters=1)
-
-    @property
-    def inputs(self) -> Inputs:
-        """See `SystemConfig`."""
-        return Inputs(subwords=False)
 
 
 def without_markers(
@@ -95,6 +90,7 @@ class PCNN(System):
     """Words with their distances to both entities; entities are known by these and the segments alone."""
 
     config_class = PCNNConfig
+    settings: PCNNConfig
     tasks = ("re",)
 
     def __init__(self, config: Any) -> None:

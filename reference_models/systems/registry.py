@@ -11,12 +11,13 @@ from transformers.configuration_utils import SubConfigSpec
 
 from reference_models.config import SystemConfig
 from reference_models.errors import UserError
+from reference_models.names import Registry
 
 if TYPE_CHECKING:
     from reference_models.systems.base import System
 
 AnySystem = TypeVar("AnySystem", bound="type[System]")
-_SYSTEMS: dict[str, "type[System]"] = {}
+_SYSTEMS: "Registry[type[System]]" = Registry("system", "package.module:name for one of another package")
 
 
 @strict
@@ -59,13 +60,11 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
         settings = vars(system).get("config_class")
         if not (isinstance(settings, type) and issubclass(settings, SystemConfig)) or settings is SystemConfig:
             raise TypeError(f"{system.__qualname__} must set config_class to a dataclass derived from SystemConfig")
-        if name in _SYSTEMS and _SYSTEMS[name].__qualname__ != system.__qualname__:
-            raise ValueError(f"there is another system {name!r} already: {_SYSTEMS[name].__qualname__}")
+        _SYSTEMS.add(name, system)
         system.settings_class = settings
         system.config_class = _make_config(name, settings)
         AutoConfig.register(system.config_class.model_type, system.config_class, exist_ok=True)
         AutoModel.register(system.config_class, system, exist_ok=True)
-        _SYSTEMS[name] = system
         return system
 
     return add
@@ -86,17 +85,12 @@ def get_system(name: str) -> "type[System]":
             import_module(module)
         except ImportError as error:
             raise UserError(f"system {name!r}: the module {module} cannot be imported ({error})") from error
-    if short not in _SYSTEMS:
-        raise UserError(
-            f"unknown system {name!r}, expected one of {', '.join(list_systems())}, or package.module:name for one of "
-            "another package"
-        )
-    return _SYSTEMS[short]
+    return _SYSTEMS.find(short)
 
 
 def list_systems() -> list[str]:
     """The names of all systems, in the order of the alphabet."""
-    return sorted(_SYSTEMS)
+    return list(_SYSTEMS)
 
 
 def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConfig]:

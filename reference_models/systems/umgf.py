@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
@@ -145,6 +147,9 @@ class UMGF(System):
     """Unified Multi-modal Graph Fusion: every token is linked to every image that is there."""
 
     config_class = UMGFConfig
+    settings: UMGFConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
 from reference_models.encoders.cross import CrossBlock, draw_like_bert
+from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
-from reference_models.tasks.heads import LinearHead
+from reference_models.tasks.heads import Head, LinearHead
 
 
 @dataclass
@@ -65,7 +67,7 @@ def span_tags(labels: Sequence[str]) -> tuple[list[int], list[list[float]]] | No
     return [kinds.index(name) for name in names], conversion
 
 
-class ConvertedHead(nn.Module):
+class ConvertedHead(Head):
     """The head of the typed tags over F, to whose scores those of a span head over T are added by a fixed matrix M.
 
     e = alpha F Wc + (1 - alpha) T Wa M; linear in `h` = [F ; T], so that it scores mixed rows as it should.
@@ -103,6 +105,9 @@ class UMT(System):
     """
 
     config_class = UMTConfig
+    settings: UMTConfig
+    text_encoder: TextEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -123,17 +128,16 @@ class UMT(System):
                 draw_like_bert(layer)
         self.finish(self.task.width((3 if self.spans else 2) * width))
 
-    def make_head(self, width: int) -> Any:
+    def make_head(self, width: int) -> Head:
         """A head for the types, converted and joined with one for the spans; see `System` and `ConvertedHead`."""
         if self.spans is None or self.settings.conversion == "free":
-            head: LinearHead = super().make_head(width)
+            head = self.task.make_head(width, self.config)
             if self.spans is not None:
                 self.span_head = type(head)(width // 3, len(self.spans[1]), 0.0)
             return head
-        typed = super().make_head(2 * width // 3)
-        return ConvertedHead(
-            typed, type(typed)(width // 3, len(self.spans[1]), 0.0), self.spans[1], self.settings.alpha
-        )
+        typed = self.task.make_head(2 * width // 3, self.config)
+        spans = type(typed)(width // 3, len(self.spans[1]), 0.0)
+        return ConvertedHead(typed, spans, self.spans[1], self.settings.alpha)
 
     def learning_rates(self) -> dict[str, float]:
         """The span head learns as the head does; see `System`."""
@@ -164,7 +168,7 @@ class UMT(System):
     def _span_loss(self, h: Tensor, mask: Tensor | None, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.spans is None or "labels" not in batch:
             return {}
-        head = self.span_head if self.settings.conversion == "free" else self.head.spans
+        head = self.head.spans if isinstance(self.head, ConvertedHead) else self.span_head
         numbers = torch.tensor(self.spans[0], device=h.device)
         losses = head.loss(head(h[..., 2 * h.shape[-1] // 3 :]), numbers[batch["labels"]], mask)
         return {"span_loss": self.settings.span_weight * losses.mean()}

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, VisualBertConfig, Vi
 
 from reference_models.config import Inputs, TextSystemConfig
 from reference_models.encoders.text import TextEncoder
+from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
@@ -113,6 +114,9 @@ class VisualBERT(System):
     """Early fusion: words and regions see each other in every layer, and the states of the words are scored."""
 
     config_class = VisualBERTConfig
+    settings: VisualBERTConfig
+    text_encoder: RegionEncoder
+    vision: VisionBackbone
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

@@ -1,21 +1,31 @@
 """The heads (Eq. 17-19): a CRF or a softmax over words, and a softmax over relations."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchcrf import CRF  # type: ignore[import-untyped]
+from torchcrf import CRF
 
 from reference_models.tasks.lattice import TagLattice, forward_backward
 
 
-class LinearHead(nn.Module):
-    """Dropout and linear layer, of which every head is made.
+class Head(nn.Module):
+    """What turns `h` (..., C) into scores (..., labels) in float32, and these into a loss and into labels.
 
     Attributes:
         learning_rate: peak rate of training where the settings name none.
+        loss: from scores, labels and mask to the loss of each row, (N,).
+        decode: from scores and mask to ids of labels.
     """
 
-    learning_rate = 1e-3
+    learning_rate: float = 1e-3
+    loss: Callable[..., Tensor]
+    decode: Callable[..., Tensor]
+
+
+class LinearHead(Head):
+    """Dropout and linear layer, of which the heads of the tasks are made."""
 
     def __init__(self, width: int, labels: int, dropout: float) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reference_models.config import DataConfig
 from reference_models.data.samples import Sample
-from reference_models.errors import UserError
+from reference_models.names import Registry
 from reference_models.tasks.heads import LinearHead
 from reference_models.tasks.metrics import class_scores
 from reference_models.tasks.subwords import Subwords
@@ -21,7 +21,7 @@ Span = tuple[int, int, str]
 Item = dict[str, Any]
 AnyTask = TypeVar("AnyTask", bound="type[Task]")
 
-_TASKS: dict[str, type[Task]] = {}
+_TASKS: Registry[type[Task]] = Registry("task")
 
 
 def register(name: str) -> Callable[[AnyTask], AnyTask]:
@@ -35,10 +35,8 @@ def register(name: str) -> Callable[[AnyTask], AnyTask]:
     """
 
     def add(task: AnyTask) -> AnyTask:
-        if _TASKS.get(name, task) is not task:
-            raise ValueError(f"there is another task {name!r} already: {_TASKS[name].__qualname__}")
+        _TASKS.add(name, task)
         task.name = name
-        _TASKS[name] = task
         return task
 
     return add
@@ -50,14 +48,12 @@ def get_task(name: str) -> type[Task]:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in _TASKS:
-        raise UserError(f"unknown task {name!r}, expected one of {', '.join(list_tasks())}")
-    return _TASKS[name]
+    return _TASKS.find(name)
 
 
 def list_tasks() -> list[str]:
     """The names of all tasks, in the order of the alphabet."""
-    return sorted(_TASKS)
+    return list(_TASKS)
 
 
 @dataclass(frozen=True)

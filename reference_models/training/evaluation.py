@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from reference_models.data.samples import HALF, Sample
@@ -41,6 +42,19 @@ class Evaluation:
     def classes(self) -> dict[str, dict[str, float]]:
         """The scores of each type of entity, or of each relation; see `class_scores`."""
         return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
+
+
+@dataclass(frozen=True)
+class PredictedBatch:
+    """What a model says of a batch.
+
+    Attributes:
+        ids: that the head decodes: tags (B, words), -100 behind the last word; or relations (B,).
+        scores: of the head, (B, words, labels) or (B, labels).
+    """
+
+    ids: Tensor
+    scores: Tensor
 
 
 def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
@@ -89,13 +103,12 @@ def predict_samples(
     with tqdm(total=len(samples), desc="evaluating", disable=not progress) as bar:
 
         def predict(numbers: Sequence[int]) -> list[Prediction]:
-            output = predict_batch(model, processor, [item(number) for number in numbers])
-            chosen = [samples[number] for number in numbers]
-            ids = output.predictions.cpu()
+            predicted = predict_batch(model, processor, [item(number) for number in numbers])
+            chosen, ids = [samples[number] for number in numbers], predicted.ids.cpu()
             answers = [processor.decode(sample, row) for sample, row in zip(chosen, ids.tolist(), strict=True)]
             chances: Sequence[dict[Any, float]] = [{} for _ in chosen]
             if probabilities:
-                chances = task.probabilities(chosen, ids, output.scores, model.head, processor.subwords)
+                chances = task.probabilities(chosen, ids, predicted.scores, model.head, processor.subwords)
             bar.update(len(numbers))
             return list(map(Prediction, answers, chances))
 
@@ -122,12 +135,26 @@ def map_by_length(
 
 
 @torch.inference_mode()
-def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> SystemOutput:
-    """Predictions and scores of a model in evaluation mode for encoded samples, whatever their labels."""
+def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> PredictedBatch:
+    """Predict for encoded samples, whatever their labels.
+
+    Args:
+        model: in evaluation mode.
+        processor: of the model.
+        items: the encoded samples.
+
+    Returns:
+        Ids and scores, on the model's device.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
     batch = processor.collate(items)
     batch.pop("labels", None)
     output: SystemOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
-    return output
+    if output.predictions is None or output.scores is None:
+        raise ValueError("expected a model in evaluation mode, call model.eval()")
+    return PredictedBatch(output.predictions, output.scores)
 
 
 def score(split: EncodedSplit, predictions: np.ndarray) -> Evaluation:
@@ -152,7 +179,8 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
     """
     with path.open("w", encoding="utf-8") as file:
         for sample, predicted in zip(evaluation.samples, evaluation.predictions, strict=True):
-            row = {"id": sample.id, "words": sample.words, "image": sample.image and str(sample.image)}
+            image = sample.image and str(sample.image)
+            row: dict[str, Any] = {"id": sample.id, "words": sample.words, "image": image}
             row |= evaluation.task.to_row(sample, predicted)
             if sample.id in evaluation.missed:
                 row["too_long"] = True

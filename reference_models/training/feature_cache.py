@@ -58,13 +58,15 @@ def fill_cache(
         progress: show progress bars.
 
     Raises:
-        ValueError: the backbone is in training mode.
+        ValueError: the backbone is in training mode, or the processor is for text alone.
         UserError: a folder that cannot be made, a shard that is damaged, or an image that cannot be read or changes
             meanwhile.
     """
     if backbone.training:
         raise ValueError("expected a backbone in evaluation mode, because one that learns changes its features")
     size, resize = split.processor.image_size, split.processor.resize
+    if size is None:
+        raise ValueError("expected a processor with an image_size, this one is for text alone")
     metas = {view: describe(backbone, view, size, resize) for view in views}
     places = {view: folder / sha256(json.dumps(meta).encode()).hexdigest()[:32] for view, meta in metas.items()}
 

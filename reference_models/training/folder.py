@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from reference_models.config import RunConfig
+from reference_models.config import DataConfig, RunConfig, SystemConfig, TrainingConfig
 from reference_models.errors import UserError
 from reference_models.files import read_json, writable
 
@@ -30,6 +30,7 @@ def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
     What changes nothing about the result is left out: the name of the folder, say, or the number of workers. Two ways
     to write a path, `a` and `./a`, are one setting.
     """
+    sections: dict[str, DataConfig | SystemConfig | TrainingConfig]
     sections = {"data": config.data, "model": config.model, "training": config.training}
     named: dict[str, Any] = {"system": config.system}
     named |= {f"{section}.{key}": value for section, part in sections.items() for key, value in asdict(part).items()}

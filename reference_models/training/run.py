@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModel, set_seed
 
-from reference_models.config import DataConfig, RunConfig, WordSystemConfig
+from reference_models.config import DataConfig, RunConfig, TextSystemConfig, WordSystemConfig
 from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
@@ -136,6 +136,8 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     if isinstance(config.model, WordSystemConfig):
         seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
         tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
+    elif not isinstance(config.model, TextSystemConfig):
+        raise TypeError(f"expected settings of a text encoder or of words, got {type(config.model).__name__}")
     elif config.model.text == "tiny":
         tokenizer = learn_tokenizer(sentences, config.model.tiny_vocabulary)
     else:
@@ -230,7 +232,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
         splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
     with phases("building the model"):
         model = build_system(config.system, config.model, processor)
-    if config.data.feature_cache is not None:
+    if config.data.feature_cache is not None and model.vision is not None:
         cache, views = Path(config.data.feature_cache), config.model.image_views
         model.vision.to(arguments.device)
         with phases("computing features"):

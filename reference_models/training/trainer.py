@@ -6,11 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reference_models.analysis.modality_gap import gap_scores
@@ -93,6 +96,10 @@ class ExtractionTrainer(Trainer):
         train, valid: the splits.
     """
 
+    model: System
+    train_dataset: EncodedSplit
+    eval_dataset: EncodedSplit
+
     # In compute_loss, because Trainer would weigh the batches of a step alike, whatever their sizes.
     loss_is_scaled_for_ga = True
 
@@ -105,21 +112,23 @@ class ExtractionTrainer(Trainer):
         valid: EncodedSplit,
     ) -> None:
         self.settings = settings
+        self._folder = Path(str(arguments.output_dir))
         self._parts: dict[str, Tensor] = {}
         self._loss_of_step = torch.zeros(())
         self._clock, self._waited = time.perf_counter(), 0.0
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
         if settings.fast_dropout:
             replace_dropout(model, FastDropout)
-        if (settings.compile or settings.gradient_checkpointing) and model.text_encoder is None:
-            raise UserError(
-                "training.compile and training.gradient_checkpointing are for systems with a text encoder of "
-                "transformers, and this one has none; leave them out"
-            )
-        if settings.compile:
-            model.text_encoder.compile(dynamic=True)
-        if settings.gradient_checkpointing:
-            model.text_encoder.body.activation_checkpointing_enable()
+        if settings.compile or settings.gradient_checkpointing:
+            if model.text_encoder is None:
+                raise UserError(
+                    "training.compile and training.gradient_checkpointing are for systems with a text encoder of "
+                    "transformers, and this one has none; leave them out"
+                )
+            if settings.compile:
+                model.text_encoder.compile(dynamic=True)
+            if settings.gradient_checkpointing:
+                model.text_encoder.body.activation_checkpointing_enable()
         super().__init__(
             model,
             arguments,
@@ -132,27 +141,32 @@ class ExtractionTrainer(Trainer):
         if settings.patience:
             self.add_callback(EarlyStop(settings.patience))
         if settings.log_to != "none":
-            self.add_callback(make_logger(settings.log_to, Path(arguments.output_dir).parent))
+            self.add_callback(make_logger(settings.log_to, self._folder.parent))
         self.remove_callback(ProgressCallback)
         self._lines = EpochLines()
         self.add_callback(self._lines)
 
-    def train(self, resume_from_checkpoint: str | None = None) -> Any:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train, or go on; whatever ends it, the progress bar ends its line, so that a message has its own.
 
         Raises:
             UserError: the checkpoint is damaged or incomplete, or the training diverged.
         """
-        if resume_from_checkpoint is not None:
+        if isinstance(resume_from_checkpoint, str):
             check_checkpoint(resume_from_checkpoint)
             state = read_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME, ADVICE)
             if self.settings.patience and is_exhausted(state["log_history"], self.settings.patience):
                 # It had stopped early, and a kill came before it was finished.
                 self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
                 self._load_from_checkpoint(resume_from_checkpoint)
-                return None
+                return TrainOutput(self.state.global_step, 0.0, {})
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self._lines.close()
 
@@ -174,7 +188,7 @@ class ExtractionTrainer(Trainer):
             steps = num_training_steps / self.settings.epochs
             warm = self.args.get_warmup_steps(num_training_steps)
             factor = partial(inverse_schedule, steps_per_epoch=steps, warmup_steps=warm)
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Any]:
@@ -186,7 +200,11 @@ class ExtractionTrainer(Trainer):
         return batches, items
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SystemOutput]:
         """The model's own loss; in training the batch's share in that of its step, whose parts are kept for the log."""
         outputs = model(**inputs)
@@ -237,15 +255,17 @@ class ExtractionTrainer(Trainer):
 
     def load_best(self) -> None:
         """Take the weights of the best epoch on validation."""
-        self._load_from_checkpoint(str(checkpoint_folder(Path(self.args.output_dir), self.state.best_global_step)))
+        self._load_from_checkpoint(
+            str(checkpoint_folder(self._folder, self.state.best_global_step or self.state.global_step))
+        )
         self.accelerator.wait_for_everyone()
 
     def _check(self, value: float | Tensor, what: str, *, step: int | None = None) -> None:
         step = self.state.global_step if step is None else step
-        check_finite(value, what, step=step, checkpoints=Path(self.args.output_dir))
+        check_finite(value, what, step=step, checkpoints=self._folder)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        norm: Tensor = super()._clip_grad_norm(model)
+        norm: Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         loss, self._loss_of_step = self._loss_of_step, torch.zeros(())
         # A gradient that overflows in fp16 is normal: the scaler leaves out its step and lowers the scale.
         if not torch.stack([loss.to(norm.device), norm if self.accelerator.scaler is None else loss]).isfinite().all():
@@ -255,10 +275,10 @@ class ExtractionTrainer(Trainer):
         return norm
 
     def _scores_of_validation(self, prediction: EvalPrediction) -> dict[str, float]:
-        scores = score(self.eval_dataset, prediction.predictions).scores
+        scores = score(self.eval_dataset, np.asarray(prediction.predictions)).scores
         return scores | gap_scores(self.model, self._compared, self.settings.batch_size)
 
-    def _get_train_sampler(self, train_dataset: EncodedSplit | None = None) -> EpochSampler:
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> EpochSampler:
         # Trainer's own order under length grouping comes from random numbers that a resumed epoch does not see again.
         return EpochSampler(
             len(self.train_dataset),
@@ -271,7 +291,7 @@ class ExtractionTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         # Trainer writes in place, and a kill leaves half a checkpoint that it would take for a whole one.
         self._check(largest_weight(self.model), "a weight")
-        folder = Path(self.args.output_dir)
+        folder = self._folder
         partial = str(folder / PARTIAL)
         with writable(folder / PARTIAL):
             self.save_model(partial, _internal_call=True)
@@ -299,7 +319,9 @@ class ExtractionTrainer(Trainer):
         with readable(Path(checkpoint or "") / OPTIMIZER_NAME, ADVICE):
             super()._load_optimizer_and_scheduler(checkpoint)
 
-    def _load_rng_state(self, checkpoint: str) -> None:
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
         with readable(Path(checkpoint), ADVICE):
             super()._load_rng_state(checkpoint)
             losses = torch.load(self._losses_file(checkpoint), map_location="cpu", weights_only=True)

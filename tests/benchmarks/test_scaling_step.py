@@ -15,7 +15,7 @@ def cells(line: str) -> list[float]:
 def test_a_line_for_each_batch_and_length(monkeypatch, capsys):
     monkeypatch.setattr(scaling_step, "BATCHES", (1, 3))
     monkeypatch.setattr(scaling_step, "LENGTHS", (8, 90))
-    monkeypatch.setattr(scaling_step, "median_step", lambda step: (step(), 0.5)[1])
+    monkeypatch.setattr(scaling_step, "median_seconds", lambda step, **_: (step(), 0.5)[1])
     for part in (scaling_step.batch, scaling_step.length):
         part(argparse.Namespace(size="tiny"))
     rows = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith(("| 1", "| 3"))]

@@ -293,7 +293,7 @@ def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Pat
         (["--data.bad_images", "ignore"], "'error', 'blank', 'drop'"),
         (["--model.mixup", '{"sampling_ratio": 1}'], r"model\.mixup .*sampling_ratio"),
         (["--model.mixup", '{"sample_ratio": 7}'], r"model\.mixup .*sample_ratio.*7"),
-        (["--model.vision", "resnet51"], "unknown image backbone 'resnet51'; choose one of resnet18"),
+        (["--model.vision", "resnet51"], "unknown image backbone 'resnet51', expected one of resnet18"),
         (["--model.vision", "resnet18", "--model.vision_weights", "no.pth"], r"model\.vision_weights: .*'no\.pth'"),
         (["--model.text", "no/folder"], r"model\.text: no tokenizer could be loaded from 'no/folder'"),
     ],

@@ -45,7 +45,7 @@ def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path)
     model, _ = load_model(finished)
     assert len(set(split.lengths)) > 3
     alone = [predict_batch(model, split.processor, [split[number]]) for number in range(len(split))]
-    said = [split.processor.decode(s, o.predictions[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
+    said = [split.processor.decode(s, o.ids[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
     evaluation = evaluate_split(model, split, 5, progress=False)
     assert evaluation.predictions == said
     assert evaluation.samples == split.samples
@@ -62,6 +62,11 @@ def test_a_model_in_training_predicts_as_one_at_rest(split: EncodedSplit, finish
     expected = evaluate_split(model, split, 5, progress=False)
     assert evaluate_split(model.train(), split, 5, progress=False) == expected
     assert not model.training
+
+
+def test_a_model_in_training_predicts_no_batch(split: EncodedSplit, finished: Path) -> None:
+    with pytest.raises(ValueError, match="needs labels"):
+        predict_batch(load_model(finished)[0].train(), split.processor, [split[0]])
 
 
 def test_a_split_of_no_sample_has_no_predictions(split: EncodedSplit, finished: Path) -> None:

@@ -31,4 +31,4 @@ def test_for_prediction_nothing_is_loaded_that_acts_in_training_alone(
     items = [split[number] for number in range(len(split))]
     ours, theirs = (predict_batch(each, processor, items) for each in (model, whole))
     assert torch.equal(ours.scores, theirs.scores)
-    assert torch.equal(ours.predictions, theirs.predictions)
+    assert torch.equal(ours.ids, theirs.ids)
