@@ -63,6 +63,11 @@ def register_detector(name: str) -> Callable[[Loader], Loader]:
     return add
 
 
+def list_detectors() -> list[str]:
+    """The names of all detectors, in the order of the alphabet."""
+    return list(_DETECTORS)
+
+
 def load_detector(config: GroundingConfig) -> Detector:
     """The detector of the settings, with its weights, on the first accelerator found.
 

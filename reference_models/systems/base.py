@@ -132,6 +132,11 @@ class System(PreTrainedModel):
             batch: what `Processor.collate` made; in training with `labels`.
         """
 
+    @property
+    def prefix_images(self) -> Slots | None:
+        """The images that every text layer attends to, each by tokens of its own; None for a system without them."""
+        return None
+
     def learning_rates(self) -> dict[str, float]:
         """Peak rates by the beginning of parameters' names, where the settings of the training name none."""
         return {"head": self.head.learning_rate}

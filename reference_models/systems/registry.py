@@ -36,7 +36,7 @@ class HubConfig(PreTrainedConfig):
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
 
     text_config: PreTrainedConfig | dict[str, Any] | None = None
-    task: str = "re"
+    task: str = ""
     labels: list[str] | tuple[str, ...] = ()
     vocabulary: int = 0
     characters: int = 0

@@ -198,6 +198,10 @@ class Task(ABC):
             UserError: an unknown label, or a sample without what the task needs.
         """
 
+    def words_read(self, sample: Sample) -> list[str]:
+        """The words as `encode` gives them to the tokenizer, markers included."""
+        return list(sample.words)
+
     @abstractmethod
     def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
         """What the task adds to a batch of `length` sub-words, with `labels` if they are known."""
@@ -259,6 +263,10 @@ class Task(ABC):
         """
         return {}
 
+    def to_post(self, sample: Sample) -> dict[str, Any]:
+        """What `read_post` reads, of a sample whose entities are known."""
+        return {}
+
     def to_row(self, sample: Sample, predicted: Answer) -> dict[str, Any]:
         """What a line of predictions says beside the id, the words and the image."""
         return {"predicted": predicted, "true": self.true_answer(sample)}
@@ -291,5 +299,5 @@ class Task(ABC):
         """What is true and what was predicted in a row of `to_row`, to be shown."""
 
     @abstractmethod
-    def true_line(self, row: Mapping[str, Any]) -> Line:
-        """The sentence of a row of `to_row` with what is true of it."""
+    def line(self, row: Mapping[str, Any], side: str) -> Line:
+        """The sentence of a row of `to_row` with what one side, "true" or "predicted", says of it."""
