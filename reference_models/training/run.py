@@ -269,6 +269,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
             "kept_epoch": kept["epoch"],
+            "epochs": len(epochs),
+            "parameters": model.num_parameters(),
             # Scores are of whole splits, and of the training split the rest is what was trained on.
             "samples": {name: len(split if name == "train" else split.whole) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
