@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
@@ -31,8 +32,10 @@ Named entities and relations from posts and their images. What to do first:
   i2srm train DATA SYSTEM                  train; DATA and SYSTEM are YAML files or names such as mnre and i2srm
   i2srm report RUN                         see on one page what a run has learnt
   i2srm predict RUN --text "A sentence"    use it
+  i2srm app RUN                            use it in a browser
 
 i2srm --help lists all commands, and i2srm COMMAND --help their options."""
+EXTRAS = {"gradio": "app", "spacy": "grounding"}  # of packages that "reference" does not bring
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
 
@@ -55,8 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error))
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
+        extra = EXTRAS.get(name, "reference")
         return _complain(
-            f"the package {name} is not installed; pip install 'attnmixup[reference]' brings what i2srm needs"
+            f"the package {name} is not installed; pip install 'attnmixup[{extra}]' brings what this command needs"
         )
     except OSError as error:
         return _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
@@ -70,7 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line, and the settings that follow them as `overrides`; a mistake ends the program."""
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
-    if overrides and options.command not in (_crops, _tags, _train, _evaluate, _sweep, _report, _predict):
+    if overrides and options.command not in (_crops, _tags, _train, _evaluate, _sweep, _report, _predict, _app):
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     options.overrides = overrides
     return options
@@ -219,6 +223,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--ground", action="store_true", help="find the objects of images that come without crops")
     predict.add_argument("--int8", action="store_true", help=INT8)
     predict.set_defaults(command=_predict)
+    app = commands.add_parser(
+        "app",
+        help="show in a browser what a run says about posts, with their images and without",
+        epilog="Settings follow, as in --grounding.detector centre or --data.root FOLDER.",
+    )
+    app.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)")
+    app.add_argument("--port", type=int, help="port to listen at (default: the first free one from 7860)")
+    app.set_defaults(command=_app)
     return parser
 
 
@@ -385,6 +398,22 @@ def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
     print(predictor.processor.task.describe(sample, prediction.answer))
     for name, probability in predictor.processor.task.likeliest(sample, prediction)[:3]:
         print(f"  {probability:.4f}  {name}")
+
+
+def _app(options: argparse.Namespace) -> None:
+    # Both are read when the packages are imported.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    _quiet()
+    from reference_models.app.page import served
+    from reference_models.settings import read_run_settings
+    from reference_models.training.folder import CONFIG
+    from reference_models.training.run import find_run
+
+    run = find_run(options.run)
+    config = read_run_settings(run / CONFIG, options.overrides, ("grounding", "data.root"), "app")
+    with served(run, config, host=options.host, port=options.port) as address:
+        print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
+        threading.Event().wait()
 
 
 def _scores(split: str, samples: int, scores: dict[str, float]) -> str:

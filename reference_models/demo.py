@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from reference_models.data.samples import Sample, Split
-from reference_models.data.synthetic import generate, kinds
+from reference_models.data.synthetic import KINDS, find_kind, generate, kinds
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
@@ -18,10 +18,7 @@ from reference_models.training.figure import training_figure
 from reference_models.training.folder import METRICS
 from reference_models.training.run import HISTORY, MODEL, PREDICTIONS, train
 
-SIZES: dict[str, dict[Split, int]] = {
-    "ner": {"train": 2500, "valid": 300, "test": 1000},
-    "re": {"train": 5000, "valid": 300, "test": 1000},
-}
+SIZES: dict[Split, int] = {"valid": 300, "test": 1000}  # beside `Kind.demo_train`
 QUICK: dict[Split, int] = {"train": 1500, "valid": 100, "test": 200}
 MODELS = ("text-only", "i2srm")  # names of files in configs/systems
 
@@ -42,7 +39,7 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
     """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
 
     Args:
-        task: "ner" or "re"; None for both.
+        task: name of a task; None for each that has a synthetic set.
         output: new folder.
         seed: of the data and the training.
         quick: less data and fewer epochs.
@@ -50,9 +47,8 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
     Raises:
         UserError: `output` exists already, or there is no synthetic set for the task.
     """
-    tasks = list(SIZES) if task is None else [task]
-    if tasks[0] not in SIZES:
-        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(SIZES)}")
+    tasks = list(KINDS) if task is None else [task]
+    find_kind(tasks[0])
     if output.exists():
         raise UserError(f"the folder {output} exists already; name another one with --output")
     threads = torch.get_num_threads()
@@ -74,7 +70,8 @@ def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
     title = get_task(name).title
     print(f"\n== {title}: writing the synthetic set into {folder / 'data'}", flush=True)
     data = folder / "data" / "posts"
-    ceiling = generate(data, name, seed, QUICK if quick else SIZES[name])["test"]
+    sizes = QUICK if quick else {"train": find_kind(name).demo_train, **SIZES}
+    ceiling = generate(data, name, seed, sizes)["test"]
     kind_of = kinds(data, "test")
     rows, histories = [], {}
     for model in MODELS:

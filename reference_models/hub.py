@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
@@ -22,9 +23,14 @@ def hub_weights(weights: WeightsEnum, setting: str) -> dict[str, Tensor]:
         setting: the setting that asked for them, for the message of an error.
 
     Raises:
-        UserError: they cannot be downloaded, or the file in the cache holds anything but tensors. Nothing in it is
-            executed.
+        UserError: they cannot be downloaded, HF_HUB_OFFLINE forbids it, or the file in the cache holds anything but
+            tensors. Nothing in it is executed.
     """
+    if HF_HUB_OFFLINE and not hub_file(weights).is_file():
+        raise UserError(
+            f"{setting}: torchvision's weights {weights} are not in {hub_file(weights)}, and HF_HUB_OFFLINE forbids to "
+            "download them; name a local file of weights"
+        )
     try:
         # By default torchvision unpickles whatever the file in the cache holds.
         state: dict[str, Tensor] = weights.get_state_dict(map_location="cpu", weights_only=True, check_hash=True)

@@ -11,9 +11,9 @@ from reference_models.data.image_texts import check_texts
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
+from reference_models.systems.inference import predict_samples
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
-from reference_models.training.evaluation import predict_samples
 from reference_models.training.run import find_model, load_model
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ class Predictor:
         ground: makes the crops of a post's image, see `grounding.posts.PostGrounder`.
         int8: compute the text encoder in int8, see `encoders.int8`.
 
+    Attributes:
+        sees_crops_alone: whether an image without crops tells the model nothing.
+
     Raises:
         UserError: there is no such model, or it cannot be computed in int8 here.
 
@@ -47,7 +50,8 @@ class Predictor:
         self.model, self.processor = load_model(self.folder, int8=int8)
         self.batch_size, self.ground, self.int8 = batch_size, ground, int8
         # A model of crops alone learnt that an image without crops tells nothing.
-        self._warns = set(self.model.settings.inputs.images.values()) == {"crops"}
+        self.sees_crops_alone = set(self.model.settings.inputs.images.values()) == {"crops"}
+        self._warned = False
 
     @classmethod
     def from_pretrained(cls, model: Path | str, **options: Any) -> "Predictor":
@@ -125,8 +129,8 @@ class Predictor:
         sample = Sample(name, words, image, crops, image_texts=texts, **given)
         if image and not crops and self.ground:
             sample = self.ground(sample, name.replace(" ", "_"))
-        elif image and not crops and self._warns:
-            self._warns = False
+        elif image and not crops and self.sees_crops_alone and not self._warned:
+            self._warned = True
             logger.warning("%s: this model sees crops alone, and the image has none; give crops, or --ground", name)
         if len(crops) > self.processor.max_crops:
             raise UserError(f"expected at most {self.processor.max_crops} crops, got {len(crops)}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ from jsonargparse import ArgumentParser
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
+from reference_models.names import suggest, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"
 SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
 # Sections of a system's file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
+KINDS = {"data": "data set", "systems": "system"}  # folders of `CONFIGS`, and what their files are for
 Settings = dict[str, Any]
 
 
@@ -26,7 +27,7 @@ def find_config(name: str, kind: str) -> Path:
 
     Args:
         name: a path or a name.
-        kind: "data" or "systems".
+        kind: one of `KINDS`.
 
     Raises:
         UserError: there is no such file.
@@ -34,8 +35,8 @@ def find_config(name: str, kind: str) -> Path:
     for path in (Path(name), CONFIGS / kind / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml")))
-    raise UserError(f"there is no configuration file {name}; the {kind} that come with the package: {known}")
+    known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
+    raise unknown(KINDS[kind], name, known, f"the path of a YAML file (there is none at {name})")
 
 
 def read_settings(
@@ -116,6 +117,38 @@ def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collecti
     return config
 
 
+def shared_overrides(overrides: Sequence[str], system: str, systems: Sequence[str]) -> list[str]:
+    """The overrides of a command for several systems that one of them has.
+
+    Args:
+        overrides: as on the command line, as in `["--model.text", "bert-base-cased"]`.
+        system: name or path of its file.
+        systems: those of all systems. What none of them has stays, so that it is refused.
+    """
+    own, *others = (_names(one) for one in (system, *systems))
+    kept, keeps = [], True
+    for word in overrides:
+        if word.startswith("--"):
+            key = _key(word)
+            keeps = key in own or not any(key in names for names in others)
+        if keeps:
+            kept.append(word)
+    return kept
+
+
+def _names(system: str) -> set[str]:
+    """The keys of all settings that a system's file is for."""
+    from reference_models.systems import get_system
+
+    known = _keys(get_system(_read(find_config(system, "systems"))["system"]).settings_class)
+    return {f"{section}.{key}" for section, keys in known.items() for key in keys}
+
+
+def _key(word: str) -> str:
+    """The setting that a word of the command line, `--model.mixup.dropout=0`, is about."""
+    return ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
+
+
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings by the keys of the command line."""
     flat: dict[str, Any] = {}
@@ -192,15 +225,14 @@ def _check_overrides(overrides: Sequence[str], system: str) -> None:
     names = ["help", "output", *(f"{section}.{key}" for section, keys in known.items() for key in keys)]
     for word in overrides:
         if word.startswith("--"):
-            key = ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
+            key = _key(word)
             if key not in names:
                 raise UserError(f"the command line: {_unknown(key, system, names)}")
 
 
 def _unknown(key: str, system: str, names: Sequence[str]) -> str:
-    nearest = get_close_matches(key, names, n=1)
-    advice = f"did you mean {nearest[0]}?" if nearest else "i2srm train DATA SYSTEM --help lists them all"
-    return f"the system {system} has no setting {key}; {advice}"
+    advice = suggest(key, names) or "; i2srm train DATA SYSTEM --help lists them all"
+    return f"the system {system} has no setting {key}{advice}"
 
 
 def _parse(

@@ -1,5 +1,6 @@
 """What a trained model makes of test samples: both sides of the semantic loss, and the attention across a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from attnmixup import SemanticKLLoss
 from attnmixup.functional import semantic_kl
 from reference_models.systems.base import System
+from reference_models.systems.inference import load_batch, map_by_length
 from reference_models.tasks.dataset import EncodedSplit
 
 
@@ -44,22 +46,24 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
     """
     if (semantic := model.semantic) is None:
         raise ValueError("expected a model with a semantic loss, as it was trained")
-    sides: list[tuple[Tensor, Tensor]] = []
-    # A DataLoader would draw from the random numbers of a training that is under way.
-    for start in range(0, len(split), batch_size):
-        items = [split[i] for i in range(start, min(start + batch_size, len(split)))]
-        batch = {name: value.to(model.device) for name, value in split.processor.collate(items).items()}
+
+    def compare(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor] | None]:
+        batch = load_batch(model, split.processor, [split[number] for number in numbers])
         encoded = model.encode(batch)
         image, shown = model.semantic_image(batch)
         if image is None or shown is None or not shown.any():
-            continue
+            return [None] * len(numbers)
         mask = None if encoded.mask is None else encoded.mask[shown]
-        sides.append(semantic.distributions(encoded.h[shown], image[shown], mask=mask))
+        texts, images = semantic.distributions(encoded.h[shown], image[shown], mask=mask)
+        pairs = zip(texts.cpu().float(), images.cpu().float(), strict=True)
+        return [next(pairs) if has_image else None for has_image in shown.tolist()]
+
+    sides = [pair for pair in map_by_length(split.lengths, batch_size, compare) if pair is not None]
     if not sides:
         empty = torch.empty(0, 0)
         return empty, empty
     texts, images = zip(*sides, strict=True)
-    return torch.cat(texts).cpu().float(), torch.cat(images).cpu().float()
+    return torch.stack(texts), torch.stack(images)
 
 
 def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
@@ -116,8 +120,7 @@ def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[st
     """
     if (mixer := model.mixer) is None:
         raise ValueError("expected a model with AttnMixup, as it was trained")
-    items = split.processor.collate([split[number] for number in range(len(split))])
-    batch = {name: value.to(model.device) for name, value in items.items()}
+    batch = load_batch(model, split.processor, [split[number] for number in range(len(split))])
     encoded = model.encode(batch)
     _, weights = mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
     stats = mixer.stats(encoded.h, batch.get("labels"), mask=encoded.mask) if len(split) > 1 else {}
@@ -130,6 +133,9 @@ def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:
     Args:
         weights: (heads, B, B), or (words, heads, B, B); 1 for the first B where all samples attend alike.
         mask: (B, words), True for a word, of weights by word.
+
+    Returns:
+        (B, B); each row sums to 1.
     """
     weights = weights.mean(dim=-3)
     weights = weights.expand(*weights.shape[:-2], weights.shape[-1], weights.shape[-1])

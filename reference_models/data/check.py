@@ -38,6 +38,9 @@ def check_data(
         bad_images: what training would do about an image that is missing or broken; "error" makes one fatal.
         progress: show progress bars.
 
+    Returns:
+        What was found of each split, and all that is wrong, see `Report`.
+
     Raises:
         UserError: there is no such format; or none is given, and the files are of none or of several.
     """

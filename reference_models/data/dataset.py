@@ -6,7 +6,7 @@ from pathlib import Path
 from reference_models.data.formats import SPLITS, get_format, recognise
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.samples import Sample, Split, spooled
-from reference_models.errors import UserError
+from reference_models.names import unknown
 
 
 def load_dataset(
@@ -40,7 +40,7 @@ def load_dataset(
         ('RT', '@Ann', ...)
     """
     if split not in SPLITS:
-        raise UserError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+        raise unknown("split", split, SPLITS)
     root = Path(root)
     kind = recognise(root) if format is None else get_format(format)
     samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=max_crops)

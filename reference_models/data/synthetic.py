@@ -21,6 +21,7 @@ from reference_models.data.formats import get_format
 from reference_models.data.image_texts import image_texts_path, write_image_texts
 from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
+from reference_models.names import unknown
 
 SIZES: dict[Split, int] = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
@@ -84,8 +85,8 @@ class Post:
 def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> dict[Split, float]:
     """Write a synthetic set below `root`, with all that is known of it and noisy tags of what its images show.
 
-    The set is in the format of `KINDS`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image shows,
-    and `ceiling.json`. Same seed, same bytes.
+    The set is in the format of its `Kind`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image
+    shows, and `ceiling.json`. Same seed, same bytes.
 
     Args:
         root: new folder of the set.
@@ -99,12 +100,10 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
     Raises:
         UserError: `root` exists and holds files, or there is no set for the task.
     """
-    if task not in KINDS:
-        raise UserError(f"there is no synthetic set for the task {task!r}, expected one of {', '.join(KINDS)}")
+    kind = find_kind(task)
     if root.exists() and any(root.iterdir()):
         raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
     root.mkdir(parents=True, exist_ok=True)
-    kind = KINDS[task]
     ceilings: dict[Split, float] = {}
     for split, size in (sizes or SIZES).items():
         rng = random.Random(f"{seed} {task} {split}")
@@ -218,16 +217,17 @@ def _re_post(rng: random.Random) -> Post:
     return Post(words, spans, types, relation, objects, "several", (_relation_posterior(None, None),))
 
 
-def _draw_post(post: Post, image: Path, crops: Path, stem: str, rng: random.Random) -> tuple[list[str], list[Figure]]:
-    """Draw and save an image and its crops; returns the names of the crops, in random order, and what was drawn."""
+def _draw_post(
+    post: Post, image: Path, crops: Path, stem: str, rng: random.Random
+) -> tuple[dict[Figure, str], list[Figure]]:
+    """Draw and save an image and its crops; returns the name of each crop, in random order, and what was drawn."""
     drawing, figures = draw(list(post.objects), rng)
     drawing.save(image)
-    names = []
+    names = {}
     for number, figure in enumerate(rng.sample(figures, len(figures))):
         if rng.random() >= MISSING_CROP:
-            name = f"{stem}_crop_{number}.png"
-            drawing.crop(figure.box).save(crops / name)
-            names.append(name)
+            names[figure] = f"{stem}_crop_{number}.png"
+            drawing.crop(figure.box).save(crops / names[figure])
     return names, figures
 
 
@@ -249,14 +249,14 @@ def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: ran
         stem = f"{split}_{number}"
         image = place.images / f"{stem}.jpg"
         names, figures = _draw_post(post, image, place.crops, stem, rng)
-        paths = tuple(place.crops / name for name in names)
+        paths = tuple(place.crops / name for name in names.values())
         samples.append(Sample(stem, post.words, image, paths, **kind.labels(post)))
-        drawn.append(figures)
+        drawn.append([asdict(figure) | {"crop": names.get(figure)} for figure in figures])
     format.write(root, {split: samples}, kind.label_names)
     ids = [sample.id for sample in format.read(root, split, visual=False)]
     lines = [
-        json.dumps({"id": name, "kind": post.kind, "types": post.types, "objects": [asdict(f) for f in figures]})
-        for name, post, figures in zip(ids, posts, drawn, strict=True)
+        json.dumps({"id": name, "kind": post.kind, "types": post.types, "objects": objects})
+        for name, post, objects in zip(ids, posts, drawn, strict=True)
     ]
     (root / f"truth_{split}.jsonl").write_text("\n".join(lines) + "\n")
     noise = random.Random(f"tags {rng.random()}")
@@ -280,24 +280,47 @@ class Kind:
 
     Attributes:
         format: of its files.
+        demo_train: training samples that suffice for the demo.
         compose: draws a post.
         labels: the labels of a post, as fields of `Sample`.
         label_names: all labels, for a format that lists them.
     """
 
     format: str
+    demo_train: int
     compose: Callable[[random.Random], Post]
     labels: Callable[[Post], dict[str, Any]]
     label_names: Sequence[str] | None = None
 
 
-KINDS = {
-    "ner": Kind("twitter", _ner_post, _entities),
-    "re": Kind("mnre", _re_post, _relation, ("None", *RELATIONS)),
-}
+_KINDS = (
+    Kind("twitter", 2500, _ner_post, _entities),
+    Kind("mnre", 5000, _re_post, _relation, ("None", *RELATIONS)),
+)
+KINDS = {get_format(kind.format).task: kind for kind in _KINDS}
+
+
+def find_kind(task: str) -> Kind:
+    """What the synthetic set of a task is made of.
+
+    Raises:
+        UserError: there is no set for the task.
+    """
+    if task not in KINDS:
+        raise unknown("task of a synthetic set", task, KINDS)
+    return KINDS[task]
 
 
 def kinds(root: Path, split: str) -> dict[str, str]:
     """Where the answer of each sample of a synthetic set stands, by sample id: "words", "single" or "several"."""
-    rows = [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]
-    return {row["id"]: row["kind"] for row in rows}
+    return {row["id"]: row["kind"] for row in _truth(root, split)}
+
+
+def crop_boxes(root: Path, split: str) -> dict[str, tuple[int, int, int, int]]:
+    """Where in its image each crop of a synthetic set lies, by the crop's name: left, top, right, bottom in pixels."""
+    shown = (thing for row in _truth(root, split) for thing in row["objects"])
+    return {thing["crop"]: tuple(thing["box"]) for thing in shown if thing["crop"]}
+
+
+def _truth(root: Path, split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / f"truth_{split}.jsonl").read_text().splitlines()]

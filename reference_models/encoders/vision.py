@@ -12,6 +12,7 @@ from transformers import ResNetConfig, ResNetModel
 from reference_models.config import View
 from reference_models.encoders.stages import pool_stages
 from reference_models.errors import UserError
+from reference_models.names import unknown
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BACKBONES = (*RESNETS, "mobilenet_v2", "tiny")
@@ -43,7 +44,7 @@ class VisionBackbone(nn.Module):
     def __init__(self, name: str, *, frozen: bool = False, views: Iterable[View] = ("cells", "pooled")) -> None:
         super().__init__()
         if name not in BACKBONES:
-            raise UserError(f"unknown image backbone {name!r}; choose one of {', '.join(BACKBONES)}")
+            raise unknown("image backbone", name, BACKBONES)
         self.name, self.frozen, self.views = name, frozen, frozenset(views)
         if name == "tiny" and "logits" in self.views:
             raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")

@@ -18,6 +18,7 @@ from reference_models.data.samples import Region
 from reference_models.errors import UserError
 from reference_models.grounding.boxes import Box
 from reference_models.hub import hub_weights
+from reference_models.names import Registry
 
 COCO = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT.meta["categories"]
 POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high
@@ -42,7 +43,7 @@ class Detector(Protocol):
 
 
 Loader = Callable[[GroundingConfig], Detector]
-_LOADERS: dict[str, Loader] = {}
+_DETECTORS: Registry[Loader] = Registry("detector")
 
 
 def register_detector(name: str) -> Callable[[Loader], Loader]:
@@ -51,17 +52,23 @@ def register_detector(name: str) -> Callable[[Loader], Loader]:
     Args:
         name: as in `grounding.detector`.
 
+    Returns:
+        A decorator that gives the function back.
+
     Raises:
         ValueError: another detector has this name.
     """
 
     def add(load: Loader) -> Loader:
-        if _LOADERS.get(name, load) is not load:
-            raise ValueError(f"there is another detector {name!r} already")
-        _LOADERS[name] = load
+        _DETECTORS.add(name, load)
         return load
 
     return add
+
+
+def list_detectors() -> list[str]:
+    """The names of all detectors, in the order of the alphabet."""
+    return list(_DETECTORS)
 
 
 def load_detector(config: GroundingConfig) -> Detector:
@@ -70,11 +77,7 @@ def load_detector(config: GroundingConfig) -> Detector:
     Raises:
         UserError: there is none of that name, or its weights are missing, or of something else.
     """
-    if config.detector not in _LOADERS:
-        raise UserError(
-            f"grounding.detector: unknown detector {config.detector!r}, expected one of {', '.join(sorted(_LOADERS))}"
-        )
-    return _LOADERS[config.detector](config)
+    return _DETECTORS.find(config.detector)(config)
 
 
 @register_detector("grounding-dino")

@@ -8,7 +8,7 @@ from reference_models.data.images import decode_image
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 from reference_models.files import writable
-from reference_models.grounding.boxes import cut, select_boxes
+from reference_models.grounding.boxes import Box, cut, select_boxes
 from reference_models.grounding.detectors import AnnotationDetector, Detector, load_detector
 from reference_models.grounding.queries import choose_phrases
 
@@ -46,18 +46,23 @@ class PostGrounder:
         Raises:
             UserError: the image cannot be read.
         """
+        return self.locate(sample, name)[0]
+
+    def locate(self, sample: Sample, name: str) -> tuple[Sample, list[Box]]:
+        """The same, with the box of each crop in the image."""
         if sample.image is None:
-            return sample
+            return sample, []
         try:
             image = decode_image(sample.image)
         except UserError as error:
             raise UserError(f"{sample.image}: {error}") from error
         [boxes] = self.detector.detect([image], self._find_phrases([sample]))
+        chosen = select_boxes(boxes, image.width, image.height, self.config.top)
         crops = []
         with writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        for rank, box in enumerate(select_boxes(boxes, image.width, image.height, self.config.top)):
+        for rank, box in enumerate(chosen):
             crops.append(self.folder / f"{name}_{rank}.png")
             with writable(crops[-1]):
                 cut(image, box, self.config.size).save(crops[-1])
-        return replace(sample, crops=tuple(crops))
+        return replace(sample, crops=tuple(crops)), chosen

@@ -51,7 +51,7 @@ def example(task: Task, row: Row, sample: Sample) -> Markup:
 
 def labelled(task: Task, row: Row) -> Markup:
     """The sentence of a row with what is true of it."""
-    line = task.true_line(row)
+    line = task.line(row, "true")
     said = sentence(row["words"], line.marks or ())
     return said if line.text is None else join([said, " ", element("span", f"({line.text})", class_="note")])
 
@@ -75,11 +75,16 @@ def thumbnail(path: Path, side: int) -> Markup:
     with Image.open(path, formats=FORMATS) as header:
         longest = max(header.size)
         width, height = (max(1, round(side * length / longest)) for length in header.size)
-    file = BytesIO()
     square = Image.fromarray(load_image(path, side).permute(1, 2, 0).numpy())
-    square.resize((width, height)).save(file, "JPEG", quality=80)
-    data = b64encode(file.getvalue()).decode()
-    return element("img", src=f"data:image/jpeg;base64,{data}", alt=path.name, width=str(width), height=str(height))
+    source = embedded(square.resize((width, height)))
+    return element("img", src=source, alt=path.name, width=str(width), height=str(height))
+
+
+def embedded(image: Image.Image) -> str:
+    """The address of an RGB image that holds the image itself, as a JPEG."""
+    file = BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
 
 
 def _line(row: Row, line: Line) -> Markup:

@@ -61,4 +61,4 @@ def heat_map(
 
 
 def _scrolling(content: Markup) -> Markup:
-    return element("div", content, class_="scrolling")
+    return element("div", content, class_="scrolling", tabindex="0")  # for the keyboard

@@ -5,7 +5,8 @@ STYLE = """
   color-scheme: light dark;
   --page: light-dark(#fcfcfb, #15181d); --panel: light-dark(#f2f3f4, #1e2229);
   --ink: light-dark(#22262d, #dce0e6); --soft: light-dark(#5d6470, #9aa2ae); --line: light-dark(#dcdfe3, #343a44);
-  --accent: light-dark(#3f7fd6, #5b94e0); --right: light-dark(#2c7a4b, #6cc08b); --wrong: light-dark(#b3382c, #ee8377);
+  --accent: light-dark(#3f7fd6, #5b94e0); --link: light-dark(#2660b5, #7fb0ee);
+  --right: light-dark(#2c7a4b, #6cc08b); --wrong: light-dark(#b3382c, #ee8377);
 }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 66rem; background: var(--page); color: var(--ink);
@@ -14,7 +15,7 @@ h1 { margin: 0; font-size: 1.7rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { margin: 3rem 0 .5rem; padding-top: .9rem; border-top: 1px solid var(--line); font-size: 1.2rem; }
 h3 { margin: 1.75rem 0 .5rem; font-size: 1rem; }
 p { margin: .5rem 0; max-width: 46rem; }
-a { color: var(--accent); text-decoration: none; }
+a { color: var(--link); text-decoration: none; }
 a:hover { text-decoration: underline; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: .75rem 0 1.5rem; font-size: .9rem; }
 .note, .key { color: var(--soft); font-size: .875rem; }

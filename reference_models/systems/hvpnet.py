@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from reference_models.config import Inputs, TextSystemConfig
+from reference_models.config import Inputs, Slots, TextSystemConfig
 from reference_models.encoders.prefix import VisualPrefix
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
@@ -73,6 +73,15 @@ class HVPNeT(System):
     def make_text_encoder(self) -> TextEncoder:
         """See `System`."""
         return TextEncoder(self.config.text_config, attention=self.settings.attention, fusion=self.settings.fusion)
+
+    @property
+    def prefix_images(self) -> Slots | None:
+        """See `System`; scrambled heads mix the tokens of all images."""
+        settings = self.settings
+        if settings.fusion != "prefix" or settings.scramble_heads:
+            return None
+        slots: Slots = settings.inputs.images["cells"]
+        return slots
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """Encode the text with the images as prefix; see `System`."""

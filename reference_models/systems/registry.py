@@ -11,12 +11,13 @@ from transformers.configuration_utils import SubConfigSpec
 
 from reference_models.config import SystemConfig
 from reference_models.errors import UserError
+from reference_models.names import Registry
 
 if TYPE_CHECKING:
     from reference_models.systems.base import System
 
 AnySystem = TypeVar("AnySystem", bound="type[System]")
-_SYSTEMS: dict[str, "type[System]"] = {}
+_SYSTEMS: "Registry[type[System]]" = Registry("system", "package.module:name for one of another package")
 
 
 @strict
@@ -35,7 +36,7 @@ class HubConfig(PreTrainedConfig):
     sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
 
     text_config: PreTrainedConfig | dict[str, Any] | None = None
-    task: str = "re"
+    task: str = ""
     labels: list[str] | tuple[str, ...] = ()
     vocabulary: int = 0
     characters: int = 0
@@ -50,6 +51,9 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
     Args:
         name: as in `system: umt`; the `model_type` of saved models is "attnmixup-" and the name.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another system has this name.
         TypeError: the class has no `config_class` of its own, or one that is no settings.
@@ -59,13 +63,11 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
         settings = vars(system).get("config_class")
         if not (isinstance(settings, type) and issubclass(settings, SystemConfig)) or settings is SystemConfig:
             raise TypeError(f"{system.__qualname__} must set config_class to a dataclass derived from SystemConfig")
-        if name in _SYSTEMS and _SYSTEMS[name].__qualname__ != system.__qualname__:
-            raise ValueError(f"there is another system {name!r} already: {_SYSTEMS[name].__qualname__}")
+        _SYSTEMS.add(name, system)
         system.settings_class = settings
         system.config_class = _make_config(name, settings)
         AutoConfig.register(system.config_class.model_type, system.config_class, exist_ok=True)
         AutoModel.register(system.config_class, system, exist_ok=True)
-        _SYSTEMS[name] = system
         return system
 
     return add
@@ -77,6 +79,9 @@ def get_system(name: str) -> "type[System]":
     Args:
         name: in the registry; "package.module:name" imports the module first, for a system of another package.
 
+    Returns:
+        The class, a subclass of `System`.
+
     Raises:
         UserError: there is none of that name, or the module cannot be imported.
     """
@@ -86,17 +91,12 @@ def get_system(name: str) -> "type[System]":
             import_module(module)
         except ImportError as error:
             raise UserError(f"system {name!r}: the module {module} cannot be imported ({error})") from error
-    if short not in _SYSTEMS:
-        raise UserError(
-            f"unknown system {name!r}, expected one of {', '.join(list_systems())}, or package.module:name for one of "
-            "another package"
-        )
-    return _SYSTEMS[short]
+    return _SYSTEMS.find(short)
 
 
 def list_systems() -> list[str]:
     """The names of all systems, in the order of the alphabet."""
-    return sorted(_SYSTEMS)
+    return list(_SYSTEMS)
 
 
 def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConfig]:

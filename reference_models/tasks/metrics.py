@@ -5,10 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from reference_models.data.bio import spans
+from reference_models.names import Registry
 
 NO_RELATION = "None"
 Metric = Callable[[Sequence[Any], Sequence[Any]], float]
-_METRICS: dict[tuple[str, str], Metric] = {}
+_METRICS: dict[str, Registry[Metric]] = {}  # by task
 
 
 def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
@@ -21,14 +22,15 @@ def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
         name: of the score.
         task: name of the task.
 
+    Returns:
+        A decorator that gives the function back.
+
     Raises:
         ValueError: the task has another metric of this name.
     """
 
     def add(metric: Metric) -> Metric:
-        if _METRICS.get((task, name), metric) is not metric:
-            raise ValueError(f"the task {task!r} has another metric {name!r} already")
-        _METRICS[task, name] = metric
+        _METRICS.setdefault(task, Registry(f"metric of the task {task}")).add(name, metric)
         return metric
 
     return add
@@ -36,7 +38,7 @@ def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
 
 def more_scores(task: str, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
     """The scores that `register_metric` added to a task."""
-    return {name: metric(true, predicted) for (of, name), metric in _METRICS.items() if of == task}
+    return {name: metric(true, predicted) for name, metric in _METRICS.get(task, {}).items()}
 
 
 def ner_scores(

@@ -190,6 +190,6 @@ class NamedEntities(Task):
             Line("predicted", sorted(predicted), frozenset(true)),
         ]
 
-    def true_line(self, row: Mapping[str, Any]) -> Line:
+    def line(self, row: Mapping[str, Any], side: str) -> Line:
         """See `Task`."""
-        return Line(marks=sorted(spans(row["true"])))
+        return Line(marks=sorted(spans(row[side])))

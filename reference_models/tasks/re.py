@@ -96,15 +96,13 @@ class Relations(Task):
         """See `Task`."""
         return {"labels": self.labels, "no_relation": self.no_relation}
 
+    def words_read(self, sample: Sample) -> list[str]:
+        """See `Task`."""
+        return [word for word, _ in _marked(sample)]
+
     def encode(self, sample: Sample, subwords: Subwords) -> Item:
         """See `Task`; markers stand around the entities."""
-        if sample.head is None or sample.tail is None:
-            raise UserError(f"{sample.id}: expected the spans of a head and a tail entity")
-        cuts = [(sample.head[0], 1, "[HEAD]"), (sample.head[1], 0, "[/HEAD]")]
-        cuts += [(sample.tail[0], 1, "[TAIL]"), (sample.tail[1], 0, "[/TAIL]")]
-        marked = [(word, "word") for word in sample.words]
-        for place, _, marker in sorted(cuts, reverse=True):
-            marked.insert(place, (marker, marker))
+        marked = _marked(sample)
         ids, numbers = subwords([word for word, _ in marked])
         kinds = [kind for _, kind in marked]
         item: Item = {"input_ids": ids, "words_cut": kinds[last_word(numbers) + 1 :].count("word")}
@@ -172,6 +170,10 @@ class Relations(Task):
         head = find_entity("head", post["head"], words, taken=None)
         return {"head": head, "tail": find_entity("tail", post["tail"], words, taken=head)}
 
+    def to_post(self, sample: Sample) -> dict[str, Any]:
+        """See `Task`: the words of head and tail."""
+        return {name: " ".join(sample.words[slice(*getattr(sample, name))]) for name in PAIR}
+
     def to_row(self, sample: Sample, predicted: str) -> dict[str, Any]:
         """See `Task`: also the spans of both entities."""
         return {"head": sample.head, "tail": sample.tail, **super().to_row(sample, predicted)}
@@ -194,9 +196,21 @@ class Relations(Task):
             Line("predicted", text=row["predicted"], right=right),
         ]
 
-    def true_line(self, row: Mapping[str, Any]) -> Line:
+    def line(self, row: Mapping[str, Any], side: str) -> Line:
         """See `Task`."""
-        return Line(marks=_pair(row), text=row["true"])
+        return Line(marks=_pair(row), text=row[side])
+
+
+def _marked(sample: Sample) -> list[tuple[str, str]]:
+    """The words and the markers around both entities, each with its kind: "word", or the marker itself."""
+    if sample.head is None or sample.tail is None:
+        raise UserError(f"{sample.id}: expected the spans of a head and a tail entity")
+    cuts = [(sample.head[0], 1, "[HEAD]"), (sample.head[1], 0, "[/HEAD]")]
+    cuts += [(sample.tail[0], 1, "[TAIL]"), (sample.tail[1], 0, "[/TAIL]")]
+    marked = [(word, "word") for word in sample.words]
+    for place, _, marker in sorted(cuts, reverse=True):
+        marked.insert(place, (marker, marker))
+    return marked
 
 
 def _pair(row: Mapping[str, Any]) -> list[Span]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reference_models.config import DataConfig
 from reference_models.data.samples import Sample
-from reference_models.errors import UserError
+from reference_models.names import Registry
 from reference_models.tasks.heads import LinearHead
 from reference_models.tasks.metrics import class_scores
 from reference_models.tasks.subwords import Subwords
@@ -21,7 +21,7 @@ Span = tuple[int, int, str]
 Item = dict[str, Any]
 AnyTask = TypeVar("AnyTask", bound="type[Task]")
 
-_TASKS: dict[str, type[Task]] = {}
+_TASKS: Registry[type[Task]] = Registry("task")
 
 
 def register(name: str) -> Callable[[AnyTask], AnyTask]:
@@ -30,15 +30,16 @@ def register(name: str) -> Callable[[AnyTask], AnyTask]:
     Args:
         name: as in `data.task` and in the configuration of a model.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another task has this name.
     """
 
     def add(task: AnyTask) -> AnyTask:
-        if _TASKS.get(name, task) is not task:
-            raise ValueError(f"there is another task {name!r} already: {_TASKS[name].__qualname__}")
+        _TASKS.add(name, task)
         task.name = name
-        _TASKS[name] = task
         return task
 
     return add
@@ -50,14 +51,12 @@ def get_task(name: str) -> type[Task]:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in _TASKS:
-        raise UserError(f"unknown task {name!r}, expected one of {', '.join(list_tasks())}")
-    return _TASKS[name]
+    return _TASKS.find(name)
 
 
 def list_tasks() -> list[str]:
     """The names of all tasks, in the order of the alphabet."""
-    return sorted(_TASKS)
+    return list(_TASKS)
 
 
 @dataclass(frozen=True)
@@ -181,6 +180,9 @@ class Task(ABC):
             declared: labels that the data set lists beside its samples, in the order of their ids; None without one.
             settings: of the data.
 
+        Returns:
+            The task.
+
         Raises:
             UserError: there are no labels, or settings that this task does not have.
         """
@@ -202,6 +204,10 @@ class Task(ABC):
             UserError: an unknown label, or a sample without what the task needs.
         """
 
+    def words_read(self, sample: Sample) -> list[str]:
+        """The words as `encode` gives them to the tokenizer, markers included."""
+        return list(sample.words)
+
     @abstractmethod
     def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
         """What the task adds to a batch of `length` sub-words, with `labels` if they are known."""
@@ -222,6 +228,9 @@ class Task(ABC):
             scores: of `head`.
             head: of the model.
             subwords: of the processor.
+
+        Returns:
+            One dictionary for each sample.
         """
 
     # Scores
@@ -263,6 +272,10 @@ class Task(ABC):
         """
         return {}
 
+    def to_post(self, sample: Sample) -> dict[str, Any]:
+        """What `read_post` reads, of a sample whose entities are known."""
+        return {}
+
     def to_row(self, sample: Sample, predicted: Answer) -> dict[str, Any]:
         """What a line of predictions says beside the id, the words and the image."""
         return {"predicted": predicted, "true": self.true_answer(sample)}
@@ -275,6 +288,9 @@ class Task(ABC):
             sample: what was predicted for.
             prediction: what was predicted.
             text: where the words of the sample come from, for places in it.
+
+        Returns:
+            A dictionary with string keys.
         """
 
     @abstractmethod
@@ -295,5 +311,5 @@ class Task(ABC):
         """What is true and what was predicted in a row of `to_row`, to be shown."""
 
     @abstractmethod
-    def true_line(self, row: Mapping[str, Any]) -> Line:
-        """The sentence of a row of `to_row` with what is true of it."""
+    def line(self, row: Mapping[str, Any], side: str) -> Line:
+        """The sentence of a row of `to_row` with what one side, "true" or "predicted", says of it."""

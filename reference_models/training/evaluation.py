@@ -1,22 +1,19 @@
 """Predictions of a model for a split, and their scores."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from reference_models.data.samples import HALF, Sample
-from reference_models.systems.base import System, SystemOutput
+from reference_models.systems.base import System
+from reference_models.systems.inference import predict_samples
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.metrics import more_scores
-from reference_models.tasks.processor import Processor
-from reference_models.tasks.task import Answer, Prediction, Task
+from reference_models.tasks.task import Answer, Task
 
 Result = TypeVar("Result")
 
@@ -44,19 +41,6 @@ class Evaluation:
         return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
 
 
-@dataclass(frozen=True)
-class PredictedBatch:
-    """What a model says of a batch.
-
-    Attributes:
-        ids: that the head decodes: tags (B, words), -100 behind the last word; or relations (B,).
-        scores: of the head, (B, words, labels) or (B, labels).
-    """
-
-    ids: Tensor
-    scores: Tensor
-
-
 def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
     """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
     model.eval()
@@ -71,90 +55,6 @@ def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progr
         progress=progress,
     )
     return score_answers(split, [prediction.answer for prediction in predictions])
-
-
-def predict_samples(
-    model: System,
-    processor: Processor,
-    samples: Sequence[Sample],
-    lengths: Sequence[int],
-    item: Callable[[int], dict[str, Any]],
-    *,
-    batch_size: int,
-    probabilities: bool = True,
-    progress: bool = False,
-) -> list[Prediction]:
-    """Predictions of a model in evaluation mode: the one way from samples to answers.
-
-    Args:
-        model: which.
-        processor: of the model.
-        samples: what to predict for.
-        lengths: of the samples in sub-words; batches are of about one length.
-        item: the encoded sample of a number, with its images.
-        batch_size: samples of a batch.
-        probabilities: whether predictions have them.
-        progress: show a progress bar.
-
-    Returns:
-        A prediction for each sample, in their order.
-    """
-    task = processor.task
-    with tqdm(total=len(samples), desc="evaluating", disable=not progress) as bar:
-
-        def predict(numbers: Sequence[int]) -> list[Prediction]:
-            predicted = predict_batch(model, processor, [item(number) for number in numbers])
-            chosen, ids = [samples[number] for number in numbers], predicted.ids.cpu()
-            answers = [processor.decode(sample, row) for sample, row in zip(chosen, ids.tolist(), strict=True)]
-            chances: Sequence[dict[Any, float]] = [{} for _ in chosen]
-            if probabilities:
-                chances = task.probabilities(chosen, ids, predicted.scores, model.head, processor.subwords)
-            bar.update(len(numbers))
-            return list(map(Prediction, answers, chances))
-
-        return map_by_length(lengths, batch_size, predict)
-
-
-def map_by_length(
-    lengths: Sequence[int], batch_size: int, function: Callable[[Sequence[int]], Sequence[Result]]
-) -> list[Result]:
-    """Results for samples in their order, computed in batches of about one length, which need little padding.
-
-    Args:
-        lengths: of the samples, in sub-words. The longest come first, so that what memory cannot hold fails at once;
-            samples of one length stay in their order.
-        batch_size: samples of a batch.
-        function: from the numbers of the samples of a batch to one result for each.
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    results: dict[int, Result] = {}
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        results.update(zip(batch, function(batch), strict=True))
-    return [results[number] for number in range(len(lengths))]
-
-
-@torch.inference_mode()
-def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> PredictedBatch:
-    """Predict for encoded samples, whatever their labels.
-
-    Args:
-        model: in evaluation mode.
-        processor: of the model.
-        items: the encoded samples.
-
-    Returns:
-        Ids and scores, on the model's device.
-
-    Raises:
-        ValueError: the model is in training mode.
-    """
-    batch = processor.collate(items)
-    batch.pop("labels", None)
-    output: SystemOutput = model(**{name: value.to(model.device) for name, value in batch.items()})
-    if output.predictions is None or output.scores is None:
-        raise ValueError("expected a model in evaluation mode, call model.eval()")
-    return PredictedBatch(output.predictions, output.scores)
 
 
 def score(split: EncodedSplit, predictions: np.ndarray) -> Evaluation:

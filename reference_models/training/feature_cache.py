@@ -57,6 +57,9 @@ def fill_cache(
         views: which views of which images.
         progress: show progress bars.
 
+    Returns:
+        A cache that reads the views of every image of the split.
+
     Raises:
         ValueError: the backbone is in training mode, or the processor is for text alone.
         UserError: a folder that cannot be made, a shard that is damaged, or an image that cannot be read or changes
@@ -128,6 +131,9 @@ def weights_fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str
     Args:
         module: whose weights are meant.
         without: beginnings of names that are left out.
+
+    Returns:
+        64 hex digits.
     """
     digest = sha256()
     for name, tensor in sorted(module.state_dict().items()):

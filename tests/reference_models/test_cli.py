@@ -60,7 +60,7 @@ def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_without_arguments_it_says_what_to_do_first(capsys):
     assert main([]) == 0
     commands = re.findall(r"^  i2srm (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
-    assert commands == ["demo", "data", "train", "report", "predict"]
+    assert commands == ["demo", "data", "train", "report", "predict", "app"]
 
 
 def test_the_prediction_of_the_readme_runs(runs, capsys):
@@ -293,7 +293,7 @@ def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Pat
         (["--data.bad_images", "ignore"], "'error', 'blank', 'drop'"),
         (["--model.mixup", '{"sampling_ratio": 1}'], r"model\.mixup .*sampling_ratio"),
         (["--model.mixup", '{"sample_ratio": 7}'], r"model\.mixup .*sample_ratio.*7"),
-        (["--model.vision", "resnet51"], "unknown image backbone 'resnet51'; choose one of resnet18"),
+        (["--model.vision", "resnet51"], "unknown image backbone 'resnet51', expected one of resnet18"),
         (["--model.vision", "resnet18", "--model.vision_weights", "no.pth"], r"model\.vision_weights: .*'no\.pth'"),
         (["--model.text", "no/folder"], r"model\.text: no tokenizer could be loaded from 'no/folder'"),
     ],
@@ -406,13 +406,20 @@ def test_the_package_is_the_command() -> None:
     assert (done.returncode, done.stdout) == (0, f"i2srm {version('attnmixup')}\n")
 
 
-@pytest.mark.parametrize("package", ["jsonargparse", "transformers"])
-def test_without_the_extra_its_name_is_given(package: str) -> None:
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("jsonargparse", ["train", "mnre"], "reference"),
+        ("transformers", ["train", "mnre"], "reference"),
+        ("gradio", ["app", "runs/x"], "app"),
+    ],
+)
+def test_without_the_extra_its_name_is_given(package: str, command: list[str], extra: str) -> None:
     code = (
         f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
-    done = run_python(code, "train", "mnre")
-    hint = "pip install 'attnmixup[reference]' brings what i2srm needs"
+    done = run_python(code, *command)
+    hint = f"pip install 'attnmixup[{extra}]' brings what this command needs"
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 

@@ -13,6 +13,7 @@ from torchvision.models import ResNet18_Weights, WeightsEnum, resnet18
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_V2_Weights
 from transformers import PreTrainedTokenizerFast
 
+from reference_models import hub
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
 from reference_models.grounding.detectors import load_detector
@@ -89,5 +90,14 @@ def test_without_network_the_weights_and_their_place_are_named(setting: str, mon
 
     weights, read = READERS[setting]
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=rf"^{setting}: .*cannot be downloaded to {hub_file(weights)} \(no route"):
+        read()
+
+
+@pytest.mark.parametrize("setting", READERS)
+def test_nothing_is_downloaded_where_it_is_forbidden(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, read = READERS[setting]
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=rf"^{setting}: .* not in {hub_file(weights)}, and HF_HUB_OFFLINE forbids"):
         read()

@@ -109,6 +109,9 @@ def test_a_image_without_crops_is_given_to_the_detector(
     crops = predictor.read({"text": "x y", "image": "a.png"}, folder, "line 7").crops
     assert [crop.name for crop in crops] == ["line_7_0.png", "line_7_1.png"]
     assert all(Image.open(crop).size == (16, 16) for crop in crops)
+    sample, boxes = predictor.ground.locate(Sample("x:1", ("x",), folder / "a.png"), "post")
+    assert [crop.name for crop in sample.crops] == ["post_0.png", "post_1.png"]
+    assert [box.bounds() for box in boxes] == [(10, 10, 50, 50), (0, 0, 40, 40)]
     assert predictor.read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
     assert predictor.read({"text": "x y"}, folder).crops == ()
     with pytest.raises(UserError, match=r"c\.png: the file does not exist"):

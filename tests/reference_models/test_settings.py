@@ -101,8 +101,10 @@ def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert read_settings("mnre").output == "mine"
     assert find_config("twitter2015.yaml", "data") == CONFIGS / "data" / "twitter2015.yaml"
-    with pytest.raises(UserError, match=r"no configuration file twitter2016; the data that come .*twitter2015"):
+    with pytest.raises(UserError, match=r"data set 'twitter2016', .*\(there is none at twitter2016\); did you mean"):
         find_config("twitter2016", "data")
+    with pytest.raises(UserError, match=r"system 'hvpnett', .*, or the path of a YAML file .* mean hvpnet"):
+        find_config("hvpnett", "systems")
 
 
 @pytest.mark.parametrize(

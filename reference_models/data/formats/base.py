@@ -10,11 +10,12 @@ from typing import Any, ClassVar, TypeVar
 from reference_models.data.formats.layout import Layout
 from reference_models.data.samples import Sample, Split, read_crop_names
 from reference_models.errors import UserError
+from reference_models.names import Registry
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 AnyFormat = TypeVar("AnyFormat", bound="type[DataFormat]")
 
-_FORMATS: dict[str, DataFormat] = {}
+_FORMATS: Registry[DataFormat] = Registry("data format")
 
 
 def register_format(name: str) -> Callable[[AnyFormat], AnyFormat]:
@@ -23,15 +24,16 @@ def register_format(name: str) -> Callable[[AnyFormat], AnyFormat]:
     Args:
         name: as in `data.format`.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another format has this name.
     """
 
     def add(kind: AnyFormat) -> AnyFormat:
-        if type(_FORMATS.get(name)) not in (type(None), kind):
-            raise ValueError(f"there is another data format {name!r} already: {type(_FORMATS[name]).__qualname__}")
+        _FORMATS.add(name, kind())
         kind.name = name
-        _FORMATS[name] = kind()
         return kind
 
     return add
@@ -43,14 +45,12 @@ def get_format(name: str) -> DataFormat:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in _FORMATS:
-        raise UserError(f"unknown data format {name!r}, expected one of {', '.join(list_formats())}")
-    return _FORMATS[name]
+    return _FORMATS.find(name)
 
 
 def list_formats() -> list[str]:
     """The names of all data formats, in the order of the alphabet."""
-    return sorted(_FORMATS)
+    return list(_FORMATS)
 
 
 def recognise(root: Path) -> DataFormat:
@@ -59,7 +59,7 @@ def recognise(root: Path) -> DataFormat:
     Raises:
         UserError: they are of no format, or of several.
     """
-    found = [kind for _, kind in sorted(_FORMATS.items()) if kind.recognises(root)]
+    found = [kind for kind in _FORMATS.values() if kind.recognises(root)]
     if len(found) == 1:
         return found[0]
     got = f"of several ({', '.join(kind.name for kind in found)})" if found else "of none"
@@ -99,6 +99,9 @@ class DataFormat(ABC):
                 labels for.
             visual: False reads the text alone and touches neither images nor crop dictionary.
             max_crops: how many crops a sample keeps at most, the first ones.
+
+        Returns:
+            The samples, in the order of the file.
 
         Raises:
             UserError: naming file, line, what was expected and what came.

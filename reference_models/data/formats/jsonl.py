@@ -45,11 +45,7 @@ class Jsonl(DataFormat):
 
     def find_task(self, root: Path) -> str:
         """See `DataFormat`: relations if a line of the first split that there is has some."""
-        for split in SPLITS:
-            [path] = self.layout(root, split).labels
-            if path.is_file():
-                return "re" if any("relations" in row for _, row in _rows(path)) else self.task
-        return self.task
+        return "re" if self._has_relations(root) else self.task
 
     def read(
         self, root: Path, split: Split, *, pairs: bool | None = None, visual: bool = True, max_crops: int = 3
@@ -57,7 +53,7 @@ class Jsonl(DataFormat):
         """See `DataFormat`."""
         place = self.layout(root, split)
         [path] = place.labels
-        pairs = self.find_task(root) == "re" if pairs is None else pairs
+        pairs = self._has_relations(root) if pairs is None else pairs
         # A data set whose lines list their crops needs no dictionary, so that nobody is warned of a missing one.
         known = place.dictionary() is not None
         crop_names: dict[int, tuple[str, ...]] = self.crop_names(root, split, max_crops) if visual and known else {}
@@ -86,6 +82,11 @@ class Jsonl(DataFormat):
         for split, rows in samples.items():
             [path] = self.layout(root, split).labels
             path.write_text("".join(f"{json.dumps(_line(sample, root))}\n" for sample in rows), encoding="utf-8")
+
+    def _has_relations(self, root: Path) -> bool:
+        paths = (self.layout(root, split).labels[0] for split in SPLITS)
+        first = next(filter(Path.is_file, paths), None)
+        return first is not None and any("relations" in row for _, row in _rows(first))
 
 
 def _line(sample: Sample, root: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from reference_models.data.drawing import HUES, SHAPE_NAMES, SIZE, draw
 from reference_models.data.formats.mnre import Mnre, read_relations
 from reference_models.data.formats.twitter import Twitter
 from reference_models.data.image_texts import image_texts_path, read_image_texts
-from reference_models.data.synthetic import Post, generate, kinds, text_only_ceiling
+from reference_models.data.synthetic import Post, crop_boxes, generate, kinds, text_only_ceiling
 from reference_models.errors import UserError
 
 SIZES = {"train": 30, "valid": 8, "test": 8}
@@ -81,9 +82,17 @@ def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
         strict=True,
     ):
         image = Image.open(sample.image)
-        sizes = {(box[2] - box[0], box[3] - box[1]) for box in (o["box"] for o in json.loads(line)["objects"])}
-        assert all(Image.open(crop).size in sizes for crop in sample.crops)
+        boxes = {thing["crop"]: thing["box"] for thing in json.loads(line)["objects"] if thing["crop"]}
+        assert set(boxes) == {crop.name for crop in sample.crops}
+        for crop in sample.crops:
+            left, top, right, bottom = boxes[crop.name]
+            shown, cut = np.asarray(Image.open(crop), int), np.asarray(image, int)[top:bottom, left:right]
+            assert shown.shape == cut.shape
+            assert np.abs(shown - cut).mean() < 25  # the image is a JPEG, its crops were cut before
         assert image.mode == "RGB"
+    assert crop_boxes(tmp_path / "set", "train").keys() == {
+        crop.name for crop in (tmp_path / "set").rglob("train*.png")
+    }
 
 
 @tasks

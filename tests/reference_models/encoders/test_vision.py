@@ -69,7 +69,7 @@ def test_class_logits_are_those_of_torchvision(name):
 
 
 def test_what_cannot_be_built_is_refused():
-    with pytest.raises(UserError, match=r"unknown image backbone 'vgg'; choose one of resnet18"):
+    with pytest.raises(UserError, match=r"unknown image backbone 'vgg', expected one of resnet18"):
         VisionBackbone("vgg")
     with pytest.raises(UserError, match="no class logits"):
         VisionBackbone("tiny", views=("cells", "logits"))

@@ -182,7 +182,7 @@ def test_the_centre_detector_covers_the_image() -> None:
 
 
 def test_detectors_are_found_by_name() -> None:
-    with pytest.raises(UserError, match=r"grounding.detector: unknown detector 'dino', expected one of annotations, "):
+    with pytest.raises(UserError, match=r"unknown detector 'dino', expected one of annotations, "):
         load_detector(GroundingConfig(detector="dino"))
     with pytest.raises(ValueError, match="another detector 'centre' already"):
         register_detector("centre")(lambda config: CentreDetector())

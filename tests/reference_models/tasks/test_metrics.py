@@ -170,5 +170,5 @@ def test_a_metric_is_added_to_its_task_once() -> None:
     assert register_metric("share", "a task")(share) is share
     assert more_scores("a task", ["a", "b"], ["a"]) == {"share": 0.5}
     assert more_scores("another task", ["a"], ["a"]) == {}
-    with pytest.raises(ValueError, match="the task 'a task' has another metric 'share' already"):
+    with pytest.raises(ValueError, match="there is another metric of the task a task 'share' already"):
         register_metric("share", "a task")(lambda true, predicted: 0.0)

@@ -95,3 +95,23 @@ def test_a_relation_that_counts_for_nothing_has_any_name() -> None:
     assert task.score(["born", "NA", "NA"], ["born", "NA", "born"])["f1"] == pytest.approx(2 / 3)
     assert list(task.class_scores(["born", "NA"], ["NA", "NA"])) == ["born"]
     assert task.unanswered() == "NA"
+
+
+def test_a_post_of_a_sample_is_read_as_the_sample() -> None:
+    assert NER.to_post(SAMPLE) == NER.read_post({}, SAMPLE.words) == {}
+    assert RE.to_post(SAMPLE) == {"head": "Ann Lee", "tail": "Rome"}
+    assert RE.read_post(RE.to_post(SAMPLE), SAMPLE.words) == {"head": (0, 2), "tail": (3, 4)}
+
+
+def test_words_are_read_with_the_markers_of_the_task() -> None:
+    assert NER.words_read(SAMPLE) == ["Ann", "Lee", "in", "Rome"]
+    assert RE.words_read(SAMPLE) == ["[HEAD]", "Ann", "Lee", "[/HEAD]", "in", "[TAIL]", "Rome", "[/TAIL]"]
+
+
+def test_a_line_is_of_one_side() -> None:
+    row = {"true": ["B-PER", "I-PER", "O", "O"], "predicted": ["O", "O", "O", "B-LOC"]}
+    assert NER.line(row, "true").marks == [(0, 2, "PER")]
+    assert NER.line(row, "predicted").marks == [(3, 4, "LOC")]
+    row = {"head": (0, 2), "tail": (3, 4), "true": "born", "predicted": "None"}
+    assert [RE.line(row, side).text for side in ("true", "predicted")] == ["born", "None"]
+    assert RE.line(row, "true").marks == [(0, 2, "head"), (3, 4, "tail")]

@@ -1,38 +1,15 @@
-"""Batches of about one length, against one sample after the other."""
+"""A split that is predicted in batches, against one sample after the other."""
 
-from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_runs import config
 
+from reference_models.systems.inference import map_by_length, predict_batch
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.evaluation import evaluate_split, map_by_length, predict_batch
+from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import load_model, read_split
-
-
-@given(st.lists(st.integers(1, 9)), st.integers(1, 5))
-def test_every_sample_is_computed_once_beside_its_like_and_comes_back_in_order(
-    lengths: list[int], batch_size: int
-) -> None:
-    batches: list[list[int]] = []
-
-    def function(numbers: list[int]) -> list[str]:
-        batches.append([lengths[number] for number in numbers])
-        return [f"result {number}" for number in numbers]
-
-    assert map_by_length(lengths, batch_size, function) == [f"result {number}" for number in range(len(lengths))]
-    assert list(chain(*batches)) == sorted(lengths, reverse=True)
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-    assert all(0 < len(batch) <= batch_size for batch in batches)
-
-
-def test_a_result_too_few_is_no_silent_loss() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        map_by_length([3, 1, 2], 2, lambda numbers: [0])
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_runs import config
 
+from reference_models.systems.inference import predict_batch
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.evaluation import predict_batch
 from reference_models.training.run import load_model, load_whole_model, read_split
 
 FOR_TRAINING = ("mixer.", "semantic.")

@@ -18,7 +18,7 @@ def test_formats_are_found_by_name() -> None:
         get_format("tweets")
     assert register_format("jsonl")(Jsonl) is Jsonl
 
-    class Other(DataFormat):
+    class Other(Jsonl):
         pass
 
     with pytest.raises(ValueError, match="another data format 'jsonl' already: Jsonl"):

@@ -1,0 +1,98 @@
+"""What the page shows: well-formed, escaped, with the numbers of the answer."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from page_parser import HOSTILE, Page
+from PIL import Image
+
+from reference_models.analysis.crop_attention import CropAttention
+from reference_models.app.answers import Answer
+from reference_models.app.view import answer_view, attention, boxed_image, file_view, problem, seen
+from reference_models.data.samples import Sample
+from reference_models.tasks import NamedEntities, Prediction, Relations
+
+NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
+WORDS = ("Ann", "Lee", "in", "Rome", HOSTILE)
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    for name, size in (("a.png", (200, 100)), ("b.png", (20, 20)), ("c.png", (10, 30))):
+        Image.new("RGB", size, "red").save(tmp_path / name)
+    return Sample("x:1", WORDS, tmp_path / "a.png", (tmp_path / "b.png", tmp_path / "c.png"), head=(0, 2), tail=(3, 4))
+
+
+class View(Page):
+    """The rows of all tables, and the whole text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"<section id='all'>{source.replace('<section', '<div').replace('</section>', '</div>')}</section>"
+        )
+
+    def rows(self) -> list[list[list[str]]]:
+        return self.tables["all"]
+
+
+def test_entities_stand_in_the_sentence_with_and_without_the_image(sample: Sample) -> None:
+    both = Prediction(["B-PER", "I-PER", "O", "B-LOC", "O"], {(0, 2, "PER"): 0.75, (3, 4, "LOC"): 0.875})
+    alone = Prediction(["O"] * 5)
+    source = answer_view(NER, Answer(sample, both, alone, [(0, 0, 10, 10), None], None, ["a <note>"]))
+    page = View(source)
+    assert page.rows() == [[["entity", "probability"], ["Rome [LOC]", "87.5%"], ["Ann Lee [PER]", "75.0%"]]]
+    text = page.text["all"]
+    assert "With the image" in text
+    assert "The same words without the image" in text
+    assert "no entity found" in text
+    assert "a <note>" in text
+    assert "script" not in page.tags
+    assert source.count("<mark") == 2
+
+
+def test_relations_come_with_their_probabilities(sample: Sample) -> None:
+    source = answer_view(RE, Answer(sample, Prediction("born", {"None": 0.25, "born": 0.75}), None, [], None, []))
+    page = View(source)
+    assert page.rows() == [[["relation", "probability"], ["born", "75.0%"], ["None", "25.0%"]]]
+    assert "relation: born" in page.text["all"]
+    assert "The same words" not in page.text["all"]
+    assert "--share:75.0%" in source
+
+
+def test_boxes_are_drawn_in_pixels_of_the_image_and_numbered(sample: Sample) -> None:
+    page = View(boxed_image(sample.image, [(20, 10, 60, 50), None, (0, 0, 5, 6)]))
+    assert page.values("viewbox") == ["0 0 200 100"]
+    assert page.values("x")[:2] == ["20", "20"]
+    assert ("height", "40") in page.attributes
+    assert page.text["all"] == "13"
+    assert page.values("aria-label") == ["The image of the post with the boxes of 2 crops"]
+    assert View(boxed_image(sample.image, [])).values("aria-label") == ["The image of the post"]
+
+
+def test_what_is_not_known_of_crops_is_said(sample: Sample) -> None:
+    assert "is not known" in seen(sample, [None, None])
+    assert "is not known" not in seen(sample, [(0, 0, 5, 5), None])
+    assert "There are no crops." in seen(Sample("x:1", WORDS, sample.image), [])
+    assert seen(sample, []).count("<figure>") == 2
+
+
+def test_attention_names_the_image_and_the_crops(sample: Sample) -> None:
+    shares = torch.tensor([[0.5, 0.125], [0.0, 0.25]])
+    found = CropAttention(["Ann", "<b>"], [sample.image, sample.crops[1]], shares)
+    source = attention(found, sample)
+    page = View(source)
+    assert page.rows() == [[["word", "image", "crop 2"], ["Ann", "50.0", "12.5"], ["<b>", "0.0", "25.0"]]]
+    assert [value for value in page.values("style") if "heat" in value] == [
+        f"--heat:{share}%" for share in (100, 25, 0, 50)
+    ]
+    nothing = attention(CropAttention(["Ann"], [sample.crops[0]], torch.zeros(1, 1)), sample)
+    assert View(nothing).rows()[0][1] == ["Ann", "0.0"]
+
+
+def test_mistakes_are_announced_and_counts_told() -> None:
+    page = View(problem("<i>wrong"))
+    assert ("role", "alert") in page.attributes
+    assert page.text["all"] == "This cannot be answered. <i>wrong"
+    assert "4 posts were read, 1 of them with an error." in file_view({"posts": 4, "errors": 1})
+    assert "2 posts were read, none of them" in file_view({"posts": 2, "errors": 0})

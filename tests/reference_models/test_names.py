@@ -1,0 +1,59 @@
+"""Registries: one thing a name, and a message that helps with a wrong one."""
+
+import pytest
+
+from reference_models.errors import UserError
+from reference_models.names import Registry, suggest, unknown
+
+
+class Apple:
+    pass
+
+
+def pear() -> None:
+    pass
+
+
+def filled() -> Registry[object]:
+    fruits: Registry[object] = Registry("fruit")
+    fruits.add("pear", pear)
+    fruits.add("apple", Apple())
+    return fruits
+
+
+def test_things_are_found_by_name_in_the_order_of_the_alphabet() -> None:
+    fruits = filled()
+    assert (list(fruits), len(fruits)) == (["apple", "pear"], 2)
+    assert fruits.find("pear") is pear
+    assert isinstance(fruits["apple"], Apple)
+
+
+def test_a_name_has_one_thing_and_the_same_one_again_takes_its_place() -> None:
+    fruits = filled()
+    again = Apple()
+    fruits.add("apple", again)
+    assert fruits.find("apple") is again
+    with pytest.raises(ValueError, match="there is another fruit 'apple' already: Apple"):
+        fruits.add("apple", pear)
+    with pytest.raises(ValueError, match="there is another fruit 'pear' already: pear"):
+        fruits.add("pear", Apple())
+    assert fruits.find("pear") is pear
+
+
+def test_a_class_of_another_module_with_the_same_name_is_another_one() -> None:
+    fruits = filled()
+    with pytest.raises(ValueError, match="another fruit 'apple'"):
+        fruits.add("apple", type("Apple", (), {"__module__": "elsewhere"}))
+
+
+def test_an_unknown_name_is_answered_by_all_names_and_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"^unknown fruit 'paer', expected one of apple, pear; did you mean pear\?$"):
+        filled().find("paer")
+    with pytest.raises(UserError, match=r"^unknown fruit 'x', expected one of apple, pear$"):
+        filled().find("x")
+    assert str(unknown("fruit", "x", ["fig"], "a path")) == "unknown fruit 'x', expected one of fig, or a path"
+
+
+def test_only_a_near_name_is_suggested() -> None:
+    assert suggest("hvpnett", ["bert", "hvpnet"]) == "; did you mean hvpnet?"
+    assert suggest("zzz", ["bert", "hvpnet"]) == ""
