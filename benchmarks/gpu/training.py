@@ -9,8 +9,7 @@ from reference_models.training.run import train
 
 FULL: dict[Split, int] = {"train": 2500, "valid": 300, "test": 1000}
 REDUCED: dict[Split, int] = {"train": 96, "valid": 16, "test": 32}
-ABOVE_CEILING = 0.05
-LEAST_REDUCED = 0.05
+LEAST_F1, LEAST_F1_REDUCED = 0.9, 0.05  # untrained it is about 0, and words alone reach 0.45
 
 
 def training(setting: Setting, findings: Findings) -> None:
@@ -27,5 +26,5 @@ def training(setting: Setting, findings: Findings) -> None:
         metrics = train(read_settings("synthetic-ner", overrides, system="i2srm"))
         f1 = metrics["test"]["f1"]
         table.add(precision, 100 * f1, 100 * ceiling, metrics["seconds"], metrics["waited"])
-        least = LEAST_REDUCED if setting.reduced else ceiling + ABOVE_CEILING
+        least = LEAST_F1_REDUCED if setting.reduced else LEAST_F1
         findings.check(f"{precision}: F1 is high enough", f1 >= least, f"{100 * f1:.1f}, at least {100 * least:.1f}")
