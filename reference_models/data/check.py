@@ -10,9 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
+from reference_models.config import Policy
 from reference_models.data.check_report import Report, SplitReport
 from reference_models.data.formats import SPLITS, DataFormat, get_format, recognise
-from reference_models.data.images import SUFFIXES, Policy, check_images
+from reference_models.data.images import SUFFIXES, check_images
 from reference_models.data.samples import Sample, Split, fingerprint, spooled
 from reference_models.errors import UserError
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reference_models.config import SLOTS, Slots, View
+from reference_models.config import SLOTS, Resize, Slots, View
 from reference_models.data.features import (
     KEY,
     FeatureCache,
@@ -26,7 +26,7 @@ from reference_models.data.features import (
     shard_file,
     write_shard,
 )
-from reference_models.data.images import RESIZE_VERSION, Resize, load_image
+from reference_models.data.images import RESIZE_VERSION, load_image
 from reference_models.data.threads import map_ahead
 from reference_models.encoders.stages import GRID
 from reference_models.encoders.vision import CLASSIFIERS, GRID_SIDE, MEAN, STD, VisionBackbone
