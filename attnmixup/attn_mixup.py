@@ -12,7 +12,7 @@ from attnmixup.batch import Batch
 from attnmixup.checks import check_embeddings, check_ratio
 from attnmixup.final_set import final_set, unmixed, used_rows
 from attnmixup.mixed_batch import MixedBatch
-from attnmixup.options import Averaging, Final, Lam, MixupOptions, Partner, Preset, Sampling, preset_options
+from attnmixup.options import Averaging, Counts, Final, Lam, MixupOptions, Partner, Preset, Sampling, preset_options
 from attnmixup.sample_attention import AttentionScore, SampleAttention, Sequence
 from attnmixup.sampling import MixupPlan, draw_plan
 
@@ -58,6 +58,7 @@ class AttnMixup(nn.Module):
             rows; the originals are there and weigh nothing.
         averaging: The loss is the mean over all rows ``"together"`` (paper), or over real and synthetic rows
             ``"apart"``, and the two means added (release).
+        counts: Shares of a batch are rounded half up (``"round"``, paper) or down (``"truncate"``, release).
         partner: Second of a pair: ``"uniform"`` is a random permutation, ``"derangement"`` one that gives no sample
             itself, ``"other_class"`` a sample of another class, ``"balanced"`` one whose class is uniform over the
             classes present, ``"nearest"`` one of the ``neighbours`` nearest ones.
@@ -92,6 +93,7 @@ class AttnMixup(nn.Module):
         sampling: Sampling | None = None,
         final: Final | None = None,
         averaging: Averaging | None = None,
+        counts: Counts | None = None,
         partner: Partner | None = None,
         neighbours: int = 3,
         global_batch: bool = False,
@@ -109,6 +111,7 @@ class AttnMixup(nn.Module):
             "lam": lam,
             "final": final,
             "averaging": averaging,
+            "counts": counts,
         }
         of_attention = {
             "score": score,

@@ -12,6 +12,7 @@ Partner = Literal["uniform", "derangement", "other_class", "balanced", "nearest"
 Lam = Literal["sample", "batch"]
 Final = Literal["sample", "slice", "weight", "mixed"]
 Averaging = Literal["together", "apart"]
+Counts = Literal["round", "truncate"]
 Preset = Literal["paper", "release", "recommended", "manifold_mixup", "batchformer", "nearest_mixup"]
 
 PAPER: dict[str, Any] = {
@@ -27,6 +28,7 @@ PAPER: dict[str, Any] = {
     "lam": "sample",
     "final": "sample",
     "averaging": "together",
+    "counts": "round",
 }
 # What each preset changes of the paper.
 PRESETS: dict[Preset, dict[str, Any]] = {
@@ -38,6 +40,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "lam": "batch",
         "final": "slice",
         "averaging": "apart",
+        "counts": "truncate",
     },
     "recommended": {
         "score": "cosine",
@@ -76,6 +79,7 @@ class MixupOptions:
     lam: Lam
     final: Final
     averaging: Averaging
+    counts: Counts
     sample_share: tuple[int, int] = field(init=False, repr=False)
     transformed_share: tuple[int, int] = field(init=False, repr=False)
 
@@ -91,6 +95,7 @@ class MixupOptions:
         check_choice("lam", self.lam, Lam)
         check_choice("final", self.final, Final)
         check_choice("averaging", self.averaging, Averaging)
+        check_choice("counts", self.counts, Counts)
         if self.final == "mixed" and self.averaging == "apart":
             raise ValueError('final="mixed" trains on synthetic rows alone: use averaging="together".')
         object.__setattr__(self, "sample_share", _fraction(self.sample_ratio))
@@ -98,22 +103,34 @@ class MixupOptions:
 
     def num_original(self, size: int) -> int:
         """Rows of H in the set of Eq. 13, for a batch of this size."""
-        return rounded_share(self.sample_share, size)
+        return self._count(self.sample_share, size)
+
+    def num_transformed_in_slice(self, size: int) -> int:
+        """Rows of H* in the set of Eq. 13 under ``sampling="slice"``: all but the first 1 - delta."""
+        kept, whole = self.sample_share
+        return size - self._count((whole - kept, whole), size) if self.counts == "truncate" else self.num_original(size)
 
     def num_transformed(self, size: int) -> int:
         """Rows of H* in the final set of Eq. 16, for a batch of this size."""
-        return rounded_share(self.transformed_share, size)
+        return self._count(self.transformed_share, size)
 
     def num_mixed(self, pairs: int) -> int:
         """Pairs of which ``final="slice"`` takes the mixed rows, the first 1 - Delta of all."""
         kept, whole = self.transformed_share
-        return rounded_share((whole - kept, whole), pairs)
+        return self._count((whole - kept, whole), pairs)
 
     def never_transforms(self, size: int) -> bool:
         """Whether no row of H* is used, as in plain mixup."""
-        none_in_pairs = self.num_original(size) == (0 if self.sampling == "slice" else size)
+        if self.sampling == "slice":
+            none_in_pairs = self.num_transformed_in_slice(size) == 0
+        else:
+            none_in_pairs = self.num_original(size) == size
         none_kept = self.final == "mixed" or (self.final != "weight" and self.num_transformed(size) == 0)
         return none_in_pairs and none_kept
+
+    def _count(self, share: tuple[int, int], size: int) -> int:
+        top, bottom = share
+        return top * size // bottom if self.counts == "truncate" else rounded_share(share, size)
 
 
 def rounded_share(share: tuple[int, int], size: int) -> int:

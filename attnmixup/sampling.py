@@ -72,7 +72,7 @@ def draw_plan(
     group = torch.zeros_like(rows) if group is None else group
     num_original = options.num_original(size)
     if options.sampling == "slice":
-        pairing_set = torch.cat([rows[:num_original], rows[size - num_original :] + size])
+        pairing_set = torch.cat([rows[:num_original], rows[size - options.num_transformed_in_slice(size) :] + size])
     else:
         transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
         balanced = options.sampling == "balanced" and not _without_class(targets)

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from benchmarks.batches import IMAGES
-from reference_models.encoders.stages import GatedPerceptron, pool_stages
+from reference_models.encoders.stages import GatedPerceptron, Pooling, pool_stages
 from reference_models.encoders.vision import MEAN, RESNET_STAGES, STD
 from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.images import ImageFeatures
@@ -22,12 +22,15 @@ def slot_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: boo
     pixels = (batch["pixel_values"] / 255 - mean) / std
     passes = [model.vision.body(pixels[:, slot]) for slot in range(IMAGES)]
     image = model.vision.body(pixels[:, 0])["fc"].masked_fill(~seen[:, :1], 0.0) if logits else None
-    cells = [torch.stack(maps, dim=1) for maps in zip(*(pool(features) for features in passes), strict=True)]
+    cells = [
+        torch.stack(maps, dim=1)
+        for maps in zip(*(pool(features, model.vision.pooling) for features in passes), strict=True)
+    ]
     return ImageFeatures({"cells": torch.cat(cells, dim=-1)[seen]}, {"cells": seen}, image)
 
 
-def pool(features: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return pool_stages([features[name] for name in RESNET_STAGES])
+def pool(features: Mapping[str, Tensor], pooling: Pooling) -> tuple[Tensor, ...]:
+    return pool_stages([features[name] for name in RESNET_STAGES], pooling)
 
 
 def looped_gates(mixer: GatedPerceptron, cells: Sequence[Tensor]) -> Tensor:

@@ -45,6 +45,8 @@ class SystemConfig:
         vision: image backbone: resnet18/34/50/101/152, mobilenet_v2, or tiny.
         vision_weights: "imagenet" (torchvision's hub), "none" (random), or a local file.
         image_signal: what the semantic loss compares with the text: the "pooled" last stage, or the class "logits".
+        stage_pooling: how stages of the backbone become 2 x 2 cells: of the "whole" map, or "floor", without the last
+            row and column of an odd map, as in published code.
         freeze_image_backbone: keep the backbone's weights and statistics.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
@@ -59,6 +61,7 @@ class SystemConfig:
     vision: str = "resnet50"
     vision_weights: str = path_setting("imagenet")
     image_signal: Literal["pooled", "logits"] = "pooled"
+    stage_pooling: Literal["whole", "floor"] = "whole"
     freeze_image_backbone: bool = False
     semantic_weight: float = 0.0
     semantic: dict[str, Any] = field(default_factory=dict)

@@ -24,7 +24,8 @@ class TrainingConfig:
             where it has none; a system can have further rates of its own.
         optimizer: "adamw" or "sgd".
         momentum: of sgd.
-        weight_decay: of the weights; biases and norms have none.
+        weight_decay: of the weights.
+        decay_all: decay biases and norms too, as published code does.
         warmup: share of the steps over which the rates rise.
         schedule: how the rates go on after the warm-up: they fall to 0 ("linear", "cosine"), stay ("constant"), or are
             divided by 1 + 0.05 x whole epochs ("inverse").
@@ -55,6 +56,7 @@ class TrainingConfig:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.0
     weight_decay: float = 1e-2
+    decay_all: bool = False
     warmup: float = 0.06
     schedule: Literal["linear", "cosine", "constant", "inverse"] = "linear"
     clip: float = 1.0

@@ -1,18 +1,38 @@
 """Eq. 3: the four stages of images, pooled to a few cells, become features for each text layer, in two readings."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from reference_models.errors import UserError
+
+Pooling = Literal["whole", "floor"]
+
 GRID = 2  # each image gives GRID x GRID prefix tokens
 
 
-def pool_stages(stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Average-pool maps (M, channels, height, width) to cells (M, GRID * GRID, channels), row by row."""
-    return tuple(rearrange(F.adaptive_avg_pool2d(stage, GRID), "m c y x -> m (y x) c") for stage in stages)
+def pool_stages(stages: Sequence[Tensor], pooling: Pooling = "whole") -> tuple[Tensor, ...]:
+    """Average-pool maps (M, channels, height, width) to cells (M, GRID * GRID, channels), row by row.
+
+    Args:
+        stages: the maps.
+        pooling: cells cover the "whole" map, so that those of an odd one overlap; or "floor", cells of half the height
+            and width, rounded down, as published code has them: the last row and column of an odd map are left out.
+    """
+    if pooling == "floor":
+        if min(min(stage.shape[2:]) for stage in stages) < GRID:
+            raise UserError(
+                "model.stage_pooling=floor needs larger images: the last stage has a single cell; "
+                "set data.image_size to 64"
+            )
+        grids = [F.avg_pool2d(stage, (stage.shape[2] // GRID, stage.shape[3] // GRID)) for stage in stages]
+    else:
+        grids = [F.adaptive_avg_pool2d(stage, GRID) for stage in stages]
+    return tuple(rearrange(grid[..., :GRID, :GRID], "m c y x -> m (y x) c") for grid in grids)
 
 
 class GatedConvolutions(nn.Module):
@@ -40,9 +60,7 @@ class GatedConvolutions(nn.Module):
 class GatedPerceptron(nn.Module):
     """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the image.
 
-    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the image. The published code
-    reshapes maps to tokens without transposing, which makes tokens of channel blocks, and pools odd maps without their
-    last row and column; here a token is a cell, and the cells cover the map.
+    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the image.
 
     Args:
         stage_widths, layers, features: as for `GatedConvolutions`.

@@ -57,10 +57,27 @@ class TextEncoder(nn.Module):
         if fusion is not None and self.body.device.type != "meta":
             probe(self, NAMES[attention], fusion)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Prefix | PrefixStates | None = None) -> Tensor:
-        """Last hidden states (B, L, C) of `input_ids` (B, L), under `attention_mask` (B, L), 1 = token."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix: Prefix | PrefixStates | None = None,
+        *,
+        shift: int = 0,
+    ) -> Tensor:
+        """Last hidden states (B, L, C).
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), 1 = token; padding is on the right.
+            prefix: what the layers attend to beside the text.
+            shift: how many positions later than without it the text begins.
+        """
         visual = {"prefix_states" if isinstance(prefix, PrefixStates) else "prefix": prefix}
-        output = self.body(input_ids=input_ids, attention_mask=attention_mask, **visual)
+        positions = {}
+        if shift:
+            positions["position_ids"] = shifted_positions(self.body.config, attention_mask, shift)
+        output = self.body(input_ids=input_ids, attention_mask=attention_mask, **visual, **positions)
         hidden: Tensor = output.last_hidden_state
         return hidden
 
@@ -105,6 +122,25 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
     for reason, refused in reasons.items():
         if refused:
             raise UserError(REFUSED.format(name=body.config.model_type, reason=reason))
+
+
+def shifted_positions(config: PreTrainedConfig, mask: Tensor, shift: int) -> Tensor:
+    """Position ids (B, L) under a mask (B, L), as an encoder counts them itself, but so many later.
+
+    Raises:
+        UserError: the encoder has no such position.
+    """
+    readable, needed = readable_length(config), shift + mask.shape[1]
+    if readable is not None and needed > readable:
+        raise UserError(
+            f"model.shift_positions lets the text of {mask.shape[1]} sub-words begin {shift} positions later, and the "
+            f"text encoder has {readable}; set data.max_length to {readable - shift} or less"
+        )
+    places = torch.arange(shift, needed, device=mask.device)
+    if config.model_type not in OFFSET_POSITIONS:
+        return places.expand_as(mask)
+    first: int = config.pad_token_id + 1
+    return torch.where(mask > 0, places + first, config.pad_token_id)
 
 
 def readable_length(config: PreTrainedConfig) -> int | None:

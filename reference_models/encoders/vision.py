@@ -10,7 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import ResNetConfig, ResNetModel
 
 from reference_models.config import View
-from reference_models.encoders.stages import pool_stages
+from reference_models.encoders.stages import Pooling, pool_stages
 from reference_models.errors import UserError
 from reference_models.names import unknown
 
@@ -32,6 +32,7 @@ class VisionBackbone(nn.Module):
         name: one of `BACKBONES`.
         frozen: no gradients, and batch statistics that never move.
         views: what `forward` gives, see `forward`. Only with "logits" is there a layer for the classes.
+        pooling: of the stages to cells, see `pool_stages`.
 
     Attributes:
         stage_widths: channels of the four stages.
@@ -41,11 +42,18 @@ class VisionBackbone(nn.Module):
         UserError: an unknown name, or class logits of `tiny`, which has none.
     """
 
-    def __init__(self, name: str, *, frozen: bool = False, views: Iterable[View] = ("cells", "pooled")) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        frozen: bool = False,
+        views: Iterable[View] = ("cells", "pooled"),
+        pooling: Pooling = "whole",
+    ) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise unknown("image backbone", name, BACKBONES)
-        self.name, self.frozen, self.views = name, frozen, frozenset(views)
+        self.name, self.frozen, self.views, self.pooling = name, frozen, frozenset(views), pooling
         if name == "tiny" and "logits" in self.views:
             raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")
         self.body: nn.Module
@@ -97,7 +105,7 @@ class VisionBackbone(nn.Module):
         stages, logits = self._stages(scaled)
         views: dict[View, Tensor] = {}
         if "cells" in self.views:
-            views["cells"] = torch.cat(pool_stages(stages), dim=-1)
+            views["cells"] = torch.cat(pool_stages(stages, self.pooling), dim=-1)
         if "grid" in self.views:
             last = stages[-1]
             if max(last.shape[2:]) > GRID_SIDE:

@@ -98,7 +98,10 @@ class System(PreTrainedModel):
         self.vision = None
         if views := self.settings.image_views:
             self.vision = VisionBackbone(
-                self.settings.vision, frozen=self.settings.freeze_image_backbone, views=views.keys()
+                self.settings.vision,
+                frozen=self.settings.freeze_image_backbone,
+                views=views.keys(),
+                pooling=self.settings.stage_pooling,
             )
 
     def make_text_encoder(self) -> TextEncoder | None:

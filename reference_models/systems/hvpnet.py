@@ -27,6 +27,7 @@ class HVPNeTConfig(TextSystemConfig):
         attention: "sdpa" (fused kernels) or "eager" (step by step).
         scramble_cells, scramble_heads: what the published reshapes do, see `VisualPrefix`.
         attend_absent: attend to absent images of a sample that has another one, as zeros, as the published code does.
+        shift_positions: let the positions of the text begin behind those of the visual tokens, as in published code.
         train_head: False leaves the head as it was drawn, as the published code does for relations.
     """
 
@@ -38,6 +39,7 @@ class HVPNeTConfig(TextSystemConfig):
     scramble_cells: bool = False
     scramble_heads: bool = False
     attend_absent: bool = False
+    shift_positions: bool = False
     train_head: bool = True
 
     @property
@@ -88,5 +90,6 @@ class HVPNeT(System):
         """Encode the text with the images as prefix; see `System`."""
         features = self.image_features(batch, attend_absent=self.settings.attend_absent)
         prefix = self.prefix(features.rows["cells"], features.seen["cells"])
-        hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"], prefix)
+        shift = prefix.mask.shape[1] if self.settings.shift_positions else 0
+        hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"], prefix, shift=shift)
         return Encoded(*self.task.gather(hidden, batch, self.config), *self.semantic_image(batch, features))

@@ -10,7 +10,11 @@ from reference_models.systems.registry import register
 # What the code published with the paper meant to do, as in configs/systems/i2srm-release.yaml.
 RELEASE: dict[str, Any] = {
     "prefix": "release",
+    "scramble_cells": True,
     "scramble_heads": True,
+    "shift_positions": True,
+    "stage_pooling": "floor",
+    "head_dropout": 0.0,
     "attend_absent": True,
     "image_signal": "logits",
     "semantic": {"project": "image"},

@@ -122,6 +122,8 @@ def describe(backbone: VisionBackbone, view: View, image_size: int, resize: Resi
         "mean": MEAN,
         "std": STD,
         "cells": {"cells": GRID, "grid": GRID_SIDE}.get(view),
+        # Only where it is not the default, so that caches from before it are found.
+        **({"pooling": backbone.pooling} if view == "cells" and backbone.pooling != "whole" else {}),
     }
 
 

@@ -14,17 +14,18 @@ DECAY = 0.05  # of the inverse schedule (Ma and Hovy, ACL 2016)
 
 
 def parameter_groups(
-    model: nn.Module, rates: Mapping[str, float], *, learning_rate: float, weight_decay: float
+    model: nn.Module, rates: Mapping[str, float], *, learning_rate: float, weight_decay: float, decay_all: bool = False
 ) -> list[dict[str, Any]]:
     """Every trainable parameter in exactly one group for an optimizer.
 
-    Biases and the parameters of norms are not decayed.
+    Biases and the parameters of norms are not decayed, unless all are.
 
     Args:
         model: whose parameters are grouped by their names.
         rates: peak rate by the beginning of names, as in "head" or "head.crf"; the longest that fits counts.
         learning_rate: of every other parameter.
         weight_decay: of the weights.
+        decay_all: whether it is that of biases and norms too.
 
     Returns:
         Groups with `name`, `params`, `lr` and `weight_decay`; none is empty.
@@ -47,7 +48,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         part = max((prefix for prefix in rates if _begins(name, prefix)), key=len, default="")
-        decayed = not (id(parameter) in no_decay or name.endswith("bias"))
+        decayed = decay_all or not (id(parameter) in no_decay or name.endswith("bias"))
         key = (part or "others") if decayed else f"{part or 'others'}, no decay"
         group = {"name": key, "params": [], "lr": rates.get(part, learning_rate)}
         group["weight_decay"] = weight_decay if decayed else 0.0

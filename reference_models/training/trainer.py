@@ -178,6 +178,7 @@ class ExtractionTrainer(Trainer):
                 self.model.learning_rates() | self.settings.learning_rates,
                 learning_rate=self.settings.learning_rate,
                 weight_decay=self.settings.weight_decay,
+                decay_all=self.settings.decay_all,
             )
             self.optimizer = make_optimizer(self.settings, groups)
         return self.optimizer

@@ -28,6 +28,7 @@ PAPER = MixupOptions(
     lam="sample",
     final="sample",
     averaging="together",
+    counts="round",
 )
 SCORES = ("additive", "shared", "dot", "cosine")
 LABEL_KINDS = ("class", "soft", "multilabel", "regression", "tags")

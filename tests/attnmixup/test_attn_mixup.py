@@ -94,10 +94,10 @@ def test_the_release(size, seed):
     assert mixer.attention.feed_forward.expand.out_features == 2048
     embeddings = torch.randn(size, DIM)
     mixed = mixer(embeddings, torch.arange(size), generator=torch.Generator().manual_seed(seed))
-    taken, kept = oracles.rounded_share(0.7, size), oracles.rounded_share(0.6, size)
-    made = oracles.rounded_share(0.4, 2 * taken)
+    taken, left, kept = 7 * size // 10, 3 * size // 10, 6 * size // 10
+    made = 4 * (taken + size - left) // 10
     assert torch.bincount(mixed.origin, minlength=3).tolist() == [size, kept, made]
-    firsts = (list(range(taken)) + list(range(size - taken, size)))[:made]
+    firsts = (list(range(taken)) + list(range(left, size)))[:made]
     assert mixed.targets_a.tolist() == list(range(size)) + list(range(kept)) + firsts
     assert len(set(mixed.lam[size + kept :].tolist())) <= 1
     torch.testing.assert_close(mixed.weight[: size + kept].sum(), torch.tensor(1.0))
@@ -110,6 +110,7 @@ OF_THE_RELEASE = {
     "lam": "batch",
     "final": "slice",
     "averaging": "apart",
+    "counts": "truncate",
 }
 
 
@@ -343,6 +344,7 @@ def test_no_strength_is_the_plain_loss(final, averaging):
 )
 def test_every_parameter_receives_a_gradient(case, seed, preset):
     assume(preset != "recommended" or len(case.embeddings) > 3)  # round(0.15 B) rows of H* are none
+    assume(preset != "release" or len(case.embeddings) > 1)  # 0.6 B rows of H*, rounded down, are none
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, preset=preset).double()
     mixed = mixer(case.embeddings.requires_grad_(), case.targets, mask=case.mask, generator=case.generator)

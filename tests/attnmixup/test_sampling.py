@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 
 import oracles
 import pytest
@@ -295,6 +296,27 @@ def test_plan_of_the_release(size, seed):
     assert len(set(plan.second.tolist())) == mixed
     assert set(plan.second.tolist()) <= set(pairing_set)
     assert len(set(plan.lam.tolist())) == min(1, mixed)
+
+
+@given(size=sizes, ratio=ratios, seed=seeds)
+def test_truncated_counts_are_those_of_the_released_slices(size, ratio, seed):
+    options = replace(PAPER, sampling="slice", final="slice", counts="truncate", sample_ratio=ratio)
+    plan = sampling.draw_plan(options, size, generator=generator(seed))
+    delta = Fraction(ratio).limit_denominator(10_000)
+    pool = list(range(size))[: int(delta * size)] + list(range(size, 2 * size))[int((1 - delta) * size) :]
+    assert plan.first.tolist() == pool[: int(Fraction(2, 5) * len(pool))]
+    assert plan.transformed.tolist() == list(range(int(Fraction(3, 5) * size)))
+    assert options.never_transforms(size) == (len(plan.transformed) == 0 and max(pool, default=0) < size)
+
+
+def test_counts_of_the_release_at_its_batch_of_16():
+    counts = {}
+    for name in ("truncate", "round"):
+        options = replace(PAPER, sampling="slice", final="slice", counts=name)
+        plan = sampling.draw_plan(options, 16, generator=generator())
+        pool = options.num_original(16) + options.num_transformed_in_slice(16)
+        counts[name] = pool, len(plan.transformed), len(plan.first)
+    assert counts == {"truncate": (23, 9, 9), "round": (22, 10, 9)}
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from reference_models.encoders.stages import pool_stages
 from reference_models.encoders.vision import BACKBONES, VisionBackbone
 from reference_models.errors import UserError
 
@@ -54,6 +55,22 @@ def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is
                 mean = x[:, :, y : y + half, z : z + half].mean(dim=(2, 3))
                 torch.testing.assert_close(cells[:, number], mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(features["pooled"], x.mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [2, 4, 5, 7])
+def test_floor_pooling_leaves_out_the_last_row_and_column_of_an_odd_map(side):
+    stage = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    half = side // 2
+    corners = [(0, 0), (0, half), (half, 0), (half, half)]
+    expected = [stage[:, :, y : y + half, x : x + half].mean(dim=(2, 3)) for y, x in corners]
+    [floor], [whole] = pool_stages([stage], "floor"), pool_stages([stage])
+    torch.testing.assert_close(floor, torch.stack(expected, dim=1))
+    assert torch.allclose(floor, whole) == (side % 2 == 0)
+
+
+def test_floor_pooling_refuses_a_single_cell():
+    with pytest.raises(UserError, match=r"stage_pooling=floor needs larger images.*set data\.image_size to 64"):
+        VisionBackbone("tiny", pooling="floor")(make_pixels(side=32))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])

@@ -74,6 +74,12 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert decay[id(model.head.linear.bias)] == decay[id(model.mixer.attention.norm.weight)] == 0.0
 
 
+def test_norms_and_biases_are_decayed_if_all_are() -> None:
+    groups = parameter_groups(build("ner"), RATES, learning_rate=1.0, weight_decay=0.1, decay_all=True)
+    assert {group["weight_decay"] for group in groups} == {0.1}
+    assert not any(group["name"].endswith("no decay") for group in groups)
+
+
 @pytest.mark.parametrize(
     ("task", "options", "rate"),
     [("re", {}, 1e-3), ("ner", {}, 5e-2), ("ner", {"tag_head": "softmax"}, 1e-3)],

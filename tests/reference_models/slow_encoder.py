@@ -1,7 +1,7 @@
 """Hand-written encoders of BERT's families and ModernBERT, one sentence and one token at a time, with a visual prefix.
 
 Written from the papers, with nothing of transformers but the weights. A prefix comes as `keys` and `values`, or as
-`states`, each a list over layers of lists of the visual tokens that are attended to.
+`states`, each a list over layers of lists of the visual tokens that are attended to. Positions can begin `shift` later.
 """
 
 import math
@@ -20,9 +20,9 @@ def encode(body, ids, mask, prefix=None):
     return torch.stack(rows)
 
 
-def encode_sentence(body, ids, *, keys=None, values=None, states=None):
+def encode_sentence(body, ids, *, keys=None, values=None, states=None, shift=0):
     modern = body.config.model_type == "modernbert"
-    tokens = embed_modern(body, ids) if modern else embed(body, ids)
+    tokens = embed_modern(body, ids) if modern else embed(body, ids, shift)
     for number, layer in enumerate(body.layers if modern else body.encoder.layer):
         count = 0 if states is None else len(states[number])
         tokens = [*(states[number] if count else []), *tokens]
@@ -31,9 +31,9 @@ def encode_sentence(body, ids, *, keys=None, values=None, states=None):
     return [body.final_norm(token) for token in tokens] if modern else tokens
 
 
-def embed(body, ids):
+def embed(body, ids, shift):
     tables = body.embeddings
-    first = tables.padding_idx + 1 if "roberta" in body.config.model_type else 0
+    first = shift + (tables.padding_idx + 1 if "roberta" in body.config.model_type else 0)
     tokens = []
     for place, token in enumerate(ids):
         total = tables.word_embeddings.weight[token] + tables.token_type_embeddings.weight[0]
