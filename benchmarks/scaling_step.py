@@ -16,7 +16,7 @@ from benchmarks.workload import SIZES, make_model, make_work
 
 BATCHES, LENGTHS, RANKS = (1, 4, 16, 64, 256), (16, 32, 64, 128, 256), (1, 2)
 BATCH, LENGTH = 16, 32  # where the other one grows
-SIDE = 32  # of the images, whose features come from the cache
+SIDE = 64  # of the images, whose features come from the cache
 STEPS = 3
 
 

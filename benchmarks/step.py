@@ -52,7 +52,7 @@ def time_way(
     """Seconds of each step in one way, and the most GiB held; to be called in a process that does nothing else."""
     model = make_model(task, size)
     # Where features come from the cache no large image is computed.
-    side = 32 if variant.cached else size.side
+    side = 64 if variant.cached else size.side
     work = [make_work(model, lengths, side, seed=number) for number, lengths in enumerate(groups)]
     times = time_steps(model, work, {"": variant}, repeats)[""]
     return times, memory("VmHWM") * GIB  # unlike ru_maxrss, it does not begin with that of the parent
@@ -72,7 +72,7 @@ def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant], rep
 def share_of_modules(task: Task, size: Size, groups: list[torch.Tensor], repeats: int) -> float:
     """The part of a step that both modules take: the median over steps, each taken with them and without."""
     model = make_model(task, size)
-    work = [make_work(model, lengths, 32, seed=number) for number, lengths in enumerate(groups)]
+    work = [make_work(model, lengths, 64, seed=number) for number, lengths in enumerate(groups)]
     times = time_steps(model, work, {"with": OURS, "without": WITHOUT_MODULES}, repeats)
     return statistics.median(1 - rest / whole for whole, rest in zip(times["with"], times["without"], strict=True))
 

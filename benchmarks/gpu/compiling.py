@@ -26,7 +26,7 @@ def compiling(setting: Setting, findings: Findings) -> None:
     for task in ("ner",) if setting.reduced else BATCH_SIZES:
         lengths = length_groups(task, BATCH_SIZES[task], 1)[0]
         model = make_model(task, setting.first_size).to(setting.device)
-        batch = make_work(model, lengths, side=32).batch(WAY)
+        batch = make_work(model, lengths, side=64).batch(WAY)
         with computing(model, WAY):
             features = model.image_features(batch, attend_absent=True)
             prefix = model.prefix(features.rows["cells"], features.seen["cells"])

@@ -51,7 +51,7 @@ def against_plan(setting: Setting, findings: Findings) -> None:
             for samples in batch_sizes[:1] if setting.reduced else batch_sizes:
                 lengths = length_groups(task, samples, 1)[0]
                 plan = gpu_plan.make_plan(task, size, lengths, kernels)
-                took, held = time_step(setting, model, lengths, BFLOAT16, side=32)
+                took, held = time_step(setting, model, lengths, BFLOAT16, side=64)
                 measured = None if held is None else held * 2**30 / 1e9
                 expected = 1e3 * plan.expected
                 table.add(task, name, samples, expected, 1e3 * took, 1e3 * took / expected, plan.memory / 1e9, measured)
@@ -69,7 +69,7 @@ def time_step(
     setting: Setting, model: I2SRM, lengths: Tensor, variant: Variant, side: int
 ) -> tuple[float, float | None]:
     """Seconds of a training step, and the GiB of tensors that it holds at most."""
-    batch = make_work(model, lengths, 32 if variant.cached else side).batch(variant)
+    batch = make_work(model, lengths, 64 if variant.cached else side).batch(variant)
     optimizer = make_optimizers(model)[variant.fused]
     forget_peak(setting.device)
     step = partial(training_step, model, optimizer, batch, variant)
