@@ -76,6 +76,9 @@ def run_sweep(
         systems: names of the systems' files whose rows are trained; none for all.
         jobs: cells that are trained at once, each in a process of its own.
 
+    Returns:
+        How many cells failed.
+
     Raises:
         UserError: no such table, system, data set or setting, seeds that are not different whole numbers from 0, or
             `jobs` that cannot be; then nothing was written.
