@@ -117,6 +117,38 @@ def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collecti
     return config
 
 
+def shared_overrides(overrides: Sequence[str], system: str, systems: Sequence[str]) -> list[str]:
+    """The overrides of a command for several systems that one of them has.
+
+    Args:
+        overrides: as on the command line, as in `["--model.text", "bert-base-cased"]`.
+        system: name or path of its file.
+        systems: those of all systems. What none of them has stays, so that it is refused.
+    """
+    own, *others = (_names(one) for one in (system, *systems))
+    kept, keeps = [], True
+    for word in overrides:
+        if word.startswith("--"):
+            key = _key(word)
+            keeps = key in own or not any(key in names for names in others)
+        if keeps:
+            kept.append(word)
+    return kept
+
+
+def _names(system: str) -> set[str]:
+    """The keys of all settings that a system's file is for."""
+    from reference_models.systems import get_system
+
+    known = _keys(get_system(_read(find_config(system, "systems"))["system"]).settings_class)
+    return {f"{section}.{key}" for section, keys in known.items() for key in keys}
+
+
+def _key(word: str) -> str:
+    """The setting that a word of the command line, `--model.mixup.dropout=0`, is about."""
+    return ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
+
+
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings by the keys of the command line."""
     flat: dict[str, Any] = {}
@@ -193,7 +225,7 @@ def _check_overrides(overrides: Sequence[str], system: str) -> None:
     names = ["help", "output", *(f"{section}.{key}" for section, keys in known.items() for key in keys)]
     for word in overrides:
         if word.startswith("--"):
-            key = ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
+            key = _key(word)
             if key not in names:
                 raise UserError(f"the command line: {_unknown(key, system, names)}")
 

@@ -133,6 +133,9 @@ def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:
     Args:
         weights: (heads, B, B), or (words, heads, B, B); 1 for the first B where all samples attend alike.
         mask: (B, words), True for a word, of weights by word.
+
+    Returns:
+        (B, B); each row sums to 1.
     """
     weights = weights.mean(dim=-3)
     weights = weights.expand(*weights.shape[:-2], weights.shape[-1], weights.shape[-1])

@@ -10,9 +10,10 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
+from reference_models.config import Policy
 from reference_models.data.check_report import Report, SplitReport
 from reference_models.data.formats import SPLITS, DataFormat, get_format, recognise
-from reference_models.data.images import SUFFIXES, Policy, check_images
+from reference_models.data.images import SUFFIXES, check_images
 from reference_models.data.samples import Sample, Split, fingerprint, spooled
 from reference_models.errors import UserError
 
@@ -37,6 +38,9 @@ def check_data(
         max_crops: crops of a sample that training would use.
         bad_images: what training would do about an image that is missing or broken; "error" makes one fatal.
         progress: show progress bars.
+
+    Returns:
+        What was found of each split, and all that is wrong, see `Report`.
 
     Raises:
         UserError: there is no such format; or none is given, and the files are of none or of several.

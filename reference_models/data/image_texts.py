@@ -83,6 +83,9 @@ def add_image_texts(samples: Iterable[Sample], path: Path, images: Path) -> Iter
         samples: of one split, with images.
         path: of the split's texts; without such a file, the samples stay as they are.
         images: the folder that the names of images begin at.
+
+    Returns:
+        The samples in their order, one by one.
     """
     texts = read_image_texts(path) if path.is_file() else {}
     for sample in samples:

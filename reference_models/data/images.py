@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,15 +16,14 @@ from torchvision.transforms.functional import center_crop
 from torchvision.transforms.functional import resize as scale_image
 from tqdm import tqdm
 
+from reference_models.config import Policy, Resize
 from reference_models.data.checked import add_checked, read_checked
 from reference_models.data.features import BLANK, KEY, content_key
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 
-Resize = Literal["squash", "centre-crop"]
 SHORT_SIDE = 256 / 224  # of a centre crop, as a multiple of its size
-Policy = Literal["error", "blank", "drop"]
 
 # Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")

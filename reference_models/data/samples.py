@@ -57,6 +57,9 @@ def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: 
         key_type: `str` for image names, `int` for row indices.
         max_crops: how many names to keep of each list.
 
+    Returns:
+        The names by key; empty without a dictionary.
+
     Raises:
         UserError: the file is no torch file, or holds anything but a dict of `key_type` to lists of strings. Nothing
             in the file is executed.
@@ -92,6 +95,9 @@ def file_below(folder: Path, name: str, where: str) -> Path:
         folder: where such files are.
         name: as the data file has it.
         where: file and line, or key, for the message.
+
+    Returns:
+        The path below the folder.
 
     Raises:
         UserError: the name is absolute, leads out of the folder, or holds a character that no path can.

@@ -49,6 +49,9 @@ def learn_words(
         sentences: of words.
         min_count: how often a word must occur to be known.
         others: words in lower case that are known in any case.
+
+    Returns:
+        The tokenizer; id 0 pads, and 1 is every word that is not known.
     """
     counts = Counter(word.lower() for words in sentences for word in words)
     known = sorted({word for word, count in counts.items() if count >= min_count} | set(others))

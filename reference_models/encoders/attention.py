@@ -26,6 +26,9 @@ def prepend(
         mask: boolean (B, 1, queries, L), or None where the text attends to all of itself.
         length: number of queries.
         prefix: of all layers.
+
+    Returns:
+        Keys and values (B, heads, P + L, head width) and the mask (B, 1, queries, P + L).
     """
     text = key.new_ones(1, dtype=torch.bool) if mask is None else mask
     text = text.expand(key.shape[0], 1, length, key.shape[2])

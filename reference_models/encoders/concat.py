@@ -45,6 +45,9 @@ def extend_mask(mask: Tensor | None, hidden: Tensor, prefix: Tensor) -> Tensor:
         mask: boolean (B, 1, L, L), or None where the text attends to all of itself.
         hidden: (B, L, C), the text.
         prefix: (B, P), True = attended.
+
+    Returns:
+        (B, 1, P + L, P + L), True = attended.
     """
     size, length = hidden.shape[:2]
     count = prefix.shape[1]

@@ -67,6 +67,9 @@ class VisualPrefix(nn.Module):
         Args:
             cells: (M, GRID * GRID, sum of the stages' channels) of the M images that are seen, in the order of `seen`.
             seen: (B, images), True for those M; the others are masked out.
+
+        Returns:
+            A `Prefix` of 4 tokens for each image, or `PrefixStates` for the fusion "concat".
         """
         if self.scramble_cells:
             cells = cells.transpose(1, 2).reshape(cells.shape)

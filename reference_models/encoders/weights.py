@@ -35,6 +35,9 @@ def load_text(name: str, vocabulary: int) -> PreTrainedModel:
         name: hub name or local folder.
         vocabulary: tokens of its tokenizer, with those that were added.
 
+    Returns:
+        The encoder, in float32.
+
     Raises:
         UserError: there is none under that name, or its files are damaged.
     """

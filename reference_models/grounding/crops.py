@@ -34,6 +34,9 @@ def make_crops(
         detector: instead of the one that `config` names.
         progress: show a progress bar.
 
+    Returns:
+        A summary of each split.
+
     Raises:
         UserError: wrong settings or data, a dictionary that was made otherwise (before anything is written), or a
             folder that cannot be written to.

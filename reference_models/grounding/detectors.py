@@ -52,6 +52,9 @@ def register_detector(name: str) -> Callable[[Loader], Loader]:
     Args:
         name: as in `grounding.detector`.
 
+    Returns:
+        A decorator that gives the function back.
+
     Raises:
         ValueError: another detector has this name.
     """

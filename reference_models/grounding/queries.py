@@ -46,6 +46,9 @@ def choose_phrases(
         config: names the pipeline that finds noun phrases elsewhere.
         detector: may take no phrases.
 
+    Returns:
+        The name with its version, and a function from samples to the phrases of each.
+
     Raises:
         UserError: a pipeline is needed and cannot be loaded.
     """

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from reference_models.config import RunConfig
+from reference_models.config import Policy, RunConfig
 from reference_models.data.formats import SPLITS, get_format
-from reference_models.data.images import Policy, check_images
+from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable

@@ -33,6 +33,9 @@ def confusion_map(pairs: Sequence[Outcome], *, missed: str, spurious: str) -> Ma
         pairs: of all samples.
         missed: name of the column of what is something and was predicted to be nothing.
         spurious: name of the row of the opposite.
+
+    Returns:
+        A table of counts, whose colours are shares of the rows.
     """
     counts, support = Counter(pairs), Counter(true for true, _ in pairs)
     kinds = [*types_by_support(pairs), None]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reference_models.config import RunConfig
+from reference_models.data.formats import get_format
 from reference_models.errors import UserError
-from reference_models.settings import flat_settings, read_settings
-from reference_models.sweeps.tables import Column, Row, Table
+from reference_models.settings import flat_settings, read_settings, shared_overrides
+from reference_models.sweeps.tables import Table
 
 TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
 
@@ -51,29 +52,35 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
             )
     if len(set(data)) < len(data):
         raise UserError(f"expected different data sets, got {' '.join(data)}")
+    systems = sorted({row.system for row in table.rows})
     _check_overrides(table, data, overrides)
     cells = []
     for row in table.rows:
         for name in data:
             for index, column in enumerate(table.columns):
-                config = read_settings(name, _settings(table, row, column, overrides), system=row.system)
-                if row.format not in (None, config.data.format):
+                words = [*_words(table.settings), *shared_overrides(overrides, row.system, systems)]
+                words += _words(row.settings | column.settings)
+                config = read_settings(name, words, system=row.system)
+                if row.task not in (None, get_format(config.data.format).task):
                     continue
                 label = ", ".join(filter(None, (TITLES.get(name, name), column.name)))
                 if name in table.synthetic and not Path(config.data.root).exists():
                     config = replace(config, data=replace(config.data, root=str(output / "data" / name / "posts")))
                 config = replace(config, output=str(output / _slug(row.name) / _slug(label)))
-                printed = row.paper.get(name, [])[index * len(table.scores) :]
-                cells.append(Cell(row.name, label, name, config, dict(zip(table.scores, printed, strict=False))))
+                printed = zip(table.scores, row.paper.get(name, [])[index * len(table.scores) :], strict=False)
+                paper = {score: number for score, number in printed if number is not None}
+                cells.append(Cell(row.name, label, name, config, paper))
     return cells
 
 
 def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]) -> None:
     for name in data:
         changed = set()
-        for system in {row.system for row in table.rows}:
+        systems = sorted({row.system for row in table.rows})
+        for system in systems:
             before, after = (
-                flat_settings(asdict(read_settings(name, words, system=system))) for words in ([], overrides)
+                flat_settings(asdict(read_settings(name, words, system=system)))
+                for words in ([], shared_overrides(overrides, system, systems))
             )
             changed |= {key for key in before | after if before.get(key) != after.get(key)}
         if taken := changed & table.varied():
@@ -84,10 +91,6 @@ def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]
             raise UserError(
                 f"data.root is the folder of one data set, and the sweep has {len(data)}: name one by --data"
             )
-
-
-def _settings(table: Table, row: Row, column: Column, overrides: Sequence[str]) -> list[str]:
-    return [*_words(table.settings), *overrides, *_words(row.settings | column.settings)]
 
 
 def _words(settings: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,9 @@ from reference_models.sweeps.cells import Cell
 from reference_models.sweeps.outcome import Outcome
 from reference_models.sweeps.tables import Table
 
-SCORES = {"precision": "P", "recall": "R", "f1": "F1"}
 FIELDS = ("table", "row", "column", "score", "paper", "mean", "spread", "seeds", "values", "state", "labels", "reason")
+COSTS = ("parameters", "epoch_seconds")
+NEAR = 0.03  # how far an F1 may be from that of its precision and recall, which are rounded
 Outcomes = Mapping[Cell, Outcome]
 
 
@@ -19,54 +20,89 @@ def csv_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> str:
     """A line for each cell and score; percent, and empty where there is no number."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FIELDS)
+    writer.writerow([*FIELDS, *(COSTS if table.costs else ())])
     for cell, outcome in outcomes.items():
+        costs = [outcome.parameters or "", outcome.epoch_seconds or ""] if table.costs else []
         for score in table.scores:
             values = outcome.values.get(score, [])
             ours = [mean(values) if values else "", stdev(values) if len(values) > 1 else ""]
             basis = [" ".join(map(str, seeds)), " ".join(map(str, values))]
-            end = [outcome.state, outcome.fingerprint, outcome.reason]
+            end = [outcome.state, outcome.fingerprint, outcome.reason, *costs]
             writer.writerow([table.name, cell.row, cell.column, score, cell.paper.get(score, ""), *ours, *basis, *end])
     return text.getvalue()
 
 
 def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int], overrides: Sequence[str]) -> str:
-    """The table as the paper has it, the paper's number and ours in each cell, and below it what ours rest on."""
+    """The table as the paper has it, the paper's numbers and ours in each cell, and below it what ours rest on."""
     reasons = list(dict.fromkeys(outcome.reason for outcome in outcomes.values() if outcome.state == "failed"))
     columns = list(dict.fromkeys((cell.column, cell.data in table.data) for cell in outcomes))
-    heads = [f"{name} {whose}" for name, printed in columns for whose in (("paper", "ours") if printed else ("ours",))]
+    costs = ("M parameters", "s/epoch") if table.costs else ()
+    heads = [
+        f"{name} {what}" for name, printed in columns for what in (*(("paper",) if printed else ()), "ours", *costs)
+    ]
     lines = [["", *heads]]
     found = {(cell.row, cell.column): cell for cell in outcomes}
     for row in dict.fromkeys(cell.row for cell in outcomes):
-        for score in table.scores:
-            line = [row if len(table.scores) == 1 else f"{row}, {SCORES[score]}"]
-            for column, printed in columns:
-                cell = found.get((row, column))
-                if printed:
-                    line.append(f"{cell.paper[score]:.2f}" if cell and cell.paper else "-")
-                line.append(_ours(outcomes[cell], score, reasons) if cell else "-")
-            lines.append(line)
+        line = [row]
+        for column, printed in columns:
+            cell = found.get((row, column))
+            if printed:
+                line.append(_paper(cell, table.scores))
+            line.append(_ours(outcomes[cell], table.scores, reasons) if cell else "-")
+            if table.costs:
+                line += _costs(outcomes[cell]) if cell else ["-", "-"]
+        lines.append(line)
     title = f"## Table {table.name.removeprefix('table')}: {table.title}"
     below = _basis(table, outcomes, seeds)
     if overrides:
         below.append(f"- Set for all cells: `{shlex.join(overrides)}`.")
     below += [f"- {note}" for note in table.notes]
     below += [f"- [{number}] {reason}" for number, reason in enumerate(reasons, start=1)]
-    return "\n".join([title, "", *_aligned(lines), "", *below]) + "\n"
+    return "\n".join([title, "", *aligned(lines), "", *below]) + "\n"
 
 
-def _ours(outcome: Outcome, score: str, reasons: Sequence[str]) -> str:
+def expected_f1(paper: Mapping[str, float]) -> float | None:
+    """The F1 of the paper's precision and recall, where it has all three and its own F1 is another; else None."""
+    if paper.keys() < {"precision", "recall", "f1"}:
+        return None
+    f1 = 2 * paper["precision"] * paper["recall"] / (paper["precision"] + paper["recall"])
+    return f1 if abs(f1 - paper["f1"]) > NEAR else None
+
+
+def _paper(cell: Cell | None, scores: Sequence[str]) -> str:
+    if cell is None or not cell.paper:
+        return "-"
+    numbers = (f"{cell.paper[score]:.2f}" if score in cell.paper else "-" for score in scores)
+    return " / ".join(numbers) + ("*" if expected_f1(cell.paper) is not None else "")
+
+
+def _ours(outcome: Outcome, scores: Sequence[str], reasons: Sequence[str]) -> str:
     if outcome.state == "failed":
         return f"failed [{reasons.index(outcome.reason) + 1}]"
     if outcome.state != "finished":
         return outcome.state
-    values = outcome.values[score]
+    return " / ".join(with_deviation(outcome.values[score]) for score in scores)
+
+
+def with_deviation(values: Sequence[float]) -> str:
+    """The mean of values, with their standard deviation if there are several."""
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def _costs(outcome: Outcome) -> list[str]:
+    if not outcome.parameters:
+        return ["-", "-"]
+    return [f"{outcome.parameters / 1e6:.2f}", f"{outcome.epoch_seconds:.1f}"]
 
 
 def _basis(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> list[str]:
     spread = "mean ± sample standard deviation over the seeds" if len(seeds) > 1 else "of the only seed"
-    lines = [f"- Test split, percent; ours: {spread} {', '.join(map(str, seeds))}."]
+    what = "P / R / F1 in percent" if len(table.scores) > 1 else "percent"
+    lines = [f"- Test split, {what}; ours: {spread} {', '.join(map(str, seeds))}."]
+    odd = ((cell, expected_f1(cell.paper)) for cell in outcomes)
+    told = [f"{f1:.2f} ({cell.row}, {cell.column})" for cell, f1 in odd if f1 is not None]
+    if told:
+        lines.append(f"- * The paper's F1 does not follow from its P and R, which give {', '.join(told)}.")
     for data in dict.fromkeys(cell.data for cell in outcomes):
         labels = {outcome.fingerprint for cell, outcome in outcomes.items() if cell.data == data} - {""}
         if labels:
@@ -76,7 +112,8 @@ def _basis(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> list[str]:
     return lines
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; the first one is its head, and its first column is aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     first, *others = (
         "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines

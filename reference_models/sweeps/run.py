@@ -47,6 +47,9 @@ def run_sweep(name: str, data: Sequence[str], seeds: Sequence[int], output: Path
         output: folder of the sweep.
         overrides: settings for all cells, as on the command line.
 
+    Returns:
+        How many cells failed.
+
     Raises:
         UserError: no such table, data set or setting, or seeds that are not different whole numbers from 0; then
             nothing was written.

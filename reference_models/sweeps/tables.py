@@ -27,15 +27,16 @@ class Row:
         name: as it is printed.
         system: name of the system's file.
         settings: what changes that, as keys of the command line.
-        format: the format of data that it is for; None for all.
-        paper: the paper's numbers (percent) for each data set: for each column, each score.
+        task: that it is for; None for all.
+        paper: the paper's numbers (percent) for each data set: for each column, each score; None for one that the
+            paper does not have.
     """
 
     name: str
     system: str = "i2srm"
     settings: dict[str, Any] = field(default_factory=dict)
-    format: str | None = None
-    paper: dict[str, list[float]] = field(default_factory=dict)
+    task: str | None = None
+    paper: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Table:
         columns: image encoders; one without a name if the table has none.
         settings: what all cells share; unlike that of rows and columns, it can be changed on the command line.
         notes: what a reader must know to compare.
+        costs: whether the size of the models and the time of an epoch are told too.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Table:
     columns: tuple[Column, ...] = (Column("", {}),)
     settings: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    costs: bool = False
 
     def varied(self) -> set[str]:
         """The keys that differ between cells."""

@@ -130,6 +130,9 @@ class System(PreTrainedModel):
 
         Args:
             batch: what `Processor.collate` made; in training with `labels`.
+
+        Returns:
+            See `Encoded`.
         """
 
     @property
@@ -147,6 +150,9 @@ class System(PreTrainedModel):
         Args:
             batch: with `image_mask` (B, 1 + crops), and `pixel_values` or the views, such as `image_grid`.
             attend_absent: look at absent images too, as zeros, of samples that have another one.
+
+        Returns:
+            See `ImageFeatures`.
         """
         return self._look(
             batch, self.settings.inputs.images, attend_absent, self.training and self.semantic is not None
@@ -214,6 +220,9 @@ class System(PreTrainedModel):
         Args:
             labels: tags (B, words) or relations (B,).
             **batch: everything else of the batch.
+
+        Returns:
+            See `SystemOutput`.
 
         Raises:
             ValueError: no labels in training.

@@ -20,6 +20,9 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         settings: an instance of the system's `settings_class`.
         processor: of its task, labels and vocabulary.
 
+    Returns:
+        The system, in training mode, on the CPU.
+
     Raises:
         UserError: a task that the system is not for, weights that cannot be found or do not fit, an encoder that the
             system cannot use, or options that the two modules do not have.

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from reference_models.config import Inputs, Slots, TextSystemConfig
-from reference_models.encoders.prefix import VisualPrefix
+from reference_models.encoders.attention import Implementation
+from reference_models.encoders.prefix import Fusion, Reading, VisualPrefix
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.systems.base import Encoded, System
@@ -31,9 +32,9 @@ class HVPNeTConfig(TextSystemConfig):
 
     freeze_image_backbone: bool = True
     pair: Literal["mean", "marker"] = "marker"
-    prefix: Literal["paper", "release"] = "release"
-    fusion: Literal["prefix", "concat"] = "prefix"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    prefix: Reading = "release"
+    fusion: Fusion = "prefix"
+    attention: Implementation = "sdpa"
     scramble_cells: bool = False
     scramble_heads: bool = False
     attend_absent: bool = False

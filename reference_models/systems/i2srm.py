@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from reference_models.encoders.prefix import Reading
 from reference_models.systems.hvpnet import HVPNeT, HVPNeTConfig
 from reference_models.systems.registry import register
 
@@ -23,7 +24,7 @@ class I2SRMConfig(HVPNeTConfig):
 
     freeze_image_backbone: bool = False
     pair: Literal["mean", "marker"] = "mean"
-    prefix: Literal["paper", "release"] = "paper"
+    prefix: Reading = "paper"
     semantic_weight: float = 0.5
     attn_mixup: bool = True
 

@@ -81,6 +81,9 @@ def map_by_length(
             samples of one length stay in their order.
         batch_size: samples of a batch.
         function: from the numbers of the samples of a batch to one result for each.
+
+    Returns:
+        A result for each sample, in the order of `lengths`.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     results: dict[int, Result] = {}

@@ -51,6 +51,9 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
     Args:
         name: as in `system: umt`; the `model_type` of saved models is "attnmixup-" and the name.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another system has this name.
         TypeError: the class has no `config_class` of its own, or one that is no settings.
@@ -75,6 +78,9 @@ def get_system(name: str) -> "type[System]":
 
     Args:
         name: in the registry; "package.module:name" imports the module first, for a system of another package.
+
+    Returns:
+        The class, a subclass of `System`.
 
     Raises:
         UserError: there is none of that name, or the module cannot be imported.

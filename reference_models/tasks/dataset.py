@@ -3,11 +3,12 @@
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from reference_models.config import LongSamples
 from reference_models.data.features import FeatureCache
 from reference_models.data.samples import Sample, spooled
 from reference_models.data.spool import Spool
@@ -38,7 +39,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         self,
         samples: Sequence[Sample],
         processor: Processor,
-        long_samples: Literal["error", "drop"] = "error",
+        long_samples: LongSamples = "error",
         features: FeatureCache | None = None,
     ) -> None:
         self.processor, self.features = processor, features
@@ -64,7 +65,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
             item["pixels"] = self.processor.pixels(self.samples[index])
         return item
 
-    def _encode(self, samples: Sequence[Sample], long_samples: Literal["error", "drop"]) -> Iterator[dict[str, Any]]:
+    def _encode(self, samples: Sequence[Sample], long_samples: LongSamples) -> Iterator[dict[str, Any]]:
         for sample in samples:
             try:
                 item = self.processor.encode(sample)

@@ -22,6 +22,9 @@ def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
         name: of the score.
         task: name of the task.
 
+    Returns:
+        A decorator that gives the function back.
+
     Raises:
         ValueError: the task has another metric of this name.
     """

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from reference_models.data.images import Resize, load_image
+from reference_models.config import Resize
+from reference_models.data.images import load_image
 from reference_models.data.samples import Sample
 from reference_models.tasks.padding import pad
 from reference_models.tasks.subwords import Subwords

@@ -30,6 +30,9 @@ def register(name: str) -> Callable[[AnyTask], AnyTask]:
     Args:
         name: as in `data.task` and in the configuration of a model.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another task has this name.
     """
@@ -177,6 +180,9 @@ class Task(ABC):
             declared: labels that the data set lists beside its samples, in the order of their ids; None without one.
             settings: of the data.
 
+        Returns:
+            The task.
+
         Raises:
             UserError: there are no labels, or settings that this task does not have.
         """
@@ -222,6 +228,9 @@ class Task(ABC):
             scores: of `head`.
             head: of the model.
             subwords: of the processor.
+
+        Returns:
+            One dictionary for each sample.
         """
 
     # Scores
@@ -279,6 +288,9 @@ class Task(ABC):
             sample: what was predicted for.
             prediction: what was predicted.
             text: where the words of the sample come from, for places in it.
+
+        Returns:
+            A dictionary with string keys.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reference_models.config import SLOTS, Slots, View
+from reference_models.config import SLOTS, Resize, Slots, View
 from reference_models.data.features import (
     KEY,
     FeatureCache,
@@ -26,7 +26,7 @@ from reference_models.data.features import (
     shard_file,
     write_shard,
 )
-from reference_models.data.images import RESIZE_VERSION, Resize, load_image
+from reference_models.data.images import RESIZE_VERSION, load_image
 from reference_models.data.threads import map_ahead
 from reference_models.encoders.stages import GRID
 from reference_models.encoders.vision import CLASSIFIERS, GRID_SIDE, MEAN, STD, VisionBackbone
@@ -56,6 +56,9 @@ def fill_cache(
         split: whose images are wanted.
         views: which views of which images.
         progress: show progress bars.
+
+    Returns:
+        A cache that reads the views of every image of the split.
 
     Raises:
         ValueError: the backbone is in training mode, or the processor is for text alone.
@@ -128,6 +131,9 @@ def weights_fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str
     Args:
         module: whose weights are meant.
         without: beginnings of names that are left out.
+
+    Returns:
+        64 hex digits.
     """
     digest = sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -115,6 +115,9 @@ def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
         checkpoints: its folder of checkpoints, made if it is not there.
         needed: False for the processes that leave the writing to another.
 
+    Returns:
+        A context manager.
+
     Raises:
         UserError: another process has the run, or has just finished it.
         KeyboardInterrupt: where one came, with a message that says how to go on.

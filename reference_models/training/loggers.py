@@ -1,14 +1,12 @@
 """TensorBoard and Weights & Biases, which are asked for by a setting and are no dependencies."""
 
 from pathlib import Path
-from typing import Literal
 
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, WandbCallback, integration_utils
 
+from reference_models.config import Logger
 from reference_models.errors import UserError
-
-Logger = Literal["none", "tensorboard", "wandb"]
 
 
 def check_logger(name: Logger) -> None:

@@ -23,6 +23,9 @@ def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
         fast: False leaves everything as it is.
         device: where the products are made.
 
+    Returns:
+        A context manager.
+
     Raises:
         UserError: products lose accuracy on this device.
     """

@@ -90,6 +90,9 @@ def check_samples(
         samples: from `read_samples`.
         scored: whether scores are computed from them: then none is dropped, and a bad image is blanked instead.
 
+    Returns:
+        The samples to go on with, and the part of `metrics.json` about their images.
+
     Raises:
         UserError: an image that cannot be read where the policy is "error".
     """
@@ -124,6 +127,9 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     Args:
         config: the settings.
         samples: of each split.
+
+    Returns:
+        The processor, which a trained model is saved with.
 
     Raises:
         UserError: no labels, or a tokenizer that cannot be loaded.
@@ -263,6 +269,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},
             "kept_epoch": kept["epoch"],
+            "epochs": len(epochs),
+            "parameters": model.num_parameters(),
             # Scores are of whole splits, and of the training split the rest is what was trained on.
             "samples": {name: len(split if name == "train" else split.whole) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
@@ -321,6 +329,9 @@ def find_model(name: Path | str) -> Path:
         name: folder of a finished run, folder of a model, or the name of a model on the Hugging Face hub, which is
             downloaded.
 
+    Returns:
+        The folder that holds `config.json` and the processor.
+
     Raises:
         UserError: there is none.
     """
@@ -346,6 +357,9 @@ def load_model(run: Path | str, *, int8: bool = False) -> tuple[System, Processo
     Args:
         run: see `find_model`.
         int8: compute the text encoder in int8, see `encoders.int8`.
+
+    Returns:
+        The model in evaluation mode, and its processor.
 
     Raises:
         UserError: there is no such model, or it cannot be computed in int8 here.

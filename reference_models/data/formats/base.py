@@ -24,6 +24,9 @@ def register_format(name: str) -> Callable[[AnyFormat], AnyFormat]:
     Args:
         name: as in `data.format`.
 
+    Returns:
+        A decorator that gives the class back.
+
     Raises:
         ValueError: another format has this name.
     """
@@ -96,6 +99,9 @@ class DataFormat(ABC):
                 labels for.
             visual: False reads the text alone and touches neither images nor crop dictionary.
             max_crops: how many crops a sample keeps at most, the first ones.
+
+        Returns:
+            The samples, in the order of the file.
 
         Raises:
             UserError: naming file, line, what was expected and what came.

@@ -92,6 +92,9 @@ def read_sentence(line: str, where: str) -> tuple[tuple[str, ...], list[Entity],
         line: as in "[/EN#18/people A child] is climbing ."
         where: file and line.
 
+    Returns:
+        The words, the entities (start, end, type), and the number of the chain of each entity.
+
     Raises:
         UserError: a mark that is not closed, or has another form.
     """
