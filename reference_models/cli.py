@@ -35,6 +35,7 @@ Named entities and relations from posts and their images. What to do first:
   i2srm app RUN                            use it in a browser
 
 i2srm --help lists all commands, and i2srm COMMAND --help their options."""
+SHELLS = ("bash", "zsh", "tcsh")
 EXTRAS = {"gradio": "app", "spacy": "grounding"}  # of packages that "reference" does not bring
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
@@ -106,8 +107,19 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
 
+class _Completion(argparse.Action):
+    """Print the completions of all commands for a shell, and end the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **_: Any) -> None:
+        import shtab
+
+        print(shtab.complete(parser, shell=given[1]))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="i2srm", description="Multimodal entities and relations with I2SRM.")
+    parser.add_argument("--completion", action=_Completion, choices=SHELLS, help="print completions for a shell")
     parser.add_argument("--version", action="version", version=f"i2srm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
