@@ -8,7 +8,7 @@ moments in float32, and of activations in bfloat16 by the count of Korthikanti e
 layer.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ LAUNCH = 5e-6  # seconds a kernel, assumed
 REACHED = 0.5  # of the peak by products of this size, assumed
 ACTIVATIONS = 34  # bytes a token, layer and unit of width
 BATCH_SIZES: dict[Task, tuple[int, ...]] = {"ner": (8, 64), "re": (16, 128)}
-
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 MODELS = {"RoBERTa-base": SIZES["base"], "RoBERTa-large": replace(SIZES["base"], text=LARGE)}
@@ -58,23 +57,57 @@ def memory(model: I2SRM, tokens: int) -> float:
     return state_bytes(model) + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a step must compute and move, and what that should take.
+
+    Attributes:
+        flops: operations.
+        moved: bytes of weights, gradients and moments.
+        kernels: operations of PyTorch.
+        memory: bytes held.
+    """
+
+    flops: float
+    moved: float
+    kernels: int
+    memory: float
+
+    @property
+    def floor(self) -> float:
+        """Seconds below which no machine of this kind can go."""
+        return self.flops / PEAK + self.moved / BANDWIDTH
+
+    @property
+    def launching(self) -> float:
+        """Seconds in which the kernels are launched."""
+        return LAUNCH * self.kernels
+
+    @property
+    def expected(self) -> float:
+        """Seconds of a step."""
+        return max(self.flops / PEAK / REACHED + self.moved / BANDWIDTH, self.launching)
+
+
+def make_plan(task: Task, size: Size, lengths: torch.Tensor, kernels: int) -> Plan:
+    """The plan of a step on sentences of these lengths, with the feature cache."""
+    with torch.device("meta"):
+        model = make_model(task, size)
+    flops = necessary_flops(model, lengths, cached=True, side=size.side)
+    return Plan(flops, necessary_bytes(model), kernels, memory(model, int(lengths.sum())))
+
+
 def main() -> None:
     print("| task | encoder | B | TFLOP | GB moved | kernels | floor ms | launching ms | expected ms | memory GB |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for task, sizes in BATCH_SIZES.items():
+    for task, batch_sizes in BATCH_SIZES.items():
         for name, size in MODELS.items():
-            with torch.device("meta"):
-                model = make_model(task, size)
             kernels = launches(task, size)
-            for samples in sizes:
-                [lengths] = length_groups(task, samples, 1)
-                flops = necessary_flops(model, lengths, cached=True, side=size.side)
-                moved = necessary_bytes(model)
-                floor, launching = flops / PEAK + moved / BANDWIDTH, LAUNCH * kernels
-                expected = max(flops / PEAK / REACHED + moved / BANDWIDTH, launching)
-                cells = [task, name, samples, f"{flops / 1e12:.2f}", f"{moved / 1e9:.1f}", kernels]
-                cells += [f"{1e3 * time:.1f}" for time in (floor, launching, expected)]
-                print(f"| {' | '.join(map(str, cells))} | {memory(model, int(lengths.sum())) / 1e9:.1f} |")
+            for samples in batch_sizes:
+                plan = make_plan(task, size, length_groups(task, samples, 1)[0], kernels)
+                cells = [task, name, samples, f"{plan.flops / 1e12:.2f}", f"{plan.moved / 1e9:.1f}", kernels]
+                cells += [f"{1e3 * time:.1f}" for time in (plan.floor, plan.launching, plan.expected)]
+                print(f"| {' | '.join(map(str, cells))} | {plan.memory / 1e9:.1f} |")
 
 
 if __name__ == "__main__":

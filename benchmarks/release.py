@@ -18,7 +18,7 @@ def slot_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: boo
     """`I2SRM.image_features` by a pass for each slot, and one more for the class logits of the whole images."""
     present = batch["image_mask"]
     seen = present.any(dim=1, keepdim=True).expand_as(present) if attend_absent else present
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v, device=present.device).view(3, 1, 1) for v in (MEAN, STD))
     pixels = (batch["pixel_values"] / 255 - mean) / std
     passes = [model.vision.body(pixels[:, slot]) for slot in range(IMAGES)]
     image = model.vision.body(pixels[:, 0])["fc"].masked_fill(~seen[:, :1], 0.0) if logits else None

@@ -29,7 +29,7 @@ from reference_models.systems.i2srm import I2SRM
 from reference_models.training.products import float32_products
 
 BATCH_SIZES: dict[Task, int] = {"ner": 8, "re": 16}
-OURS_ALONE = {"ours in float32": OURS, "ours in bfloat16": replace(OURS, bf16=True)}
+OURS_ALONE = {"ours in float32": OURS, "ours in bfloat16": replace(OURS, half=torch.bfloat16)}
 WITHOUT_MODULES = replace(OURS, modules=False)
 GIB = 1e6 / 2**30  # of a megabyte
 PEAK_SIZES = ((1280, 768, 3072), (1280, 3072, 768), (2048, 2048, 2048), (4096, 4096, 4096))
@@ -86,15 +86,14 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
     libraries = in_fresh_process(memory, "VmRSS") * GIB
     model = make_model(task, size)
     with float32_products(fast=True, device=torch.device("cpu")):
-        peaks = {False: product_peak(torch.float32), True: product_peak(torch.bfloat16)}
+        peaks = {None: product_peak(torch.float32), torch.bfloat16: product_peak(torch.bfloat16)}
     results = results_without_chance(task, size, grouped[0], variants)
 
     mean = torch.cat(grouped).float().mean()
     counted = f"{len(grouped)} batches, {options.repeats} times"
     print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words a sentence (median of {counted})\n")
-    print(
-        f"Products reach {peaks[False] / 1e9:.0f} GFLOP/s in float32 and {peaks[True] / 1e9:.0f} in bfloat16; ", end=""
-    )
+    reached = {dtype: f"{peak / 1e9:.0f}" for dtype, peak in peaks.items()}
+    print(f"Products reach {reached[None]} GFLOP/s in float32 and {reached[torch.bfloat16]} in bfloat16; ", end="")
     print(f"weights and AdamW move {necessary_bytes(model) / 1e9:.1f} GB a step.")
     print(f"Libraries take {libraries:.2f} GiB; weights, gradients and moments {state_bytes(model) / 2**30:.2f} GiB.\n")
     print(
@@ -117,7 +116,7 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
             f"{first / cost:.2f}",
             f"{before / cost:.2f}",
             f"{held:.1f}",
-            f"{100 * statistics.median(rates) / peaks[way.bf16]:.0f}",
+            f"{100 * statistics.median(rates) / peaks[way.half]:.0f}",
             f"{loss:.5f}",
             f"{difference:.1e}",
         ]

@@ -33,7 +33,7 @@ class Variant:
         fast: faster float32 products.
         fast_dropout: cheaper random numbers for dropout.
         cached: features of the images are there.
-        bf16: mixed precision.
+        half: the other dtype of mixed precision; None for float32 alone.
         modules: with AttnMixup and the semantic loss.
     """
 
@@ -47,7 +47,7 @@ class Variant:
     fast: bool = False
     fast_dropout: bool = False
     cached: bool = False
-    bf16: bool = False
+    half: torch.dtype | None = None
     modules: bool = True
 
 
@@ -65,7 +65,7 @@ MEASURES: dict[str, dict[str, object]] = {
     "cheaper random numbers": {"fast_dropout": True},
     "faster float32 products": {"fast": True},
     "feature cache": {"cached": True},
-    "bfloat16": {"bf16": True},
+    "bfloat16": {"half": torch.bfloat16},
 }
 
 
@@ -77,11 +77,11 @@ def ladder(task: Task) -> dict[str, Variant]:
         variant = replace(variant, **change)
         steps[f"+ {name}"] = variant
     if not variant.modules:
-        steps["both modules, in float32"] = replace(variant, modules=True, bf16=False)
+        steps["both modules, in float32"] = replace(variant, modules=True, half=None)
     return steps
 
 
-OURS = replace(list(ladder("re").values())[-1], bf16=False)
+OURS = replace(list(ladder("re").values())[-1], half=None)
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def training_step(model: I2SRM, optimizer: torch.optim.Optimizer, batch: Batch, 
 
 def loss_of(model: I2SRM, batch: Batch, variant: Variant) -> Tensor:
     """The loss of a batch, computed as `computing` set it."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=variant.bf16):
+    with torch.autocast(batch["input_ids"].device.type, variant.half, enabled=variant.half is not None):
         loss: Tensor = model(**batch).loss
     return loss
 

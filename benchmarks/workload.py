@@ -1,12 +1,15 @@
 """The model and the batches that a training step is measured on."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import RobertaConfig
 
+from attnmixup import AttnMixup
+from attnmixup.sampling import MixupPlan
 from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, image_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
 from reference_models.systems.i2srm import I2SRM
@@ -63,23 +66,28 @@ class Work:
 
 
 def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Work:
-    """Random sentences of these lengths, with images of noise."""
-    images = image_batch(len(lengths), torch.Generator().manual_seed(seed), side=side)
+    """Random sentences of these lengths, with images of noise, where the model is."""
+    images = to_device(image_batch(len(lengths), torch.Generator().manual_seed(seed), side=side), model.device)
     texts = {}
     for unpadded in (False, True):
-        texts[unpadded] = text_batch(
+        text = text_batch(
             model.config.task,
             lengths,
             torch.Generator().manual_seed(seed),
             vocabulary=model.text_encoder.body.config.vocab_size,
             padded=int(lengths.max()) if unpadded else LIMIT,
         )
+        texts[unpadded] = to_device(text, model.device)
     with torch.inference_mode(), computing(model, OURS):
         features = model.vision(images["pixel_values"].flatten(0, 1))
     slots = images["image_mask"].shape
     cells, logits = (features[view].unflatten(0, slots).clone() for view in ("cells", "logits"))
     cache = {"image_cells": cells, "image_logits": logits[:, :1], "image_mask": images["image_mask"]}
     return Work(lengths, texts, images, cache)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def results_without_chance(
@@ -92,22 +100,61 @@ def results_without_chance(
         (the norm of the difference over the norm).
     """
     model = make_model(task, size)
+    leave_out_dropout(model)
+    work = make_work(model, lengths, size.side)
+    results = {name: result_without_chance(model, work, variant) for name, variant in variants.items()}
+    first = next(iter(results.values()))[1]
+    return {name: (loss, distance(gradients, first)) for name, (loss, gradients) in results.items()}
+
+
+def leave_out_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif hasattr(module, "rate"):
             module.rate = 0.0
+
+
+def result_without_chance(model: I2SRM, work: Work, variant: Variant) -> tuple[float, Tensor]:
+    """Loss of a model without dropout, and the gradients of all that is trained, in a row, on the CPU.
+
+    Pairs are drawn on the CPU, so that they are the same on every device.
+    """
+    # In float16 small gradients vanish; a power of two changes nothing else.
+    scale = 2.0**10 if variant.half is torch.float16 else 1.0
+    torch.manual_seed(0)
+    with computing(model, variant, batch_statistics=False), drawing_on_cpu(model.mixer):
+        loss = loss_of(model, work.batch(variant), variant)
+        (scale * loss).backward()
     trained = [p for name, p in model.named_parameters() if not name.startswith("vision.")]
-    work = make_work(model, lengths, size.side)
-    found = {}
-    first: Tensor | None = None
-    for name, variant in variants.items():
-        torch.manual_seed(0)
-        with computing(model, variant, batch_statistics=False):
-            loss = loss_of(model, work.batch(variant), variant)
-            loss.backward()
-        gradients = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
-        model.zero_grad()
-        first = gradients if first is None else first
-        found[name] = float(loss.detach()), float((gradients - first).norm() / first.norm())
-    return found
+    gradients = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trained])
+    model.zero_grad()
+    return float(loss.detach()), gradients.cpu() / scale
+
+
+@contextmanager
+def drawing_on_cpu(mixer: AttnMixup | None) -> Iterator[None]:
+    """Let AttnMixup draw its pairs on the CPU, whatever device mixes them."""
+    if mixer is None:
+        yield
+        return
+    draw = mixer.draw
+
+    def on_cpu(size: int, *, device: torch.device, targets: Tensor, **_: object) -> MixupPlan:
+        plan = draw(size, targets=targets.cpu(), device=torch.device("cpu"))
+        return plan_to_device(plan, device)
+
+    mixer.draw = on_cpu
+    try:
+        yield
+    finally:
+        del mixer.draw
+
+
+def plan_to_device(plan: MixupPlan, device: torch.device) -> MixupPlan:
+    return replace(plan, **{name: part.to(device) for name, part in vars(plan).items() if isinstance(part, Tensor)})
+
+
+def distance(values: Tensor, reference: Tensor) -> float:
+    """The norm of the difference over that of the reference."""
+    return float((values - reference).norm() / reference.norm())

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.gpu`: everything that needs a GPU, checked and measured by one command."""

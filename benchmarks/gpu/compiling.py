@@ -1,0 +1,60 @@
+"""torch.compile: graph breaks of the whole training step and of the text encoder alone, and what compiling brings."""
+
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.batches import Task, length_groups
+from benchmarks.gpu.findings import Findings, Table
+from benchmarks.gpu.setting import Setting
+from benchmarks.step import BATCH_SIZES
+from benchmarks.timing import median_seconds
+from benchmarks.variants import OURS, computing, make_optimizers, training_step
+from benchmarks.workload import make_model, make_work
+
+# Cheaper random numbers are for a CPU, and break graphs there.
+WAY = replace(OURS, half=torch.bfloat16, fast_dropout=False)
+
+
+def compiling(setting: Setting, findings: Findings) -> None:
+    """Count graph breaks, and time a step with the text encoder compiled as `training.compile` does."""
+    breaks = findings.table("Graph breaks", "task", "part", "graphs", "breaks", "the most frequent reason")
+    times = findings.table("A step in bfloat16 with the cache", "task", "eager ms", "compiled ms", "times as fast")
+    for task in ("ner",) if setting.reduced else BATCH_SIZES:
+        lengths = length_groups(task, BATCH_SIZES[task], 1)[0]
+        model = make_model(task, setting.first_size).to(setting.device)
+        batch = make_work(model, lengths, side=32).batch(WAY)
+        with computing(model, WAY):
+            features = model.image_features(batch, attend_absent=True)
+            prefix = model.prefix(features.rows["cells"], features.seen["cells"])
+            text = explain(model.text_encoder, batch["input_ids"], batch["attention_mask"], prefix)
+        add_breaks(breaks, task, "text encoder", text)
+        findings.check(f"{task}: the text encoder is one graph", text.graph_break_count == 0)
+        if setting.reduced:
+            continue
+        step = partial(training_step, model, make_optimizers(model)[True], batch, WAY)
+        time = partial(median_seconds, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
+        eager = time(step)
+        torch._dynamo.reset()
+        model.text_encoder.compile(dynamic=True)
+        compiled = time(step)
+        times.add(task, 1e3 * eager, 1e3 * compiled, eager / compiled)
+        model = make_model(task, setting.first_size).to(setting.device)
+        with computing(model, WAY):
+            add_breaks(breaks, task, "whole step", explain(model, **batch))
+
+
+def add_breaks(table: Table, task: Task, part: str, found: Any) -> None:
+    """A row of what `explain` found."""
+    reasons = Counter(str(reason.reason).split("\n")[0].replace("|", "/")[:100] for reason in found.break_reasons)
+    most_frequent = reasons.most_common(1)[0][0] if reasons else ""
+    table.add(task, part, found.graph_count, found.graph_break_count, most_frequent)
+
+
+def explain(call: Any, *args: Any, **kwargs: Any) -> Any:
+    """What torch.compile makes of a call."""
+    torch._dynamo.reset()
+    return torch._dynamo.explain(call)(*args, **kwargs)

@@ -1,0 +1,95 @@
+"""What a section finds: checks that hold or not, and tables of what it measured. Kept as JSON, shown as Markdown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must hold; `detail` is the number or the reason."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+
+
+@dataclass
+class Table:
+    """Measured numbers, a row at a time, each printed as it comes."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+
+    def add(self, *cells: Cell) -> None:
+        """Add a row, a cell for each column; None is what cannot be measured here."""
+        if len(cells) != len(self.columns):
+            raise ValueError(f"{self.title}: expected {len(self.columns)} cells, got {len(cells)}")
+        self.rows.append(list(cells))
+        print(f"    {', '.join(map(shown, cells))}", flush=True)
+
+
+@dataclass
+class Findings:
+    """Of one section; `error` is the end of what was raised, where it could not be finished."""
+
+    section: str
+    checks: list[Check] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether the section was finished and all that it checked holds."""
+        return self.error is None and all(check.passed for check in self.checks)
+
+    def check(self, name: str, passed: bool, detail: str = "") -> None:
+        """Keep whether something holds."""
+        self.checks.append(Check(name, passed, detail))
+        print(f"    {'ok    ' if passed else 'FAILED'} {name} {detail}", flush=True)
+
+    def check_near(self, name: str, error: float, most: float) -> None:
+        """Keep whether an error is as small as it must be."""
+        self.check(name, error <= most, f"{error:.1e}, at most {most:.0e}")
+
+    def table(self, title: str, *columns: str) -> Table:
+        """A new table."""
+        self.tables.append(Table(title, columns))
+        return self.tables[-1]
+
+
+def from_json(values: dict[str, Any]) -> Findings:
+    """Findings that `dataclasses.asdict` made plain."""
+    checks = [Check(**check) for check in values.pop("checks")]
+    tables = [Table(**table) for table in values.pop("tables")]
+    return Findings(**values, checks=checks, tables=tables)
+
+
+def to_markdown(title: str, all_findings: Sequence[Findings]) -> str:
+    """One page: a line for each section, what failed, and all tables."""
+    lines = [f"# {title}", "", "| section | checks that hold | seconds | |", "|---|---|---|---|"]
+    for found in all_findings:
+        held = sum(check.passed for check in found.checks)
+        verdict = "ok" if found.good else "**failed**"
+        lines.append(f"| {found.section} | {held} of {len(found.checks)} | {found.seconds:.0f} | {verdict} |")
+    for found in all_findings:
+        lines += ["", f"## {found.section}"]
+        if found.error is not None:
+            lines += ["", "```", found.error.rstrip(), "```"]
+        lines += [""] * bool(found.checks)
+        lines += [f"- {'ok' if c.passed else '**failed**'}: {c.name} {c.detail}".rstrip() for c in found.checks]
+        for table in found.tables:
+            lines += ["", f"{table.title}:", "", f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
+            lines += [f"| {' | '.join(map(shown, row))} |" for row in table.rows]
+    return "\n".join(lines) + "\n"
+
+
+def shown(cell: Cell) -> str:
+    """A cell as text, a number with three digits."""
+    if isinstance(cell, float):
+        return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+    return "-" if cell is None else str(cell)

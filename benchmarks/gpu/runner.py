@@ -1,0 +1,92 @@
+"""Runs sections, each in a process of its own: one that fails, hangs or loses the GPU does not lose the others."""
+
+import json
+import signal
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.gpu.compiling import compiling
+from benchmarks.gpu.core import core
+from benchmarks.gpu.findings import Findings, from_json
+from benchmarks.gpu.images import images
+from benchmarks.gpu.parity import parity
+from benchmarks.gpu.prediction import prediction
+from benchmarks.gpu.setting import Setting
+from benchmarks.gpu.steps import against_plan, steps
+from benchmarks.gpu.training import training
+
+Section = Callable[[Setting, Findings], None]
+GRACE = 10.0  # seconds in which a section that is stopped can write what it has
+SECTIONS: dict[str, Section] = {
+    "core": core,
+    "parity": parity,
+    "steps": steps,
+    "plan": against_plan,
+    "images": images,
+    "prediction": prediction,
+    "training": training,
+    "compile": compiling,
+}
+
+
+def run_sections(sections: Mapping[str, Section], setting: Setting, limit: float) -> list[Findings]:
+    """What sections find; what is not done when `limit` seconds are over is stopped, or not begun."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imports once; the sections are forked from there
+    end, found = time.monotonic() + limit, []
+    for number, (name, section) in enumerate(sections.items(), 1):
+        print(f"[{number}/{len(sections)}] {name}", flush=True)
+        begun = time.monotonic()
+        if begun >= end:
+            findings = Findings(name, error=f"not begun: the {limit:.0f} seconds are over")
+        else:
+            process = context.Process(target=run_section, args=(name, section, setting))
+            process.start()
+            findings = wait_for_findings(name, process, setting, end)
+        findings.seconds = time.monotonic() - begun
+        print(f"    {'done' if findings.good else 'FAILED'} after {findings.seconds:.0f} s", flush=True)
+        found.append(findings)
+    return found
+
+
+def wait_for_findings(name: str, process: BaseProcess, setting: Setting, end: float) -> Findings:
+    """What a section's process wrote; at `end` it is stopped."""
+    process.join(max(0.0, end - time.monotonic()))
+    if process.is_alive():
+        process.terminate()
+        process.join(GRACE)
+        process.kill()
+        process.join()
+    result = result_file(setting, name)
+    if result.exists():
+        return from_json(json.loads(result.read_text()))
+    return Findings(name, error=f"its process ended with code {process.exitcode} and wrote nothing")
+
+
+def run_section(name: str, section: Section, setting: Setting) -> None:
+    """Run one section in this process, and write what it found, even if it fails midway."""
+    findings = Findings(name)
+    signal.signal(signal.SIGTERM, stop)
+    with TemporaryDirectory(dir=setting.folder) as folder:
+        try:
+            section(replace(setting, folder=Path(folder)), findings)
+        except Exception:  # whatever it is, the other sections go on
+            findings.error = "\n".join(traceback.format_exc().splitlines()[-12:])
+            print(findings.error, flush=True)
+    partial = result_file(setting, name).with_suffix(".partial")
+    partial.write_text(json.dumps(asdict(findings)))
+    partial.rename(result_file(setting, name))
+
+
+def result_file(setting: Setting, name: str) -> Path:
+    return setting.folder / f"{name}.json"
+
+
+def stop(*_: object) -> None:
+    raise TimeoutError("stopped, because the time is over")

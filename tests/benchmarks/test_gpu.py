@@ -1,0 +1,127 @@
+"""The command for a GPU, in its reduced form: every section runs, and one that fails does not lose the others."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import core, runner
+from benchmarks.gpu.findings import Check, Findings, to_markdown
+from benchmarks.gpu.setting import Setting
+
+ROOT = Path(__file__).parents[2]
+
+
+def good(setting, findings):
+    findings.check("a", True, "detail")
+    findings.table("numbers", "x", "y").add(1, None)
+
+
+def raises(setting, findings):
+    findings.check("before", True)
+    raise RuntimeError("out of memory")
+
+
+def is_stopped(setting, findings):
+    findings.check("before", True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+def dies(setting, findings):
+    os._exit(3)
+
+
+def fails(setting, findings):
+    findings.check("never holds", False)
+
+
+def setting_in(folder):
+    return Setting(torch.device("cpu"), reduced=True, folder=folder)
+
+
+def test_every_section_runs_without_a_gpu(tmp_path):
+    output = tmp_path / "found"
+    call = [sys.executable, "-m", "benchmarks.gpu", "--reduced", "--output", str(output)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert f"[{len(runner.SECTIONS)}/{len(runner.SECTIONS)}]" in done.stdout
+    found = json.loads((output / "gpu.json").read_text())
+    assert found["reduced"]
+    assert [section["section"] for section in found["sections"]] == list(runner.SECTIONS)
+    for section in found["sections"]:
+        assert section["good"]
+        assert section["checks"] or all(table["rows"] for table in section["tables"])
+    ways = [row[2] for row in next(s for s in found["sections"] if s["section"] == "steps")["tables"][0]["rows"]]
+    assert ways == [
+        *("HVPNeT's code", "+ feature cache", "+ bfloat16"),
+        *("I2SRM's release", "+ feature cache", "+ bfloat16"),
+    ]
+    page = (output / "gpu.md").read_text()
+    assert all(f"## {name}\n" in page for name in runner.SECTIONS)
+    assert "failed" not in page
+
+
+def test_a_section_that_fails_does_not_lose_the_others(tmp_path):
+    sections = {function.__name__: function for function in (dies, raises, fails, is_stopped, good)}
+    found = {part.section: part for part in runner.run_sections(sections, setting_in(tmp_path), 600)}
+    assert [name for name, part in found.items() if part.good] == ["good"]
+    assert found["good"].checks == [Check("a", True, "detail")]
+    assert found["good"].tables[0].rows == [[1, None]]
+    assert found["dies"].error == "its process ended with code 3 and wrote nothing"
+    for name, reason in (("raises", "RuntimeError: out of memory"), ("is_stopped", "TimeoutError: stopped")):
+        assert reason in found[name].error
+        assert found[name].checks == [Check("before", True)]
+    page = to_markdown("a GPU", list(found.values()))
+    assert "| good | 1 of 1 | " in page
+    assert "**failed**: never holds" in page
+    assert "| x | y |\n|---|---|\n| 1 | - |" in page
+
+
+def test_what_does_not_fit_into_the_time_is_not_begun(tmp_path):
+    [found] = runner.run_sections({"dies": dies}, setting_in(tmp_path), 0)
+    assert found.error == "not begun: the 0 seconds are over"
+
+
+def test_the_exit_code_says_that_something_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "run_sections", lambda *_: [Findings("steps", error="x"), Findings("core")])
+    monkeypatch.setattr("sys.argv", ["gpu", "--reduced", "--output", str(tmp_path / "new")])
+    assert command.main() == 1
+    assert "steps failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a CUDA device, and torch"),
+        (["--reduced", "--output", "."], "the folder . exists already; name another one with --output"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert message in capsys.readouterr().err
+
+
+def test_a_host_that_asks_for_a_value_is_found_without_a_gpu(tmp_path, monkeypatch):
+    findings = Findings("core")
+    arguments = (setting_in(tmp_path), findings, "x", core.Modules("paper"), core.make_batch(False), "paper")
+    core.check_waiting(*arguments)
+    forward = core.Modules.forward
+
+    def asking(self, *batch):
+        loss = forward(self, *batch)
+        return loss if loss.item() else None
+
+    monkeypatch.setattr(core.Modules, "forward", asking)
+    core.check_waiting(*arguments)
+    assert [check.passed for check in findings.checks] == [True, False]
+    assert "DataDependentOutputException" in findings.checks[1].detail
