@@ -8,6 +8,8 @@ import attnmixup
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+# Notebooks are executed in processes of their own, which load `shell_cells` from there too.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 project = "attnmixup"
 author = copyright = "the attnmixup developers"

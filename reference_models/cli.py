@@ -35,6 +35,7 @@ Named entities and relations from posts and their images. What to do first:
   i2srm app RUN                            use it in a browser
 
 i2srm --help lists all commands, and i2srm COMMAND --help their options."""
+SHELLS = ("bash", "zsh", "tcsh")
 EXTRAS = {"gradio": "app", "spacy": "grounding"}  # of packages that "reference" does not bring
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
@@ -106,8 +107,19 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
 
+class _Completion(argparse.Action):
+    """Print the completions of all commands for a shell, and end the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **_: Any) -> None:
+        import shtab
+
+        print(shtab.complete(parser, shell=given[1]))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="i2srm", description="Multimodal entities and relations with I2SRM.")
+    parser.add_argument("--completion", action=_Completion, choices=SHELLS, help="print completions for a shell")
     parser.add_argument("--version", action="version", version=f"i2srm {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
@@ -173,16 +185,18 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser(
         "sweep",
-        help="train a table of the paper and print it beside the paper's",
+        help="train a table of the paper and print it beside the paper's, or both modules in every system",
         epilog="Settings for all cells follow, as in --training.epochs 5. The same command resumes a sweep.",
     )
-    sweep.add_argument("table", metavar="TABLE", help="table1 to table6")
+    sweep.add_argument("table", metavar="TABLE", help="table1 to table6, or plug-and-play")
     sweep.add_argument(
         "--data",
         nargs="+",
         default=[],
         help="mnre, twitter2015, twitter2017 (default: those of the table), or synthetic-ner, synthetic-re",
     )
+    sweep.add_argument("--systems", nargs="+", default=[], help="whose rows are trained (default: all)")
+    sweep.add_argument("--jobs", type=int, default=1, help="cells trained at once, in processes (default: 1)")
     sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the training (default: 0 1 2)")
     sweep.add_argument("--output", type=Path, help="folder of the sweep (default: runs/TABLE)")
     sweep.add_argument("--list", action="store_true", help="print the cells and how far they are; train nothing")
@@ -319,9 +333,9 @@ def _sweep(options: argparse.Namespace) -> int:
     output = options.output or Path("runs") / options.table
     sweep = (options.table, options.data, options.seeds, output, options.overrides)
     if options.list:
-        print(list_cells(*sweep))
+        print(list_cells(*sweep, systems=options.systems))
         return 0
-    return run_sweep(*sweep)
+    return run_sweep(*sweep, systems=options.systems, jobs=options.jobs)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

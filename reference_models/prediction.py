@@ -3,21 +3,28 @@
 import itertools
 import json
 import logging
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import create_repo, upload_folder
 
 from reference_models.data.image_texts import check_texts
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
+from reference_models.files import writable
+from reference_models.model_card import model_card
 from reference_models.systems.inference import predict_samples
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
-from reference_models.training.run import find_model, load_model
+from reference_models.training.run import find_model, find_run, load_model
 
 logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
+CARD = "README.md"
 KEYS = ("id", "text", "image", "crops", "image_texts")
 WINDOW = 16  # batches of a file's posts that are sorted by length together
 
@@ -57,6 +64,48 @@ class Predictor:
     def from_pretrained(cls, model: Path | str, **options: Any) -> "Predictor":
         """The predictor of a model; see the class for the arguments."""
         return cls(model, **options)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the model, its processor and its card, README.md, into a folder that `from_pretrained` reads.
+
+        Args:
+            folder: a new or empty one.
+
+        Raises:
+            UserError: the folder holds files, cannot be written, or the model is not that of a finished run and has no
+                card.
+        """
+        target, run = Path(folder), self.folder.parent
+        if target.exists() and any(target.iterdir()):
+            raise UserError(f"{target} is not empty; name a new folder for the model")
+        own = self.folder / CARD
+        if own.is_file():
+            card = own.read_text(encoding="utf-8")
+        else:
+            system = self.model.config.model_type.removeprefix("attnmixup-")
+            card = model_card(find_run(run), system, self.processor)
+        with writable(target):
+            shutil.copytree(self.folder, target, dirs_exist_ok=True)
+            (target / CARD).write_text(card, encoding="utf-8")
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub.
+
+        Args:
+            name: of the model there, as in "user/model"; it is made if there is none.
+            private: whether a new one is for its owner alone.
+
+        Returns:
+            Its address.
+
+        Raises:
+            UserError: see `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            address = create_repo(name, private=private, exist_ok=True)
+            upload_folder(repo_id=name, folder_path=folder)
+        return str(address)
 
     def __call__(self, text: str, **post: Any) -> dict[str, Any]:
         """The record of one post.

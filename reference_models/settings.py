@@ -1,5 +1,6 @@
 """Reads a run's settings: a system's file and a data set's, merged, then overrides of the command line."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -19,6 +20,11 @@ SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": Groundi
 # Sections of a system's file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
 KINDS = {"data": "data set", "systems": "system"}  # folders of `CONFIGS`, and what their files are for
+# How jsonargparse says that a value is of another type, and what we call its types.
+WRONG_VALUE = re.compile(
+    r"""Parser key "([\w.]+)": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+?)\])\. Got value: """
+)
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping, as in {key: value}"}
 Settings = dict[str, Any]
 
 
@@ -235,6 +241,11 @@ def _unknown(key: str, system: str, names: Sequence[str]) -> str:
     return f"the system {system} has no setting {key}{advice}"
 
 
+def _wrong_value(match: re.Match[str]) -> str:
+    key, kind, choices = match.groups()
+    return f"{key} must be {f'one of {choices}' if choices else TYPES.get(kind, kind)}, got "
+
+
 def _parse(
     name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: object
 ) -> RunConfig:
@@ -256,5 +267,6 @@ def _parse(
     except SystemExit:
         raise  # after --help
     except Exception as error:  # a value can be wrong in almost any way
-        raise UserError(f"settings from {source} and the command line: {' '.join(str(error).split())}") from error
+        reason = WRONG_VALUE.sub(_wrong_value, " ".join(str(error).split()))
+        raise UserError(f"settings from {source} and the command line: {reason}") from error
     return RunConfig(name, values.model, values.output, values.data, values.training, values.grounding)

@@ -1,19 +1,29 @@
 """`i2srm sweep`: trains the cells of a table that are missing, and keeps the table of what is finished."""
 
 import logging
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
+from transformers.utils.logging import disable_progress_bar
 
 from reference_models.data.formats import get_format
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
+from reference_models.names import unknown
+from reference_models.plugins import load_plugins
 from reference_models.sweeps.cells import Cell, make_cells
+from reference_models.sweeps.differences import difference_csv, difference_figure, difference_table, differences
 from reference_models.sweeps.outcome import Outcome, read_outcome
 from reference_models.sweeps.report import csv_table, markdown_table
-from reference_models.sweeps.tables import load_table
+from reference_models.sweeps.tables import Table, load_table
 from reference_models.training.seeds import train_seeds
 
 logger = logging.getLogger(__name__)
@@ -21,58 +31,133 @@ logger = logging.getLogger(__name__)
 DATA_SEED = 0
 
 
-def list_cells(name: str, data: Sequence[str], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> str:
+def list_cells(
+    name: str,
+    data: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    overrides: Sequence[str],
+    *,
+    systems: Sequence[str] = (),
+) -> str:
     """The cells of a table with their states, a line each; nothing is trained.
 
     Raises:
         UserError: as `run_sweep`.
     """
-    table = load_table(name)
+    table = _load(name, systems)
     cells = make_cells(table, data or table.data, output, overrides)
     states = [read_outcome(cell, seeds, table.scores).state for cell in cells]
     lines = [f"{state:<14}  {_title(cell)}  ({cell.config.output})" for cell, state in zip(cells, states, strict=True)]
     return "\n".join([*lines, f"{states.count('finished')} of {len(cells)} are finished"])
 
 
-def run_sweep(name: str, data: Sequence[str], seeds: Sequence[int], output: Path, overrides: Sequence[str]) -> int:
+def run_sweep(
+    name: str,
+    data: Sequence[str],
+    seeds: Sequence[int],
+    output: Path,
+    overrides: Sequence[str],
+    *,
+    systems: Sequence[str] = (),
+    jobs: int = 1,
+) -> int:
     """Train what is missing of a table, cell by cell; returns how many cells failed.
 
     After each cell the table of all that is finished is in `output`, as NAME.md and NAME.csv. The same command goes on
     where a sweep was stopped. A cell that fails is shown as such with its reason, and the others go on.
 
     Args:
-        name: "table1" to "table6".
+        name: "table1" to "table6", or "plug-and-play".
         data: names of data sets; none for those of the paper. A synthetic one that does not exist is generated.
         seeds: of the training.
         output: folder of the sweep.
         overrides: settings for all cells, as on the command line.
+        systems: names of the systems' files whose rows are trained; none for all.
+        jobs: cells that are trained at once, each in a process of its own.
 
     Returns:
         How many cells failed.
 
     Raises:
-        UserError: no such table, data set or setting, or seeds that are not different whole numbers from 0; then
-            nothing was written.
+        UserError: no such table, system, data set or setting, seeds that are not different whole numbers from 0, or
+            `jobs` that cannot be; then nothing was written.
     """
-    table = load_table(name)
+    table = _load(name, systems)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"expected different seeds, one or more, each 0 or more, got {list(seeds)}")
     cells = make_cells(table, data or table.data, output, overrides)
     state = PartialState()
+    if jobs < 1 or (jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1"):
+        raise UserError(f"--jobs must be 1 or more, and 1 where several processes train together, got {jobs}")
     with state.main_process_first():
         for cell in cells:
             if cell.data in table.synthetic:
                 _write_set(cell)
     outcomes = {cell: read_outcome(cell, seeds, table.scores) for cell in cells}
-    for number, cell in enumerate(cells, start=1):
-        state.print(f"\n== cell {number} of {len(cells)}: {_title(cell)}", flush=True)
-        outcomes[cell] = _train(cell, seeds, table.scores)
+    text = ""
+    for number, (cell, outcome) in enumerate(_outcomes(cells, seeds, table.scores, jobs), start=1):
+        outcomes[cell] = outcome
+        if jobs > 1:
+            state.print(f"== {number} of {len(cells)} cells: {_title(cell)} is {outcome.state}", flush=True)
         if state.is_main_process:
             output.mkdir(parents=True, exist_ok=True)
-            _write(output / f"{name}.md", markdown_table(table, outcomes, seeds, overrides))
-            _write(output / f"{name}.csv", csv_table(table, outcomes, seeds))
-    state.print(f"\n{markdown_table(table, outcomes, seeds, overrides)}\n{name}.md and {name}.csv are in {output}/")
+            text = _write_tables(table, outcomes, seeds, overrides, output)
+    state.print(f"\n{text}\n{name}.md and {name}.csv are in {output}/")
     return sum(outcome.state == "failed" for outcome in outcomes.values())
+
+
+def _load(name: str, systems: Sequence[str]) -> Table:
+    table = load_table(name)
+    known = list(dict.fromkeys(row.system for row in table.rows))
+    for system in systems:
+        if system not in known:
+            raise unknown(f"system of {name}", system, known)
+    return replace(table, rows=tuple(row for row in table.rows if row.system in systems or not systems))
+
+
+def _outcomes(
+    cells: Sequence[Cell], seeds: Sequence[int], scores: Sequence[str], jobs: int
+) -> Iterator[tuple[Cell, Outcome]]:
+    """Train the cells, in their order or several at once; each with how it ended, as soon as it has."""
+    if jobs == 1:
+        for number, cell in enumerate(cells, start=1):
+            PartialState().print(f"\n== cell {number} of {len(cells)}: {_title(cell)}", flush=True)
+            yield cell, _train(cell, seeds, scores)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_job, (threads,))
+    try:
+        working = {pool.submit(_train, cell, seeds, scores): cell for cell in cells}
+        for done in as_completed(working):
+            try:
+                yield working[done], done.result()
+            except BrokenProcessPool:  # killed, by the system if memory was short
+                yield working[done], Outcome("failed", reason="a process was killed; try fewer --jobs")
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_job(threads: int) -> None:
+    load_plugins()
+    disable_progress_bar()
+    torch.set_num_threads(threads)
+
+
+def _write_tables(
+    table: Table, outcomes: dict[Cell, Outcome], seeds: Sequence[int], overrides: Sequence[str], output: Path
+) -> str:
+    """Write what is finished; returns the Markdown."""
+    if any(row.arm for row in table.rows):
+        found = differences(table, outcomes)
+        text = difference_table(table, found, outcomes, seeds, overrides)
+        lines = difference_csv(found)
+        difference_figure(found, output / f"{table.name}.png")
+    else:
+        text, lines = markdown_table(table, outcomes, seeds, overrides), csv_table(table, outcomes, seeds)
+    _write(output / f"{table.name}.md", text)
+    _write(output / f"{table.name}.csv", lines)
+    return text
 
 
 def _train(cell: Cell, seeds: Sequence[int], scores: Sequence[str]) -> Outcome:

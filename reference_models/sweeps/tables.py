@@ -28,6 +28,8 @@ class Row:
         system: name of the system's file.
         settings: what changes that, as keys of the command line.
         task: that it is for; None for all.
+        base: what is varied, in a table of arms.
+        arm: how it is varied, such as "AttnMixup".
         paper: the paper's numbers (percent) for each data set: for each column, each score; None for one that the
             paper does not have.
     """
@@ -36,6 +38,8 @@ class Row:
     system: str = "i2srm"
     settings: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
+    base: str = ""
+    arm: str = ""
     paper: dict[str, list[float | None]] = field(default_factory=dict)
 
 
@@ -81,9 +85,17 @@ def load_table(name: str) -> Table:
     """
     known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if name not in known:
-        raise unknown("table of the paper", name, known)
+        raise unknown("sweep", name, known)
     content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))
-    content["rows"] = [Row(**row) for row in content["rows"]]
+    if (other := content.pop("systems_of", None)) is not None:
+        arms = content.pop("arms")
+        content["rows"] = [
+            Row(f"{row.name}, {name}", row.system, row.settings | settings, row.task, base=row.name, arm=name)
+            for row in load_table(other).rows
+            for name, settings in ((arm["name"], arm["settings"]) for arm in arms)
+        ]
+    else:
+        content["rows"] = [Row(**row) for row in content["rows"]]
     if "columns" in content:
         content["columns"] = [Column(**column) for column in content["columns"]]
     parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in content.items()}

@@ -54,7 +54,7 @@ class MEGAConfig(TextSystemConfig):
 
 
 def similarity(tokens: Tensor, objects: Tensor) -> Tensor:
-    """exp(-|o - t|) of each token and object, scaled to length 1: (B, L, K) of (B, L, D) and (B, K, D)."""
+    """`exp(-|o - t|)` of each token and object, scaled to length 1: (B, L, K) of (B, L, D) and (B, K, D)."""
     with torch.autocast(tokens.device.type, enabled=False):
         return torch.exp(-torch.cdist(F.normalize(tokens.float(), dim=-1), F.normalize(objects.float(), dim=-1)))
 

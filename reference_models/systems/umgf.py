@@ -28,6 +28,8 @@ class UMGFConfig(TextSystemConfig):
         graph_layers: layers of the graph.
         graph_width: of its nodes.
         graph_dropout: in its layers, and in the map of the images.
+        tied_init: let all layers begin as copies of the first, and keys as copies of queries, as the published code
+            does.
     """
 
     freeze_image_backbone: bool = True
@@ -37,6 +39,7 @@ class UMGFConfig(TextSystemConfig):
     graph_layers: int = 2
     graph_width: int = 512
     graph_dropout: float = 0.5
+    tied_init: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,6 +145,17 @@ class GraphLayer(nn.Module):
         return updated, self.image_forward(self.to_image(images, words, real))
 
 
+def tie_layers(layers: nn.ModuleList) -> None:
+    """Copy the first layer into the others as far as these have its parts, and queries into keys."""
+    first, *others = layers
+    for module in first.modules():
+        if isinstance(module, SelfAttention):
+            module.key.load_state_dict(module.query.state_dict())
+    for layer in others:
+        own = layer.state_dict()
+        layer.load_state_dict({name: value for name, value in first.state_dict().items() if name in own})
+
+
 @register("umgf")
 class UMGF(System):
     """Unified Multi-modal Graph Fusion: every token is linked to every image that is there."""
@@ -173,6 +187,8 @@ class UMGF(System):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if settings.tied_init:
+            tie_layers(self.layers)
         self.finish(self.task.width(self.text_encoder.width + width))
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:

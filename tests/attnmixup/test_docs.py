@@ -49,13 +49,17 @@ def test_there_are_pages_with_code():
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
-def test_commands_of_i2srm_parse(page):
+def test_commands_of_i2srm_parse(page, tmp_path, monkeypatch):
     pytest.importorskip("jsonargparse")
     from reference_models.cli import parse
     from reference_models.settings import read_settings
 
     text = (ROOT / page).read_text()
     blocks = "\n".join(re.findall(r"```(?:\{code-cell\} ipython3)?\n(.*?)```", text, flags=re.DOTALL))
+    for name, content in re.findall(r"^%%writefile (\S+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     for command in re.findall(r"^(?:.*&& )?i2srm (.*)$", blocks.replace("\\\n", " "), flags=re.MULTILINE):
         options = parse(shlex.split(command.split(" && ")[0], comments=True))
         if getattr(options, "system", None):

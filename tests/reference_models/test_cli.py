@@ -535,3 +535,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 def test_a_set_of_the_other_task_is_named(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = complaint(capsys, train_arguments("re", sets / "ner" / "posts", tmp_path / "run"))
     assert line.endswith("ours_rel2id.json: cannot be read (No such file or directory)")
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    pytest.importorskip("shtab", reason="shtab is not installed: pip install shtab")
+    done = run_python("", "--completion", "bash")
+    assert done.returncode == 0
+    shell = subprocess.run(["bash", "-n"], input=done.stdout, capture_output=True, text=True, check=False)
+    assert (shell.returncode, shell.stderr) == (0, "")
+    for word in ("app", "predict", "--text", "--host"):
+        assert word in done.stdout

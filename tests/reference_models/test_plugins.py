@@ -1,6 +1,7 @@
-"""A data format with a label set, a detector and a metric from outside the package, through the command line."""
+"""What the page on extending adds from outside the package goes the whole way through the command line."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,49 +10,7 @@ import pytest
 
 import reference_models
 
-PLUGIN = '''
-from reference_models.data.bio import check_tag
-from reference_models.data.formats import DataFormat, Layout, register_format
-from reference_models.data.samples import Sample, read_lines
-from reference_models.grounding.boxes import Box
-from reference_models.grounding.detectors import register_detector
-from reference_models.tasks.metrics import register_metric
-
-
-@register_format("slashes")
-class Slashes(DataFormat):
-    """A sentence on each line, as in "a.png Ann/B-singer sings/O"."""
-
-    task = "ner"
-
-    def layout(self, root, split):
-        return Layout((root / f"{split}.slashes",), root, root / "crops" / split, (root / f"{split}_crops.pth",))
-
-    def read(self, root, split, *, pairs=None, visual=True, max_crops=3):
-        place = self.layout(root, split)
-        names = self.crop_names(root, split, max_crops) if visual else {}
-        for number, line in enumerate(read_lines(place.labels[0])):
-            image, *pieces = line.split()
-            words, tags = zip(*(piece.split("/") for piece in pieces))
-            crops = tuple(place.crops / name for name in names.get(number, ()))
-            yield Sample(f"{split}:{number + 1}", words, root / image if visual else None, crops, tags)
-
-
-@register_detector("corner")
-def load_corner(config):
-    class Corner:
-        name, version, takes_phrases = "corner", "1", False
-
-        def detect(self, images, phrases):
-            return [[Box(0, 0, 16, 16, 1.0)] for _ in images]
-
-    return Corner()
-
-
-@register_metric("exact_match", "ner")
-def exact_match(true, predicted):
-    return sum(map(list.__eq__, true, predicted)) / len(true)
-'''
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "extend.md"
 COMMANDS = """
 import json, sys
 from pathlib import Path
@@ -73,6 +32,10 @@ assert main(["report", str(run)]) == 0
 assert main(["predict", str(run), "--text", "Ann Lee sings"]) == 0
 scores = json.loads((run / "metrics.json").read_text())["test"]
 assert {"singer_f1", "exact_match"} <= set(scores), scores
+other = root.with_name("mentions")
+assert main(["train", "synthetic-ner", *settings, "--data.task", "mentions", "--output", str(other)]) == 0
+assert "entity_f1" in json.loads((other / "metrics.json").read_text())["test"]
+assert main(["predict", str(other), "--text", "Ann Lee sings"]) == 0
 """
 
 
@@ -91,7 +54,9 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_others_register_works_from_the_check_to_the_prediction(install: Path) -> None:
-    (install / "toy.py").write_text(PLUGIN)
+    blocks = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(blocks) == 4
+    (install / "toy.py").write_text("\n\n".join(blocks))
     ran = run(install, "-c", COMMANDS, str(install))
     assert ran.returncode == 0, ran.stderr
 

@@ -118,6 +118,24 @@ def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.epochs", "many", "training.epochs must be a whole number, got many"),
+        ("training.learning_rate", "x", "training.learning_rate must be a number, got x"),
+        ("training.learning_rates", "{head: x}", "training.learning_rates must be a number, got x"),
+        ("model.freeze_image_backbone", "maybe", "model.freeze_image_backbone must be true or false, got maybe"),
+        ("model.mixup", "3", "model.mixup must be a mapping, as in {key: value}, got 3"),
+        ("data.label_scheme", "x14", "data.label_scheme must be one of 'bio', 'x13', got x14"),
+        ("model.pair", "both", "model.pair must be one of 'mean', 'marker', got both"),
+    ],
+)
+def test_a_value_of_another_type_is_said_in_plain_words(key: str, value: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_settings("mnre", [f"--{key}", value])
+    assert str(error.value) == f"settings from mnre and the command line: {message}"
+
+
 def test_the_release_is_in_its_file() -> None:
     model = read_settings("mnre", system="i2srm-release").model
     assert {key: getattr(model, key) for key in RELEASE} == RELEASE

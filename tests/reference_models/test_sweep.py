@@ -238,8 +238,8 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "seeds", "overrides", "message"),
     [
-        ("table7", [], [0], [], "unknown table of the paper 'table7', expected one of table1, table2"),
-        ("../mnre", [], [0], [], "unknown table of the paper"),
+        ("table7", [], [0], [], "unknown sweep 'table7', expected one of plug-and-play, table1, table2"),
+        ("../mnre", [], [0], [], "unknown sweep"),
         (
             "table2",
             ["mnre"],

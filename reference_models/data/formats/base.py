@@ -57,8 +57,10 @@ def recognise(root: Path) -> DataFormat:
     """The format of the files below a folder.
 
     Raises:
-        UserError: they are of no format, or of several.
+        UserError: there is no such folder, or its files are of no format, or of several.
     """
+    if not root.is_dir():
+        raise UserError(f"{root}: expected the folder of a data set, and there is none")
     found = [kind for kind in _FORMATS.values() if kind.recognises(root)]
     if len(found) == 1:
         return found[0]

@@ -138,6 +138,8 @@ def test_the_format_is_recognised_or_asked_for(tmp_path: Path, ner: Path, relati
     assert (recognise(ner).name, recognise(relations).name) == ("twitter", "mnre")
     with pytest.raises(UserError, match=r"expected the files of one data format, these are of none; .* are conll, "):
         recognise(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere: expected the folder of a data set, and there is none"):
+        recognise(tmp_path / "nowhere")
     shutil.copytree(relations / "txt", ner / "txt")
     with pytest.raises(UserError, match=r"these are of several \(mnre, twitter\)"):
         recognise(ner)

@@ -117,3 +117,16 @@ def test_the_whole_image_is_a_node_if_asked_for_in_training_too(nodes, moves):
 def test_the_last_layer_has_no_images_to_update():
     system = make(graph_layers=3)
     assert [layer.to_image is None for layer in system.layers] == [False, False, True]
+
+
+def test_the_published_code_begins_with_copies():
+    """All layers are copies of the first one, and keys of queries; by default nothing is."""
+    for tied in (True, False):
+        first, middle, last = make(graph_layers=3, tied_init=tied).layers
+        assert torch.equal(first.text_attention.query.weight, first.text_attention.key.weight) == tied
+        assert torch.equal(first.image_attention.query.weight, middle.image_attention.key.weight) == tied
+        for name, value in last.state_dict().items():
+            if value.ndim == 2:
+                assert torch.equal(first.state_dict()[name], value) == tied
+                assert torch.equal(middle.state_dict()[name], value) == tied
+        assert first.text_attention.query.weight is not middle.text_attention.query.weight
