@@ -2,8 +2,8 @@
 
 The second implementation follows the published code: ResNet's stages are pooled with a kernel of half their side,
 rounded down; (channels, 2, 2) is read on as four tokens (4, channels), and keys and values as (heads, tokens, width);
-positions of the text begin behind the visual tokens; slices of H, H* and the mixed rows are truncated; means over real and
-over synthetic rows are added. It leaves out dropout, and takes one partner for each row of the pool and one lambda.
+positions of the text begin behind the visual tokens; slices of H, H* and the mixed rows are truncated; means over real
+and over synthetic rows are added. It leaves out dropout, and takes one partner for each row of the pool and one lambda.
 """
 
 import math
