@@ -53,7 +53,7 @@ figure { display: flex; flex-direction: column; gap: .6rem; margin: 0; padding: 
 .key { flex: none; width: 4.2rem; }
 mark { padding: .05rem .2rem; border-radius: 3px; color: inherit; border-bottom: 2px solid var(--soft);
   background: color-mix(in srgb, var(--soft) 14%, transparent); }
-mark small { color: var(--soft); font-size: .7rem; }
+mark small { font-size: .7rem; }
 mark.right { border-color: var(--right); background: color-mix(in srgb, var(--right) 14%, transparent); }
 mark.wrong { border-color: var(--wrong); background: color-mix(in srgb, var(--wrong) 14%, transparent); }
 span.right { color: var(--right); }

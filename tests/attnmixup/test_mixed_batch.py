@@ -341,3 +341,9 @@ def test_errors(name):
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call(AttnMixup(DIM)(torch.randn(5, DIM), torch.arange(5)))
+
+
+def test_targets_that_are_distributions_already_are_interpolated_as_they_are() -> None:
+    targets = torch.rand(4, 3).softmax(dim=-1)
+    mixed = AttnMixup(dim=8).eval()(torch.randn(4, 8), targets)
+    assert torch.equal(mixed.soft_targets(3), targets)
