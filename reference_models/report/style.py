@@ -35,7 +35,7 @@ tbody th { color: var(--ink); font-weight: 400; white-space: normal; }
 .heat tbody th { white-space: nowrap; }
 .heat { font-size: .8rem; }
 .heat td { min-width: 2.5rem; padding: .25rem .3rem; border: 1px solid var(--page); text-align: center;
-  background: color-mix(in srgb, var(--accent) calc(var(--heat) * .75), var(--panel)); }
+  background: color-mix(in srgb, var(--accent) calc(var(--heat) * .4), var(--panel)); }
 .heat th { border: 0; }
 .heat tbody th { padding-right: .7rem; }
 .turned, .level { padding: .3rem; text-align: center; }
