@@ -1,7 +1,7 @@
 """Files that cannot be read or written: one message with the file's own name and what to do."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,35 @@ def writable(path: Path) -> Iterator[None]:
             f"{file}: cannot be written ({reason}); make room or choose a folder that can be written, and give the "
             "command again"
         ) from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path` and move it there in one step, so that no half of it is ever seen.
+
+    Args:
+        path: of the file.
+        write: is given the path to write to.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part = path.with_name(f"{path.stem}.part")  # a fixed name, because torch writes it into its files
+    with writable(path):
+        write(part)
+        part.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file that appears whole or not at all.
+
+    Args:
+        path: of the file.
+        text: that it is to hold.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reference_models.config import SLOTS
 from reference_models.data.samples import Sample
 from reference_models.encoders.attention import NAMES
+from reference_models.encoders.text import TextEncoder
 from reference_models.systems.base import System
 from reference_models.tasks.processor import Processor
 
@@ -44,7 +45,7 @@ def crop_attention(model: System, processor: Processor, sample: Sample) -> CropA
         return None
     batch = processor.collate([processor.encode(sample) | {"pixels": processor.pixels(sample)}])
     batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-    weights = record_attention(model, batch)
+    weights = record_attention(model, model.text_encoder, batch)
     words = processor.task.words_read(sample)
     _, numbers = processor.subwords(words)
     count = len(numbers)
@@ -59,9 +60,9 @@ def crop_attention(model: System, processor: Processor, sample: Sample) -> CropA
     return CropAttention(words[: len(rows)], images, torch.stack(rows)[:, shown].cpu())
 
 
-def record_attention(model: System, batch: dict[str, Tensor]) -> Tensor:
-    """The attention (L, P + L) of the text encoder in a batch of one sample, the mean over layers and heads."""
-    body = model.text_encoder.body  # type: ignore[union-attr]
+def record_attention(model: System, encoder: TextEncoder, batch: dict[str, Tensor]) -> Tensor:
+    """The attention (L, P + L) of the model's text encoder in a batch of one sample, the mean over layers and heads."""
+    body = encoder.body
     recorded: list[Tensor] = []
 
     def ask(_: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

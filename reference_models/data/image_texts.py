@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reference_models.data.samples import Sample, read_lines
+from reference_models.data.samples import HALF, Sample, read_objects
 from reference_models.errors import UserError
-from reference_models.files import writable
+from reference_models.files import write_text
 
 ImageTexts = dict[str, dict[str, str]]
 
@@ -32,16 +32,10 @@ def read_image_texts(path: Path) -> ImageTexts:
         UserError: the file cannot be read, or a line is something else.
     """
     texts: ImageTexts = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_objects(path):
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: expected a JSON object, got {line[:80]!r} ({error})") from error
-        if not isinstance(row, dict) or "image" not in row:
-            raise UserError(f"{where}: expected an object with the name of an 'image' and texts, got {line[:80]!r}")
+        if "image" not in row:
+            raise UserError(f"{where}: expected an object with the name of an 'image' and texts, got {str(row)[:80]!r}")
         image = row.pop("image")
         if not isinstance(image, str):
             raise UserError(f"{where}: expected the name of a file under 'image', got {image!r}")
@@ -58,7 +52,7 @@ def check_texts(texts: Any, where: str) -> dict[str, str]:
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise UserError(f"{where}: expected an object of texts about the image by kind, got {str(texts)[:80]!r}")
     for kind, text in texts.items():
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if HALF.search(text):
             raise UserError(f"{where}: the text {kind!r} holds half a character (a lone surrogate)")
     return texts
 
@@ -69,11 +63,8 @@ def write_image_texts(path: Path, texts: Mapping[str, Mapping[str, str]]) -> Non
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with writable(path):
-        lines = (f"{json.dumps({'image': image} | dict(own), ensure_ascii=False)}\n" for image, own in texts.items())
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+    lines = (f"{json.dumps({'image': image} | dict(own), ensure_ascii=False)}\n" for image, own in texts.items())
+    write_text(path, "".join(lines))
 
 
 def add_image_texts(samples: Iterable[Sample], path: Path, images: Path) -> Iterator[Sample]:

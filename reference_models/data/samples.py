@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +47,24 @@ def read_lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not") from error
     if empty:
         raise UserError(f"{path}: the file is empty")
+
+
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON Lines file, each with the number of its line; empty lines are passed over.
+
+    Raises:
+        UserError: as `read_lines`, or a line is something else.
+    """
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: expected a JSON object, got {line[:80]!r} ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, got {line[:80]!r}")
+        yield number, row
 
 
 def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: int) -> dict[Key, tuple[str, ...]]:

@@ -1,29 +1,16 @@
 """What a run of `i2srm data crops` writes: the journal it resumes from, then manifest and crop dictionary."""
 
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from reference_models.errors import UserError
-from reference_models.files import writable
+from reference_models.files import write_text, write_whole
 
 Key = str | int
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path` and move it there in one step, so that no half of it is ever seen.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    part = path.with_name(f"{path.stem}.part")  # a fixed name, because torch writes it into its files
-    with writable(path):
-        write(part)
-        os.replace(part, path)
 
 
 def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:
@@ -55,7 +42,7 @@ def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:
 def write_journal(path: Path, settings: str, entries: dict[Key, list["Row"]]) -> None:
     """Begin a journal that already holds `entries`."""
     lines = [json.dumps({"settings": settings}), *(_entry(key, rows) for key, rows in entries.items())]
-    write_atomically(path, lambda part: part.write_text("\n".join(lines) + "\n"))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def append_journal(path: Path, entries: dict[Key, list["Row"]]) -> None:
@@ -75,7 +62,7 @@ def read_manifest(path: Path) -> list["Row"]:
 def write_manifest(path: Path, rows: Iterable["Row"]) -> None:
     """One JSON object on each line."""
     lines = [json.dumps(asdict(row)) for row in rows]
-    write_atomically(path, lambda part: part.write_text("\n".join(lines) + "\n"))
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:
@@ -90,7 +77,7 @@ def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:
 def write_dictionary(path: Path, names: dict[Key, list[str]]) -> None:
     """The field's file: torch's, of keys to lists of crop file names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda part: torch.save(names, part))
+    write_whole(path, lambda part: torch.save(names, part))
 
 
 def _entry(key: Key, rows: Iterable["Row"]) -> str:

@@ -17,6 +17,7 @@ from reference_models.data.formats import Layout
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Split, read_crop_names
 from reference_models.errors import UserError
+from reference_models.files import write_whole
 from reference_models.grounding import manifest
 from reference_models.grounding.boxes import Box, cut, select_boxes
 from reference_models.grounding.detectors import AnnotationDetector, Detector
@@ -151,7 +152,7 @@ class SplitRun:
         rows = []
         for rank, box in enumerate(select_boxes(boxes, *image.size, self.config.top)):
             file = self.folder / f"{number}_{query.image.stem}_{rank}.png"
-            manifest.write_atomically(file, partial(cut(image, box, self.config.size).save, format="PNG"))
+            write_whole(file, partial(cut(image, box, self.config.size).save, format="PNG"))
             rows.append(
                 self._row(
                     query,

@@ -11,6 +11,7 @@ from statistics import NormalDist, mean, stdev
 
 from matplotlib.figure import Figure
 
+from reference_models.files import write_whole
 from reference_models.sweeps.cells import Cell
 from reference_models.sweeps.outcome import Outcome
 from reference_models.sweeps.report import aligned, with_deviation
@@ -188,6 +189,4 @@ def difference_figure(found: Sequence[Difference], path: Path) -> None:
     panels[0].set_yticks(range(len(systems)), systems)
     panels[0].invert_yaxis()
     panels[0].legend(fontsize="small")
-    partial = path.with_name(f"{path.stem}.partial.png")
-    figure.savefig(partial, dpi=120)
-    partial.replace(path)
+    write_whole(path, lambda part: figure.savefig(part, dpi=120, format="png"))

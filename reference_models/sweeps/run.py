@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from reference_models.data.formats import get_format
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
+from reference_models.files import write_text
 from reference_models.names import unknown
 from reference_models.plugins import load_plugins
 from reference_models.sweeps.cells import Cell, make_cells
@@ -155,8 +156,8 @@ def _write_tables(
         difference_figure(found, output / f"{table.name}.png")
     else:
         text, lines = markdown_table(table, outcomes, seeds, overrides), csv_table(table, outcomes, seeds)
-    _write(output / f"{table.name}.md", text)
-    _write(output / f"{table.name}.csv", lines)
+    write_text(output / f"{table.name}.md", text)
+    write_text(output / f"{table.name}.csv", lines)
     return text
 
 
@@ -182,13 +183,6 @@ def _write_set(cell: Cell) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     generate(partial / root.name, get_format(cell.config.data.format).task, DATA_SEED)
     partial.rename(root.parent)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _title(cell: Cell) -> str:

@@ -1,10 +1,13 @@
 """Views of the images of a batch, of those images alone that are there."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from reference_models.config import View
+from reference_models.config import Slots, View
+
+Objects = Literal["pooled", "grid", "both"]
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,13 @@ class ImageFeatures:
         padded = rows.new_zeros(*seen.shape, *rows.shape[1:])
         padded[seen] = rows
         return padded
+
+
+def object_views(objects: Objects) -> dict[View, Slots]:
+    """The views that hold "pooled" vectors of the image and its crops, the cells of the whole image's "grid", or both.
+
+    Returns:
+        Each view with the images that it is of.
+    """
+    views: dict[View, Slots] = {"pooled": "all", "grid": "whole"}
+    return views if objects == "both" else {objects: views[objects]}

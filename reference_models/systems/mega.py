@@ -12,6 +12,7 @@ from reference_models.config import Inputs, TextSystemConfig
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.systems.base import Encoded, System
+from reference_models.systems.images import Objects, object_views
 from reference_models.systems.registry import register
 
 
@@ -38,7 +39,7 @@ class MEGAConfig(TextSystemConfig):
     freeze_image_backbone: bool = True
     pair: Literal["mean", "marker"] = "marker"
     head_dropout: float = 0.5
-    nodes: Literal["pooled", "grid", "both"] = "pooled"
+    nodes: Objects = "pooled"
     align: Literal["similarity", "none"] = "similarity"
     align_norm: Literal["mean", "sum"] = "mean"
     ner_context: Literal["token", "global"] = "token"
@@ -49,8 +50,7 @@ class MEGAConfig(TextSystemConfig):
     @property
     def inputs(self) -> Inputs:
         """See `SystemConfig`."""
-        views: dict[Any, Any] = {"pooled": "all", "grid": "whole"}
-        return Inputs(images=views if self.nodes == "both" else {self.nodes: views[self.nodes]})
+        return Inputs(images=object_views(self.nodes))
 
 
 def similarity(tokens: Tensor, objects: Tensor) -> Tensor:

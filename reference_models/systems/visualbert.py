@@ -13,6 +13,7 @@ from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
+from reference_models.systems.images import Objects, object_views
 from reference_models.systems.registry import register
 
 TABLES = ("position_embeddings", "token_type_embeddings")
@@ -34,15 +35,14 @@ class VisualBERTConfig(TextSystemConfig):
     text: str = "uclanlp/visualbert-vqa-coco-pre"
     freeze_image_backbone: bool = True
     pair: Literal["mean", "marker"] = "marker"
-    regions: Literal["pooled", "grid", "both"] = "pooled"
+    regions: Objects = "pooled"
     norm_regions: bool = True
     reinit_visual_projection: bool = False
 
     @property
     def inputs(self) -> Inputs:
         """See `SystemConfig`."""
-        views: dict[Any, Any] = {"pooled": "all", "grid": "whole"}
-        return Inputs(images=views if self.regions == "both" else {self.regions: views[self.regions]})
+        return Inputs(images=object_views(self.regions))
 
 
 class RegionEncoder(TextEncoder):

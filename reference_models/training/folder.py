@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TrainingConfig
 from reference_models.errors import UserError
-from reference_models.files import read_json, writable
+from reference_models.files import read_json, writable, write_text
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT = "environment"  # the fact that is compared, but may differ
@@ -138,8 +138,4 @@ def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file that appears whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    text = json.dumps(value, indent=1) + "\n"
-    with writable(path):
-        partial.write_text(text)
-        partial.replace(path)
+    write_text(path, json.dumps(value, indent=1) + "\n")

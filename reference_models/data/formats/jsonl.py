@@ -10,7 +10,7 @@ from reference_models.data.bio import Entity, spans, tags_of_spans
 from reference_models.data.formats.base import SPLITS, DataFormat, register_format, relative_name
 from reference_models.data.formats.layout import Layout
 from reference_models.data.image_texts import check_texts
-from reference_models.data.samples import Sample, Split, file_below, read_lines
+from reference_models.data.samples import Sample, Split, file_below, read_objects
 from reference_models.data.words import split_words
 from reference_models.errors import UserError
 
@@ -107,18 +107,9 @@ def _line(sample: Sample, root: Path) -> dict[str, Any]:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each object with the number of its line."""
-    for number, line in enumerate(read_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: expected a JSON object, got {line[:80]!r} ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected a JSON object, got {line[:80]!r}")
+    for number, row in read_objects(path):
         if odd := [key for key in row if key not in KEYS]:
-            raise UserError(f"{where}: unknown key {odd[0]!r}, expected some of {', '.join(KEYS)}")
+            raise UserError(f"{path}:{number}: unknown key {odd[0]!r}, expected some of {', '.join(KEYS)}")
         yield number, row
 
 

@@ -31,7 +31,7 @@ def test_lines_of_an_image_are_joined_and_the_last_counts(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("{", r"texts.jsonl:2: expected a JSON object, got '\{'"),
-        ("[1]", "texts.jsonl:2: expected an object with the name of an 'image'"),
+        ("[1]", "texts.jsonl:2: expected a JSON object, got"),
         ('{"caption": "x"}', "expected an object with the name of an 'image'"),
         ('{"image": 3}', "expected the name of a file under 'image', got 3"),
         ('{"image": "1.jpg", "caption": ["x"]}', "expected an object of texts about the image by kind"),
