@@ -1,0 +1,28 @@
+"""Files that appear whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+
+from reference_models.errors import UserError
+from reference_models.files import write_text, write_whole
+
+
+def test_a_text_takes_the_place_of_another_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    for text in ("first", "größer 😀\n"):
+        write_text(tmp_path / "a.txt", text)
+        assert (tmp_path / "a.txt").read_bytes() == text.encode("utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_writing_that_fails_midway_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("whole")
+
+    def fail(part: Path) -> None:
+        part.write_text("ha")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); make room"):
+        write_whole(path, fail)
+    assert path.read_text() == "whole"
