@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,6 +17,7 @@ from reference_models.errors import UserError
 from reference_models.plugins import load_plugins
 
 if TYPE_CHECKING:
+    from reference_models.config import RunConfig
     from reference_models.prediction import Predictor
 
 POST = ("text", "image", "crops", "head", "tail")
@@ -37,6 +38,7 @@ Named entities and relations from posts and their images. What to do first:
 i2srm --help lists all commands, and i2srm COMMAND --help their options."""
 SHELLS = ("bash", "zsh", "tcsh")
 EXTRAS = {"gradio": "app", "spacy": "grounding"}  # of packages that "reference" does not bring
+MODEL = "folder of a run, or of a model that save_pretrained wrote, or a model on the Hugging Face hub as in user/model"
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
 
 
@@ -226,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         help="entities of a post, or the relation of two of its entities; one post or a file of them",
         epilog="Settings of --ground follow, as in --grounding.detector centre.",
     )
-    predict.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    predict.add_argument("model", metavar="MODEL", help=MODEL)
     predict.add_argument("--text", help="the sentence, its words divided by spaces")
     predict.add_argument("--image", help="the image; give its --crops too, or --ground")
     predict.add_argument("--crops", nargs="+", help="images of its objects")
@@ -239,10 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
     app = commands.add_parser(
         "app",
-        help="show in a browser what a run says about posts, with their images and without",
+        help="show in a browser what a model says about posts, with their images and without",
         epilog="Settings follow, as in --grounding.detector centre or --data.root FOLDER.",
     )
-    app.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    app.add_argument("model", metavar="MODEL", help=f"{MODEL}, once it is downloaded")
     app.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine)")
     app.add_argument("--port", type=int, help="port to listen at (default: the first free one from 7860)")
     app.set_defaults(command=_app)
@@ -376,19 +378,18 @@ def _predict(options: argparse.Namespace) -> bool:
     from reference_models.grounding.posts import PostGrounder
     from reference_models.prediction import Predictor
     from reference_models.prediction_file import predict_file
-    from reference_models.settings import read_run_settings
-    from reference_models.training.folder import CONFIG
-    from reference_models.training.run import find_run
+    from reference_models.training.run import find_model
 
     if (options.text is None) == (options.input is None) or (options.input is None) != (options.output is None):
         raise UserError("give either --text, or --input and --output")
     if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
+    model = find_model(options.model)
     used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
-    config = read_run_settings(find_run(options.run) / CONFIG, options.overrides, used, command)
+    config = _settings(options, used, command)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
-        predictor = Predictor(options.run, int8=options.int8)
+        predictor = Predictor(model, int8=options.int8)
         if options.ground:
             predictor.ground = PostGrounder(predictor.processor.task.pairs, config.grounding, crops)
         if options.input is None:
@@ -400,6 +401,15 @@ def _predict(options: argparse.Namespace) -> bool:
         f"{predictor.processor.max_length} sub-words; the records are in {options.output}"
     )
     return counts["errors"] > 0
+
+
+def _settings(options: argparse.Namespace, changeable: Collection[str], command: str) -> "RunConfig":
+    """The settings of a model's run, or the defaults for a model that stands alone, changed by the overrides."""
+    from reference_models.settings import read_run_settings
+    from reference_models.training.folder import CONFIG
+
+    path = Path(options.model, CONFIG)
+    return read_run_settings(path if path.is_file() else None, options.overrides, changeable, command)
 
 
 def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
@@ -419,13 +429,11 @@ def _app(options: argparse.Namespace) -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     _quiet()
     from reference_models.app.page import served
-    from reference_models.settings import read_run_settings
-    from reference_models.training.folder import CONFIG
-    from reference_models.training.run import find_run
+    from reference_models.training.run import find_model
 
-    run = find_run(options.run)
-    config = read_run_settings(run / CONFIG, options.overrides, ("grounding", "data.root"), "app")
-    with served(run, config, host=options.host, port=options.port) as address:
+    find_model(options.model)  # before its settings are looked for
+    config = _settings(options, ("grounding", "data.root"), "app")
+    with served(options.model, config, host=options.host, port=options.port) as address:
         print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
         threading.Event().wait()
 

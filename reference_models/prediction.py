@@ -60,6 +60,11 @@ class Predictor:
         self.sees_crops_alone = set(self.model.settings.inputs.images.values()) == {"crops"}
         self._warned = False
 
+    @property
+    def system(self) -> str:
+        """Name of the model's system."""
+        return self.model.config.model_type.removeprefix("attnmixup-")
+
     @classmethod
     def from_pretrained(cls, model: Path | str, **options: Any) -> "Predictor":
         """The predictor of a model; see the class for the arguments."""
@@ -82,8 +87,7 @@ class Predictor:
         if own.is_file():
             card = own.read_text(encoding="utf-8")
         else:
-            system = self.model.config.model_type.removeprefix("attnmixup-")
-            card = model_card(find_run(run), system, self.processor)
+            card = model_card(find_run(run), self.system, self.processor)
         with writable(target):
             shutil.copytree(self.folder, target, dirs_exist_ok=True)
             (target / CARD).write_text(card, encoding="utf-8")

@@ -61,7 +61,8 @@ def read_settings(
         system: name or path of the system's file; `DEFAULT_SYSTEM` if there is none.
 
     Raises:
-        UserError: a key that does not exist for this system, a value of the wrong type, or a file that is not YAML.
+        UserError: a key that does not exist for this system, a value of the wrong type, a data format or task
+            that is not registered, or a file that is not YAML.
     """
     if data is None and system is None and "--help" in overrides:
         _parse("", TextSystemConfig, {}, overrides, "")  # which ends the program before anything heavy is imported
@@ -99,14 +100,19 @@ def read_settings(
         merged = _merge(merged, part)
     _check_overrides(overrides, name)
     merged.pop("system", None)
-    return _parse(name, settings_class, merged, overrides, data or "the defaults")
+    source = f"settings from {data or 'the defaults'} and the command line"
+    config = _parse(name, settings_class, merged, overrides, source)
+    _check_names(config.data, source)
+    return config
 
 
-def read_run_settings(path: Path, overrides: Sequence[str], changeable: Collection[str], command: str) -> RunConfig:
-    """The settings of a finished run, changed by overrides that the command uses.
+def read_run_settings(
+    path: Path | None, overrides: Sequence[str], changeable: Collection[str], command: str
+) -> RunConfig:
+    """The settings of a trained model, changed by overrides that the command uses.
 
     Args:
-        path: the run's YAML file.
+        path: the run's YAML file; None for a model without its run, which has the defaults.
         overrides: as on the command line.
         changeable: the keys that the command uses, or sections of them such as "grounding".
         command: its name, for the message.
@@ -175,10 +181,12 @@ def _read(path: Path) -> Settings:
 
 
 def _task(of_data: Settings) -> str:
-    from reference_models.data.formats import get_format  # with torch
+    from reference_models.data.formats import get_format, list_formats  # with torch
 
     data = of_data.get("data") or {}
-    return data.get("task") or get_format(data.get("format", DataConfig.format)).task
+    name = data.get("format", DataConfig.format)
+    # A name that is not known is told once all settings are there.
+    return data.get("task") or (get_format(name).task if name in list_formats() else "")
 
 
 def _merge(first: Settings, second: Settings) -> Settings:
@@ -246,8 +254,21 @@ def _wrong_value(match: re.Match[str]) -> str:
     return f"{key} must be {f'one of {choices}' if choices else TYPES.get(kind, kind)}, got "
 
 
+def _check_names(data: DataConfig, source: str) -> None:
+    """Check that the data format and the task are registered."""
+    from reference_models.data.formats import get_format
+    from reference_models.tasks import get_task
+
+    try:
+        get_format(data.format)
+        if data.task is not None:
+            get_task(data.task)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
 def _parse(
-    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: object
+    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: str
 ) -> RunConfig:
     parser = ArgumentParser(
         prog="i2srm train DATA SYSTEM",
@@ -268,5 +289,5 @@ def _parse(
         raise  # after --help
     except Exception as error:  # a value can be wrong in almost any way
         reason = WRONG_VALUE.sub(_wrong_value, " ".join(str(error).split()))
-        raise UserError(f"settings from {source} and the command line: {reason}") from error
+        raise UserError(f"{source}: {reason}") from error
     return RunConfig(name, values.model, values.output, values.data, values.training, values.grounding)

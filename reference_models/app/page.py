@@ -16,6 +16,7 @@ from reference_models.app.view import answer_view, file_view, problem
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
 from reference_models.prediction import Predictor
+from reference_models.training.folder import CONFIG
 
 EXAMPLES = 12  # posts of the test split at most
 FONTS = ["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
@@ -24,27 +25,30 @@ WIDTH = ".gradio-container { max-width: 76rem !important; margin: 0 auto !import
 
 
 @contextmanager
-def served(run: Path, config: RunConfig, *, host: str, port: int | None) -> Iterator[str]:
-    """Serve the page of a finished run; gives its address, and ends the server and its files when the block ends.
+def served(model: Path | str, config: RunConfig, *, host: str, port: int | None) -> Iterator[str]:
+    """Serve the page of a model; gives its address, and ends the server and its files when the block ends.
 
     Args:
-        run: folder of the run.
-        config: its settings, perhaps with another data folder or detector.
+        model: folder of a finished run or of a model, or the name of a model on the Hugging Face hub.
+        config: settings of the run, perhaps with another data folder or detector. Of a model without its run, only the
+            detector's are used.
         host: address of this machine that the server listens at; "127.0.0.1" is reached from this machine alone.
         port: of the server; None for the first free one from 7860.
 
     Raises:
-        UserError: the port is taken, or the host is no address of this machine.
+        UserError: there is no such model, the port is taken, or the host is no address of this machine.
     """
     with tempfile.TemporaryDirectory() as name:
         os.environ["GRADIO_TEMP_DIR"] = name  # of what is uploaded; a process serves one page at a time
-        predictor = Predictor(run)
+        predictor = Predictor(model)
         answers = Answers(predictor, config.grounding, Path(name))
-        try:
-            examples, missing = read_examples(config, predictor.processor.task, EXAMPLES), ""
-        except UserError as error:
-            examples, missing = [], f"No examples: {error}"
-        page = build_page(answers, examples, f"{config.system} of {run}", missing)
+        examples, missing = [], ""
+        if Path(model, CONFIG).is_file():
+            try:
+                examples = read_examples(config, predictor.processor.task, EXAMPLES)
+            except UserError as error:
+                missing = f"No examples: {error}"
+        page = build_page(answers, examples, f"{predictor.system} of {model}", missing)
         try:
             _, address, _ = page.launch(
                 server_name=host,

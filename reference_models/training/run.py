@@ -339,17 +339,25 @@ def find_model(name: Path | str) -> Path:
         UserError: there is none.
     """
     folder = Path(name)
-    if (folder / PROCESSOR).is_file() and (folder / "config.json").is_file():
+    if _is_model(folder):
         return folder
-    if folder.exists() or str(name).count("/") != 1:
+    if (folder / CONFIG).is_file():
         return find_run(folder) / MODEL
+    expected = f"{name}: expected the folder of a finished run or of a model, or a model on the hub as in user/model"
+    if folder.exists() or str(name).count("/") != 1:
+        raise UserError(f"{expected}; {'this folder holds neither' if folder.is_dir() else 'there is no such folder'}")
     try:
-        return Path(snapshot_download(str(name)))
+        model = Path(snapshot_download(str(name)))
     except Exception as error:  # without a network, or for a wrong name, it can fail with almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"{name}: expected the folder of a run or of a model, or the name of a model on the hub ({reason})"
-        ) from error
+        raise UserError(f"{expected}; there is no such folder, and the hub gives none ({reason})") from error
+    if not _is_model(model):
+        raise UserError(f"{expected}; the hub has {name}, but i2srm did not save it: {PROCESSOR} is missing")
+    return model
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / PROCESSOR).is_file() and (folder / "config.json").is_file()
 
 
 def load_model(run: Path | str, *, int8: bool = False) -> tuple[System, Processor]:

@@ -360,6 +360,49 @@ def test_a_long_post_is_cut_aloud(runs: Path, capsys: pytest.CaptureFixture[str]
     assert "the last 22 words lie behind the limit of 80 sub-words and were not read" in capsys.readouterr().err
 
 
+def test_a_model_is_predicted_with_by_its_run_its_folder_or_its_name_on_the_hub(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Predictor(runs / "ner").save_pretrained(tmp_path / "saved")
+    of_hub = tmp_path / "hub" / "models--me--posts"
+    shutil.copytree(tmp_path / "saved", of_hub / "snapshots" / "1")
+    (of_hub / "refs").mkdir()
+    (of_hub / "refs" / "main").write_text("1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    post = ["--text", "Ruby Vex", "--image", str(tmp_path / "a.png"), "--ground", "--grounding.detector", "centre"]
+    said = []
+    for model in (runs / "ner", runs / "ner" / "model", tmp_path / "saved", "me/posts"):
+        assert main(["predict", str(model), *post]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0]
+    assert set(said) == {said[0]}
+    (of_hub / "snapshots" / "1" / "processor.json").unlink()
+    line = complaint(capsys, ["predict", "me/posts", *post])
+    assert line.endswith("the hub has me/posts, but i2srm did not save it: processor.json is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("empty", "this folder holds neither"), ("not_there", "no such folder"), ("me/posts", "the hub gives none")],
+)
+def test_what_is_no_model_is_named(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    line = complaint(capsys, ["predict", name, "--text", "Ruby Vex"])
+    assert f"{name}: expected the folder of a finished run or of a model, or a model on the hub" in line
+    assert reason in line
+
+
+def test_a_run_that_was_stopped_is_no_model_yet(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "ner", tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    line = complaint(capsys, ["predict", str(tmp_path / "run"), "--text", "Ruby Vex"])
+    assert line.endswith("run is not the folder of a finished run: " + f"{tmp_path}/run/metrics.json is missing")
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path} is not the folder of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
 

@@ -35,6 +35,8 @@ assert {"singer_f1", "exact_match"} <= set(scores), scores
 other = root.with_name("mentions")
 assert main(["train", "synthetic-ner", *settings, "--data.task", "mentions", "--output", str(other)]) == 0
 assert "entity_f1" in json.loads((other / "metrics.json").read_text())["test"]
+assert main(["evaluate", str(other)]) == 0
+assert main(["report", str(other)]) == 0
 assert main(["predict", str(other), "--text", "Ann Lee sings"]) == 0
 """
 

@@ -361,7 +361,9 @@ def test_a_model_is_found_by_its_run_or_its_own_folder(runs: Path, predictors: d
     text = "look , Ruby Vex again"
     for name in (runs / "run-ner", str(runs / "run-ner" / "model")):
         assert Predictor.from_pretrained(name, batch_size=2)(text) == predictors["ner"](text)
-    with pytest.raises(UserError, match="is not the folder of a finished run"):
+    with pytest.raises(
+        UserError, match=r"expected the folder of a finished run or of a model, .* this folder holds neither"
+    ):
         Predictor.from_pretrained(runs)
 
 

@@ -136,6 +136,24 @@ def test_a_value_of_another_type_is_said_in_plain_words(key: str, value: str, me
     assert str(error.value) == f"settings from mnre and the command line: {message}"
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "message"),
+    [
+        ("format", "jsnl", "unknown data format 'jsnl', expected one of .*; did you mean jsonl"),
+        ("task", "nre", "unknown task 'nre', expected one of ner, re"),
+    ],
+)
+def test_a_name_of_the_data_that_is_not_registered_is_said_with_its_file(
+    key: str, name: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"data: {{{key}: {name}}}\n")
+    for system in (None, "bert"):
+        with pytest.raises(UserError, match=rf"^settings from .*mine\.yaml and the command line: {message}"):
+            read_settings(tmp_path / "mine.yaml", system=system)
+    with pytest.raises(UserError, match=rf"^settings from mnre and the command line: {message}"):
+        read_settings("mnre", [f"--data.{key}", name])
+
+
 def test_the_release_is_in_its_file() -> None:
     model = read_settings("mnre", system="i2srm-release").model
     assert {key: getattr(model, key) for key in RELEASE} == RELEASE
