@@ -69,7 +69,7 @@ class Predictor:
         with self._products():  # a machine that cannot do it is told now
             pass
         # A model of crops alone learnt that an image without crops tells nothing.
-        self.sees_crops_alone = set(self.model.settings.inputs.images.values()) == {"crops"}
+        self.sees_crops_alone = self.model.settings.inputs.crops_alone
         self._warned = False
 
     @property
@@ -197,7 +197,11 @@ class Predictor:
             sample = self.ground(sample, name.replace(" ", "_"))
         elif image and not crops and self.sees_crops_alone and not self._warned:
             self._warned = True
-            logger.warning("%s: this model sees crops alone, and the image has none; give crops, or --ground", name)
+            logger.warning(
+                "%s: this model sees an image by its crops alone, and there are none; give crops, or have them found "
+                "(--ground of i2srm predict)",
+                name,
+            )
         if len(crops) > self.processor.max_crops:
             raise UserError(f"expected at most {self.processor.max_crops} crops, got {len(crops)}")
         return check_images([sample], "error", progress=False)[0][0]

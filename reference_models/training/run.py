@@ -107,6 +107,12 @@ def check_samples(
         return samples, {}
     if not any(sample.image or sample.crops for sample in samples):
         raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
+    if config.model.inputs.crops_alone and not any(sample.crops for sample in samples):
+        logger.warning(
+            "%s: no sample has crops, and %s sees an image by its crops alone; i2srm data crops makes them",
+            split,
+            config.system,
+        )
     policy = config.data.bad_images
     cache = config.data.feature_cache
     usable, bad = check_images(

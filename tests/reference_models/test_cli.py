@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_models.cli import main
+from reference_models.cli import main, parse
 from reference_models.data.formats.mnre import Mnre
 from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
@@ -57,6 +57,26 @@ def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in FILES:
         assert main(train_arguments(task, sets / task / "posts", folder / task)) == 0
     return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train mnre bert --seeds 1 2 --training.epochs 3 --data.root=x",
+        "train --training.epochs 3 --data.root=x mnre bert --seeds 1 2",
+        "train --training.epochs 3 mnre --data.root=x bert --seeds 1 2",
+    ],
+)
+def test_settings_stand_anywhere_on_the_command_line(line: str) -> None:
+    options = parse(line.split())
+    assert (options.data, options.system, options.seeds) == ("mnre", "bert", [1, 2])
+    pairs = " ".join(options.overrides).replace("=", " ").split()
+    assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == {"--training.epochs": "3", "--data.root": "x"}
+
+
+def test_a_setting_without_its_value_takes_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(["train", "--training.epochs", "--seeds", "1"])
+    assert (options.overrides, options.seeds, options.data) == (["--training.epochs"], [1], None)
 
 
 def test_without_arguments_it_says_what_to_do_first(capsys):
