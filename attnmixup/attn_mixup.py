@@ -137,6 +137,7 @@ class AttnMixup(nn.Module):
         self._acts = True
         self._steps_unchanged = 0
         self._version = 0
+        self._value = torch.empty(0)
 
     def forward(
         self,
@@ -235,13 +236,21 @@ class AttnMixup(nn.Module):
         return tied
 
     def _notice_untrained(self) -> None:
-        """Warn once if a parameter has not changed for many steps; a counter that optimizers advance tells."""
+        """Warn once if a parameter has not changed for many steps.
+
+        A counter that most optimizers advance tells without waiting for the device; fused ones do not advance it, so
+        that values are compared, once, before the warning.
+        """
         if torch.compiler.is_compiling() or distributed.is_distributed() or self._steps_unchanged >= PATIENCE:
             return
         parameter = next(self.attention.parameters())
+        if not isinstance(parameter, nn.Parameter):  # torch.func calls with tensors of its own
+            return
         changed = parameter._version != self._version or not (parameter.requires_grad and torch.is_grad_enabled())
         self._version, self._steps_unchanged = parameter._version, 0 if changed else self._steps_unchanged + 1
-        if self._steps_unchanged == PATIENCE:
+        if self._steps_unchanged == 1:
+            self._value = parameter.detach().clone()
+        elif self._steps_unchanged == PATIENCE and torch.equal(parameter, self._value.to(parameter.device)):
             warnings.warn(
                 f"The parameters of AttnMixup have not changed in {PATIENCE} training steps: are they in the "
                 "optimizer? attnmixup.training.missing_parameters(model, optimizer) lists what is not.",

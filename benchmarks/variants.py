@@ -23,8 +23,8 @@ class Variant:
 
     Attributes:
         frozen: no gradients of the backbone, which are thrown away otherwise.
-        once: one pass of the backbone in channels_last and in evaluation mode, instead of one in training mode for each
-            slot, and one more for the class logits.
+        once: one pass of the backbone in channels_last and in evaluation mode, 8 images at a time, instead of one in
+            training mode for each slot, and one more for the class logits.
         vectorised: gates of the prefix without loops.
         unpadded: sentences as long as the longest of the batch, not of `batches.LIMIT` sub-words.
         grouped: sentences of about one length in a batch, instead of any.
@@ -32,6 +32,7 @@ class Variant:
         fused: AdamW in one kernel.
         fast: faster float32 products.
         fast_dropout: cheaper random numbers for dropout.
+        kept: freed memory stays with the process, which nothing undoes: such a way needs a process of its own.
         cached: features of the images are there.
         half: the other dtype of mixed precision; None for float32 alone.
         modules: with AttnMixup and the semantic loss.
@@ -46,6 +47,7 @@ class Variant:
     fused: bool = False
     fast: bool = False
     fast_dropout: bool = False
+    kept: bool = False
     cached: bool = False
     half: torch.dtype | None = None
     modules: bool = True
@@ -64,6 +66,7 @@ MEASURES: dict[str, dict[str, object]] = {
     "fused AdamW": {"fused": True},
     "cheaper random numbers": {"fast_dropout": True},
     "faster float32 products": {"fast": True},
+    "freed memory kept": {"kept": True},
     "feature cache": {"cached": True},
     "bfloat16": {"half": torch.bfloat16},
 }

@@ -35,6 +35,8 @@ class TrainingConfig:
             accuracy for it.
         fast_dropout: cheaper random numbers for dropout on a CPU, where they take a tenth of a step; a seed then gives
             another run than without it.
+        keep_memory: keep the memory that the process frees, instead of handing it back and faulting it in again in each
+            step; for Linux with the GNU C library. The process then holds its peak to its end.
         compile: compile the text encoder by `torch.compile`, for GPUs; it begins with a minute of compiling, and CPUs
             lose by it.
         gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
@@ -63,6 +65,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     fast_float32: bool = False
     fast_dropout: bool = False
+    keep_memory: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
     group_by_length: bool = False

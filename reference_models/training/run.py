@@ -46,6 +46,7 @@ from reference_models.training.folder import (
     start_of,
     write_json,
 )
+from reference_models.training.memory import keep_freed_memory
 from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
@@ -212,6 +213,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     """
     output = Path(config.output)
     checkpoints = output / CHECKPOINTS
+    if config.training.keep_memory:
+        keep_freed_memory()
     arguments = training_arguments(config.training, checkpoints)
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)

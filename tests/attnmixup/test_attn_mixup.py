@@ -481,6 +481,19 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
                 mixer(embeddings)
 
 
+@pytest.mark.parametrize("options", [{"fused": True}, {"fused": False, "foreach": True}, {"fused": False}])
+def test_no_optimizer_is_taken_for_none(options, monkeypatch):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
+    mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
+    optimizer = torch.optim.AdamW(mixer.parameters(), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(8):
+            optimizer.zero_grad()
+            mixer(embeddings).embeddings.square().sum().backward()
+            optimizer.step()
+
+
 WRONG_OPTIONS = {
     f"preset must be one of {', '.join(map(repr, PRESETS))}, got 'both'.": {"preset": "both"},
     "sample_ratio must be between 0 and 1, got 1.1.": {"sample_ratio": 1.1},

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from reference_models.encoders import vision
 from reference_models.encoders.stages import pool_stages
 from reference_models.encoders.vision import BACKBONES, VisionBackbone
 from reference_models.errors import UserError
@@ -101,6 +102,22 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not any(tensor.requires_grad for tensor in features.values())
     torch.testing.assert_close(backbone.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("views", [("cells", "grid"), ("pooled", "logits")])
+def test_frozen_backbone_takes_a_few_images_at_a_time(views, monkeypatch):
+    backbone = VisionBackbone("resnet18", frozen=True, views=views)
+    pixels = make_pixels(19)
+    whole, taken = backbone._stages, []
+    monkeypatch.setattr(backbone, "_stages", lambda scaled: (taken.append(len(scaled)), whole(scaled))[1])
+    pieces = backbone(pixels)
+    assert taken == [8, 8, 3]
+    monkeypatch.setattr(vision, "CPU_PIECE", 19)
+    torch.testing.assert_close(pieces, backbone(pixels))
+    assert taken[3:] == [19]
+    backbone.frozen = False
+    backbone(pixels)
+    assert taken[4:] == [19]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
