@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help check test lint types doctests oldest docs release demo
+.PHONY: help check test lint types doctests oldest docs site release demo
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
@@ -35,6 +35,9 @@ oldest:  ## the core with the oldest torch and einops that pyproject.toml allows
 docs:  ## the documentation site, in docs/_build/html; needs pip install -e '.[docs]'
 	rm -rf docs/reference/generated
 	sphinx-build -W --keep-going -q -d docs/_build/doctrees docs docs/_build/html
+
+site:  ## the built site in a browser: axe-core finds nothing serious; after make docs
+	python -m pytest tests/docs
 
 release:  ## build sdist and wheel into dist/ and check them; needs pip install -e '.[dev]'
 	python .ci/check_release.py

@@ -31,6 +31,7 @@ html_theme = "furo"
 html_title = "attnmixup"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("accessible.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

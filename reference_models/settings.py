@@ -19,7 +19,11 @@ DEFAULT_SYSTEM = "i2srm"
 SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
 # Sections of a system's file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
-KINDS = {"data": "data set", "systems": "system"}  # folders of `CONFIGS`, and what their files are for
+# Folders of `CONFIGS`, what their files are for, and what can be given instead of such a name.
+KINDS = {
+    "data": ("data set", "the path of a YAML file or of a folder of data"),
+    "systems": ("system", "the path of a YAML file"),
+}
 # How jsonargparse says that a value is of another type, and what we call its types.
 WRONG_VALUE = re.compile(
     r"""Parser key "([\w.]+)": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+?)\])\. Got value: """
@@ -42,7 +46,8 @@ def find_config(name: str, kind: str) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
-    raise unknown(KINDS[kind], name, known, f"the path of a YAML file (there is none at {name})")
+    what, others = KINDS[kind]
+    raise unknown(what, name, known, f"{others} (there is none at {name})")
 
 
 def read_settings(
@@ -54,8 +59,8 @@ def read_settings(
     set, the overrides.
 
     Args:
-        data: name or path of the data set's file. A file that names a `system` is whole by itself, unless `system` is
-            given. None for the defaults.
+        data: name or path of the data set's file, or a folder of data, whose format is recognised. A file that names a
+            `system` is whole by itself, unless `system` is given. None for the defaults.
         overrides: as on the command line, such as `["--training.epochs", "5"]`. `--help` among them prints every key
             with its default and ends the program.
         system: name or path of the system's file; `DEFAULT_SYSTEM` if there is none.
@@ -70,8 +75,7 @@ def read_settings(
 
     of_data: Settings = {}
     if data is not None:
-        path = find_config(str(data), "data")
-        of_data = _read(path)
+        path, of_data = _read_data(data)
     of_system: Settings = {}
     system_path = None
     if "system" in of_data and system is None:
@@ -178,6 +182,17 @@ def _read(path: Path) -> Settings:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected settings, as in training: {{epochs: 5}}, got {content!r}")
     return content
+
+
+def _read_data(data: str | Path) -> tuple[Path, Settings]:
+    """The path of a data set's file, or of a folder of data, and the settings."""
+    from reference_models.data.formats import recognise  # with torch
+
+    shipped = CONFIGS / "data" / f"{data}.yaml"
+    if Path(data).is_dir() and not shipped.is_file():
+        return Path(data).resolve(), {"data": {"format": recognise(Path(data)).name, "root": str(data)}}
+    path = find_config(str(data), "data")
+    return path, _read(path)
 
 
 def _task(of_data: Settings) -> str:

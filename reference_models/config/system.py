@@ -31,6 +31,11 @@ class Inputs:
     texts: Sequence[str] = ()
     text_length: int = 0
 
+    @property
+    def crops_alone(self) -> bool:
+        """Whether an image is seen by its crops alone, so that one without crops tells the model nothing."""
+        return set(self.images.values()) == {"crops"}
+
 
 def path_setting(default: str) -> Any:
     """A setting of a system that may name a local file or folder, which is then part of what identifies a run."""

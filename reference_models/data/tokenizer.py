@@ -71,7 +71,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, add_prefix_space=True)
     except Exception as error:  # a damaged file can fail with almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"model.text: no tokenizer could be loaded from {name!r} ({reason})") from error
+        raise UserError(
+            f"model.text: no tokenizer could be loaded from {name!r} ({reason}); name a local folder, or "
+            "tiny, which is learnt from the data"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
     return tokenizer

@@ -107,6 +107,12 @@ def check_samples(
         return samples, {}
     if not any(sample.image or sample.crops for sample in samples):
         raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
+    if config.model.inputs.crops_alone and not any(sample.crops for sample in samples):
+        logger.warning(
+            "%s: no sample has crops, and %s sees an image by its crops alone; i2srm data crops makes them",
+            split,
+            config.system,
+        )
     policy = config.data.bad_images
     cache = config.data.feature_cache
     usable, bad = check_images(
@@ -302,15 +308,32 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     return metrics
 
 
-def evaluate(run: Path, config: RunConfig, split: Split, *, int8: bool = False) -> Evaluation:
-    """Score a split with what `load_model` gives; `config` is the run's, perhaps with another data folder."""
+def evaluate(
+    run: Path, config: RunConfig, split: Split, *, int8: bool = False, fast_float32: bool = False
+) -> Evaluation:
+    """Score a split with what `load_model` gives.
+
+    Args:
+        run: its folder.
+        config: that of the run, perhaps with another data folder.
+        split: which split.
+        int8: compute the text encoder in int8, see `encoders.int8`.
+        fast_float32: faster products of float32 matrices, see `training.products`.
+
+    Returns:
+        The scores of the whole split.
+
+    Raises:
+        UserError: wrong data, or the model cannot be computed in that way here.
+    """
     model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
     rows = encode_split(config, split, samples, processor)
     if config.data.feature_cache is not None and model.vision is not None:
         views = model.settings.image_views
         rows.features = fill_cache(Path(config.data.feature_cache), model.vision, rows, views)
-    return evaluate_split(model, rows, 4 * config.training.batch_size)
+    with float32_products(fast=fast_float32, device=model.device):
+        return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 
 def find_run(run: Path) -> Path:

@@ -14,13 +14,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reference_models.cli import main
+from reference_models.cli import main, parse
 from reference_models.data.formats.mnre import Mnre
 from reference_models.data.formats.twitter import Twitter
 from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
+from reference_models.systems.base import System
+from reference_models.training import products
 from reference_models.training.run import PREDICTIONS
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
@@ -55,6 +57,26 @@ def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in FILES:
         assert main(train_arguments(task, sets / task / "posts", folder / task)) == 0
     return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train mnre bert --seeds 1 2 --training.epochs 3 --data.root=x",
+        "train --training.epochs 3 --data.root=x mnre bert --seeds 1 2",
+        "train --training.epochs 3 mnre --data.root=x bert --seeds 1 2",
+    ],
+)
+def test_settings_stand_anywhere_on_the_command_line(line: str) -> None:
+    options = parse(line.split())
+    assert (options.data, options.system, options.seeds) == ("mnre", "bert", [1, 2])
+    pairs = " ".join(options.overrides).replace("=", " ").split()
+    assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == {"--training.epochs": "3", "--data.root": "x"}
+
+
+def test_a_setting_without_its_value_takes_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    options = parse(["train", "--training.epochs", "--seeds", "1"])
+    assert (options.overrides, options.seeds, options.data) == (["--training.epochs"], [1], None)
 
 
 def test_without_arguments_it_says_what_to_do_first(capsys):
@@ -160,6 +182,27 @@ def test_int8_computes_the_text_encoder_alone_in_int8(
         assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
         assert len(set(computed)) == number
         assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
+def test_fast_float32_holds_while_the_model_computes(
+    command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(products, "medium_error", lambda device: 1e-7)
+    forward, held = System.forward, set()
+    monkeypatch.setattr(
+        System,
+        "forward",
+        lambda *given, **named: held.add(torch.get_float32_matmul_precision()) or forward(*given, **named),
+    )
+    for more, precision in ([], "highest"), (["--fast-float32"], "medium"):
+        held.clear()
+        assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
+        assert held == {precision}
+    assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(products, "medium_error", lambda device: 1e-3)
+    told = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], "--fast-float32"])
+    assert "fast_float32: on this cpu the products would have a relative error of 1e-03" in told
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])

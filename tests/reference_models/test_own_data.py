@@ -11,7 +11,7 @@ from PIL import Image
 
 from reference_models.cli import main
 from reference_models.settings import read_settings
-from reference_models.training.run import read_samples
+from reference_models.training.run import check_samples, read_samples
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
 NAMES = {"muppet": ("Bert", "Ernie"), "Straße 7": ("Sesame", "Main")}
@@ -112,6 +112,18 @@ def test_relations_of_any_names(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(arguments("jsonl", root, tmp_path / "other")) == 2
     assert "data.no_relation is 'None', and the relations are" in capsys.readouterr().err
     assert main(arguments("jsonl", root, tmp_path / "other", "--data.task", "ner")) == 0
+
+
+@pytest.mark.parametrize(("prefix", "warns"), [("paper", True), ("release", False)])
+def test_images_without_crops_are_not_passed_over_in_silence(
+    prefix: str, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_jsonl(tmp_path / "set", "image", "entities")
+    config = read_settings(root, ["--model.prefix", prefix])
+    for split in SIZES:
+        caplog.clear()
+        check_samples(config, split, read_samples(config, split), scored=split != "train")
+        assert ("no sample has crops, and i2srm sees an image by its crops alone" in caplog.text) == warns
 
 
 def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

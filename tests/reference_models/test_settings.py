@@ -154,6 +154,24 @@ def test_a_name_of_the_data_that_is_not_registered_is_said_with_its_file(
         read_settings("mnre", [f"--data.{key}", name])
 
 
+def test_a_folder_of_data_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("posts", "mnre"):
+        (tmp_path / folder).mkdir()
+        for split in ("train", "valid", "test"):
+            (tmp_path / folder / f"{split}.jsonl").touch()
+    config = read_settings("posts", ["--training.epochs", "3"], system="bert")
+    assert (config.data.format, config.data.root, config.output) == ("jsonl", "posts", "runs/posts-bert")
+    assert config.training.epochs == 3
+    monkeypatch.chdir(tmp_path / "posts")
+    assert read_settings(".").output == "runs/posts-i2srm"
+    monkeypatch.chdir(tmp_path)
+    assert read_settings("mnre").data.format == "mnre"  # what is shipped comes first
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"^empty: expected the files of one data format"):
+        read_settings("empty")
+
+
 def test_the_release_is_in_its_file() -> None:
     model = read_settings("mnre", system="i2srm-release").model
     assert {key: getattr(model, key) for key in RELEASE} == RELEASE

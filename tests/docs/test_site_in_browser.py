@@ -1,0 +1,48 @@
+"""The built documentation site in a real browser: axe-core finds nothing serious, light or dark, wide or narrow."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from browser import check_accessibility, chromium, overflow
+
+SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
+PAGES = [
+    "index.html",
+    "start.html",
+    "methods/attn_mixup.html",
+    "tutorials/modules.html",
+    "tutorials/own_data.html",
+    "systems/index.html",
+    "results.html",
+    "equations.html",
+    "reference/attnmixup.html",
+    "reference/generated/reference_models.prediction.html",
+]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not SITE.is_dir(), reason="the site is not built: pip install -e '.[docs]' && make docs"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_read_by_everybody(browser: Any, name: str, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((SITE / name).as_uri())
+    check_accessibility(page)
+    assert overflow(page) == 0
+    assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
+    context.close()
