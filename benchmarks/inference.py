@@ -1,4 +1,4 @@
-"""How fast a finished run predicts its test split: one by one, in batches, in batches of about one length, and in int8.
+"""How fast a finished run predicts its test split: one by one, in batches of any or one length, with faster products.
 
 python -m benchmarks.inference RUN [--repeats 5]
 """
@@ -15,6 +15,7 @@ from benchmarks.timing import timed
 from reference_models.settings import read_settings
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
+from reference_models.training.products import float32_products
 from reference_models.training.run import CONFIG, find_run, load_model, read_split
 
 
@@ -31,16 +32,19 @@ def main() -> None:
     in_file_order.lengths = [0] * len(split)  # samples of one length stay in their order
     size = 4 * config.training.batch_size  # as `i2srm evaluate` takes it
     ways = {
-        "one by one": (model, split, 1),
-        f"batches of {size} in the order of the file": (model, in_file_order, size),
-        f"batches of {size} of about one length": (model, split, size),
-        "the same in int8": (in_int8, split, size),
+        "one by one": (False, model, split, 1),
+        f"batches of {size} in the order of the file": (False, model, in_file_order, size),
+        f"batches of {size} of about one length": (False, model, split, size),
+        "the same with fast float32": (True, model, split, size),
+        "the same in int8": (False, in_int8, split, size),
+        "the same in int8 and with fast float32": (True, in_int8, split, size),
     }
     f1: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
-        for name, way in ways.items():  # in turn, so that a slow minute of the machine falls on all of them
-            evaluation, took = timed(partial(evaluate_split, *way, progress=False))
+        for name, (fast, *way) in ways.items():  # in turn, so that a slow minute of the machine falls on all of them
+            with float32_products(fast=fast, device=model.device):
+                evaluation, took = timed(partial(evaluate_split, *way, progress=False))
             f1[name] = evaluation.scores["f1"]
             seconds[name].append(took)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(split)} test samples; medians\n")

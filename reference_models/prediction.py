@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from reference_models.model_card import model_card
 from reference_models.systems.inference import predict_samples
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
+from reference_models.training.products import float32_products
 from reference_models.training.run import find_model, find_run, load_model
 
 logger = logging.getLogger(__name__)
@@ -37,12 +39,13 @@ class Predictor:
         batch_size: posts that are computed at once.
         ground: makes the crops of a post's image, see `grounding.posts.PostGrounder`.
         int8: compute the text encoder in int8, see `encoders.int8`.
+        fast_float32: faster products of float32 matrices, see `training.products`.
 
     Attributes:
         sees_crops_alone: whether an image without crops tells the model nothing.
 
     Raises:
-        UserError: there is no such model, or it cannot be computed in int8 here.
+        UserError: there is no such model, or it cannot be computed in that way here.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/twitter2017")  # doctest: +SKIP
@@ -51,11 +54,20 @@ class Predictor:
     """
 
     def __init__(
-        self, model: Path | str, *, batch_size: int = 32, ground: Ground | None = None, int8: bool = False
+        self,
+        model: Path | str,
+        *,
+        batch_size: int = 32,
+        ground: Ground | None = None,
+        int8: bool = False,
+        fast_float32: bool = False,
     ) -> None:
         self.folder = find_model(model)
         self.model, self.processor = load_model(self.folder, int8=int8)
         self.batch_size, self.ground, self.int8 = batch_size, ground, int8
+        self.fast_float32 = fast_float32
+        with self._products():  # a machine that cannot do it is told now
+            pass
         # A model of crops alone learnt that an image without crops tells nothing.
         self.sees_crops_alone = self.model.settings.inputs.crops_alone
         self._warned = False
@@ -145,9 +157,10 @@ class Predictor:
         return self._records([post["text"] for post in posts], samples, items)
 
     def facts(self) -> dict[str, Any]:
-        """What its predictions depend on: the model's files, int8, and how crops are made."""
+        """What its predictions depend on: the model's files, how products are computed, and how crops are made."""
         files = (self.folder / name for name in ("config.json", "model.safetensors", FILE))
-        return {"model": fingerprint(files), "int8": self.int8, "ground": getattr(self.ground, "version", None)}
+        products = {"int8": self.int8, "fast_float32": self.fast_float32}
+        return {"model": fingerprint(files), **products, "ground": getattr(self.ground, "version", None)}
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predictions for any number of samples, in their order."""
@@ -236,6 +249,9 @@ class Predictor:
             for text, sample, item, prediction in predictions
         ]
 
+    def _products(self) -> AbstractContextManager[None]:
+        return float32_products(fast=self.fast_float32, device=self.model.device)
+
     def _predict(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> list[Prediction]:
         """Predictions for samples and what they are encoded to; images are loaded a batch at a time."""
 
@@ -245,7 +261,8 @@ class Predictor:
             return {**items[number], "pixels": self.processor.pixels(samples[number])}
 
         lengths = [len(one["input_ids"]) for one in items]
-        return predict_samples(self.model, self.processor, samples, lengths, item, batch_size=self.batch_size)
+        with self._products():
+            return predict_samples(self.model, self.processor, samples, lengths, item, batch_size=self.batch_size)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class RunConfig:
                 "data.feature_cache keeps the features of a frozen image backbone: it needs a system that reads images "
                 f"and model.freeze_image_backbone=true, got system {self.system} and {self.model.freeze_image_backbone}"
             )
+        if self.data.feature_cache is not None and self.model.backbone_train_mode:
+            raise UserError(
+                "data.feature_cache keeps features for all epochs, and with model.backbone_train_mode=true they change "
+                "with every batch; choose one of both"
+            )
 
     @property
     def reads_images(self) -> bool:

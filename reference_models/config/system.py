@@ -53,6 +53,8 @@ class SystemConfig:
         stage_pooling: how stages of the backbone become 2 x 2 cells: of the "whole" map, or "floor", without the last
             row and column of an odd map, as in published code.
         freeze_image_backbone: keep the backbone's weights and statistics.
+        backbone_train_mode: let a frozen backbone normalise by the statistics of each batch in training, and keep a
+            running mean of them for evaluation, as published code does where it freezes the weights alone.
         semantic_weight: lambda_sem of Eq. 17 and 19; 0 leaves the semantic loss out.
         semantic: keyword arguments of `attnmixup.SemanticKLLoss` beyond its defaults.
         attn_mixup: whether AttnMixup acts in training.
@@ -68,6 +70,7 @@ class SystemConfig:
     image_signal: Literal["pooled", "logits"] = "pooled"
     stage_pooling: Literal["whole", "floor"] = "whole"
     freeze_image_backbone: bool = False
+    backbone_train_mode: bool = False
     semantic_weight: float = 0.0
     semantic: dict[str, Any] = field(default_factory=dict)
     attn_mixup: bool = False
@@ -80,6 +83,11 @@ class SystemConfig:
         check_at_least(self, "model", semantic_weight=0, head_dropout=0)
         if self.head_dropout >= 1:
             raise UserError(f"model.head_dropout is a share and must be below 1, got {self.head_dropout}")
+        if self.backbone_train_mode and not self.freeze_image_backbone:
+            raise UserError(
+                "model.backbone_train_mode is for a frozen image backbone: set model.freeze_image_backbone=true, or "
+                "leave it out, because a backbone that learns is in training mode anyway"
+            )
 
     @property
     def inputs(self) -> Inputs:

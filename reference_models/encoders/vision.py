@@ -32,6 +32,7 @@ class VisionBackbone(nn.Module):
     Args:
         name: one of `BACKBONES`.
         frozen: no gradients, and batch statistics that never move.
+        train_mode: let the batch statistics of a frozen one move.
         views: what `forward` gives, see `forward`. Only with "logits" is there a layer for the classes.
         pooling: of the stages to cells, see `pool_stages`.
 
@@ -48,13 +49,15 @@ class VisionBackbone(nn.Module):
         name: str,
         *,
         frozen: bool = False,
+        train_mode: bool = False,
         views: Iterable[View] = ("cells", "pooled"),
         pooling: Pooling = "whole",
     ) -> None:
         super().__init__()
         if name not in BACKBONES:
             raise unknown("image backbone", name, BACKBONES)
-        self.name, self.frozen, self.views, self.pooling = name, frozen, frozenset(views), pooling
+        self.name, self.views, self.pooling = name, frozenset(views), pooling
+        self.frozen, self.train_mode = frozen, train_mode
         if name == "tiny" and "logits" in self.views:
             raise UserError("the image backbone 'tiny' has no class logits; choose the pooled image signal")
         self.body: nn.Module
@@ -81,8 +84,8 @@ class VisionBackbone(nn.Module):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VisionBackbone":
-        """Switch the mode; a frozen backbone stays in evaluation mode, so that its batch statistics do not drift."""
-        return super().train(mode and not self.frozen)
+        """Switch the mode; a frozen backbone stays in evaluation mode unless its batch statistics are to move."""
+        return super().train(mode and (self.train_mode or not self.frozen))
 
     def forward(self, pixels: Tensor, shown: Tensor | None = None) -> dict[View, Tensor]:
         """The views of images.

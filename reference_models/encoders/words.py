@@ -70,21 +70,25 @@ class CharacterCNN(nn.Module):
         width: of a character's vector.
         filters: of the convolution, which is the width of the output.
         dropout: of the characters' vectors.
+        mask: False takes padding for characters, as published code does, so that a word depends on the longest one
+            beside it.
     """
 
-    def __init__(self, count: int, width: int = 30, filters: int = 30, dropout: float = 0.5) -> None:
+    def __init__(
+        self, count: int, width: int = 30, filters: int = 30, dropout: float = 0.5, *, mask: bool = True
+    ) -> None:
         super().__init__()
         self.table = nn.Embedding(count, width, padding_idx=0)
         bound = (3 / width) ** 0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
         nn.init.zeros_(self.table.weight[0])
         self.dropout, self.convolution = nn.Dropout(dropout), nn.Conv1d(width, filters, kernel_size=3, padding=1)
-        self.width = filters
+        self.width, self.mask = filters, mask
 
     def forward(self, characters: Tensor) -> Tensor:
         """Vectors (N, filters) of words, whose characters are (N, S)."""
-        mask = characters > 0
         found = self.convolution(self.dropout(self.table(characters)).transpose(1, 2))
+        mask = characters > 0 if self.mask else torch.ones_like(characters, dtype=torch.bool)
         found = found.masked_fill(~(mask | ~mask.any(dim=1, keepdim=True))[:, None], -torch.inf)
         largest: Tensor = found.max(dim=2).values
         return largest

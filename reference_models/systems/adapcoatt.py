@@ -23,11 +23,15 @@ class AdapCoAttConfig(TextSystemConfig):
         coattn: how a pair is scored: "add" sums the maps of both sides; "concat", the letter of the paper, joins them,
             so that the side of the query cancels in the softmax and every word attends alike.
         attention_width: of the scores; 0 for that of the text encoder.
+        fusion: "paper" weighs what is seen and what is answered by a gate that reads both, and filters their sum by a
+            gate that reads the word too; "code", as published, gates by the sum, maps both parts, joined, to the width
+            of a word, and filters by a gate that does not read the word, which has a map of its own.
     """
 
     freeze_image_backbone: bool = True
     coattn: Literal["add", "concat"] = "add"
     attention_width: int = 0
+    fusion: Literal["paper", "code"] = "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,9 +88,12 @@ class AdapCoAtt(System):
         self.visual_attention = PairScores(width, inner, concat=concat)
         self.textual_attention = PairScores(width, inner, concat=concat)
         self.visual_mix, self.textual_mix = nn.Linear(width, width), nn.Linear(width, width)
-        self.fusion_gate = nn.Linear(2 * width, 1, bias=False)
-        self.filter_gate = nn.Linear(2 * width, 1)
-        self.filtered = nn.Linear(width, width)
+        if self.settings.fusion == "paper":
+            self.fusion_gate, self.filter_gate = nn.Linear(2 * width, 1, bias=False), nn.Linear(2 * width, 1)
+            self.filtered = nn.Linear(width, width)
+        else:
+            self.fusion_gate, self.filter_gate = nn.Linear(width, 1), nn.Linear(width, 1)
+            self.mixed_map, self.word_map = nn.Linear(2 * width, width), nn.Linear(width, width)
         for name, module in self.named_children():
             if name not in ("text_encoder", "vision"):
                 module.apply(draw_like_bert)
@@ -104,8 +111,13 @@ class AdapCoAtt(System):
         scores = self.textual_attention(seen, words).masked_fill(~mask[:, None], -torch.inf)
         answered = scores.softmax(dim=-1) @ words
         visual, textual = torch.tanh(self.visual_mix(seen)), torch.tanh(self.textual_mix(answered))
-        share = self.fusion_gate(torch.cat([visual, textual], dim=-1)).sigmoid()
-        mixed = share * visual + (1 - share) * textual
-        passed = self.filter_gate(torch.cat([words, mixed], dim=-1)).sigmoid() * torch.tanh(self.filtered(mixed))
+        if self.settings.fusion == "paper":
+            share = self.fusion_gate(torch.cat([visual, textual], dim=-1)).sigmoid()
+            mixed = share * visual + (1 - share) * textual
+            passed = self.filter_gate(torch.cat([words, mixed], dim=-1)).sigmoid() * torch.tanh(self.filtered(mixed))
+        else:
+            share = self.fusion_gate(visual + textual).sigmoid()
+            mixed = self.mixed_map(torch.cat([share * visual, (1 - share) * textual], dim=-1))
+            passed, words = self.filter_gate(mixed).sigmoid() * mixed, self.word_map(words)
         h = torch.cat([words, torch.where(shown, passed, 0.0)], dim=-1)
         return Encoded(h, mask, *self.semantic_image(batch, features))

@@ -100,6 +100,7 @@ class System(PreTrainedModel):
             self.vision = VisionBackbone(
                 self.settings.vision,
                 frozen=self.settings.freeze_image_backbone,
+                train_mode=self.settings.backbone_train_mode,
                 views=views.keys(),
                 pooling=self.settings.stage_pooling,
             )

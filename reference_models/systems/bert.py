@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from reference_models.config import TextSystemConfig
+from reference_models.encoders.concat import find_layers
 from reference_models.encoders.text import TextEncoder
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
@@ -19,9 +20,12 @@ class BERTConfig(TextSystemConfig):
     Args:
         post: what follows the states of a pair of entities: a "linear" layer (Soares et al., ACL 2019), a "layernorm",
             or "none".
+        freeze: "plkmo" trains the last layer of the text encoder alone, as a public code of MTB does, so that the
+            vectors of the markers stay as they were drawn.
     """
 
     post: Literal["none", "linear", "layernorm"] = "none"
+    freeze: Literal["none", "plkmo"] = "none"
 
 
 @register("bert")
@@ -34,6 +38,9 @@ class BERT(System):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
+        if self.settings.freeze == "plkmo":
+            self.text_encoder.requires_grad_(False)
+            find_layers(self.text_encoder.body, self.text_encoder.layers)[-1].requires_grad_(True)
         width = self.task.width(self.text_encoder.width)
         self.post: nn.Module = nn.Identity()
         if self.settings.post == "linear":

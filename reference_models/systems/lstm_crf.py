@@ -22,12 +22,14 @@ class LSTMCRFConfig(WordSystemConfig):
             a tanh layer of 100).
         word_width: of a word's vector.
         input_dropout: of words joined with their characters, and of the characters of "cnn".
+        mask_characters: False lets "cnn" pool over padding too, as the published code does.
     """
 
     head_dropout: float = 0.5
     char_encoder: Literal["cnn", "lstm"] = "cnn"
     word_width: int = 100
     input_dropout: float = 0.5
+    mask_characters: bool = True
 
     @property
     def inputs(self) -> Inputs:
@@ -53,7 +55,11 @@ class LSTMCRF(System):
         bound = (3 / settings.word_width) ** 0.5
         nn.init.uniform_(self.words.weight, -bound, bound)
         count = max(config.characters, 2)
-        self.characters = CharacterCNN(count, dropout=settings.input_dropout) if cnn else CharacterLSTM(count)
+        self.characters = (
+            CharacterCNN(count, dropout=settings.input_dropout, mask=settings.mask_characters)
+            if cnn
+            else CharacterLSTM(count)
+        )
         self.dropout = nn.Dropout(settings.input_dropout)
         units = 200 if cnn else 100
         self.lstm = nn.LSTM(settings.word_width + self.characters.width, units, batch_first=True, bidirectional=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from attnmixup.functional import masked_mean
 from reference_models.config import Inputs, TextSystemConfig, check_at_least
@@ -29,7 +30,11 @@ class MAFConfig(TextSystemConfig):
         temperature: tau of the contrastive loss.
         negatives: how samples that do not match are made: by exchanging "image"s, or by exchanging the fused states of
             two samples ("context") as the published code does, from which a linear matching head cannot learn.
+        main_on_negatives: let the task learn from the exchanged samples as they were exchanged, as the published code
+            does.
         match_head: "mlp" over the mean of the words and what they saw, or "linear".
+        sentence: what is aligned: the state of the "first" token, or the output of the encoder's "pooler" as in the
+            published code, which is drawn anew where the encoder has none.
     """
 
     freeze_image_backbone: bool = True
@@ -40,7 +45,9 @@ class MAFConfig(TextSystemConfig):
     text_to_image: float = 0.7
     temperature: float = 0.179
     negatives: Literal["image", "context"] = "image"
+    main_on_negatives: bool = False
     match_head: Literal["mlp", "linear"] = "mlp"
+    sentence: Literal["first", "pooler"] = "first"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,8 +115,7 @@ def contrastive_loss(
 class MAF(System):
     """Matching and Alignment Framework.
 
-    A sample without an image has a visual part of zero, and no part in matching and alignment. The sentence that is
-    aligned is the first token's state; the published code has the pooler's.
+    A sample without an image has a visual part of zero, and no part in matching and alignment.
     """
 
     config_class = MAFConfig
@@ -133,10 +139,19 @@ class MAF(System):
             self.text_map = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
             pooled = self.vision.widths["pooled"]
             self.image_map = nn.Sequential(nn.Linear(pooled, width), nn.ReLU(), nn.Linear(width, width))
-        for name in ("visual_map", "text_gate", "image_gate", "match", "text_map", "image_map"):
+            if settings.sentence == "pooler":
+                self.pooler = nn.Linear(width, width)
+        for name in ("visual_map", "text_gate", "image_gate", "match", "text_map", "image_map", "pooler"):
             if hasattr(self, name):
                 getattr(self, name).apply(draw_like_bert)
         self.finish(self.task.width(2 * width))
+
+    def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
+        """See `System`; the pooler is filled where `pretrained` has one."""
+        super().fill_text_encoder(pretrained, name)
+        pooler = getattr(getattr(pretrained, "pooler", None), "dense", None)
+        if hasattr(self, "pooler") and pooler is not None:
+            self.pooler.load_state_dict(pooler.state_dict())
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """[T ; g * p C]: the words, and what they see of the image, scaled by how well it matches and by a gate."""
@@ -147,21 +162,28 @@ class MAF(System):
         words, cells = self.dropout(states), self.visual_map(grid)
         seen = shown[:, None].expand(-1, cells.shape[1])
         context = self.block(words, cells, seen)
+        if self.training:
+            pooled = features.padded("pooled")[:, 0]
+            source = draw_exchange(pooled.detach(), shown)
+            moved = source != torch.arange(len(source), device=source.device)
+            exchanged = self._exchange(words, cells, context, source, moved)
+            if self.settings.main_on_negatives:
+                context = exchanged
         matching = self.match_scores(words, context, real).softmax(dim=-1)[:, 1]
         visual = torch.where(shown[:, None, None], matching[:, None, None] * context, 0.0)
         gate = (self.text_gate(words) + self.image_gate(visual)).sigmoid()
         h, mask = self.task.gather(torch.cat([words, gate * visual], dim=-1), batch, self.config)
         losses: dict[str, Tensor] = {}
         if self.training:
-            pooled = features.padded("pooled")[:, 0]
             # The task's loss is per word here, and summed over a sentence in the published total.
             length = 1.0 if mask is None else mask.sum(dim=1).float().mean()
             weight = (1 - self.settings.task_share) / self.settings.task_share / length
-            source = draw_exchange(pooled.detach(), shown)
-            if (source != torch.arange(len(source), device=source.device)).any():
-                losses["match_loss"] = weight * self._match_loss(words, cells, context, real, shown, source)
+            if moved.any():
+                scores = self.match_scores(words, exchanged, real)
+                losses["match_loss"] = weight * F.cross_entropy(scores[shown].float(), (~moved)[shown].long())
             if self.settings.alignment and shown.any():
-                losses["alignment_loss"] = weight * self._alignment_loss(states[:, 0], pooled, shown)
+                sentence = states[:, 0] if self.settings.sentence == "first" else torch.tanh(self.pooler(states[:, 0]))
+                losses["alignment_loss"] = weight * self._alignment_loss(sentence, pooled, shown)
         return Encoded(h, mask, *self.semantic_image(batch, features), losses=losses)
 
     def match_scores(self, words: Tensor, context: Tensor, real: Tensor) -> Tensor:
@@ -169,20 +191,15 @@ class MAF(System):
         scores: Tensor = self.match(masked_mean(torch.cat([words, context], dim=-1), real))
         return scores
 
-    def _match_loss(
-        self, words: Tensor, cells: Tensor, context: Tensor, real: Tensor, shown: Tensor, source: Tensor
-    ) -> Tensor:
-        """Cross-entropy of matching, with some images or fused states exchanged, over the samples with an image."""
-        moved = source != torch.arange(len(source), device=source.device)
+    def _exchange(self, words: Tensor, cells: Tensor, context: Tensor, source: Tensor, moved: Tensor) -> Tensor:
+        """The fused states (B, L, C), where those of `moved` are of the image, or the fused states, of `source`."""
         if self.settings.negatives == "context":
-            context = context[source]
-        else:
-            rows = cells[source][moved]
-            context = context.masked_scatter(
-                moved[:, None, None], self.block(words[moved], rows, torch.ones_like(rows[..., 0], dtype=torch.bool))
-            )
-        scores = self.match_scores(words, context, real)
-        return F.cross_entropy(scores[shown].float(), (~moved)[shown].long())
+            return context[source]
+        if not moved.any():
+            return context
+        rows = cells[source][moved]
+        other = self.block(words[moved], rows, torch.ones_like(rows[..., 0], dtype=torch.bool))
+        return context.masked_scatter(moved[:, None, None], other)
 
     def _alignment_loss(self, sentence: Tensor, pooled: Tensor, shown: Tensor) -> Tensor:
         own = pooled[shown]

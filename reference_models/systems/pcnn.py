@@ -24,6 +24,8 @@ class PCNNConfig(WordSystemConfig):
         position_width: of the vector of a distance to an entity.
         filters: of the convolution.
         nonlinearity: after pooling: "tanh" (the paper) or "relu" (OpenNRE).
+        boundary: which word of an entity closes a segment: its first, the "start" (OpenNRE), or its last, the "end".
+        double_dropout: drop out features of `h` too, at the rate of the head, as OpenNRE does.
     """
 
     head_dropout: float = 0.5
@@ -31,6 +33,8 @@ class PCNNConfig(WordSystemConfig):
     position_width: int = 5
     filters: int = 230
     nonlinearity: Literal["tanh", "relu"] = "tanh"
+    boundary: Literal["start", "end"] = "start"
+    double_dropout: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +43,7 @@ class PCNNConfig(WordSystemConfig):
 
 def without_markers(
     ids: Tensor, mask: Tensor, entities: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
     """Take the markers around both entities out of sentences.
 
     Args:
@@ -48,20 +52,22 @@ def without_markers(
         entities: of each entity (B, L), True from behind its opening marker to its closing one.
 
     Returns:
-        The same without the four markers of each sentence; of each entity the place of its first word, (B,).
+        The same without the four markers of each sentence; of each entity the places (B,) of its first word, the
+        "start", and of its last, the "end".
     """
     places = torch.arange(ids.shape[1], device=ids.device)
     markers = torch.zeros_like(mask)
-    first = {}
+    spans = {}
     for name, inside in entities.items():
         start = inside.int().argmax(dim=1)
         end = ids.shape[1] - inside.flip(1).int().argmax(dim=1)
         markers |= (places == start[:, None] - 1) | (places == end[:, None])
-        first[name] = start
+        spans[name] = start, end
     kept = mask & ~markers
     order = (~kept).int().argsort(dim=1, stable=True)
-    starts = {name: (kept & (places < start[:, None])).sum(dim=1) for name, start in first.items()}
-    return ids.gather(1, order), kept.gather(1, order), starts
+    before = {name: [(kept & (places < place[:, None])).sum(dim=1) for place in span] for name, span in spans.items()}
+    moved = {name: {"start": start, "end": end - 1} for name, (start, end) in before.items()}
+    return ids.gather(1, order), kept.gather(1, order), moved
 
 
 def pool_segments(rows: Tensor, mask: Tensor, head: Tensor, tail: Tensor) -> Tensor:
@@ -70,7 +76,7 @@ def pool_segments(rows: Tensor, mask: Tensor, head: Tensor, tail: Tensor) -> Ten
     Args:
         rows: (B, L, C).
         mask: (B, L), True for a real word.
-        head, tail: (B,), the place of the first word of each entity; the earlier one closes the first segment.
+        head, tail: (B,), the place of a word of each entity; the earlier one closes the first segment.
 
     Returns:
         (B, 3 C).
@@ -106,6 +112,7 @@ class PCNN(System):
         self.positions = nn.ModuleDict(tables)
         width = settings.word_width + 2 * settings.position_width
         self.convolution = nn.Conv1d(width, settings.filters, kernel_size=3, padding=1)
+        self.dropout = nn.Dropout(settings.head_dropout if settings.double_dropout else 0.0)
         self.finish(SEGMENTS * settings.filters)
 
     def make_text_encoder(self) -> None:
@@ -114,13 +121,14 @@ class PCNN(System):
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """The pooled segments; see `System`."""
         entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
-        ids, mask, starts = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
+        ids, mask, spans = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
         places = torch.arange(ids.shape[1], device=ids.device)
         parts = [self.words(ids)]
-        for name, start in starts.items():
-            distance = (places - start[:, None]).clamp(-REACH, REACH - 1) + REACH + 1
+        for name, span in spans.items():
+            distance = (places - span["start"][:, None]).clamp(-REACH, REACH - 1) + REACH + 1
             parts.append(self.positions[name](distance * mask))
         rows = torch.cat(parts, dim=-1) * mask[..., None]
         found = self.convolution(rows.transpose(1, 2)).transpose(1, 2)
-        pooled = pool_segments(found, mask, starts["head"], starts["tail"])
-        return Encoded(torch.tanh(pooled) if self.settings.nonlinearity == "tanh" else pooled.relu())
+        head, tail = (spans[name][self.settings.boundary] for name in ("head", "tail"))
+        pooled = pool_segments(found, mask, head, tail)
+        return Encoded(self.dropout(torch.tanh(pooled) if self.settings.nonlinearity == "tanh" else pooled.relu()))

@@ -24,6 +24,8 @@ class UMGFConfig(TextSystemConfig):
     """Settings of UMGF, beside those of all systems. The defaults are the paper's; its code has 6 layers and 0.4.
 
     Args:
+        text_init: how the states of words become nodes: by a "linear" map as in the published code, or, with sines and
+            cosines of their places, by an MLP ("pe_mlp") as in the paper, which does not say how deep it is.
         nodes: images that are nodes: the whole one and its crops, or the "crops" alone as in the paper.
         graph_layers: layers of the graph.
         graph_width: of its nodes.
@@ -35,6 +37,7 @@ class UMGFConfig(TextSystemConfig):
     freeze_image_backbone: bool = True
     pair: Literal["mean", "marker"] = "marker"
     head_dropout: float = 0.0
+    text_init: Literal["linear", "pe_mlp"] = "linear"
     nodes: Literal["whole+crops", "crops"] = "whole+crops"
     graph_layers: int = 2
     graph_width: int = 512
@@ -145,6 +148,21 @@ class GraphLayer(nn.Module):
         return updated, self.image_forward(self.to_image(images, words, real))
 
 
+def position_code(length: int, width: int, *, device: torch.device) -> Tensor:
+    """Sines and cosines of the places in a sentence, (length, width), as in "Attention is all you need"."""
+    rates = 10000 ** (-torch.arange(0, width, 2, device=device) / width)
+    angles = torch.arange(length, device=device)[:, None] * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+
+
+def node_map(width: int, nodes: int, dropout: float) -> nn.Sequential:
+    """Two linear maps from `width` features to those of `nodes`, each with a ReLU and dropout."""
+    parts: list[nn.Module] = []
+    for size in (width, nodes):
+        parts += [nn.Linear(size, nodes), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*parts)
+
+
 def tie_layers(layers: nn.ModuleList) -> None:
     """Copy the first layer into the others as far as these have its parts, and queries into keys."""
     first, *others = layers
@@ -168,21 +186,18 @@ class UMGF(System):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         settings, width = self.settings, self.settings.graph_width
-        self.text_map = nn.Linear(self.text_encoder.width, width)
-        dropout = nn.Dropout(settings.graph_dropout)
-        self.image_map = nn.Sequential(
-            nn.Linear(self.vision.widths["pooled"], width),
-            nn.ReLU(),
-            dropout,
-            nn.Linear(width, width),
-            nn.ReLU(),
-            dropout,
-        )
+        text = self.text_encoder.width
+        self.text_map: nn.Module = nn.Linear(text, width)
+        drawn: list[nn.Module] = []
+        if settings.text_init == "pe_mlp":
+            self.text_map = node_map(text, width, settings.graph_dropout)
+            drawn += self.text_map.modules()
+        self.image_map = node_map(self.vision.widths["pooled"], width, settings.graph_dropout)
         count = settings.graph_layers
         self.layers = nn.ModuleList(
             GraphLayer(width, settings.graph_dropout, last=number == count - 1) for number in range(count)
         )
-        for module in (*self.image_map.modules(), *self.layers.modules()):
+        for module in (*drawn, *self.image_map.modules(), *self.layers.modules()):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
@@ -196,7 +211,10 @@ class UMGF(System):
         features = self.image_features(batch)
         seen, real = features.seen["pooled"], batch["attention_mask"].bool()
         states = self.text_encoder(batch["input_ids"], batch["attention_mask"])
-        words, images = self.text_map(states), self.image_map(features.padded("pooled"))
+        placed = states
+        if self.settings.text_init == "pe_mlp":
+            placed = states + position_code(*states.shape[1:], device=states.device).to(states.dtype)
+        words, images = self.text_map(placed), self.image_map(features.padded("pooled"))
         for layer in self.layers:
             words, images = layer(words, images, real, seen)
         h, mask = self.task.gather(torch.cat([states, words], dim=-1), batch, self.config)

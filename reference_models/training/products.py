@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -29,18 +30,23 @@ def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
     Raises:
         UserError: products lose accuracy on this device.
     """
-    before = torch.get_float32_matmul_precision()
-    try:
-        if fast:
-            torch.set_float32_matmul_precision("medium")
-            if (error := product_error(device)) > TOLERANCE:
-                raise UserError(
-                    f"training.fast_float32: on this {device.type} the products would have a relative error of "
-                    f"{error:.0e}, and float32 has {TOLERANCE:.0e} at most; leave it out, or choose precision=bf16"
-                )
+    if not fast:
         yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+        return
+    if (error := medium_error(device)) > TOLERANCE:
+        raise UserError(
+            f"fast_float32: on this {device.type} the products would have a relative error of {error:.0e}, and float32 "
+            f"has {TOLERANCE:.0e} at most; leave it out"
+        )
+    with _medium():
+        yield
+
+
+@cache
+def medium_error(device: torch.device) -> float:
+    """`product_error` of PyTorch's "medium" products, which is measured once."""
+    with _medium():
+        return product_error(device)
 
 
 def product_error(device: torch.device) -> float:
@@ -50,3 +56,13 @@ def product_error(device: torch.device) -> float:
     # Float64 on the CPU, because not every accelerator has it.
     exact = rows.cpu().double() @ weights.cpu().double().T
     return float((F.linear(rows, weights).cpu() - exact).norm() / exact.norm())
+
+
+@contextmanager
+def _medium() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

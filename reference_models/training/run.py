@@ -49,6 +49,7 @@ from reference_models.training.folder import (
 from reference_models.training.memory import keep_freed_memory
 from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
+from reference_models.training.threads import computing_threads
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -217,10 +218,15 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             was written.
         KeyboardInterrupt: with a message that says how to go on.
     """
-    output = Path(config.output)
-    checkpoints = output / CHECKPOINTS
     if config.training.keep_memory:
         keep_freed_memory()
+    with computing_threads(config.training.threads):
+        return _train(config, skip_finished)
+
+
+def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
+    output = Path(config.output)
+    checkpoints = output / CHECKPOINTS
     arguments = training_arguments(config.training, checkpoints)
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)
@@ -291,6 +297,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "seed": config.training.seed,
             "precision": config.training.precision,
             "processes": arguments.world_size,
+            "threads": torch.get_num_threads(),
             ENVIRONMENT: facts[ENVIRONMENT],
             "classes": {"test": test.classes()},
             "phases": phases.seconds,
@@ -308,15 +315,32 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     return metrics
 
 
-def evaluate(run: Path, config: RunConfig, split: Split, *, int8: bool = False) -> Evaluation:
-    """Score a split with what `load_model` gives; `config` is the run's, perhaps with another data folder."""
+def evaluate(
+    run: Path, config: RunConfig, split: Split, *, int8: bool = False, fast_float32: bool = False
+) -> Evaluation:
+    """Score a split with what `load_model` gives.
+
+    Args:
+        run: its folder.
+        config: that of the run, perhaps with another data folder.
+        split: which split.
+        int8: compute the text encoder in int8, see `encoders.int8`.
+        fast_float32: faster products of float32 matrices, see `training.products`.
+
+    Returns:
+        The scores of the whole split.
+
+    Raises:
+        UserError: wrong data, or the model cannot be computed in that way here.
+    """
     model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
     rows = encode_split(config, split, samples, processor)
     if config.data.feature_cache is not None and model.vision is not None:
         views = model.settings.image_views
         rows.features = fill_cache(Path(config.data.feature_cache), model.vision, rows, views)
-    return evaluate_split(model, rows, 4 * config.training.batch_size)
+    with float32_products(fast=fast_float32, device=model.device):
+        return evaluate_split(model, rows, 4 * config.training.batch_size)
 
 
 def find_run(run: Path) -> Path:

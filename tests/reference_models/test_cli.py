@@ -21,6 +21,8 @@ from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
+from reference_models.systems.base import System
+from reference_models.training import products
 from reference_models.training.run import PREDICTIONS
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
@@ -180,6 +182,27 @@ def test_int8_computes_the_text_encoder_alone_in_int8(
         assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
         assert len(set(computed)) == number
         assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
+def test_fast_float32_holds_while_the_model_computes(
+    command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(products, "medium_error", lambda device: 1e-7)
+    forward, held = System.forward, set()
+    monkeypatch.setattr(
+        System,
+        "forward",
+        lambda *given, **named: held.add(torch.get_float32_matmul_precision()) or forward(*given, **named),
+    )
+    for more, precision in ([], "highest"), (["--fast-float32"], "medium"):
+        held.clear()
+        assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
+        assert held == {precision}
+    assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(products, "medium_error", lambda device: 1e-3)
+    told = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], "--fast-float32"])
+    assert "fast_float32: on this cpu the products would have a relative error of 1e-03" in told
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])

@@ -187,6 +187,15 @@ def test_a_feature_cache_needs_images_and_a_frozen_image_backbone(system: str, f
     assert "\n" not in str(error.value)
 
 
+def test_a_frozen_backbone_in_training_mode_is_frozen_and_without_a_cache() -> None:
+    drifting = ["--model.backbone_train_mode", "true"]
+    assert read_settings("mnre", drifting, system="hvpnet").model.backbone_train_mode
+    with pytest.raises(UserError, match=r"data\.feature_cache keeps features .* with model\.backbone_train_mode=true"):
+        read_settings("mnre", [*drifting, "--data.feature_cache", "x"], system="hvpnet")
+    with pytest.raises(UserError, match=r"model\.backbone_train_mode is for a frozen image backbone"):
+        read_settings("mnre", [*drifting, "--model.freeze_image_backbone", "false"], system="hvpnet")
+
+
 @pytest.mark.parametrize("section", ["data", "model", "training", "grounding"])
 def test_an_empty_section_is_named(section: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"{section}: null\n")

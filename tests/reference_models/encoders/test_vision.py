@@ -121,6 +121,22 @@ def test_frozen_backbone_takes_a_few_images_at_a_time(views, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
+def test_frozen_backbone_in_training_mode_moves_its_statistics_alone(name):
+    """The fault of published code that freezes the weights: what an image gives depends on the others of its batch."""
+    backbone = VisionBackbone(name, frozen=True, train_mode=True).train()
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    pixels = make_pixels()
+    together, alone = backbone(pixels)["pooled"], backbone(torch.cat([pixels[:1], 255 - pixels[:1]]))["pooled"]
+    assert not torch.allclose(together[0], alone[0], atol=1e-2)
+    assert not together.requires_grad
+    after = backbone.state_dict()
+    moved = {key for key in before if not torch.equal(after[key], before[key])}
+    assert moved == {key for key in before if key.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    backbone.eval()
+    torch.testing.assert_close(backbone(pixels)["pooled"][:1], backbone(pixels[:1])["pooled"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18"])
 def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(name):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}

@@ -37,10 +37,11 @@ def slow_scores(attention, query, keys):
     return [dot(joined, tanh(linear(attention.key, key) + asked)) for key in keys]
 
 
+@pytest.mark.parametrize("fusion", ["paper", "code"])
 @pytest.mark.parametrize("coattn", ["add", "concat"])
 @pytest.mark.parametrize("sample", [0, 1, 3])
-def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn):
-    system, batch = make(coattn=coattn, attention_width=7), make_batch("ner")
+def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
+    system, batch = make(coattn=coattn, attention_width=7, fusion=fusion), make_batch("ner")
     words, mask = words_of(system, batch)
     words = words[sample][mask[sample]].tolist()
     grid = system.image_features(batch).padded("grid")[sample, 0].tolist()
@@ -50,10 +51,16 @@ def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn):
         seen = mix(softmax(slow_scores(system.visual_attention, word, cells)), cells)
         answered = mix(softmax(slow_scores(system.textual_attention, seen, words)), words)
         visual, textual = tanh(linear(system.visual_mix, seen)), tanh(linear(system.textual_mix, answered))
-        share = sigmoid(linear(system.fusion_gate, visual + textual)[0])
-        mixed = [share * a + (1 - share) * c for a, c in zip(visual, textual, strict=True)]
-        passed = sigmoid(linear(system.filter_gate, word + mixed)[0])
-        own = [passed * u for u in tanh(linear(system.filtered, mixed))]
+        if fusion == "paper":
+            share = sigmoid(linear(system.fusion_gate, visual + textual)[0])
+            mixed = [share * a + (1 - share) * c for a, c in zip(visual, textual, strict=True)]
+            passed = sigmoid(linear(system.filter_gate, word + mixed)[0])
+            own = [passed * u for u in tanh(linear(system.filtered, mixed))]
+        else:
+            share = sigmoid(linear(system.fusion_gate, add(visual, textual))[0])
+            mixed = linear(system.mixed_map, [share * a for a in visual] + [(1 - share) * c for c in textual])
+            passed = sigmoid(linear(system.filter_gate, mixed)[0])
+            own, word = [passed * u for u in mixed], linear(system.word_map, word)
         expected.append(word + (own if batch["image_mask"][sample, 0] else [0.0] * len(own)))
     found = encode(system, batch).h[sample][mask[sample]]
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-4)
@@ -73,6 +80,16 @@ def test_every_word_attends_alike_where_both_sides_are_joined(coattn, alike):
     system.train()(**batch).loss.backward()
     silent = system.visual_attention.query.weight.grad.abs().max() < 1e-6
     assert silent == alike
+
+
+@pytest.mark.parametrize(("fusion", "alike"), [("paper", False), ("code", True)])
+def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fusion, alike):
+    """All words attend alike there, and the filter of the published code does not read the word."""
+    system, batch = make(coattn="concat", fusion=fusion), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    width = system.text_encoder.width
+    added = encode(system, batch).h[0, :, width:]
+    assert added.abs().max() > 1e-4
+    assert torch.allclose(added, added[:1].expand_as(added), atol=1e-6) == alike
 
 
 def test_without_an_image_it_is_bert_crf():

@@ -34,6 +34,17 @@ def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
     assert together.isfinite().all()
 
 
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_word_depends_on_the_longest_one_beside_it_only_without_a_mask(mask):
+    """The fault of published code: behind a word, the largest value can be the bias of the convolution."""
+    encoder = make(mask_characters=mask).characters
+    with torch.no_grad():
+        encoder.convolution.bias.fill_(9.0)
+        encoder.table.weight[1:] = -encoder.convolution.weight.sum(dim=(0, 2)).sign()
+        alone, beside = encoder(torch.tensor([[3, 4]])), encoder(torch.tensor([[3, 4, 0, 0, 0], [3, 4, 5, 6, 7]]))
+    assert torch.allclose(alone[0], beside[0], atol=1e-6) == mask
+
+
 def test_characters_by_a_convolution_agree_with_loops():
     encoder = CharacterCNN(12, width=4, filters=3).eval()
     word = [3, 7, 5]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from slow_layers import add, cross_block, dot, linear, sigmoid, softmax
 from tiny_models import make_batch, make_model
+from transformers import BertModel
 
 from reference_models.systems.maf import MAF, contrastive_loss, draw_exchange
 
@@ -101,7 +102,7 @@ def sums_of_scores(system, batch, source):
     real, shown = batch["attention_mask"].bool(), torch.ones(len(source), dtype=torch.bool)
     context = system.block(words, cells, shown[:, None].expand(-1, cells.shape[1]))
     system.match_scores(words, context, real)
-    system._match_loss(words, cells, context, real, shown, source)
+    system.match_scores(words, system._exchange(words, cells, context, source, moved), real)
     hook.remove()
     return sums
 
@@ -153,10 +154,8 @@ def test_matching_and_alignment_leave_h_and_scale_with_the_words():
     system, bare = make(), make(alignment=False)
     bare.load_state_dict(system.state_dict(), strict=False)
     for each in (system, bare):
-        each.dropout.p = each.block.dropout.p = each.block.attention_dropout = 0.0
-        each.text_encoder.eval()
+        without_dropout(each)
     torch.manual_seed(0)
-    system.training = bare.training = True
     ours, theirs = system.encode(batch), bare.encode(batch)
     assert set(ours.losses) == {"match_loss", "alignment_loss"}
     assert set(theirs.losses) == {"match_loss"}
@@ -168,6 +167,48 @@ def test_matching_and_alignment_leave_h_and_scale_with_the_words():
     sentence = system.text_encoder(batch["input_ids"], batch["attention_mask"])[:, 0]
     plain = system._alignment_loss(sentence, pooled, batch["image_mask"][:, 0])
     torch.testing.assert_close(ours.losses["alignment_loss"], 0.38 / 0.62 / words * plain)
+
+
+def without_dropout(system):
+    for each in (system.dropout, system.block.dropout):
+        each.p = 0.0
+    system.block.attention_dropout = 0.0
+    system.text_encoder.eval()
+    system.training = True
+    return system
+
+
+@pytest.mark.parametrize("negatives", ["image", "context"])
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_task_learns_from_true_pairs_unless_exchanged_ones_are_asked_for(wrong, negatives, monkeypatch):
+    """The published code trains its CRF with another sample's image where two were exchanged."""
+    batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    source = torch.tensor([1, 0, 2, 3])
+    monkeypatch.setattr("reference_models.systems.maf.draw_exchange", lambda *_: source)
+    system = without_dropout(make(main_on_negatives=wrong, negatives=negatives))
+    with torch.no_grad():
+        h = system.encode(batch).h
+        system.training = False
+        true, other = (
+            system.encode(given).h for given in (batch, batch | {"pixel_values": batch["pixel_values"][source]})
+        )
+    assert torch.equal(h[2:], true[2:])
+    assert torch.equal(h[:2], true[:2]) != wrong
+    if wrong:
+        assert torch.allclose(h[:2], other[:2], atol=1e-6) == (negatives == "image")
+
+
+def test_the_pooler_of_the_encoder_can_stand_for_the_sentence():
+    torch.manual_seed(0)
+    system = without_dropout(make(sentence="pooler"))
+    bert = BertModel(system.config.text_config)
+    system.fill_text_encoder(bert, "a BERT")
+    batch, given = make_batch("ner", present=[[1, 0, 0, 0]] * 4), []
+    system.text_map.register_forward_hook(lambda _, inputs, __: given.append(inputs[0]))
+    with torch.no_grad():
+        expected = bert.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output
+        system.encode(batch)
+    torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)
 
 
 def test_more_padding_does_not_change_the_match():

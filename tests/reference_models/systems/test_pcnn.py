@@ -40,8 +40,8 @@ SENTENCES = [
 ]
 
 
-def segments_of(words, head, tail):
-    left, right = sorted((head[0], tail[0]))
+def segments_of(words, head, tail, boundary="start"):
+    left, right = sorted((head[0], tail[0]) if boundary == "start" else (head[1] - 1, tail[1] - 1))
     return [[t for t in range(len(words)) if (t > left) + (t > right) == number] for number in range(3)]
 
 
@@ -50,16 +50,17 @@ def test_markers_leave_words_and_places(case):
     words, head, tail = case
     batch = sentence(*case, length=len(words) + 7)
     entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
-    ids, mask, starts = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
+    ids, mask, spans = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
     assert ids[0][mask[0]].tolist() == words
     assert mask[0].tolist() == [True] * len(words) + [False] * 7
-    assert [starts[name].item() for name in ("head", "tail")] == [head[0], tail[0]]
+    for name, (start, end) in (("head", head), ("tail", tail)):
+        assert {side: place.item() for side, place in spans[name].items()} == {"start": start, "end": end - 1}
 
 
-@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize(("nonlinearity", "boundary"), [("tanh", "start"), ("relu", "start"), ("tanh", "end")])
 @pytest.mark.parametrize("case", SENTENCES)
-def test_h_agrees_with_loops_over_words(case, nonlinearity):
-    system, (words, head, tail) = make(nonlinearity=nonlinearity), case
+def test_h_agrees_with_loops_over_words(case, nonlinearity, boundary):
+    system, (words, head, tail) = make(nonlinearity=nonlinearity, boundary=boundary), case
     rows = []
     for t, word in enumerate(words):
         places = (system.positions[name].weight[t - span[0] + 129] for name, span in (("head", head), ("tail", tail)))
@@ -71,7 +72,7 @@ def test_h_agrees_with_loops_over_words(case, nonlinearity):
         for t in range(len(words))
     ]
     expected = []
-    for segment in segments_of(*case):
+    for segment in segments_of(*case, boundary):
         largest = [max(found[t][f] for t in segment) if segment else 0.0 for f in range(len(bias))]
         expected += [math.tanh(x) if nonlinearity == "tanh" else max(x, 0.0) for x in largest]
     for length in (None, len(words) + 9):  # more padding changes nothing
@@ -99,3 +100,16 @@ def test_a_padded_row_stays_zero_and_learns_nothing():
     system = make().train()
     system(**make_batch()).loss.backward()
     assert system.words.weight.grad[0].abs().sum() == system.words.weight[0].abs().sum() == 0
+
+
+@pytest.mark.parametrize(("double", "dropped"), [(False, 0.5), (True, 0.75)])
+def test_dropping_out_twice_leaves_a_quarter_of_the_features(double, dropped):
+    """What the output layer reads in training; the published code drops out `h`, and then again."""
+    system, inputs = make(double_dropout=double, filters=2000).train(), []
+    system.head.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
+    with torch.no_grad():
+        for position in system.positions.values():  # so that no feature is 0 by itself
+            position.weight[0] = 0.1
+        batch = make_batch()
+        system(**batch | {"attention_mask": torch.ones_like(batch["attention_mask"])})
+    assert (inputs[0] == 0).float().mean().item() == pytest.approx(dropped, abs=0.02)

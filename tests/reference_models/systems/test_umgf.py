@@ -130,3 +130,23 @@ def test_the_published_code_begins_with_copies():
                 assert torch.equal(first.state_dict()[name], value) == tied
                 assert torch.equal(middle.state_dict()[name], value) == tied
         assert first.text_attention.query.weight is not middle.text_attention.query.weight
+
+
+def test_the_paper_adds_positions_before_an_mlp_makes_nodes_of_words():
+    system, batch, given = make(text_init="pe_mlp"), make_batch("ner"), []
+    system.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    h = encode(system, batch)
+    with torch.no_grad():
+        states = system.text_encoder(batch["input_ids"], batch["attention_mask"])
+    size, (first, _, _, second, _, _) = states.shape[-1], system.text_map
+    for place, state in enumerate(states[0].tolist()):
+        code = [
+            math.sin(place / 10000 ** (i / size)) if i % 2 == 0 else math.cos(place / 10000 ** ((i - 1) / size))
+            for i in range(size)
+        ]
+        inner = [max(u, 0.0) for u in linear(first, add(state, code))]
+        expected = [max(u, 0.0) for u in linear(second, inner)]
+        torch.testing.assert_close(given[0][0, place], torch.tensor(expected), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        h[0, 0, :size], states[0, batch["word_starts"][0, 0]]
+    )  # positions are in the nodes alone

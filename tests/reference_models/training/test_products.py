@@ -16,7 +16,7 @@ def _plain():
 
 
 def test_precision_is_set_inside_and_restored_after_it(monkeypatch):
-    monkeypatch.setattr(products, "product_error", lambda device: 3e-7)
+    monkeypatch.setattr(products, "medium_error", lambda device: 3e-7)
     torch.set_float32_matmul_precision("high")
     with float32_products(fast=True, device=CPU):
         assert torch.get_float32_matmul_precision() == "medium"
@@ -26,9 +26,20 @@ def test_precision_is_set_inside_and_restored_after_it(monkeypatch):
 
 
 def test_machine_that_trades_accuracy_is_refused(monkeypatch):
-    monkeypatch.setattr(products, "product_error", lambda device: 2e-3)
+    monkeypatch.setattr(products, "medium_error", lambda device: 2e-3)
     with pytest.raises(UserError, match="on this cpu the products would have a relative error of 2e-03"):
         float32_products(fast=True, device=CPU).__enter__()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_medium_products_are_measured_once_and_as_medium_ones(monkeypatch):
+    precisions = []
+    monkeypatch.setattr(products, "product_error", lambda d: precisions.append(torch.get_float32_matmul_precision()))
+    products.medium_error.cache_clear()
+    for _ in range(2):
+        products.medium_error(CPU)
+    products.medium_error.cache_clear()
+    assert precisions == ["medium"]
     assert torch.get_float32_matmul_precision() == "highest"
 
 
