@@ -1,6 +1,7 @@
 """`i2srm demo`: a synthetic set, a text-only model and I2SRM on it, and what the images bring."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,6 @@ def _examples(task: Task, predictions: Sequence[dict[str, Any]], kind_of: dict[s
         lines += [
             f"  {' '.join(sample.words)}",
             f"    {task.describe(sample, row['predicted'])}  ({verdict})",
-            f"    {row['image']}",
+            f"    {os.path.relpath(row['image'])}",
         ]
     return lines
