@@ -7,6 +7,7 @@ from typing import Literal
 from reference_models.config.checks import check_at_least
 from reference_models.errors import UserError
 
+Threads = int | Literal["measured"]
 Logger = Literal["none", "tensorboard", "wandb"]
 
 
@@ -35,6 +36,9 @@ class TrainingConfig:
             accuracy for it.
         fast_dropout: cheaper random numbers for dropout on a CPU, where they take a tenth of a step; a seed then gives
             another run than without it.
+        threads: that compute on the CPU; 0 for as many as PyTorch takes by itself, "measured" for the number of which a
+            short measurement at the start finds it the fastest. Sums of another number of threads can differ in their
+            last digits.
         keep_memory: keep the memory that the process frees, instead of handing it back and faulting it in again in each
             step; for Linux with the GNU C library. The process then holds its peak to its end.
         compile: compile the text encoder by `torch.compile`, for GPUs; it begins with a minute of compiling, and CPUs
@@ -65,6 +69,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     fast_float32: bool = False
     fast_dropout: bool = False
+    threads: Threads = 0
     keep_memory: bool = False
     compile: bool = False
     gradient_checkpointing: bool = False
@@ -79,6 +84,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         least = {"learning_rate": 0, "momentum": 0, "weight_decay": 0, "warmup": 0, "clip": 0}
         least |= {"patience": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
+        if self.threads != "measured":
+            least |= {"threads": 0}
         check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **least)
         for prefix, rate in self.learning_rates.items():
             if not 0 <= rate < math.inf:

@@ -49,6 +49,7 @@ from reference_models.training.folder import (
 from reference_models.training.memory import keep_freed_memory
 from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
+from reference_models.training.threads import computing_threads
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
 
 logger = logging.getLogger(__name__)
@@ -218,10 +219,15 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             was written.
         KeyboardInterrupt: with a message that says how to go on.
     """
-    output = Path(config.output)
-    checkpoints = output / CHECKPOINTS
     if config.training.keep_memory:
         keep_freed_memory()
+    with computing_threads(config.training.threads):
+        return _train(config, skip_finished)
+
+
+def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
+    output = Path(config.output)
+    checkpoints = output / CHECKPOINTS
     arguments = training_arguments(config.training, checkpoints)
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)
@@ -292,6 +298,7 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
             "seed": config.training.seed,
             "precision": config.training.precision,
             "processes": arguments.world_size,
+            "threads": torch.get_num_threads(),
             ENVIRONMENT: facts[ENVIRONMENT],
             "classes": {"test": test.classes()},
             "phases": phases.seconds,

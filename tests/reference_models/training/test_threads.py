@@ -1,0 +1,66 @@
+"""The number of threads: set, measured, and restored."""
+
+import pytest
+import torch
+from tiny_runs import config
+
+from reference_models.errors import UserError
+from reference_models.training import run, threads
+from reference_models.training.threads import computing_threads, fastest_threads, layer_seconds
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """PyTorch with six threads, in name alone."""
+    held = [6]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: held[-1])
+    monkeypatch.setattr(torch, "set_num_threads", held.append)
+    return held
+
+
+@pytest.mark.parametrize(("setting", "number"), [(3, 3), (0, 6), ("measured", 2)])
+def test_threads_are_set_inside_and_restored_after_it(setting, number, several, monkeypatch):
+    monkeypatch.setattr(threads, "fastest_threads", lambda: 2)
+
+    def fail():
+        with computing_threads(setting) as chosen:
+            assert (chosen, torch.get_num_threads()) == (number, number)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.get_num_threads() == 6
+
+
+@pytest.mark.parametrize("best", [1, 2, 4, 6])
+def test_the_number_with_the_lowest_median_is_the_fastest(best, several, monkeypatch):
+    asked: list[int] = []
+
+    def seconds():
+        asked.append(number := torch.get_num_threads())
+        first, slow = len(asked) <= 4, asked.count(number) == 3
+        if first:
+            return 0.0 if number != best else 100.0
+        return 10.0 if slow else 1.0 + abs(number - best)
+
+    monkeypatch.setattr(threads, "layer_seconds", seconds)
+    assert fastest_threads() == best
+    assert asked == [1, 2, 4, 6] * 6
+    assert torch.get_num_threads() == 6
+
+
+def test_a_real_measurement_takes_time():
+    assert layer_seconds() > 0
+    assert 1 <= fastest_threads() <= torch.get_num_threads()
+
+
+def test_the_setting_is_read_and_checked(several, monkeypatch, tmp_path):
+    def refuse(settings, folder):
+        raise UserError(f"with {torch.get_num_threads()} threads")
+
+    monkeypatch.setattr(run, "training_arguments", refuse)
+    with pytest.raises(UserError, match=r"^with 4 threads$"):
+        run.train(config(tmp_path, tmp_path / "run", "--training.threads", "4"))
+    assert torch.get_num_threads() == 6
+    with pytest.raises(UserError, match=r"training\.threads must be 0 or more and finite, got -1"):
+        config(tmp_path, tmp_path / "run", "--training.threads", "-1")
