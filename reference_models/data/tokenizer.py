@@ -17,6 +17,7 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
+UNKNOWN, FIRST_WORD = 1, 2  # ids of whole words: the one that stands for what is not known, and where the known begin
 
 
 def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -42,7 +43,7 @@ def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) ->
 
 def learn_words(
     sentences: Iterable[Sequence[str]], min_count: int, others: Collection[str] = ()
-) -> PreTrainedTokenizerFast:
+) -> tuple[PreTrainedTokenizerFast, int]:
     """A tokenizer of whole words in lower case; the same sentences give the same vocabulary.
 
     Args:
@@ -51,14 +52,17 @@ def learn_words(
         others: words in lower case that are known in any case.
 
     Returns:
-        The tokenizer; id 0 pads, and 1 is every word that is not known.
+        The tokenizer, whose id 0 pads and `UNKNOWN` is every word that is not known; and how many of its words, from
+        `FIRST_WORD` on, occur once.
     """
     counts = Counter(word.lower() for words in sentences for word in words)
-    known = sorted({word for word, count in counts.items() if count >= min_count} | set(others))
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *known])}
+    known = {word for word, count in counts.items() if count >= min_count} | set(others)
+    rare = sorted(word for word in known if counts[word] == 1)
+    frequent = sorted(known.difference(rare))
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *rare, *frequent])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"), len(rare)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:

@@ -31,7 +31,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
     if kind.tasks is not None and processor.task.name not in kind.tasks:
         raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, and the data are for {processor.task.name}")
     fixed: dict[str, Any] = {"task": processor.task.name, "labels": processor.task.labels}
-    fixed["vocabulary"] = len(processor.tokenizer)
+    fixed["vocabulary"], fixed["rare_words"] = len(processor.tokenizer), processor.rare_words
     fixed["characters"] = 0 if processor.characters is None else len(processor.characters) + 2
     pretrained = None
     if isinstance(settings, TextSystemConfig):

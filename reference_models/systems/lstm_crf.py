@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from reference_models.config import Inputs, WordSystemConfig
+from reference_models.config import Inputs, WordSystemConfig, check_at_least
+from reference_models.data.tokenizer import FIRST_WORD, UNKNOWN
 from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional, draw_lstm
+from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -22,6 +24,8 @@ class LSTMCRFConfig(WordSystemConfig):
             a tanh layer of 100).
         word_width: of a word's vector.
         input_dropout: of words joined with their characters, and of the characters of "cnn".
+        unknown_rate: how often, in training, a word that occurs once there is read as the unknown word, so that this
+            one is learnt (Lample et al.: 0.5, with `min_count` 1).
         mask_characters: False lets "cnn" pool over padding too, as the published code does.
     """
 
@@ -29,7 +33,14 @@ class LSTMCRFConfig(WordSystemConfig):
     char_encoder: Literal["cnn", "lstm"] = "cnn"
     word_width: int = 100
     input_dropout: float = 0.5
+    unknown_rate: float = 0.0
     mask_characters: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, "model", unknown_rate=0)
+        if self.unknown_rate > 1:
+            raise UserError(f"model.unknown_rate is a share and must be 1 or less, got {self.unknown_rate}")
 
     @property
     def inputs(self) -> Inputs:
@@ -73,7 +84,12 @@ class LSTMCRF(System):
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """The states of both directions at each word; see `System`."""
         mask = batch["word_mask"]
-        words = self.words(batch["input_ids"].gather(1, batch["word_starts"]))
+        ids = batch["input_ids"].gather(1, batch["word_starts"])
+        if self.training and self.settings.unknown_rate > 0:
+            rare = (ids >= FIRST_WORD) & (ids < FIRST_WORD + self.config.rare_words)
+            drawn = torch.rand(ids.shape, device=ids.device) < self.settings.unknown_rate
+            ids = ids.masked_fill(rare & drawn, UNKNOWN)
+        words = self.words(ids)
         characters = self.characters(batch["characters"].flatten(0, 1)).unflatten(0, mask.shape)
         h, _ = bidirectional(self.lstm, self.dropout(torch.cat([words, characters], dim=-1)), mask)
         return Encoded(h if self.project is None else torch.tanh(self.project(h)), mask)

@@ -29,7 +29,8 @@ class HubConfig(PreTrainedConfig):
         task: name of the task.
         labels: in the order of their ids.
         vocabulary: tokens of the tokenizer, for a system that has its own table of them.
-        characters: ids of characters, likewise.
+        rare_words: how many of them, see `learn_words`, occur once in the training text.
+        characters: ids of characters, for a system that has its own table of them.
     """
 
     keys_to_ignore_at_inference = ["task_loss", "semantic_loss", "scores"]  # noqa: RUF012
@@ -39,6 +40,7 @@ class HubConfig(PreTrainedConfig):
     task: str = ""
     labels: list[str] | tuple[str, ...] = ()
     vocabulary: int = 0
+    rare_words: int = 0
     characters: int = 0
 
 

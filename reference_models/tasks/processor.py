@@ -20,7 +20,7 @@ from reference_models.tasks.subwords import Subwords
 from reference_models.tasks.task import Answer, Item, Task, get_task
 
 FILE = "processor.json"
-KEYS = ("max_length", "image_size", "max_crops", "resize", "characters", "texts", "text_length")
+KEYS = ("max_length", "image_size", "max_crops", "resize", "characters", "rare_words", "texts", "text_length")
 WORD_LENGTH = 30  # characters; of longer words the first and the last half are read
 
 
@@ -35,6 +35,7 @@ class Processor:
         max_crops: crops of one sample at most.
         resize: how images become squares, see `load_image`.
         characters: that are known, for a model that reads words by their characters too; None for others.
+        rare_words: how many words of a tokenizer of whole words occur once in the training text, see `learn_words`.
         texts: kinds of texts about the image that follow the sentence, in this order, for a model that reads them.
         text_length: limit of these in sub-words, beside `max_length`.
     """
@@ -49,12 +50,14 @@ class Processor:
         max_crops: int = 3,
         resize: Resize = "squash",
         characters: str | None = None,
+        rare_words: int = 0,
         texts: Sequence[str] = (),
         text_length: int = 0,
     ) -> None:
         self.tokenizer, self.task, self.subwords = tokenizer, task, Subwords(tokenizer, max_length)
         self.max_length, self.image_size, self.max_crops, self.resize = max_length, image_size, max_crops, resize
-        self.characters, self.texts, self.text_length = characters, list(texts), text_length
+        self.characters, self.rare_words = characters, rare_words
+        self.texts, self.text_length = list(texts), text_length
         if task.special_tokens:
             tokenizer.add_special_tokens({"additional_special_tokens": list(task.special_tokens)})
 

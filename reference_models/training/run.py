@@ -146,10 +146,10 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     declared = get_format(data.format).labels(Path(data.root))
     task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
     inputs = config.model.inputs
-    sentences = (_texts_of(sample, inputs.texts) for sample in samples["train"])
+    sentences, rare = (_texts_of(sample, inputs.texts) for sample in samples["train"]), 0
     if isinstance(config.model, WordSystemConfig):
         seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
-        tokenizer = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
+        tokenizer, rare = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))
     elif not isinstance(config.model, TextSystemConfig):
         raise TypeError(f"expected settings of a text encoder or of words, got {type(config.model).__name__}")
     elif config.model.text == "tiny":
@@ -165,6 +165,7 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
         max_crops=data.max_crops,
         resize=data.resize,
         characters="".join(letters) if inputs.characters else None,
+        rare_words=rare,
         texts=inputs.texts,
         text_length=inputs.text_length,
     )

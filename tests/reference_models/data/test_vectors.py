@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from reference_models.data.tokenizer import learn_words
+from reference_models.data.tokenizer import FIRST_WORD, UNKNOWN, learn_words
 from reference_models.data.vectors import read_vectors
 from reference_models.encoders.words import fill_words
 from reference_models.errors import UserError
@@ -42,16 +42,25 @@ def test_a_wrong_file_is_named_with_its_line(content: bytes, message: str, tmp_p
 
 
 def test_words_are_known_by_their_number_or_their_vector(vectors: str) -> None:
-    tokenizer = learn_words(SENTENCES, 2, read_vectors(vectors, {"paris", "old"}))
+    tokenizer, rare = learn_words(SENTENCES, 2, read_vectors(vectors, {"paris", "old"}))
+    assert (rare, tokenizer.convert_tokens_to_ids("paris")) == (1, FIRST_WORD)
     assert set(tokenizer.get_vocab()) == {"[PAD]", "[UNK]", "rome", "is", "paris"}
     ids = tokenizer(["ROME", "is", "old", "Paris"], is_split_into_words=True)
     assert ids.tokens() == ["rome", "is", "[UNK]", "paris"]
     assert ids.word_ids() == [0, 1, 2, 3]
-    assert learn_words(SENTENCES[::-1], 2).get_vocab() == learn_words(SENTENCES, 2).get_vocab()
+    assert learn_words(SENTENCES[::-1], 2)[0].get_vocab() == learn_words(SENTENCES, 2)[0].get_vocab()
+
+
+def test_words_that_occur_once_come_first() -> None:
+    """A word of the vectors that does not occur at all is none of them."""
+    tokenizer, rare = learn_words(SENTENCES, 1, {"lima"})
+    expected = ["[PAD]", "[UNK]", "new", "old", "paris", "is", "lima", "rome"]
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == expected
+    assert (tokenizer.unk_token_id, tokenizer.convert_ids_to_tokens(FIRST_WORD), rare) == (UNKNOWN, "new", 3)
 
 
 def test_vectors_fill_the_rows_of_their_words(vectors: str) -> None:
-    ids = learn_words(SENTENCES, 1).get_vocab()
+    ids = learn_words(SENTENCES, 1)[0].get_vocab()
     table = nn.Embedding(len(ids), 3)
     before = table.weight.detach().clone()
     fill_words(table, vectors, ids)

@@ -6,7 +6,8 @@ from slow_layers import dot
 from tiny_models import make_batch, make_model
 
 from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional
-from reference_models.systems.lstm_crf import LSTMCRF
+from reference_models.errors import UserError
+from reference_models.systems.lstm_crf import LSTMCRF, LSTMCRFConfig
 
 each_encoder = pytest.mark.parametrize("char_encoder", ["cnn", "lstm"])
 
@@ -55,6 +56,23 @@ def test_characters_by_a_convolution_agree_with_loops():
     ]
     found = encoder(torch.tensor([[*word, 0, 0]]))[0]
     torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
+    system, read = make(unknown_rate=0.5, rare_words=3), []  # ids 2 to 4
+    system.words.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    rare, frequent = torch.full((1, 4000), 4), torch.full((1, 4000), 5)
+    batch = {"word_starts": torch.arange(4000)[None], "word_mask": torch.ones(1, 4000, dtype=torch.bool)}
+    batch["characters"] = torch.ones(1, 4000, 1, dtype=torch.long)
+    with torch.no_grad():
+        for training, ids in ((True, rare), (True, frequent), (False, rare)):
+            system.train(training).encode(batch | {"input_ids": ids})
+    unknown = [(ids == 1).float().mean().item() for ids in read]
+    assert unknown[0] == pytest.approx(0.5, abs=0.05)
+    assert set(read[0].unique().tolist()) == {1, 4}
+    assert unknown[1:] == [0, 0]
+    with pytest.raises(UserError, match=r"model\.unknown_rate is a share and must be 1 or less, got 2"):
+        LSTMCRFConfig(unknown_rate=2)
 
 
 def test_directions_mirror_each_other():

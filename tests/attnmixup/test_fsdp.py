@@ -1,0 +1,82 @@
+"""Four real processes that shard the parameters (FSDP2) train as one process does."""
+
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from global_batch import batch_of, model_of
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+
+fsdp = pytest.importorskip("torch.distributed.fsdp")
+if not hasattr(fsdp, "fully_shard"):
+    pytest.skip("this PyTorch has no fully_shard", allow_module_level=True)
+
+RANKS, STEPS = 4, 3
+CASES = ("vectors", "recommended", "release")
+ROWS = [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def parameters_after(model, batch):
+    """Loss of each step of momentum SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    losses = []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        _, loss = model(*batch, torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
+def sharded(case):
+    """A model made on no device, whose weights each rank fills its own part of."""
+    weights = model_of(case).state_dict()
+    with torch.device("meta"):
+        model = model_of(case, global_batch=True)
+    mesh = init_device_mesh("cpu", (RANKS,))
+    for module in (model.mixer, model):
+        fsdp.fully_shard(module, mesh=mesh)
+    model.to_empty(device="cpu")
+    set_model_state_dict(model, weights, options=StateDictOptions(full_state_dict=True))
+    return model
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=limit)
+    results = {}
+    for case in CASES:
+        inputs, targets, _, group = batch_of(case)
+        own = ROWS[rank]
+        model = sharded(case)
+        losses = parameters_after(model, (inputs[own], targets[own], None, group[own]))
+        parts = [parameter.to_local().numel() for parameter in model.parameters()]
+        results[case] = losses, get_model_state_dict(model, options=WHOLE), sum(parts)
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_sharded_training_is_that_of_one_process(case, by_rank):
+    model = model_of(case)
+    losses = parameters_after(model, batch_of(case))
+    mean = torch.stack([ranked[case][0] for ranked in by_rank]).mean(0)
+    torch.testing.assert_close(mean, losses, atol=1e-6, rtol=0)
+    trained = by_rank[0][case][1]  # the other ranks are given nothing
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(trained[name], parameter.detach(), atol=1e-6, rtol=0)
+    assert sum(ranked[case][2] for ranked in by_rank) == sum(p.numel() for p in model.parameters())
+    assert max(ranked[case][2] for ranked in by_rank) < 0.6 * sum(p.numel() for p in model.parameters())
