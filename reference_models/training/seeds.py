@@ -1,4 +1,4 @@
-"""One configuration with several seeds: a run each, and the mean and spread of their scores."""
+"""One configuration with several seeds: a run each, and the mean and standard deviation of their scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
