@@ -122,8 +122,8 @@ class VisionBackbone(nn.Module):
         return views
 
     def _in_pieces(self, scaled: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """`_stages`, computed for a few images at a time where that is faster: frozen and on a CPU."""
-        if not self.frozen or scaled.device.type != "cpu" or len(scaled) <= CPU_PIECE:
+        """`_stages`, of a few images at a time where that is faster, and where images do not depend on each other."""
+        if not self.frozen or self.training or scaled.device.type != "cpu" or len(scaled) <= CPU_PIECE:
             return self._stages(scaled)
         stages, logits = zip(*map(self._stages, scaled.split(CPU_PIECE)), strict=True)
         joined = tuple(torch.cat(stage) for stage in zip(*stages, strict=True))

@@ -115,9 +115,15 @@ def test_frozen_backbone_takes_a_few_images_at_a_time(views, monkeypatch):
     monkeypatch.setattr(vision, "CPU_PIECE", 19)
     torch.testing.assert_close(pieces, backbone(pixels))
     assert taken[3:] == [19]
-    backbone.frozen = False
-    backbone(pixels)
-    assert taken[4:] == [19]
+
+
+@pytest.mark.parametrize("options", [{}, {"frozen": True, "train_mode": True}])
+def test_batch_statistics_are_those_of_all_images(options, monkeypatch):
+    backbone, taken = VisionBackbone("tiny", **options).train(), []
+    whole = backbone._stages
+    monkeypatch.setattr(backbone, "_stages", lambda scaled: (taken.append(len(scaled)), whole(scaled))[1])
+    backbone(make_pixels(19))
+    assert taken == [19]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
