@@ -7,7 +7,7 @@ from reference_models.config.checks import check_at_least
 
 Policy = Literal["error", "blank", "drop"]  # about an image that cannot be read
 LongSamples = Literal["error", "drop"]
-Resize = Literal["squash", "centre-crop"]
+Resize = Literal["squash", "centre-crop", "window"]
 
 
 @dataclass
@@ -30,8 +30,9 @@ class DataConfig:
             further tags for later sub-words of a word, both ends of a sentence, and padding).
         max_length: limit of a sentence in sub-words.
         image_size: side of the images in pixels; 224, and 32 for the `tiny` backbone.
-        resize: how images become squares: "squash", or "centre-crop" as in the field's code (short side to 256, the
-            middle 224; other sizes in proportion).
+        resize: how images become squares: "squash", "centre-crop" as in the field's code (short side to 256, the middle
+            224; other sizes in proportion), or "window" as in other published code (a random square of the unscaled
+            image, drawn once, perhaps mirrored).
         max_crops: object crops of a sample at most.
         feature_cache: folder where the features of images are kept, so that each image meets a frozen image
             backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs

@@ -45,6 +45,7 @@ class TrainingConfig:
             lose by it.
         gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
         group_by_length: make batches of sentences of about one length.
+        shuffle: False shows the samples of each epoch in the order of the file, as some published code does.
         keep: epoch whose weights are kept: the "best" on validation (the first of equals), or the "last".
         patience: epochs without a better F1 on validation after which the training stops early; 0 for never. The rates
             still fall as if all epochs came.
@@ -74,6 +75,7 @@ class TrainingConfig:
     compile: bool = False
     gradient_checkpointing: bool = False
     group_by_length: bool = False
+    shuffle: bool = True
     keep: Literal["best", "last"] = "best"
     patience: int = 0
     checkpoint_steps: int = 0
@@ -92,3 +94,8 @@ class TrainingConfig:
                 raise UserError(f"training.learning_rates.{prefix} must be 0 or more and finite, got {rate}")
         if self.warmup >= 1:
             raise UserError(f"training.warmup is a share of the steps and must be below 1, got {self.warmup}")
+        if self.group_by_length and not self.shuffle:
+            raise UserError(
+                "training.group_by_length has an order of its own, and training.shuffle=false keeps that of the file; "
+                "choose one of both"
+            )

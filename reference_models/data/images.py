@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -37,6 +38,8 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
 
     "squash" makes it a square (bilinear, antialiased), so that nothing at its edges is lost. "centre-crop" is what the
     field's code bases do: they scale the short side to 256, and cut out the middle 224; other sizes in proportion.
+    "window" is what other published code does, for test images too: it cuts a square out of the image as it is, at one
+    place drawn for the file, and mirrors half of them; a smaller image is scaled up. What is outside is lost.
     Colours are those of Pillow's
     `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit and floating-point grey is scaled
     down (Pillow would clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
@@ -46,11 +49,19 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
     """
     try:
         # Twice the size keeps the reduced decoding of a JPEG invisible after the resize.
-        image = decode_image(path, 2 * size)
+        image = decode_image(path, None if resize == "window" else 2 * size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if resize == "centre-crop":
         image = center_crop(scale_image(image, [round(size * SHORT_SIDE)]), [size, size])
+    elif resize == "window":
+        if min(image.size) < size:
+            image = scale_image(image, [size])
+        rng = random.Random(content_key(path))  # the same in each epoch and run
+        left, top = (rng.randint(0, side - size) for side in image.size)
+        image = image.crop((left, top, left + size, top + size))
+        if rng.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     else:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = np.array(image)

@@ -16,6 +16,7 @@ class EpochSampler(Sampler[int]):
         size: number of samples.
         seed: of the run.
         epoch: tells the number of the epoch that begins.
+        shuffle: False keeps the order of the samples.
         lengths: length of each sample, to fill batches with samples of about one length; None for any order.
         batch_size: samples of one step, over all processes.
     """
@@ -26,15 +27,19 @@ class EpochSampler(Sampler[int]):
         seed: int,
         epoch: Callable[[], int],
         *,
+        shuffle: bool = True,
         lengths: Sequence[int] | None = None,
         batch_size: int = 1,
     ) -> None:
-        self.size, self.seed, self.epoch, self.lengths, self.batch_size = size, seed, epoch, lengths, batch_size
+        self.size, self.seed, self.epoch = size, seed, epoch
+        self.shuffle, self.lengths, self.batch_size = shuffle, lengths, batch_size
 
     def __len__(self) -> int:
         return self.size
 
     def __iter__(self) -> Iterator[int]:
+        if not self.shuffle:
+            return iter(range(self.size))
         # A sum of both would give epoch 1 of a seed the order of epoch 0 of the next seed.
         generator = torch.Generator().manual_seed((SEED_STEP * self.seed + self.epoch()) % 2**32)
         if self.lengths is not None:

@@ -285,6 +285,7 @@ class ExtractionTrainer(Trainer):
             len(self.train_dataset),
             self.args.seed,
             lambda: int(self.state.epoch or 0),
+            shuffle=self.settings.shuffle,
             lengths=self.train_dataset.lengths if self.settings.group_by_length else None,
             batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )

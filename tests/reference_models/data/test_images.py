@@ -305,3 +305,33 @@ def test_a_centre_crop_is_that_of_the_fields_code(shape: tuple[int, int], size: 
     short = {224: 256, 32: 37}[size]
     theirs = transforms.Compose([transforms.Resize(short), transforms.CenterCrop(size)])(Image.fromarray(noise))
     assert np.array_equal(load_image(tmp_path / "a.png", size, "centre-crop").permute(1, 2, 0).numpy(), theirs)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_window_is_a_part_of_the_image_as_it_is_drawn_once_for_the_file(kind: str, tmp_path: Path) -> None:
+    """The fault of published code: most of a large image is lost, and half of what is left is mirrored."""
+    found = set()
+    for number in range(40):
+        path = tmp_path / f"{number}.{kind.lower()}"
+        noise = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, kind)
+        whole = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        window = load_image(path, 16, "window")
+        assert torch.equal(load_image(path, 16, "window"), window)
+        found |= {
+            (top, left, mirrored)
+            for top in range(5)
+            for left in range(15)
+            for mirrored in (False, True)
+            if torch.equal(whole[:, top : top + 16, left : left + 16], window.flip(2) if mirrored else window)
+        }
+    assert {top for top, _, _ in found} == set(range(5))
+    assert {mirrored for _, _, mirrored in found} == {False, True}
+    assert len({left for _, left, _ in found}) > 10
+
+
+def test_a_window_of_a_smaller_image_is_of_one_that_is_scaled_up(good: Path) -> None:
+    window = load_image(good, 90, "window")
+    scaled = torch.from_numpy(np.array(Image.open(good).resize((135, 90), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    parts = [scaled[:, :, left : left + 90] for left in range(46)]
+    assert any(torch.equal(part, side) for part in parts for side in (window, window.flip(2)))

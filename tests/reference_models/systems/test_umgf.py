@@ -139,6 +139,7 @@ def test_the_paper_adds_positions_before_an_mlp_makes_nodes_of_words():
     with torch.no_grad():
         states = system.text_encoder(batch["input_ids"], batch["attention_mask"])
     size, (first, _, _, second, _, _) = states.shape[-1], system.text_map
+    assert first.bias.abs().sum() == second.bias.abs().sum() == 0
     for place, state in enumerate(states[0].tolist()):
         code = [
             math.sin(place / 10000 ** (i / size)) if i % 2 == 0 else math.cos(place / 10000 ** ((i - 1) / size))

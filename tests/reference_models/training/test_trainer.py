@@ -14,7 +14,7 @@ import torch
 from tiny_runs import assert_same_run, config, encoder_without_dropout, history, tiny_set, weights
 from transformers import TrainerCallback, set_seed
 
-from reference_models.config import RunConfig
+from reference_models.config import RunConfig, TrainingConfig
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 from reference_models.systems.build import build_system
@@ -152,6 +152,13 @@ def test_order_depends_on_seed_and_epoch_alone(lengths: list[int] | None) -> Non
     assert all(one != other for one, other in combinations(orders, 2))
     assert order(3, 2) == order(3, 2)
     assert sorted(order(3, 2)) == list(range(50))
+
+
+def test_samples_come_in_the_order_of_the_file_where_they_are_not_shuffled(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(config(data, tmp_path, "--training.shuffle", "false"))
+    assert list(trainer._get_train_sampler()) == list(range(48))
+    with pytest.raises(UserError, match=r"training\.group_by_length has an order of its own, and training\.shuffle"):
+        TrainingConfig(shuffle=False, group_by_length=True)
 
 
 def test_workers_change_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
