@@ -201,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("data", nargs="?", metavar="DATA", help=DATA)
     train.add_argument("system", nargs="?", metavar="SYSTEM", help="a file, or i2srm (the default), hvpnet, bert-crf")
-    train.add_argument("--seeds", type=int, nargs="+", help="train once for each and report mean and standard deviation")
+    train.add_argument("--seeds", type=int, nargs="+", help="train once for each; mean and standard deviation")
     train.set_defaults(command=_train)
 
     sweep = commands.add_parser(
