@@ -494,6 +494,21 @@ def test_no_optimizer_is_taken_for_none(options, monkeypatch):
             optimizer.step()
 
 
+def test_tensors_of_torch_func_are_not_watched(monkeypatch):
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
+    mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
+    tensors = {name: parameter.detach() for name, parameter in mixer.named_parameters()}
+
+    def loss(tensors):
+        return torch.func.functional_call(mixer, tensors, (embeddings,)).embeddings.square().sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(6):
+            gradients = torch.func.grad(loss)(tensors)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+
+
 WRONG_OPTIONS = {
     f"preset must be one of {', '.join(map(repr, PRESETS))}, got 'both'.": {"preset": "both"},
     "sample_ratio must be between 0 and 1, got 1.1.": {"sample_ratio": 1.1},
