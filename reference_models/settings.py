@@ -28,6 +28,11 @@ KINDS = {
 WRONG_VALUE = re.compile(
     r"""Parser key "([\w.]+)": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+?)\])\. Got value: """
 )
+WRONG_UNION = re.compile(
+    r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes '
+    r"Subtypes: \[(.+)\] Errors: .* Given value: "
+)
+UNION_PART = re.compile(r"<class '(\w+)'>|typing\.Literal\[(.+?)\]")
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping, as in {key: value}"}
 Settings = dict[str, Any]
 
@@ -269,6 +274,11 @@ def _wrong_value(match: re.Match[str]) -> str:
     return f"{key} must be {f'one of {choices}' if choices else TYPES.get(kind, kind)}, got "
 
 
+def _wrong_union(match: re.Match[str]) -> str:
+    parts = (choices or TYPES.get(kind, kind) for kind, choices in UNION_PART.findall(match[2]))
+    return f"{match[1]} must be {' or '.join(parts)}, got "
+
+
 def _check_names(data: DataConfig, source: str) -> None:
     """Check that the data format and the task are registered."""
     from reference_models.data.formats import get_format
@@ -303,6 +313,6 @@ def _parse(
     except SystemExit:
         raise  # after --help
     except Exception as error:  # a value can be wrong in almost any way
-        reason = WRONG_VALUE.sub(_wrong_value, " ".join(str(error).split()))
+        reason = WRONG_UNION.sub(_wrong_union, WRONG_VALUE.sub(_wrong_value, " ".join(str(error).split())))
         raise UserError(f"{source}: {reason}") from error
     return RunConfig(name, values.model, values.output, values.data, values.training, values.grounding)

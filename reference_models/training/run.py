@@ -146,7 +146,8 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
     declared = get_format(data.format).labels(Path(data.root))
     task = find_task(data).from_data(chain.from_iterable(samples.values()), declared, data)
     inputs = config.model.inputs
-    sentences, rare = (_texts_of(sample, inputs.texts) for sample in samples["train"]), 0
+    sentences = (_texts_of(sample, inputs.texts) for sample in samples["train"])
+    rare = 0
     if isinstance(config.model, WordSystemConfig):
         seen = {word.lower() for sample in chain.from_iterable(samples.values()) for word in sample.words}
         tokenizer, rare = learn_words(sentences, config.model.min_count, read_vectors(config.model.word_vectors, seen))

@@ -15,7 +15,7 @@ ROWS, WIDTH, INNER = 512, 768, 3072  # a feed-forward layer of a base encoder, o
 
 
 @contextmanager
-def computing_threads(threads: Threads) -> Iterator[int]:
+def computing_threads(threads: Threads) -> Iterator[None]:
     """Let PyTorch compute with so many threads inside, and restore what was set before.
 
     Threads wait for each other after each operation: where others have the cores, one more thread can make a step
@@ -25,13 +25,12 @@ def computing_threads(threads: Threads) -> Iterator[int]:
         threads: how many; 0 leaves them as they are, "measured" takes the fastest number.
 
     Returns:
-        A context manager that gives the number.
+        A context manager.
     """
     before = torch.get_num_threads()
-    chosen = fastest_threads() if threads == "measured" else threads or before
-    torch.set_num_threads(chosen)
+    torch.set_num_threads(fastest_threads() if threads == "measured" else threads or before)
     try:
-        yield chosen
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -1,12 +1,9 @@
 """Four real processes that shard the parameters (FSDP2) train as one process does."""
 
-from datetime import timedelta
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from global_batch import batch_of, model_of
+from processes import on_ranks
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -46,10 +43,7 @@ def sharded(case):
     return model
 
 
-def work(rank, folder):
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=limit)
+def work(rank):
     results = {}
     for case in CASES:
         inputs, targets, _, group = batch_of(case)
@@ -58,15 +52,12 @@ def work(rank, folder):
         losses = parameters_after(model, (inputs[own], targets[own], None, group[own]))
         parts = [parameter.to_local().numel() for parameter in model.parameters()]
         results[case] = losses, get_model_state_dict(model, options=WHOLE), sum(parts)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS, seconds=60)
 
 
 @pytest.mark.parametrize("case", CASES)

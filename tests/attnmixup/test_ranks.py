@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from global_batch import CASES, batch_of, model_of, part_of, train
+from processes import on_ranks
 from torch import nn
 
 from attnmixup import AttnMixup, distributed
@@ -40,10 +40,7 @@ DISAGREEMENTS = {
 }
 
 
-def work(rank, folder):
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=20)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS, timeout=limit)
+def work(rank):
     results = {name: different(rank, **arguments) for name, (arguments, _) in DISAGREEMENTS.items()}
     for case in CASES:
         model = nn.parallel.DistributedDataParallel(model_of(case, global_batch=True))
@@ -92,15 +89,12 @@ def work(rank, folder):
             dist.new_group([0, 1], timeout=timedelta(seconds=2))
     except RuntimeError as error:
         results["an extra step"] = str(error)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(work, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+    return on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS)
 
 
 def check_ranks(ranked, case):
@@ -178,10 +172,7 @@ MEMBERS = (1, 2)
 OF_A_GROUP = ("vectors", "sequences", "an empty rank")
 
 
-def work_in_a_group(rank, folder):
-    torch.set_num_threads(1)
-    limit = timedelta(seconds=20)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3, timeout=limit)
+def work_in_a_group(rank):
     group = dist.new_group(MEMBERS)
     results = {}
     if rank in MEMBERS:
@@ -200,15 +191,12 @@ def work_in_a_group(rank, folder):
             AttnMixup(6, global_batch=True, process_group=group)(torch.randn(3, 6))
         except ValueError as error:
             results["error"] = str(error)
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def by_rank_of_three(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("three")
-    mp.spawn(work_in_a_group, (str(folder),), nprocs=3)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(3)]
+    return on_ranks(work_in_a_group, tmp_path_factory.mktemp("three"), 3)
 
 
 @pytest.mark.parametrize("case", OF_A_GROUP)

@@ -127,6 +127,7 @@ def test_a_wrong_file_is_one_error(text: str, tmp_path: Path) -> None:
         ("model.freeze_image_backbone", "maybe", "model.freeze_image_backbone must be true or false, got maybe"),
         ("model.mixup", "3", "model.mixup must be a mapping, as in {key: value}, got 3"),
         ("data.label_scheme", "x14", "data.label_scheme must be one of 'bio', 'x13', got x14"),
+        ("training.threads", "two", "training.threads must be a whole number or 'measured', got two"),
         ("model.pair", "both", "model.pair must be one of 'mean', 'marker', got both"),
     ],
 )

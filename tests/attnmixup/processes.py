@@ -1,0 +1,21 @@
+"""Real processes of a gloo group, and what each of them found."""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def on_ranks(work, folder, ranks, *, seconds=20):
+    """What `work(rank)`, of the top of a module, returns on each rank; an operation that waits longer is an error."""
+    mp.spawn(_run, (work, str(folder), ranks, seconds), nprocs=ranks)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+
+
+def _run(rank, work, folder, ranks, seconds):
+    torch.set_num_threads(1)
+    limit = timedelta(seconds=seconds)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
+    torch.save(work(rank), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
