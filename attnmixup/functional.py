@@ -160,7 +160,7 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
-    """Replace NaN and infinity in padding by 0, so that a head that multiplies padding by 0 gets 0.
+    """Replace padding that holds NaN or infinity by zeros, so that a head that multiplies padding by 0 gets 0.
 
     Args:
         embeddings: Shape ``(B, C)`` or ``(B, L, C)``.
@@ -171,7 +171,8 @@ def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return embeddings
-    return embeddings.masked_fill(~mask.unsqueeze(-1) & ~embeddings.isfinite(), 0)
+    largest = torch.linalg.vector_norm(embeddings.detach(), torch.inf, dim=-1)  # one pass; NaN where there is one
+    return embeddings.masked_fill((~mask & ~largest.isfinite()).unsqueeze(-1), 0)
 
 
 def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """How fast a finished run predicts its test split: one by one, in batches of any or one length, with faster products.
 
+Fast float32 products are left out where they would not keep float32's accuracy.
+
 python -m benchmarks.inference RUN [--repeats 5]
 """
 
@@ -15,7 +17,7 @@ from benchmarks.timing import timed
 from reference_models.settings import read_settings
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
-from reference_models.training.products import float32_products
+from reference_models.training.products import float32_products, keeps_float32
 from reference_models.training.run import CONFIG, find_run, load_model, read_split
 
 
@@ -39,6 +41,8 @@ def main() -> None:
         "the same in int8": (False, in_int8, split, size),
         "the same in int8 and with fast float32": (True, in_int8, split, size),
     }
+    if not keeps_float32(model.device):
+        ways = {name: way for name, way in ways.items() if not way[0]}
     f1: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):

@@ -33,6 +33,7 @@ from reference_models.training.checkpoints import (
 )
 from reference_models.training.divergence import check_finite, largest_weight
 from reference_models.training.early_stop import EarlyStop, is_exhausted
+from reference_models.training.embeddings import write_used_rows
 from reference_models.training.evaluation import score
 from reference_models.training.loggers import check_logger, make_logger
 from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
@@ -129,6 +130,8 @@ class ExtractionTrainer(Trainer):
                 model.text_encoder.compile(dynamic=True)
             if settings.gradient_checkpointing:
                 model.text_encoder.body.activation_checkpointing_enable()
+        if arguments.device.type == "cpu" and arguments.world_size == 1 and not settings.compile:
+            write_used_rows(model)
         super().__init__(
             model,
             arguments,

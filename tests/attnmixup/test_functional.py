@@ -117,12 +117,12 @@ def test_masked_mean_does_not_overflow_in_half_precision():
 
 
 def test_padding_is_made_finite_and_nothing_else():
-    nan = float("nan")
-    embeddings = torch.tensor([[[1.0, nan], [nan, 2.0]]], requires_grad=True)
-    finite = functional.finite_padding(embeddings, torch.tensor([[True, False]]))
-    torch.testing.assert_close(finite, torch.tensor([[[1.0, nan], [0.0, 2.0]]]), equal_nan=True)
+    nan, inf = float("nan"), float("inf")
+    embeddings = torch.tensor([[[1.0, nan], [nan, 2.0], [3.0, -inf], [3.0, 2.0]]], requires_grad=True)
+    finite = functional.finite_padding(embeddings, torch.tensor([[True, False, False, False]]))
+    torch.testing.assert_close(finite, torch.tensor([[[1.0, nan], [0, 0], [0, 0], [3.0, 2.0]]]), equal_nan=True)
     finite.sum().backward()
-    assert embeddings.grad.tolist() == [[[1.0, 1.0], [0.0, 1.0]]]
+    assert embeddings.grad.tolist() == [[[1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]]]
     assert functional.finite_padding(embeddings, None) is embeddings
 
 

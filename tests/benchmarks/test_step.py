@@ -8,8 +8,9 @@ from attnmixup import attn_mixup
 from benchmarks import step
 from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
-from benchmarks.variants import HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
+from benchmarks.variants import FAST, HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
 from benchmarks.workload import SIZES, make_model, make_work, results_without_chance
+from reference_models.training import products
 
 TINY = SIZES["tiny"]
 
@@ -21,7 +22,7 @@ def test_every_way_to_compute_a_step_gives_the_loss_and_gradients_of_published_c
     (loss, _), *_ = results.values()
     with_modules = results.pop("both modules, in float32") if task == "ner" else None
     in_bfloat16 = results.pop("+ bfloat16")
-    assert len(results) == 11
+    assert len(results) == 12
     for other, difference in results.values():
         assert other == pytest.approx(loss, rel=1e-5)
         assert difference < 1e-4
@@ -120,6 +121,22 @@ def test_the_benchmark_prints_a_row_for_every_way(task, monkeypatch, capsys):
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows[1:] == [*ladder(task)][::5]
     assert lines[-1].startswith("Both modules take ")
+
+
+def test_where_faster_products_lose_accuracy_neither_a_row_nor_a_computation_has_them(monkeypatch, capsys):
+    monkeypatch.setattr(products, "medium_error", lambda device: 2e-3)
+    monkeypatch.setattr(
+        "sys.argv", ["step", "--against", "published", "--size", "tiny", "--groups", "1", "--tasks", "re"]
+    )
+    monkeypatch.setattr(step, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(step, "PEAK_SIZES", ((64, 64, 64),))
+    monkeypatch.setattr(
+        step, "ladder", lambda task: {name: way for name, way in ladder(task).items() if name == f"+ {FAST}"}
+    )
+    step.main()
+    assert FAST not in capsys.readouterr().out
+    with computing(make_model("re", TINY), OURS):
+        assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("option", ["--groups", "--repeats"])

@@ -19,6 +19,7 @@ from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 from reference_models.systems.build import build_system
 from reference_models.tasks.dataset import EncodedSplit
+from reference_models.training import embeddings
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
@@ -71,6 +72,15 @@ def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path
         assert [rates[part] for rates in kept.rates] == pytest.approx([peak * factor for factor in factors])
     assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.0}
     assert kept.missed == set()
+
+
+def test_gradients_of_words_by_rows_change_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, trainer = record(config(data, tmp_path / "plain", "--training.epochs", "2"))
+    assert not any(module.sparse for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding))
+    monkeypatch.setattr(embeddings, "LEAST_WEIGHTS", 1)
+    by_rows, trainer = record(config(data, tmp_path / "rows", "--training.epochs", "2"))
+    assert all(module.sparse for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding))
+    assert all(map(torch.equal, by_rows.gradients, plain.gradients))
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("inverse", 1 / 1.1), ("cosine", None)])
