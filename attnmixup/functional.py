@@ -171,8 +171,9 @@ def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return embeddings
-    largest = torch.linalg.vector_norm(embeddings.detach(), torch.inf, dim=-1)  # one pass; NaN where there is one
-    return embeddings.masked_fill((~mask & ~largest.isfinite()).unsqueeze(-1), 0)
+    values = embeddings.detach()
+    finite = values.amax(-1).isfinite() & values.amin(-1).isfinite()  # both are NaN where there is one
+    return embeddings.masked_fill((~mask & ~finite).unsqueeze(-1), 0)
 
 
 def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
