@@ -17,7 +17,7 @@ from reference_models.errors import UserError
 from reference_models.plugins import load_plugins
 
 if TYPE_CHECKING:
-    from reference_models.config import RunConfig
+    from reference_models.config import GroundingConfig, RunConfig
     from reference_models.prediction import Predictor
 
 POST = ("text", "image", "crops", "head", "tail")
@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--task", help="ner (entities) or re (relations); both by default")
     demo.add_argument("--quick", action="store_true", help="a minute's run on less data, to see that all works")
     demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--jobs", type=int, default=2, help="models trained at once, in processes (default: 2)")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="new folder (default: %(default)s)")
     demo.set_defaults(command=_demo)
 
@@ -156,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     synthetic = data_commands.add_parser("synthetic", help="write a synthetic set in the layout of the real files")
     synthetic.add_argument("task", help="ner (entities) or re (relations)")
     synthetic.add_argument("root", type=Path, help="new folder of the set")
+    synthetic.add_argument("--train", type=int, help="samples of the training split (default: as many as the real set)")
     synthetic.add_argument("--seed", type=int, default=0)
     synthetic.set_defaults(command=_synthetic)
     crops = data_commands.add_parser(
@@ -254,8 +256,13 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--crops", nargs="+", help="images of its objects")
     predict.add_argument("--head", help="for a relation: the head entity as it stands in the sentence")
     predict.add_argument("--tail", help="for a relation: the tail entity")
-    predict.add_argument("--input", type=Path, metavar="POSTS.jsonl", help="instead of --text: a JSON object a line")
-    predict.add_argument("--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line")
+    predict.add_argument(
+        "--input", type=Path, nargs="+", metavar="POSTS.jsonl", help="instead of --text: a JSON object a line"
+    )
+    predict.add_argument(
+        "--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line; a folder for several"
+    )
+    predict.add_argument("--jobs", type=int, help="for several files: processes that share them (default: 1)")
     predict.add_argument("--ground", action="store_true", help="find the objects of images that come without crops")
     predict.add_argument("--int8", action="store_true", help=INT8)
     predict.add_argument("--fast-float32", action="store_true", help=FAST_FLOAT32)
@@ -276,13 +283,17 @@ def _demo(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.demo import run_demo
 
-    print("\n" + run_demo(options.task, options.output, seed=options.seed, quick=options.quick))
+    print("\n" + run_demo(options.task, options.output, seed=options.seed, quick=options.quick, jobs=options.jobs))
 
 
 def _synthetic(options: argparse.Namespace) -> None:
-    from reference_models.data.synthetic import generate
+    from reference_models.data.synthetic import SIZES, generate
+    from reference_models.errors import UserError
 
-    ceilings = generate(options.root, options.task, options.seed)
+    if options.train is not None and options.train < 1:
+        raise UserError(f"--train must be 1 or more samples, got {options.train}")
+    sizes = SIZES if options.train is None else SIZES | {"train": options.train}
+    ceilings = generate(options.root, options.task, options.seed, sizes)
     print(f"{options.root} is written; best F1 from words alone: {json.dumps(ceilings)}")
 
 
@@ -405,9 +416,14 @@ def _predict(options: argparse.Namespace) -> bool:
         raise UserError("give either --text, or --input and --output")
     if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
+    several = options.input is not None and len(options.input) > 1
+    if options.jobs is not None and not several:
+        raise UserError("--jobs is for several files of --input; one is computed by one process")
     model = find_model(options.model)
     used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
     config = _settings(options, used, command)
+    if several:
+        return _predict_files(options, model, config.grounding if options.ground else None)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
         predictor = Predictor(model, int8=options.int8, fast_float32=options.fast_float32)
@@ -416,12 +432,28 @@ def _predict(options: argparse.Namespace) -> bool:
         if options.input is None:
             _predict_one(predictor, options)
             return False
-        counts = predict_file(predictor, options.input, options.output)
+        counts = predict_file(predictor, options.input[0], options.output)
     print(
         f"{counts['lines']} posts, {counts['errors']} of them with an error, {counts['cut']} longer than the limit of "
         f"{predictor.processor.max_length} sub-words; the records are in {options.output}"
     )
     return counts["errors"] > 0
+
+
+def _predict_files(options: argparse.Namespace, model: Path, grounding: "GroundingConfig | None") -> bool:
+    from reference_models.prediction_files import Work, predict_files
+
+    work = Work(
+        model,
+        options.input,
+        options.output,
+        int8=options.int8,
+        fast_float32=options.fast_float32,
+        grounding=grounding,
+    )
+    summary = predict_files(work, 1 if options.jobs is None else options.jobs)
+    print(f"{summary}\nthe records are in {options.output}/, and {options.output}/manifest.json counts them")
+    return bool(summary.failed or any(entry["errors"] for entry in summary.finished.values()))
 
 
 def _settings(options: argparse.Namespace, changeable: Collection[str], command: str) -> "RunConfig":

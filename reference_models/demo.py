@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from reference_models.data.samples import Sample, Split
 from reference_models.data.synthetic import KINDS, find_kind, generate, kinds
 from reference_models.errors import UserError
+from reference_models.jobs import result_of, run_jobs
 from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.processor import Processor
@@ -36,7 +38,7 @@ class Row:
     seconds: float
 
 
-def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False) -> str:
+def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False, jobs: int = 2) -> str:
     """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
 
     Args:
@@ -44,21 +46,28 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
         output: new folder.
         seed: of the data and the training.
         quick: less data and fewer epochs.
+        jobs: models that are trained at once, each in a process of its own.
 
     Raises:
-        UserError: `output` exists already, or there is no synthetic set for the task.
+        UserError: `output` exists already, there is no synthetic set for the task, or `jobs` is less than 1.
     """
     tasks = list(KINDS) if task is None else [task]
     find_kind(tasks[0])
+    if jobs < 1:
+        raise UserError(f"--jobs must be 1 or more, got {jobs}")
     if output.exists():
         raise UserError(f"the folder {output} exists already; name another one with --output")
-    threads = torch.get_num_threads()
-    # The operations are so small that threads mostly wait for each other: on a busy machine, a hundred times as long.
-    torch.set_num_threads(1)
-    try:
-        reports = [_run_task(name, output / name, seed, quick) for name in tasks]
-    finally:
-        torch.set_num_threads(threads)
+    ceilings = {}
+    for name in tasks:
+        print(f"writing the synthetic set of {get_task(name).title} into {output / name / 'data'}", flush=True)
+        sizes = QUICK if quick else {"train": find_kind(name).demo_train, **SIZES}
+        ceilings[name] = generate(_data(output / name), name, seed, sizes)["test"]
+    print(f"training {' and '.join(MODELS)} for {' and '.join(tasks)}, {jobs} at a time", flush=True)
+    # The last takes longest, so it begins first.
+    runs = [(name, model) for name in reversed(tasks) for model in reversed(MODELS)]
+    for _, call in run_jobs(partial(_train, output=output, seed=seed, quick=quick), runs, jobs):
+        result_of(call)
+    reports = [_report(name, output / name, seed, ceilings[name]) for name in tasks]
     run = output / tasks[0] / "i2srm"
     where = (
         f"Models, scores, predictions and training.png of each task are in {output}/. Next, put all that a run tells "
@@ -67,21 +76,29 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
     return "\n\n".join([*reports, where])
 
 
-def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
-    title = get_task(name).title
-    print(f"\n== {title}: writing the synthetic set into {folder / 'data'}", flush=True)
-    data = folder / "data" / "posts"
-    sizes = QUICK if quick else {"train": find_kind(name).demo_train, **SIZES}
-    ceiling = generate(data, name, seed, sizes)["test"]
-    kind_of = kinds(data, "test")
+def _data(folder: Path) -> Path:
+    return folder / "data" / "posts"
+
+
+def _train(run: tuple[str, str], output: Path, seed: int, quick: bool) -> None:
+    """Train a model, named by its task and its system, in a process of its own."""
+    # The operations are so small that threads mostly wait for each other: on a busy machine, a hundred times as long.
+    torch.set_num_threads(1)
+    name, model = run
+    folder = output / name
+    overrides = ["--data.root", str(_data(folder)), "--output", str(folder / model), "--training.seed", str(seed)]
+    if quick:
+        overrides += ["--training.epochs", "3"]
+    train(read_settings(f"synthetic-{name}", overrides, system=model), label=f"{model} for {name}")
+
+
+def _report(name: str, folder: Path, seed: int, ceiling: float) -> str:
+    """The table of a task, whose models are trained, with predictions; both are also left in `folder`."""
+    kind_of = kinds(_data(folder), "test")
     rows, histories = [], {}
     for model in MODELS:
-        print(f"\n== {title}: training {model}", flush=True)
         run = folder / model
-        overrides = ["--data.root", str(data), "--output", str(run), "--training.seed", str(seed)]
-        if quick:
-            overrides += ["--training.epochs", "3"]
-        metrics = train(read_settings(f"synthetic-{name}", overrides, system=model))
+        metrics = json.loads((run / METRICS).read_text())
         task = Processor.from_pretrained(run / MODEL).task
         predictions = _read_predictions(run / PREDICTIONS)
         several = [row for row in predictions if kind_of[row["id"]] == "several"]
@@ -92,7 +109,7 @@ def _run_task(name: str, folder: Path, seed: int, quick: bool) -> str:
     training_figure(histories, folder / "training.png", ceiling)
     summary = {"ceiling": ceiling, "seed": seed, "models": {row.model: vars(row) for row in rows}}
     (folder / METRICS).write_text(json.dumps(summary, indent=1) + "\n")
-    return "\n".join([_table(title, rows, ceiling), "", *_examples(task, predictions, kind_of)])
+    return "\n".join([_table(get_task(name).title, rows, ceiling), "", *_examples(task, predictions, kind_of)])
 
 
 def _read_predictions(path: Path) -> list[dict[str, Any]]:

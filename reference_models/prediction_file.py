@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from reference_models.prediction import Predictor
 from reference_models.training.folder import write_json
 
 
+class TakenError(UserError):
+    """Another process is writing the file."""
+
+
 def predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, int]:
     """Predict a file of posts, one JSON object a line, into a file of records in the same order.
 
@@ -22,43 +27,82 @@ def predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, i
     one. What they were made from is in `output.partial.json`, so that no other model and no other posts continue it.
 
     Returns:
-        How many `lines` there were, how many of them gave an `errors` record, how many posts were `cut` by the length
-        limit, and how many were `done` before.
+        See `write_records`.
 
     Raises:
         UserError: `posts` cannot be read, `output` cannot be written or exists already, its unfinished records are of
             another call, or another process is writing them.
     """
+    with locked(output):
+        if output.exists():
+            raise UserError(f"{output} exists already; name another file with --output")
+        facts = {"input": digest_of(posts), **predictor.facts()}
+        return write_records(predictor, posts, output, facts, note=lambda counts: None)
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other processes from writing `output`; what goes wrong with the disk inside is said with the file's name.
+
+    Raises:
+        TakenError: another process is writing it.
+        UserError: it cannot be written.
+    """
     lock = FileLock(_beside(output, ".lock"), timeout=0)
     try:
         with lock:
-            counts = _predict_file(predictor, posts, output)
+            yield
             Path(lock.lock_file).unlink()
     except Timeout as error:
-        raise UserError(f"another process is writing {output}; wait for it, or name another --output") from error
+        raise TakenError(f"another process is writing {output}; wait for it, or name another --output") from error
     except OSError as error:
         where = error.filename or _beside(output, ".partial")
         raise UserError(f"{where}: cannot be written ({error.strerror or error})") from error
-    return counts
 
 
-def _predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, int]:
-    if output.exists():
-        raise UserError(f"{output} exists already; name another file with --output")
-    partial, facts = _beside(output, ".partial"), _beside(output, ".partial.json")
-    _check_facts(partial, facts, {"input": _digest(posts), **predictor.facts()})
+def write_records(
+    predictor: Predictor,
+    posts: Path,
+    output: Path,
+    facts: dict[str, Any],
+    *,
+    note: Callable[[dict[str, int]], object],
+    progress: bool = True,
+) -> dict[str, int]:
+    """Predict what `output.partial` lacks, and give it its name; see `predict_file`.
+
+    Args:
+        predictor: of the records.
+        posts: file of posts.
+        output: file of records, locked by the caller.
+        facts: what the records are made from.
+        note: is given the counts before the file has its name.
+        progress: show a progress bar.
+
+    Returns:
+        How many `lines` there were, how many of them gave an `errors` record, how many posts were `cut` by the length
+        limit, and how many were `done` before.
+
+    Raises:
+        UserError: unfinished records of another call.
+    """
+    partial, described = _beside(output, ".partial"), _beside(output, ".partial.json")
+    _check_facts(partial, described, facts)
     kept = _whole_lines(partial)
     errors, cut = (sum(key in record for record in kept) for key in ("error", "words_cut"))
     total = len(kept)
     with partial.open("a", encoding="utf-8") as file:
         rest = itertools.islice(_lines(posts), total, None)
-        for record in tqdm(predictor.records(rest, posts.parent, first=total + 1), desc="posts", initial=total):
+        records = predictor.records(rest, posts.parent, first=total + 1)
+        for record in tqdm(records, desc="posts", initial=total, disable=not progress):
             file.write(json.dumps(record) + "\n")
             file.flush()
             total, errors, cut = total + 1, errors + ("error" in record), cut + ("words_cut" in record)
+    counts = {"lines": total, "errors": errors, "cut": cut, "done": len(kept)}
+    note(counts)
     partial.replace(output)
-    facts.unlink()
-    return {"lines": total, "errors": errors, "cut": cut, "done": len(kept)}
+    described.unlink()
+    return counts
 
 
 def _beside(output: Path, suffix: str) -> Path:
@@ -91,7 +135,12 @@ def _lines(posts: Path) -> Iterator[bytes]:
         raise UserError(f"{posts}: cannot be read ({error.strerror})") from error
 
 
-def _digest(posts: Path) -> str:
+def digest_of(posts: Path) -> str:
+    """What tells a file of posts from another, 12 hexadecimal digits.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     digest = hashlib.sha256()
     for line in _lines(posts):
         digest.update(line)

@@ -4,22 +4,18 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
-from transformers.utils.logging import disable_progress_bar
 
 from reference_models.data.formats import get_format
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.files import write_text
+from reference_models.jobs import result_of, run_jobs
 from reference_models.names import unknown
-from reference_models.plugins import load_plugins
 from reference_models.sweeps.cells import Cell, make_cells
 from reference_models.sweeps.differences import difference_csv, difference_figure, difference_table, differences
 from reference_models.sweeps.outcome import Outcome, read_outcome
@@ -124,25 +120,13 @@ def _outcomes(
     if jobs == 1:
         for number, cell in enumerate(cells, start=1):
             PartialState().print(f"\n== cell {number} of {len(cells)}: {_title(cell)}", flush=True)
-            yield cell, _train(cell, seeds, scores)
+            yield cell, _train(cell, seeds, scores, labelled=False)
         return
-    threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_job, (threads,))
-    try:
-        working = {pool.submit(_train, cell, seeds, scores): cell for cell in cells}
-        for done in as_completed(working):
-            try:
-                yield working[done], done.result()
-            except BrokenProcessPool:  # killed, by the system if memory was short
-                yield working[done], Outcome("failed", reason="a process was killed; try fewer --jobs")
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_job(threads: int) -> None:
-    load_plugins()
-    disable_progress_bar()
-    torch.set_num_threads(threads)
+    for cell, call in run_jobs(partial(_train, seeds=seeds, scores=scores, labelled=True), cells, jobs):
+        try:
+            yield cell, result_of(call)
+        except UserError as error:  # the process was killed
+            yield cell, Outcome("failed", reason=str(error))
 
 
 def _write_tables(
@@ -161,9 +145,9 @@ def _write_tables(
     return text
 
 
-def _train(cell: Cell, seeds: Sequence[int], scores: Sequence[str]) -> Outcome:
+def _train(cell: Cell, seeds: Sequence[int], scores: Sequence[str], *, labelled: bool) -> Outcome:
     try:
-        train_seeds(cell.config, seeds)
+        train_seeds(cell.config, seeds, label=_title(cell) if labelled else None)
     except UserError as error:
         logger.error("this cell failed: %s", error)
         return Outcome("failed", reason=str(error))

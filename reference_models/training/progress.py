@@ -2,21 +2,33 @@
 
 from typing import Any
 
-from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+from tqdm import tqdm
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class EpochLines(ProgressCallback):
-    """Trainer's progress bar, above which each epoch leaves a line with its losses and the F1 on validation."""
+class Bars(ProgressCallback):
+    """Trainer's progress bars, without its lines of raw numbers."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._losses = self._waited = ""
+    def on_log(self, *args: object, **kwargs: object) -> None:
+        """Called by Trainer; `EpochLines` says it."""
 
     def close(self) -> None:
         """End the bars that are still open."""
         for bar in (self.training_bar, self.prediction_bar):
             if bar is not None:
                 bar.close()
+
+
+class EpochLines(TrainerCallback):
+    """A line an epoch with its losses and the F1 on validation.
+
+    Args:
+        label: what the lines begin with.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._losses = self._waited = ""
 
     def on_log(
         self,
@@ -27,7 +39,7 @@ class EpochLines(ProgressCallback):
         **kwargs: object,
     ) -> None:
         """Called by Trainer; the losses come first, then the scores."""
-        if self.training_bar is None or logs is None:
+        if not state.is_world_process_zero or logs is None:
             return
         if "loss" in logs:
             parts = (("task loss", "task_loss"), ("semantic loss", "semantic_loss"))
@@ -35,6 +47,7 @@ class EpochLines(ProgressCallback):
             self._waited = f"waited {logs['waited']:.0%} for data"
         elif "eval_f1" in logs:
             epoch, seconds = f"epoch {logs['epoch']:g} of {state.num_train_epochs}", f"{logs['seconds']:.0f} s"
-            self.training_bar.write(
-                f"{epoch}: {self._losses}, validation F1 {100 * logs['eval_f1']:.2f} ({seconds}; {self._waited})"
+            tqdm.write(
+                f"{self._label}{epoch}: {self._losses}, validation F1 {100 * logs['eval_f1']:.2f} "
+                f"({seconds}; {self._waited})"
             )

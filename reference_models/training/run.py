@@ -82,7 +82,7 @@ def find_task(data: DataConfig) -> type[Task]:
 
 
 def check_samples(
-    config: RunConfig, split: Split, samples: Sequence[Sample], *, scored: bool
+    config: RunConfig, split: Split, samples: Sequence[Sample], *, scored: bool, progress: bool = True
 ) -> tuple[Sequence[Sample], dict[str, Any]]:
     """The usable ones of a split's samples, and what was found about their images.
 
@@ -91,6 +91,7 @@ def check_samples(
         split: which split.
         samples: from `read_samples`.
         scored: whether scores are computed from them: then none is dropped, and a bad image is blanked instead.
+        progress: show a progress bar.
 
     Returns:
         The samples to go on with, and the part of `metrics.json` about their images.
@@ -117,7 +118,10 @@ def check_samples(
     policy = config.data.bad_images
     cache = config.data.feature_cache
     usable, bad = check_images(
-        samples, "blank" if scored and policy == "drop" else policy, memory=None if cache is None else Path(cache)
+        samples,
+        "blank" if scored and policy == "drop" else policy,
+        memory=None if cache is None else Path(cache),
+        progress=progress,
     )
     if bad.found:
         logger.warning("%s: %s", split, bad.summary(Path(config.output) / METRICS))
@@ -199,7 +203,7 @@ def encode_split(config: RunConfig, split: Split, samples: Sequence[Sample], pro
     return encoded
 
 
-def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
+def train(config: RunConfig, *, skip_finished: bool = False, label: str | None = None) -> dict[str, Any]:
     """Train on the training split, keep one epoch (the best on validation), score the test split, and save everything.
 
     The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
@@ -211,6 +215,8 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     Args:
         config: the settings.
         skip_finished: return the scores of this very run if it is finished already, instead of an error.
+        label: name of the run, for one of several that share a terminal: there are no progress bars, and the line of
+            each epoch begins with the label.
 
     Returns:
         What `metrics.json` holds.
@@ -223,13 +229,14 @@ def train(config: RunConfig, *, skip_finished: bool = False) -> dict[str, Any]:
     if config.training.keep_memory:
         keep_freed_memory()
     with computing_threads(config.training.threads):
-        return _train(config, skip_finished)
+        return _train(config, skip_finished, label)
 
 
-def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
+def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[str, Any]:
     output = Path(config.output)
     checkpoints = output / CHECKPOINTS
     arguments = training_arguments(config.training, checkpoints)
+    progress = arguments.should_log and label is None
     # A folder that is taken is said before the data are read, and again when they are known.
     check_folder(output, start_of(config), complete=False)
     phases = Phases()
@@ -249,7 +256,9 @@ def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
     image_checks = {}
     for split in SPLITS:
         with phases("checking images"):
-            samples[split], image_checks[split] = check_samples(config, split, samples[split], scored=split != "train")
+            samples[split], image_checks[split] = check_samples(
+                config, split, samples[split], scored=split != "train", progress=progress
+            )
     with phases("tokenizing"):
         processor = make_processor(config, samples)
         splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
@@ -260,7 +269,7 @@ def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
         model.vision.to(arguments.device)
         with phases("computing features"):
             for rows in splits.values():
-                rows.features = fill_cache(cache, model.vision, rows, views, progress=arguments.should_log)
+                rows.features = fill_cache(cache, model.vision, rows, views, progress=progress)
 
     with arguments.main_process_first(local=False):
         make_folder(output, config, start)
@@ -268,7 +277,7 @@ def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
     with faster, locked(output, checkpoints, needed=arguments.should_save):
         with arguments.main_process_first(local=False):
             last = last_checkpoint(checkpoints)
-        trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"])
+        trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"], label=label)
         with phases("training"):
             trainer.train(resume_from_checkpoint=last)
         # Trainer's own summary is left out: it is about the time since the last start alone.
@@ -281,7 +290,7 @@ def _train(config: RunConfig, skip_finished: bool) -> dict[str, Any]:
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with phases("testing"):
-            test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=arguments.should_log)
+            test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=progress)
         metrics = {
             "test": test.scores,
             "valid": {key.removeprefix("eval_"): value for key, value in kept.items() if key.startswith("eval_")},

@@ -16,8 +16,13 @@ from reference_models.training.run import train
 SUMMARY = "summary.json"
 
 
-def train_seeds(config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
+def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = None) -> dict[str, Any]:
     """Train a run for each seed in `config.output/seed-N`; one that is finished already is not trained again.
+
+    Args:
+        config: the settings.
+        seeds: of the runs.
+        label: name of the runs, see `train`; the seed is added.
 
     Returns:
         What `summary.json` in `config.output` holds: `seeds`, the labels' fingerprint, and `scores` of valid and
@@ -33,7 +38,8 @@ def train_seeds(config: RunConfig, seeds: Sequence[int]) -> dict[str, Any]:
     results = []
     for seed in seeds:
         one = replace(config, output=str(output / f"seed-{seed}"), training=replace(config.training, seed=seed))
-        results.append(train(one, skip_finished=True))
+        name = None if label is None else f"{label}, seed {seed}"
+        results.append(train(one, skip_finished=True, label=name))
     scores = {
         split: {name: _spread([result[split][name] for result in results]) for name in results[0]["test"]}
         for split in ("valid", "test")

@@ -37,7 +37,7 @@ from reference_models.training.embeddings import write_used_rows
 from reference_models.training.evaluation import score
 from reference_models.training.loggers import check_logger, make_logger
 from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
-from reference_models.training.progress import EpochLines
+from reference_models.training.progress import Bars, EpochLines
 from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
@@ -95,6 +95,7 @@ class ExtractionTrainer(Trainer):
         settings: how.
         arguments: from `training_arguments`.
         train, valid: the splits.
+        label: see `training.run.train`.
     """
 
     model: System
@@ -111,6 +112,8 @@ class ExtractionTrainer(Trainer):
         arguments: TrainingArguments,
         train: EncodedSplit,
         valid: EncodedSplit,
+        *,
+        label: str | None = None,
     ) -> None:
         self.settings = settings
         self._folder = Path(str(arguments.output_dir))
@@ -146,8 +149,10 @@ class ExtractionTrainer(Trainer):
         if settings.log_to != "none":
             self.add_callback(make_logger(settings.log_to, self._folder.parent))
         self.remove_callback(ProgressCallback)
-        self._lines = EpochLines()
-        self.add_callback(self._lines)
+        self._bars = Bars()
+        if label is None:
+            self.add_callback(self._bars)
+        self.add_callback(EpochLines("" if label is None else f"{label}: "))
 
     def train(
         self,
@@ -171,7 +176,7 @@ class ExtractionTrainer(Trainer):
         try:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            self._lines.close()
+            self._bars.close()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW or SGD over `parameter_groups`."""

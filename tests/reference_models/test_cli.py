@@ -509,6 +509,18 @@ def test_without_the_extra_its_name_is_given(package: str, command: list[str], e
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 
+def test_a_synthetic_set_has_the_training_samples_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reference_models.data.synthetic.SIZES", {"train": 9, "valid": 2, "test": 3})
+    for name, options, size in (("small", ["--train", "5"], 5), ("usual", [], 9)):
+        assert main(["data", "synthetic", "ner", str(tmp_path / name), *options]) == 0
+        sizes = [len((tmp_path / name / f"truth_{split}.jsonl").read_text().splitlines()) for split in SIZES]
+        assert sizes == [size, 2, 3]
+    capsys.readouterr()
+    assert "--train must be 1 or more" in complaint(capsys, ["data", "synthetic", "ner", "none", "--train", "0"])
+
+
 def test_a_synthetic_set_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not empty" in complaint(capsys, ["data", "synthetic", "ner", str(Path(__file__).parent)])
 

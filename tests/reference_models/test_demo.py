@@ -11,12 +11,14 @@ from reference_models.cli import main
 
 
 def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "QUICK", {"train": 24, "valid": 8, "test": 16})
     output = tmp_path / "demo"
     assert main(["demo", "--quick", "--seed", "3", "--output", str(output)]) == 0
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
+    for run in ("i2srm for re", "text-only for re", "i2srm for ner", "text-only for ner"):
+        assert f"{run}: epoch 3 of 3: " in printed
     for task, table in zip(("ner", "re"), printed.split("test split (percent)")[1:], strict=True):
         summary = json.loads((output / task / "metrics.json").read_text())
         assert set(summary["models"]) == {"text-only", "i2srm"}
@@ -40,4 +42,10 @@ def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert f"{tmp_path} exists already" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_there_is_one_process_or_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output", str(tmp_path / "demo"), "--jobs", "0"]) == 2
+    assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,57 @@
+"""Several calls of a function at once, each in a process of its own."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from reference_models.errors import UserError
+from reference_models.plugins import load_plugins
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_jobs(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int
+) -> Iterator[tuple[Item, Future[Result]]]:
+    """Call a function for each item; each process has an equal share of this one's threads.
+
+    Args:
+        function: of a module, or a partial of one, so that a new process finds it.
+        items: begun in their order; they and the results are pickled.
+        jobs: calls at once.
+
+    Yields:
+        Each item with its call, for `result_of`, as soon as it has ended.
+    """
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,))
+    try:
+        calls = {pool.submit(function, item): item for item in items}
+        for call in as_completed(calls):
+            yield calls[call], call
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def result_of(call: Future[Result]) -> Result:
+    """What a call of `run_jobs` returned, or its error.
+
+    Raises:
+        UserError: its process was killed.
+    """
+    try:
+        return call.result()
+    except BrokenProcessPool as error:
+        raise UserError("a process was killed, by the system if memory was short; try fewer --jobs") from error
+
+
+def _begin(threads: int) -> None:
+    load_plugins()
+    disable_progress_bar()
+    torch.set_num_threads(threads)

@@ -1,0 +1,151 @@
+"""Many files of posts: shared by processes, resumed, and no record of another model taken for one of this."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from reference_models.cli import main
+from reference_models.config.grounding import GroundingConfig
+from reference_models.prediction import Predictor
+from reference_models.prediction_file import predict_file
+from reference_models.prediction_files import Work, _work_through, predict_files
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Path]:
+    """Three files of 4, 5 and 6 posts, the second with a line that is no post."""
+    Image.new("RGB", (60, 60), (200, 30, 30)).save(tmp_path / "red.png")
+    paths = []
+    for size in (4, 5, 6):
+        posts = [{"id": number, "text": f"look , Ruby Vex {'again ' * number}!"} for number in range(size)]
+        posts[-1]["image"] = "red.png"
+        lines = [json.dumps(post) for post in posts]
+        if size == 5:
+            lines[2] = "not json"
+        paths.append(tmp_path / f"{size}.jsonl")
+        paths[-1].write_text("\n".join(lines) + "\n")
+    return paths
+
+
+def manifest(folder: Path) -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = json.loads((folder / "manifest.json").read_text())
+    return entries
+
+
+def here(work: Work) -> tuple[int, dict[Path, str]]:
+    """What one process does, in this one."""
+    return _work_through(0, work)
+
+
+def test_processes_write_what_one_file_at_a_time_gives_and_a_manifest(
+    runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["predict", str(runs["ner"]), "--input", *map(str, inputs), "--output", str(out), "--jobs", "2"]
+    assert main(command) == 1  # one post is none
+    told = capfd.readouterr().out
+    assert "3 of 3 files are finished: 15 posts, 1 of them with an error, 0 longer than the length limit" in told
+    assert "15 of them were predicted now" in told
+    assert "5.jsonl: 5 posts, 1 of them with an error" in told
+    predictor = Predictor(runs["ner"])
+    for path in inputs:
+        predict_file(predictor, path, tmp_path / "alone.jsonl")
+        assert (out / path.name).read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+        (tmp_path / "alone.jsonl").unlink()
+    entries = manifest(out)
+    assert {name: (entry["lines"], entry["errors"]) for name, entry in entries.items()} == {
+        "4.jsonl": (4, 0),
+        "5.jsonl": (5, 1),
+        "6.jsonl": (6, 0),
+    }
+    assert {path.name for path in out.iterdir() if path.suffix != ".lock"} == {*entries, "manifest.json"}
+    # Again: nothing is computed, and the counts are those of all files.
+    assert main(command) == 1
+    told = capfd.readouterr().out
+    assert "3 of 3 files are finished: 15 posts" in told
+    assert "predicted now" not in told
+    assert manifest(out) == entries
+
+
+def test_a_stop_leaves_what_the_next_call_goes_on_with(
+    runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Work(runs["text-only"], inputs[:2], tmp_path / "out")
+    work.output.mkdir()
+    replace = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        for post in inputs:  # they have images, which this model does not read
+            post.write_text(post.read_text().replace(', "image": "red.png"', ""))
+        with pytest.raises(KeyboardInterrupt):
+            here(work)
+    assert set(manifest(work.output)) == {"4.jsonl"}
+    assert not (work.output / "4.jsonl").exists()
+    assert here(work) == (5, {})  # the four are not computed again
+    assert {name: entry["lines"] for name, entry in manifest(work.output).items()} == {"4.jsonl": 4, "5.jsonl": 5}
+
+
+def test_files_of_others_are_left_to_them_and_a_wrong_one_stops_no_other(
+    runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "5.jsonl").write_text("somebody's")
+    work = Work(runs["ner"], inputs, out)
+    with FileLock(out / "4.jsonl.lock"):
+        summary = predict_files(work, 1)
+    assert (summary.predicted, list(summary.finished), summary.elsewhere) == (6, [inputs[2]], [inputs[0]])
+    assert "holds the records of another call (input was another); delete it" in summary.failed[inputs[1]]
+    assert (out / "5.jsonl").read_text() == "somebody's"
+    assert f"{inputs[0]}: another process is writing its records" in str(summary)
+    assert f"{inputs[1]}: failed: {out}/5.jsonl holds" in str(summary)
+    _, failed = here(Work(runs["re"], inputs[2:], out))
+    assert "(model was another)" in failed[inputs[2]]
+
+
+def test_crops_are_found_for_each_file_in_a_folder_of_its_own(
+    runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    here(Work(runs["ner"], inputs[:2], out, grounding=GroundingConfig(detector="centre", top=1, size=16)))
+    assert [path.name for path in sorted(out.glob("*.crops/*"))] == ["line_4_0.png", "line_5_0.png"]
+    assert str(manifest(out)["4.jsonl"]["ground"]).startswith("centre")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["4.jsonl", "gone.jsonl"], "gone.jsonl: there is no such file"),
+        (["4.jsonl", "more/4.jsonl"], "have one name"),
+        (["4.jsonl", "5.jsonl", "--output", "."], "name another --output"),
+        (["4.jsonl", "5.jsonl", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
+        (["4.jsonl", "--jobs", "2"], "--jobs is for several files"),
+        (["4.jsonl", "5.jsonl", "--output", "red.png"], "red.png: cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_written(
+    options: list[str],
+    message: str,
+    runs: dict[str, Path],
+    inputs: Sequence[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(inputs[0].parent)
+    Path("more").mkdir()
+    Path("more/4.jsonl").write_text("")
+    before = sorted(Path().rglob("*"))
+    assert main(["predict", str(runs["ner"]), "--output", "out", "--input", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
