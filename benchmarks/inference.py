@@ -1,6 +1,7 @@
 """How fast a finished run predicts its test split: one by one, in batches of any or one length, with faster products.
 
-Fast float32 products are left out where they would not keep float32's accuracy.
+Fast float32 products are left out where they would not keep float32's accuracy, int8 where the CPU has no exact product
+of such matrices.
 
 python -m benchmarks.inference RUN [--repeats 5]
 """
@@ -8,13 +9,17 @@ python -m benchmarks.inference RUN [--repeats 5]
 import argparse
 import copy
 import statistics
+import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.timing import timed
+from reference_models.encoders.int8 import product_is_exact
 from reference_models.settings import read_settings
+from reference_models.systems.inference import Scorer
+from reference_models.systems.onnx import OnnxSystem, export_system
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.products import float32_products, keeps_float32
@@ -28,19 +33,26 @@ def main() -> None:
     options, overrides = parser.parse_known_args()
     run = find_run(options.run)
     config = read_settings(run / CONFIG, overrides)
-    (model, processor), (in_int8, _) = load_model(run), load_model(run, int8=True)
+    model, processor = load_model(run)
     split = EncodedSplit(read_split(config, "test")[0], processor, config.data.long_samples)
     in_file_order = copy.copy(split)
     in_file_order.lengths = [0] * len(split)  # samples of one length stay in their order
     size = 4 * config.training.batch_size  # as `i2srm evaluate` takes it
-    ways = {
+    with tempfile.TemporaryDirectory() as folder:
+        export_system(model, processor, Path(folder), "benchmark")
+        graphs = OnnxSystem(model, Path(folder), "benchmark")
+    ways: dict[str, tuple[bool, Scorer, EncodedSplit, int]] = {
         "one by one": (False, model, split, 1),
+        "one by one, ONNX Runtime": (False, graphs, split, 1),
         f"batches of {size} in the order of the file": (False, model, in_file_order, size),
         f"batches of {size} of about one length": (False, model, split, size),
+        "the same, ONNX Runtime": (False, graphs, split, size),
         "the same with fast float32": (True, model, split, size),
-        "the same in int8": (False, in_int8, split, size),
-        "the same in int8 and with fast float32": (True, in_int8, split, size),
     }
+    if product_is_exact():
+        in_int8, _ = load_model(run, int8=True)
+        ways["the same in int8"] = (False, in_int8, split, size)
+        ways["the same in int8 and with fast float32"] = (True, in_int8, split, size)
     if not keeps_float32(model.device):
         ways = {name: way for name, way in ways.items() if not way[0]}
     f1: dict[str, float] = {}

@@ -37,7 +37,12 @@ Named entities and relations from posts and their images. What to do first:
 
 i2srm --help lists all commands, and i2srm COMMAND --help their options."""
 SHELLS = ("bash", "zsh", "tcsh")
-EXTRAS = {"gradio": "app", "spacy": "grounding"}  # of packages that "reference" does not bring
+EXTRAS = {
+    "gradio": "app",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "spacy": "grounding",
+}  # of packages that "reference" does not bring
 DATA = "a folder of data, a YAML file of settings, or mnre, twitter2015, twitter2017"
 MODEL = "folder of a run, or of a model that save_pretrained wrote, or a model on the Hugging Face hub as in user/model"
 INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
@@ -266,7 +271,16 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--ground", action="store_true", help="find the objects of images that come without crops")
     predict.add_argument("--int8", action="store_true", help=INT8)
     predict.add_argument("--fast-float32", action="store_true", help=FAST_FLOAT32)
+    predict.add_argument(
+        "--onnx", type=Path, metavar="FOLDER", help="compute by ONNX Runtime what i2srm export wrote; fast for one post"
+    )
     predict.set_defaults(command=_predict)
+
+    export = commands.add_parser("export", help="write a model as ONNX graphs, for ONNX Runtime and other programs")
+    export.add_argument("model", metavar="MODEL", help=MODEL)
+    export.add_argument("folder", type=Path, help="for the graphs")
+    export.set_defaults(command=_export)
+
     app = commands.add_parser(
         "app",
         help="show in a browser what a model says about posts, with their images and without",
@@ -426,7 +440,7 @@ def _predict(options: argparse.Namespace) -> bool:
         return _predict_files(options, model, config.grounding if options.ground else None)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)
-        predictor = Predictor(model, int8=options.int8, fast_float32=options.fast_float32)
+        predictor = Predictor(model, int8=options.int8, fast_float32=options.fast_float32, onnx=options.onnx)
         if options.ground:
             predictor.ground = PostGrounder(predictor.processor.task.pairs, config.grounding, crops)
         if options.input is None:
@@ -449,11 +463,20 @@ def _predict_files(options: argparse.Namespace, model: Path, grounding: "Groundi
         options.output,
         int8=options.int8,
         fast_float32=options.fast_float32,
+        onnx=options.onnx,
         grounding=grounding,
     )
     summary = predict_files(work, 1 if options.jobs is None else options.jobs)
     print(f"{summary}\nthe records are in {options.output}/, and {options.output}/manifest.json counts them")
     return bool(summary.failed or any(entry["errors"] for entry in summary.finished.values()))
+
+
+def _export(options: argparse.Namespace) -> None:
+    _quiet()
+    from reference_models.prediction import Predictor
+
+    for path in Predictor(options.model).export_onnx(options.folder):
+        print(f"{path} is written, and gives the scores of the model")
 
 
 def _settings(options: argparse.Namespace, changeable: Collection[str], command: str) -> "RunConfig":

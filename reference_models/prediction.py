@@ -18,7 +18,7 @@ from reference_models.data.samples import Sample, fingerprint
 from reference_models.errors import UserError
 from reference_models.files import writable
 from reference_models.model_card import model_card
-from reference_models.systems.inference import predict_samples
+from reference_models.systems.inference import Scorer, predict_samples
 from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
 from reference_models.training.products import float32_products
@@ -40,6 +40,8 @@ class Predictor:
         ground: makes the crops of a post's image, see `grounding.posts.PostGrounder`.
         int8: compute the text encoder in int8, see `encoders.int8`.
         fast_float32: faster products of float32 matrices, see `training.products`.
+        onnx: folder of the model's graphs, which `export_onnx` wrote, to be computed by ONNX Runtime; then neither of
+            the two before it has a meaning.
 
     Attributes:
         sees_crops_alone: whether an image without crops tells the model nothing.
@@ -61,9 +63,18 @@ class Predictor:
         ground: Ground | None = None,
         int8: bool = False,
         fast_float32: bool = False,
+        onnx: Path | str | None = None,
     ) -> None:
+        if onnx is not None and (int8 or fast_float32):
+            raise UserError("int8 and fast_float32 are for PyTorch, and onnx computes by ONNX Runtime; leave them out")
         self.folder = find_model(model)
         self.model, self.processor = load_model(self.folder, int8=int8)
+        self._scorer: Scorer = self.model
+        if onnx is not None:
+            from reference_models.systems.onnx import OnnxSystem
+
+            self._scorer = OnnxSystem(self.model.cpu(), Path(onnx), self._made_from())
+        self.onnx = onnx is not None
         self.batch_size, self.ground, self.int8 = batch_size, ground, int8
         self.fast_float32 = fast_float32
         with self._products():  # a machine that cannot do it is told now
@@ -123,6 +134,22 @@ class Predictor:
             upload_folder(repo_id=name, folder_path=folder)
         return str(address)
 
+    def export_onnx(self, folder: Path | str) -> list[Path]:
+        """Write the model as ONNX graphs, which the argument `onnx` takes; see `systems.onnx.export_system`.
+
+        Args:
+            folder: for the graphs.
+
+        Returns:
+            The files.
+        """
+        from reference_models.systems.onnx import export_system
+
+        return export_system(self.model.cpu(), self.processor, Path(folder), self._made_from())
+
+    def _made_from(self) -> str:
+        return fingerprint(self.folder / name for name in ("config.json", "model.safetensors", FILE))
+
     def __call__(self, text: str, **post: Any) -> dict[str, Any]:
         """The record of one post.
 
@@ -158,9 +185,8 @@ class Predictor:
 
     def facts(self) -> dict[str, Any]:
         """What its predictions depend on: the model's files, how products are computed, and how crops are made."""
-        files = (self.folder / name for name in ("config.json", "model.safetensors", FILE))
-        products = {"int8": self.int8, "fast_float32": self.fast_float32}
-        return {"model": fingerprint(files), **products, "ground": getattr(self.ground, "version", None)}
+        products = {"int8": self.int8, "fast_float32": self.fast_float32, "onnx": self.onnx}
+        return {"model": self._made_from(), **products, "ground": getattr(self.ground, "version", None)}
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """Predictions for any number of samples, in their order."""
@@ -262,7 +288,7 @@ class Predictor:
 
         lengths = [len(one["input_ids"]) for one in items]
         with self._products():
-            return predict_samples(self.model, self.processor, samples, lengths, item, batch_size=self.batch_size)
+            return predict_samples(self._scorer, self.processor, samples, lengths, item, batch_size=self.batch_size)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

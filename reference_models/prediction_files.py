@@ -27,7 +27,7 @@ class Work:
     """What every process is told.
 
     Attributes:
-        model: see `Predictor`; so are `int8` and `fast_float32`.
+        model: see `Predictor`; so are `int8`, `fast_float32` and `onnx`.
         inputs: files of posts, with different names.
         output: folder for the files of records, which are named as the posts' are.
         grounding: how crops are found for images that have none; None leaves them without.
@@ -38,6 +38,7 @@ class Work:
     output: Path
     int8: bool = False
     fast_float32: bool = False
+    onnx: Path | None = None
     grounding: GroundingConfig | None = None
 
 
@@ -130,7 +131,7 @@ def predict_files(work: Work, jobs: int) -> Summary:
 
 def _work_through(number: int, work: Work) -> tuple[int, dict[Path, str]]:
     """Predict, in a process of its own, what is left of the files; how many posts, and why a file failed."""
-    predictor = Predictor(work.model, int8=work.int8, fast_float32=work.fast_float32)
+    predictor = Predictor(work.model, int8=work.int8, fast_float32=work.fast_float32, onnx=work.onnx)
     if work.grounding is not None:
         predictor.ground = PostGrounder(predictor.processor.task.pairs, work.grounding, work.output)
     model = predictor.facts()

@@ -2,18 +2,34 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from reference_models.data.samples import Sample
-from reference_models.systems.base import System, SystemOutput
+from reference_models.systems.base import SystemOutput
+from reference_models.tasks.heads import Head
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.task import Item, Prediction
 
 Result = TypeVar("Result")
+
+
+class Scorer(Protocol):
+    """What predictions are made with: a `System` in evaluation mode, or its ONNX graphs."""
+
+    @property
+    def head(self) -> Head:
+        """Decodes the scores."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches belong."""
+
+    def __call__(self, **batch: Tensor) -> SystemOutput:
+        """Predictions and scores for a batch of the processor."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class PredictedBatch:
 
 
 def predict_samples(
-    model: System,
+    model: Scorer,
     processor: Processor,
     samples: Sequence[Sample],
     lengths: Sequence[int],
@@ -93,7 +109,7 @@ def map_by_length(
     return [results[number] for number in range(len(lengths))]
 
 
-def load_batch(model: System, processor: Processor, items: Sequence[Item]) -> dict[str, Tensor]:
+def load_batch(model: Scorer, processor: Processor, items: Sequence[Item]) -> dict[str, Tensor]:
     """Encoded samples as one batch on the model's device.
 
     Args:
@@ -108,7 +124,7 @@ def load_batch(model: System, processor: Processor, items: Sequence[Item]) -> di
 
 
 @torch.inference_mode()
-def predict_batch(model: System, processor: Processor, items: Sequence[dict[str, Any]]) -> PredictedBatch:
+def predict_batch(model: Scorer, processor: Processor, items: Sequence[dict[str, Any]]) -> PredictedBatch:
     """Predict for encoded samples, whatever their labels.
 
     Args:
@@ -124,7 +140,7 @@ def predict_batch(model: System, processor: Processor, items: Sequence[dict[str,
     """
     batch = load_batch(model, processor, items)
     batch.pop("labels", None)
-    output: SystemOutput = model(**batch)
+    output = model(**batch)
     if output.predictions is None or output.scores is None:
         raise ValueError("expected a model in evaluation mode, call model.eval()")
     return PredictedBatch(output.predictions, output.scores)

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from reference_models.data.samples import HALF, Sample
-from reference_models.systems.base import System
-from reference_models.systems.inference import predict_samples
+from reference_models.systems.inference import Scorer, predict_samples
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.metrics import more_scores
 from reference_models.tasks.task import Answer, Task
@@ -41,9 +40,8 @@ class Evaluation:
         return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
 
 
-def evaluate_split(model: System, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
-    """Predict and score a split, in batches of about one length; the model is left in evaluation mode."""
-    model.eval()
+def evaluate_split(model: Scorer, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
+    """Predict with a model in evaluation mode, in batches of about one length, and score a split."""
     predictions = predict_samples(
         model,
         split.processor,

@@ -288,7 +288,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
             trainer.load_best()
             kept = max(epochs, key=lambda entry: entry["eval_f1"])
         # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
-        model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
         with phases("testing"):
             test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=progress)
         metrics = {

@@ -34,13 +34,6 @@ def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path)
         torch.testing.assert_close(row[: one.scores.shape[1]], one.scores[0], rtol=0, atol=1e-5)
 
 
-def test_a_model_in_training_predicts_as_one_at_rest(split: EncodedSplit, finished: Path) -> None:
-    model, _ = load_model(finished)
-    expected = evaluate_split(model, split, 5, progress=False)
-    assert evaluate_split(model.train(), split, 5, progress=False) == expected
-    assert not model.training
-
-
 def test_a_model_in_training_predicts_no_batch(split: EncodedSplit, finished: Path) -> None:
     with pytest.raises(ValueError, match="needs labels"):
         predict_batch(load_model(finished)[0].train(), split.processor, [split[0]])

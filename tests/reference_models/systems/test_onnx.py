@@ -1,0 +1,152 @@
+"""ONNX graphs: they give the scores of the system for batches of all sizes, and belong to one model."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from reference_models.cli import main
+from reference_models.data.synthetic import generate
+from reference_models.errors import UserError
+from reference_models.prediction import Predictor
+from reference_models.settings import read_settings
+from reference_models.systems import onnx
+from reference_models.systems.base import System
+from reference_models.systems.build import build_system
+from reference_models.systems.inference import load_batch
+from reference_models.systems.onnx import OnnxSystem, export_system
+from reference_models.tasks.dataset import EncodedSplit
+from reference_models.training.run import SPLITS, make_processor, read_split
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    for task in ("ner", "re"):
+        generate(folder / task / "posts", task, 0, {"train": 24, "valid": 2, "test": 6})
+    return folder
+
+
+def make(sets: Path, task: str, name: str, *options: str) -> tuple[System, EncodedSplit]:
+    """A system without its training, and a split of 6 samples."""
+    overrides = ["--data.root", str(sets / task / "posts"), "--output", str(sets / "run"), *options]
+    config = read_settings(f"synthetic-{task}", overrides, system=name)
+    samples = {split: read_split(config, split)[0] for split in SPLITS}
+    processor = make_processor(config, samples)
+    torch.manual_seed(0)
+    return build_system(config.system, config.model, processor).eval(), EncodedSplit(samples["test"], processor)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "options"),
+    [
+        ("ner", "i2srm", ["--model.freeze_image_backbone", "true"]),
+        ("re", "i2srm-release", ["--data.image_size", "64"]),  # it attends to absent images, and positions begin later
+        ("ner", "ita", []),  # reads texts about images
+        ("re", "visualbert", []),  # joins images and text in one sequence
+        ("ner", "bert", []),  # no CRF, no image
+    ],
+)
+@torch.inference_mode()
+def test_graphs_give_the_scores_of_the_system(
+    task: str, name: str, options: list[str], sets: Path, tmp_path: Path
+) -> None:
+    system, split = make(sets, task, name, *options, "--model.attn_mixup", "false", "--model.semantic_weight", "0")
+    paths = export_system(system, split.processor, tmp_path, "this")
+    assert [path.name for path in paths] == (["images.onnx"] if system.vision is not None else []) + ["scores.onnx"]
+    graphs = OnnxSystem(system, tmp_path, "this")
+    for numbers in ([0, 1, 2, 3, 4, 5], [3], [5, 0]):  # frozen backbones take 8 images at a time, and here are 24
+        batch = load_batch(system, split.processor, [split[number] for number in numbers])
+        batch.pop("labels")
+        masks = [batch.get("image_mask")]
+        if system.vision is not None:
+            absent = masks[0].clone()
+            absent[0], absent[-1, 1:] = False, False
+            masks += [absent, torch.zeros_like(absent)]
+        for mask in masks:
+            given = batch if mask is None else batch | {"image_mask": mask}
+            ours, theirs = graphs(**given), system(**given)
+            real = given.get("word_mask", torch.ones(len(numbers), dtype=torch.bool))
+            torch.testing.assert_close(ours.scores[real], theirs.scores[real], rtol=0, atol=1e-4)
+            assert torch.equal(ours.predictions, theirs.predictions)
+
+
+def test_the_command_writes_what_prediction_reads(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(runs["ner"]), str(tmp_path / "graphs")]) == 0
+    assert capsys.readouterr().out.count("is written, and gives the scores of the model") == 2
+    Image.new("RGB", (60, 60), (200, 30, 30)).save(tmp_path / "red.png")
+    posts = [{"text": "so " * n + "Ruby Vex"} for n in range(5)]
+    for post in posts[1:3]:
+        post |= {"image": "red.png", "crops": ["red.png"] * 2}
+    posts[3] |= {"image": "red.png"}
+    (tmp_path / "posts.jsonl").write_text("\n".join(map(json.dumps, posts)))
+    files: dict[str, list[dict[str, Any]]] = {}
+    for name, options in {"torch": [], "onnx": ["--onnx", str(tmp_path / "graphs")]}.items():
+        output = tmp_path / f"{name}.jsonl"
+        ends = ["--input", str(tmp_path / "posts.jsonl"), "--output", str(output), *options]
+        assert main(["predict", str(runs["ner"]), *ends]) == 0
+        files[name] = [json.loads(line) for line in output.read_text().splitlines()]
+    for ours, theirs in zip(files["onnx"], files["torch"], strict=True):
+        for one, other in zip(ours["entities"], theirs["entities"], strict=True):
+            assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-4)
+            assert one == other
+    facts = Predictor(runs["ner"], onnx=tmp_path / "graphs").facts()
+    assert facts == Predictor(runs["ner"]).facts() | {"onnx": True}
+
+
+def test_what_is_wrong_with_graphs_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+    Predictor(runs["text-only"]).export_onnx(tmp_path / "graphs")
+    shutil.copytree(runs["text-only"], tmp_path / "run")
+    config = tmp_path / "run/model/config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(UserError, match=r"scores\.onnx was made from another model; export this one"):
+        Predictor(tmp_path / "run", onnx=tmp_path / "graphs")
+    with pytest.raises(UserError, match=r"scores\.onnx: there is no such file; i2srm export MODEL .*none writes it"):
+        Predictor(runs["text-only"], onnx=tmp_path / "none")
+    with pytest.raises(UserError, match="leave them out"):
+        Predictor(runs["text-only"], onnx=tmp_path / "graphs", int8=True)
+    (tmp_path / "graphs/scores.onnx").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"scores\.onnx is damaged or cannot be read .*export the model again"):
+        Predictor(runs["text-only"], onnx=tmp_path / "graphs")
+
+
+def test_a_system_without_a_form_in_onnx_is_refused(sets: Path, tmp_path: Path) -> None:
+    system, split = make(sets, "ner", "cnn-bilstm-crf")
+    with pytest.raises(UserError, match="this system cannot be written as ONNX"):
+        export_system(system, split.processor, tmp_path, "this")
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_without_the_extra_its_name_is_given(
+    package: str,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delitem(sys.modules, "reference_models.systems.onnx")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", str(runs["text-only"]), str(tmp_path / "graphs")]) == 2
+    told = capsys.readouterr().err
+    assert f"the package {package} is not installed; pip install 'attnmixup[onnx]' brings" in told
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_graphs_that_give_other_scores_are_refused(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, split = make(sets, "ner", "bert")
+
+    def spoiled(*given: Any) -> list[torch.Tensor]:
+        scores, mask = run(*given)
+        return [scores + 2e-4, mask]
+
+    run = onnx._run
+    monkeypatch.setattr(onnx, "_run", spoiled)
+    with pytest.raises(UserError, match=r"other scores than the model, by 2\.0e-04; do not use them"):
+        export_system(system, split.processor, tmp_path, "this")
