@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.timing import timed
 from reference_models.encoders.int8 import product_is_exact
+from reference_models.onnx_system import OnnxSystem, export_system
 from reference_models.settings import read_settings
 from reference_models.systems.inference import Scorer
-from reference_models.systems.onnx import OnnxSystem, export_system
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.products import float32_products, keeps_float32

@@ -71,7 +71,7 @@ class Predictor:
         self.model, self.processor = load_model(self.folder, int8=int8)
         self._scorer: Scorer = self.model
         if onnx is not None:
-            from reference_models.systems.onnx import OnnxSystem
+            from reference_models.onnx_system import OnnxSystem
 
             self._scorer = OnnxSystem(self.model.cpu(), Path(onnx), self._made_from())
         self.onnx = onnx is not None
@@ -135,7 +135,7 @@ class Predictor:
         return str(address)
 
     def export_onnx(self, folder: Path | str) -> list[Path]:
-        """Write the model as ONNX graphs, which the argument `onnx` takes; see `systems.onnx.export_system`.
+        """Write the model as ONNX graphs, which the argument `onnx` takes; see `onnx_system.export_system`.
 
         Args:
             folder: for the graphs.
@@ -143,7 +143,7 @@ class Predictor:
         Returns:
             The files.
         """
-        from reference_models.systems.onnx import export_system
+        from reference_models.onnx_system import export_system
 
         return export_system(self.model.cpu(), self.processor, Path(folder), self._made_from())
 

@@ -80,7 +80,7 @@ class _Join:
         if prefix is None:
             return None
         hidden, *others = args
-        given = kwargs | dict(zip(self.names[1:], others, strict=False))
+        given = kwargs | {name: others[place] for place, name in enumerate(self.names[1 : 1 + len(others)])}
         given["attention_mask"] = extend_mask(given["attention_mask"], hidden, prefix.mask)
         if given.get("position_embeddings") is not None:
             cosine, sine = given["position_embeddings"]

@@ -82,6 +82,13 @@ class TextEncoder(nn.Module):
         return hidden
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Let the layers of a model compute their activations again in the backward pass, instead of keeping them."""
+    # The older name is deprecated where there is the newer one.
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 @torch.no_grad()
 def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
     """Check that a prefix moves the output, and that nothing else about our attention does; see `TextEncoder`."""

@@ -1,13 +1,12 @@
 """The registry of systems, and the Hugging Face configuration that is made from the settings of each."""
 
-from collections.abc import Callable
-from dataclasses import MISSING, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 from reference_models.config import SystemConfig
 from reference_models.errors import UserError
@@ -20,28 +19,46 @@ AnySystem = TypeVar("AnySystem", bound="type[System]")
 _SYSTEMS: "Registry[type[System]]" = Registry("system", "package.module:name for one of another package")
 
 
-@strict
 class HubConfig(PreTrainedConfig):
     """What the configuration of every saved system holds beside its settings.
 
+    It is written as classes of transformers were before they became dataclasses, which old and new versions read.
+
     Args:
-        text_config: configuration of the text encoder.
+        text_config: configuration of the text encoder, or its content; that of BERT by default.
         task: name of the task.
         labels: in the order of their ids.
         vocabulary: tokens of the tokenizer, for a system that has its own table of them.
         rare_words: how many of them, see `learn_words`, occur once in the training text.
         characters: ids of characters, for a system that has its own table of them.
+        **values: settings of the system by name, and what transformers keeps in every configuration.
     """
 
+    checked: ClassVar[type[SystemConfig]]
     keys_to_ignore_at_inference = ["task_loss", "semantic_loss", "scores"]  # noqa: RUF012
-    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012
 
-    text_config: PreTrainedConfig | dict[str, Any] | None = None
-    task: str = ""
-    labels: list[str] | tuple[str, ...] = ()
-    vocabulary: int = 0
-    rare_words: int = 0
-    characters: int = 0
+    def __init__(
+        self,
+        *,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        task: str = "",
+        labels: Sequence[str] = (),
+        vocabulary: int = 0,
+        rare_words: int = 0,
+        characters: int = 0,
+        **values: Any,
+    ) -> None:
+        if not isinstance(text_config, PreTrainedConfig):
+            text_config = AutoConfig.for_model(**({"model_type": "bert"} | (text_config or {})))
+        self.text_config = text_config
+        self.task, self.labels = task, list(labels)
+        self.vocabulary, self.rare_words, self.characters = vocabulary, rare_words, characters
+        names = {part.name for part in fields(self.checked)}
+        settings = self.checked(**{name: values.pop(name) for name in names & values.keys()})
+        for name in names:
+            setattr(self, name, getattr(settings, name))
+        super().__init__(**values)
 
 
 def register(name: str) -> Callable[[AnySystem], AnySystem]:
@@ -102,18 +119,13 @@ def list_systems() -> list[str]:
 
 
 def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConfig]:
-    types = get_type_hints(settings)
-    # "bert" alone is transformers' own.
+    # A class of its own, because `strict` changes the one that it is given.
+    checked: type[SystemConfig] = strict(dataclass(type(settings.__name__, (settings,), {"__doc__": settings.__doc__})))
     content: dict[str, Any] = {
-        "model_type": f"attnmixup-{name}",
+        "checked": checked,
+        "__init__": HubConfig.__init__,  # new versions make one for a class that has none of its own
+        "model_type": f"attnmixup-{name}",  # "bert" alone is transformers' own
         "__module__": settings.__module__,
         "__doc__": settings.__doc__,
     }
-    content["__annotations__"] = {part.name: types[part.name] for part in fields(settings)}
-    for part in fields(settings):
-        if part.default_factory is not MISSING:
-            content[part.name] = field(default_factory=part.default_factory)
-        else:
-            content[part.name] = part.default
-    made: type[PreTrainedConfig] = strict(type(f"{settings.__name__}Hub", (HubConfig,), content))
-    return made
+    return type(f"{settings.__name__}Hub", (HubConfig,), content)

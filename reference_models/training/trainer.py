@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from reference_models.analysis.modality_gap import gap_scores
 from reference_models.config import TrainingConfig
 from reference_models.encoders.dropout import FastDropout, replace_dropout
+from reference_models.encoders.text import checkpoint_activations
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
 from reference_models.systems.base import System, SystemOutput
@@ -132,7 +133,7 @@ class ExtractionTrainer(Trainer):
             if settings.compile:
                 model.text_encoder.compile(dynamic=True)
             if settings.gradient_checkpointing:
-                model.text_encoder.body.activation_checkpointing_enable()
+                checkpoint_activations(model.text_encoder.body)
         if arguments.device.type == "cpu" and arguments.world_size == 1 and not settings.compile:
             write_used_rows(model)
         super().__init__(

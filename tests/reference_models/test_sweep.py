@@ -365,7 +365,7 @@ def test_encoders_that_are_not_here_fail_with_a_line(tmp_path: Path, root: Path)
 def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of runs that were never trained; the table has three scores and rows that are for one task alone."""
 
-    def pretend(config: Any, seeds: list[int]) -> None:
+    def pretend(config: Any, seeds: list[int], label: None) -> None:
         for seed, share in zip(seeds, (0.5, 0.75), strict=True):
             run = Path(config.output) / f"seed-{seed}"
             run.mkdir(parents=True)
@@ -452,7 +452,7 @@ def test_a_synthetic_set_is_made_once_whole(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "SIZES", SIZES)
     roots = []
-    monkeypatch.setattr(sweep, "train_seeds", lambda config, seeds: roots.append(config.data.root))
+    monkeypatch.setattr(sweep, "train_seeds", lambda config, seeds, label: roots.append(config.data.root))
     (tmp_path / "out/data/synthetic-re.partial/posts").mkdir(parents=True)
     (tmp_path / "out/data/synthetic-re.partial/posts/half").touch()
     command = ("table6", ["synthetic-re"], [0], Path("out"), [])

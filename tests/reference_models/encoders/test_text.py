@@ -18,7 +18,7 @@ from transformers import (
 
 from reference_models.encoders.attention import NAMES
 from reference_models.encoders.prefix import Prefix, PrefixStates
-from reference_models.encoders.text import TextEncoder, probe
+from reference_models.encoders.text import TextEncoder, checkpoint_activations, probe
 from reference_models.errors import UserError
 
 ATTENDED = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
@@ -165,7 +165,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attenti
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = 0.0
         if checkpointing:
-            encoder.body.activation_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(encoder.body)
         encoder.train()
         prefix = make_prefix(encoder, fusion)
         leaf = (prefix.states if fusion == "concat" else prefix.keys).requires_grad_()

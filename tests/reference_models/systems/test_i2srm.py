@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
 from reference_models.config import SLOTS
+from reference_models.encoders.text import checkpoint_activations
 from reference_models.systems.bert import BERT
 from reference_models.systems.i2srm import I2SRM, RELEASE
 
@@ -282,7 +283,7 @@ def test_gradient_checkpointing_of_the_whole_model_changes_no_gradient(task, opt
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     other = copy.deepcopy(model)
-    other.activation_checkpointing_enable({"use_reentrant": False})
+    checkpoint_activations(other)
     for each in (model, other):
         for layer in each.text_encoder.body.encoder.layer:
             layer.attention.self.dropout.p = 0.0

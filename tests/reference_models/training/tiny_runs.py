@@ -38,7 +38,7 @@ def encoder_without_dropout(data: Path, folder: Path) -> Path:
     tokenizer = learn_tokenizer((sample.words for sample in Twitter().read(data, "train")), 400)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_dropout_prob=0, attention_probs_dropout_prob=0, pad_token_id=0, **sizes
+        vocab_size=len(tokenizer), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=0, **sizes
     )
     torch.manual_seed(0)
     BertModel(config).save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from reference_models import onnx_system
 from reference_models.cli import main
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
+from reference_models.onnx_system import OnnxSystem, export_system
 from reference_models.prediction import Predictor
 from reference_models.settings import read_settings
-from reference_models.systems import onnx
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.systems.inference import load_batch
-from reference_models.systems.onnx import OnnxSystem, export_system
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import SPLITS, make_processor, read_split
 
@@ -131,12 +132,19 @@ def test_without_the_extra_its_name_is_given(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delitem(sys.modules, "reference_models.systems.onnx")
+    monkeypatch.delitem(sys.modules, "reference_models.onnx_system")
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(runs["text-only"]), str(tmp_path / "graphs")]) == 2
     told = capsys.readouterr().err
     assert f"the package {package} is not installed; pip install 'attnmixup[onnx]' brings" in told
     assert not (tmp_path / "graphs").exists()
+
+
+def test_without_the_extra_all_else_works() -> None:
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; import reference_models.cli, reference_models.prediction_files"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_graphs_that_give_other_scores_are_refused(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +154,7 @@ def test_graphs_that_give_other_scores_are_refused(sets: Path, tmp_path: Path, m
         scores, mask = run(*given)
         return [scores + 2e-4, mask]
 
-    run = onnx._run
-    monkeypatch.setattr(onnx, "_run", spoiled)
+    run = onnx_system._run
+    monkeypatch.setattr(onnx_system, "_run", spoiled)
     with pytest.raises(UserError, match=r"other scores than the model, by 2\.0e-04; do not use them"):
         export_system(system, split.processor, tmp_path, "this")
