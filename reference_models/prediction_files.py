@@ -122,14 +122,16 @@ def predict_files(work: Work, jobs: int) -> Summary:
     manifest = _read_manifest(work.output)
     finished, elsewhere = {}, []
     for path in work.inputs:
+        if path in failed:
+            continue
         if path.name in manifest and (work.output / path.name).exists():
             finished[path] = manifest[path.name]
-        elif path not in failed:
+        else:
             elsewhere.append(path)
     return Summary(predicted, time.perf_counter() - start, finished, elsewhere, failed)
 
 
-def _work_through(number: int, work: Work) -> tuple[int, dict[Path, str]]:
+def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str]]:
     """Predict, in a process of its own, what is left of the files; how many posts, and why a file failed."""
     predictor = Predictor(work.model, int8=work.int8, fast_float32=work.fast_float32, onnx=work.onnx)
     if work.grounding is not None:

@@ -109,8 +109,9 @@ def test_files_of_others_are_left_to_them_and_a_wrong_one_stops_no_other(
     assert (out / "5.jsonl").read_text() == "somebody's"
     assert f"{inputs[0]}: another process is writing its records" in str(summary)
     assert f"{inputs[1]}: failed: {out}/5.jsonl holds" in str(summary)
-    _, failed = here(Work(runs["re"], inputs[2:], out))
-    assert "(model was another)" in failed[inputs[2]]
+    other = predict_files(Work(runs["text-only"], inputs[2:], out), 1)
+    assert "(model was another)" in other.failed[inputs[2]]
+    assert str(other).startswith("0 of 1 files are finished: 0 posts")
 
 
 def test_crops_are_found_for_each_file_in_a_folder_of_its_own(
