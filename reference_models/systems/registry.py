@@ -123,7 +123,10 @@ def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConf
     checked: type[SystemConfig] = strict(dataclass(type(settings.__name__, (settings,), {"__doc__": settings.__doc__})))
     content: dict[str, Any] = {
         "checked": checked,
-        "__init__": HubConfig.__init__,  # new versions make one for a class that has none of its own
+        # New versions take a name such as "temperature" for one of generation unless it is declared, and make an
+        # __init__ for a class that has none of its own.
+        "__annotations__": {part.name: Any for part in fields(settings)},
+        "__init__": HubConfig.__init__,
         "model_type": f"attnmixup-{name}",  # "bert" alone is transformers' own
         "__module__": settings.__module__,
         "__doc__": settings.__doc__,
