@@ -302,7 +302,6 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _synthetic(options: argparse.Namespace) -> None:
     from reference_models.data.synthetic import SIZES, generate
-    from reference_models.errors import UserError
 
     if options.train is not None and options.train < 1:
         raise UserError(f"--train must be 1 or more samples, got {options.train}")

@@ -1,9 +1,12 @@
 """Several calls of a function at once, each in a process of its own."""
 
+import multiprocessing
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -21,6 +24,8 @@ def run_jobs(
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Call a function for each item; each process has an equal share of this one's threads.
 
+    An interrupt reaches this process alone. It, or any other error here, ends the calls that are going on.
+
     Args:
         function: of a module, or a partial of one, so that a new process finds it.
         items: begun in their order; they and the results are pickled.
@@ -30,13 +35,21 @@ def run_jobs(
         Each item with its call, for `result_of`, as soon as it has ended.
     """
     threads = max(1, torch.get_num_threads() // jobs)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (threads,))
+    # Spawned, because a fork copies the state of threads.
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
+    others = set(multiprocessing.active_children())
     try:
-        calls = {pool.submit(function, item): item for item in items}
+        with _interrupts_ignored():  # by the new processes, from their first instant
+            calls = {pool.submit(function, item): item for item in items}
         for call in as_completed(calls):
             yield calls[call], call
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:
+        workers = set(multiprocessing.active_children()) - others
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
+        raise
+    pool.shutdown()
 
 
 def result_of(call: Future[Result]) -> Result:
@@ -49,6 +62,18 @@ def result_of(call: Future[Result]) -> Result:
         return call.result()
     except BrokenProcessPool as error:
         raise UserError("a process was killed, by the system if memory was short; try fewer --jobs") from error
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _begin(threads: int) -> None:

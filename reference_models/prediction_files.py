@@ -143,8 +143,8 @@ def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str]]:
         if isinstance(predictor.ground, PostGrounder):
             predictor.ground.folder = output.with_name(f"{output.name}.crops")
         try:
-            facts = {"input": digest_of(posts), **model}
-            with locked(output):
+            with locked(output):  # a file that another process has is not even read
+                facts = {"input": digest_of(posts), **model}
                 if output.exists():
                     _check_finished(output, facts)
                     continue

@@ -1,10 +1,8 @@
 """Train the unfinished cells of a benchmark, in one process or several."""
 
-import multiprocessing
-import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +10,7 @@ import torch
 from benchmarks.evidence.cells import Unit, run_unit, units_of
 from benchmarks.evidence.config import Config
 from benchmarks.evidence.pool import load_pool
+from reference_models.jobs import result_of, run_jobs
 
 
 def train(config: Config, data: Path, out: Path, jobs: int) -> None:
@@ -28,31 +27,14 @@ def _finished(units: list[Unit], data: Path, out: Path, jobs: int) -> Iterator[t
         for unit in units:
             yield unit, run_unit(unit, data, out)
         return
-    # Spawned, because a fork copies the state of threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_to_the_parent) as executor:
-        others = set(multiprocessing.active_children())
-        try:
-            # Features first, so that no two processes compute the same ones.
-            sources = dict.fromkeys((unit.data_set.source, unit.encoder) for unit in units)
-            loading = [executor.submit(_fill_cache, source, encoder, data, out) for source, encoder in sources]
-            for done in loading:
-                done.result()
-            waiting = {executor.submit(run_unit, unit, data, out): unit for unit in units}
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BaseException:
-            workers = set(multiprocessing.active_children()) - others
-            executor.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
-            raise
+    # Features first, so that no two processes compute the same ones.
+    sources = dict.fromkeys((unit.data_set.source, unit.encoder) for unit in units)
+    for _, loading in run_jobs(partial(_fill_cache, data=data, out=out), sources, jobs):
+        result_of(loading)
+    for unit, call in run_jobs(partial(run_unit, data=data, folder=out), units, jobs):
+        yield unit, result_of(call)
 
 
-def _fill_cache(source: str, encoder: str, data: Path, out: Path) -> None:
+def _fill_cache(source: tuple[str, str], data: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    load_pool(source, encoder, data, out / "features")
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    load_pool(*source, data, out / "features")

@@ -1,8 +1,11 @@
 """Calls in processes of their own: shares of the threads, results as they end, errors, a killed process."""
 
+import multiprocessing
 import os
 import signal
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,3 +41,35 @@ def test_a_killed_process_is_said() -> None:
     assert item == 7
     with pytest.raises(UserError, match=r"a process was killed.*try fewer --jobs"):
         result_of(call)
+
+
+def wait_for_ever(item: int, started: Path) -> None:
+    (started / str(item)).touch()
+    time.sleep(600)
+
+
+def interrupted_call(started: Path) -> None:
+    """In a process group of its own, so that all of it can be interrupted as a terminal does."""
+    os.setpgrp()
+    try:
+        list(run_jobs(partial(wait_for_ever, started=started), [0, 1, 2], 2))
+    except KeyboardInterrupt:
+        (started / "interrupted").touch()
+
+
+def test_an_interrupt_ends_all_calls_without_a_word_of_theirs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=interrupted_call, args=(tmp_path,))
+    process.start()
+    for _ in range(600):
+        if all((tmp_path / name).exists() for name in "01"):
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "interrupted"]
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)
