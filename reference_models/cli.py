@@ -45,7 +45,7 @@ EXTRAS = {
 }  # of packages that "reference" does not bring
 DATA = "a folder of data, a YAML file of settings, or mnre, twitter2015, twitter2017"
 MODEL = "folder of a run, or of a model that save_pretrained wrote, or a model on the Hugging Face hub as in user/model"
-INT8 = "compute the text encoder in int8, faster on a CPU and rounded"
+INT8 = "compute the text encoder in int8: rounded, and faster on a CPU with VNNI"
 FAST_FLOAT32 = "faster float32 products, about twice as fast on many CPUs; refused where they would lose accuracy"
 
 

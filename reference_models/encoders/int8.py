@@ -5,10 +5,18 @@ a batch on one scale, so that what is said of a sample would depend on its neigh
 same product, in eager mode at 1.6 times the cost of this file, and would be one more dependency.
 """
 
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from reference_models.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,8 +68,24 @@ def product_is_exact() -> bool:
     return bool((sums == 64 * 127**2).all())
 
 
+def int8_to_float32() -> float:
+    """Seconds of a product of int8 matrices, as a multiple of those of the same product in float32: medians of 5."""
+    left, right = torch.randint(-127, 128, (2, 256, 384), dtype=torch.int8)
+    float_left, float_right = left.float(), right.float()
+
+    def seconds(multiply: Callable[[], Tensor]) -> float:
+        multiply()
+        times = [time.perf_counter()]
+        for _ in range(5):
+            multiply()
+            times.append(time.perf_counter())
+        return statistics.median(end - start for start, end in itertools.pairwise(times))
+
+    return seconds(lambda: torch._int_mm(left, right.T)) / seconds(lambda: float_left @ float_right.T)
+
+
 def use_int8(encoder: nn.Module) -> None:
-    """Put `Int8Linear` in place of every linear layer of an encoder.
+    """Put `Int8Linear` in place of every linear layer of an encoder; warns where that is slower than float32.
 
     Raises:
         UserError: the encoder is not on a CPU, has no linear layer, or the product is not exact on this machine.
@@ -74,5 +98,9 @@ def use_int8(encoder: nn.Module) -> None:
     if not product_is_exact():
         needed = "on x86 that takes a CPU with VNNI"
         raise UserError(f"int8: this machine has no exact product of int8 matrices ({needed}); leave int8 out")
+    if (ratio := int8_to_float32()) > 1:
+        logger.warning(
+            "int8: slower than float32 on this CPU (a product takes %.1f times as long); leave int8 out", ratio
+        )
     for name, layer in layers.items():
         encoder.set_submodule(name, Int8Linear(layer))

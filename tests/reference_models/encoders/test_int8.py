@@ -1,6 +1,7 @@
 """Int8 against float64, row by row whatever the batch, on hostile rows, and where it is not to be had."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, make_batch, make_model, make_tokens, text_config
 from torch import nn
 
-from reference_models.encoders.int8 import Int8Linear, product_is_exact, to_int8, use_int8
+from reference_models.encoders.int8 import Int8Linear, int8_to_float32, product_is_exact, to_int8, use_int8
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 
@@ -169,3 +170,31 @@ def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     with pytest.raises(UserError, match="no exact product of int8 matrices"):
         use_int8(model.text_encoder.body)
     assert not any(isinstance(module, Int8Linear) for module in model.modules())
+
+
+def test_where_int8_is_slower_that_is_said(monkeypatch, caplog):
+    monkeypatch.setattr("reference_models.encoders.int8.product_is_exact", lambda: True)
+    monkeypatch.setattr("reference_models.encoders.int8.int8_to_float32", lambda: 0.5)
+    use_int8(make_model().text_encoder.body)
+    assert not caplog.messages
+    monkeypatch.setattr("reference_models.encoders.int8.int8_to_float32", lambda: 8.04)
+    use_int8(make_model().text_encoder.body)
+    assert "int8 is slower than float32 on this CPU (a product takes 8.0 times as long)" in caplog.text
+
+
+@needs_int8
+def test_the_ratio_of_int8_to_float32_is_of_their_seconds(monkeypatch):
+    now = [0.0]
+    int8_product = torch._int_mm
+
+    def timed(*factors):
+        now[0] += 5.0
+        return int8_product(*factors)
+
+    def clock():
+        now[0] += 2.0  # what a product in float32 takes here
+        return now[0]
+
+    monkeypatch.setattr(torch, "_int_mm", timed)
+    monkeypatch.setattr(time, "perf_counter", clock)
+    assert int8_to_float32() == 3.5
