@@ -2,10 +2,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: help check test lint types doctests oldest docs site release demo
+.PHONY: help check test lint types doctests oldest oldest-reference docs site release demo
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 20
 
 check: lint types doctests test  ## what to run before a pull request
 
@@ -31,6 +31,17 @@ oldest:  ## the core with the oldest torch and einops that pyproject.toml allows
 	"$$environment/bin/pip" install -q $$floor pytest hypothesis scipy
 	"$$environment/bin/python" -m pytest tests/attnmixup \
 	  --ignore tests/attnmixup/test_docs.py --ignore tests/attnmixup/integrations -p no:cacheprovider
+
+oldest-reference:  ## the systems with the oldest packages that the extra `reference` allows, likewise
+	environment=$$(mktemp -d)
+	trap 'rm -rf "$$environment"' EXIT
+	sed -n '/^reference = \[/,/^]/p' pyproject.toml | sed -nE 's/^ *"([a-z-]+)(\[.*\])?>=([0-9.]+)",$$/\1==\3/p' >"$$environment/floor.txt"
+	python3 -m venv "$$environment"
+	# `===` takes the very build that torchvision 0.28 was made for; `==` would also take a local one beside it.
+	"$$environment/bin/pip" install -q -e '.[reference]' torch===2.13.0 -c "$$environment/floor.txt" \
+	  pytest pytest-xdist hypothesis jinja2 scikit-learn scipy
+	"$$environment/bin/python" -m pytest tests/reference_models -n 2 --dist worksteal -p no:cacheprovider \
+	  --ignore tests/reference_models/app --ignore tests/reference_models/test_onnx_system.py
 
 docs:  ## the documentation site, in docs/_build/html; needs pip install -e '.[docs]'
 	rm -rf docs/reference/generated
