@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -292,9 +293,8 @@ def _check_names(data: DataConfig, source: str) -> None:
         raise UserError(f"{source}: {error}") from error
 
 
-def _parse(
-    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: str
-) -> RunConfig:
+@cache
+def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="i2srm train DATA SYSTEM",
         description=f"Settings of the system {name}."
@@ -307,6 +307,13 @@ def _parse(
     parser.add_argument("--output", type=str, default="runs/i2srm", help="folder of the run")
     for section, kind in {"data": DataConfig, "model": settings_class, **SECTIONS}.items():
         parser.add_class_arguments(kind, section, fail_untyped=True)
+    return parser
+
+
+def _parse(
+    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: str
+) -> RunConfig:
+    parser = _parser(name, settings_class)
     try:
         namespace = parser.parse_args(["--settings", yaml.safe_dump(merged), *overrides])
         values = parser.instantiate_classes(namespace)

@@ -53,12 +53,13 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
     if len(set(data)) < len(data):
         raise UserError(f"expected different data sets, got {' '.join(data)}")
     systems = sorted({row.system for row in table.rows})
-    _check_overrides(table, data, overrides)
+    shared = {system: shared_overrides(overrides, system, systems) for system in systems} if overrides else {}
+    _check_overrides(table, data, shared)
     cells = []
     for row in table.rows:
         for name in data:
             for index, column in enumerate(table.columns):
-                words = [*_words(table.settings), *shared_overrides(overrides, row.system, systems)]
+                words = [*_words(table.settings), *shared.get(row.system, [])]
                 words += _words(row.settings | column.settings)
                 config = read_settings(name, words, system=row.system)
                 if row.task not in (None, get_format(config.data.format).task):
@@ -73,15 +74,11 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
     return cells
 
 
-def _check_overrides(table: Table, data: Sequence[str], overrides: Sequence[str]) -> None:
+def _check_overrides(table: Table, data: Sequence[str], overrides: Mapping[str, Sequence[str]]) -> None:
     for name in data:
         changed = set()
-        systems = sorted({row.system for row in table.rows})
-        for system in systems:
-            before, after = (
-                flat_settings(asdict(read_settings(name, words, system=system)))
-                for words in ([], shared_overrides(overrides, system, systems))
-            )
+        for system, own in overrides.items():
+            before, after = (flat_settings(asdict(read_settings(name, words, system=system))) for words in ([], own))
             changed |= {key for key in before | after if before.get(key) != after.get(key)}
         if taken := changed & table.varied():
             raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}, so it cannot be set for all")

@@ -51,6 +51,7 @@ def wait_for_ever(item: int, started: Path) -> None:
 def interrupted_call(started: Path) -> None:
     """In a process group of its own, so that all of it can be interrupted as a terminal does."""
     os.setpgrp()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command starts with it ignored
     try:
         list(run_jobs(partial(wait_for_ever, started=started), [0, 1, 2], 2))
     except KeyboardInterrupt:
