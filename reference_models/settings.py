@@ -313,7 +313,7 @@ def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
 def _parse(
     name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: str
 ) -> RunConfig:
-    parser = _parser(name, settings_class)
+    parser = _parser(name, settings_class)  # type: ignore[arg-type]  # mypy takes the class for one of its objects
     try:
         namespace = parser.parse_args(["--settings", yaml.safe_dump(merged), *overrides])
         values = parser.instantiate_classes(namespace)
