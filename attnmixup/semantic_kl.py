@@ -34,6 +34,8 @@ class SemanticKLLoss(nn.Module):
         direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` its reverse, ``"symmetric"`` the
             Jensen-Shannon divergence.
         detach_prior: Send no gradient to the text; its linear map still learns.
+        detach_image: Send no gradient to the image; its linear map still learns. For an image encoder that learns from
+            the task, and that this loss would hold back.
         standardize: Give the logits of both sides mean 0 and deviation 1 in every row before the softmax, so that the
             distributions cannot become flat, which makes the loss 0 and says nothing.
         contrast: Weight of a second term, ``-log softmax_j(-KL_ij)`` at j = i: the image of each text is to be told
@@ -55,6 +57,7 @@ class SemanticKLLoss(nn.Module):
         temperature: float = 1.0,
         direction: Direction = "text_to_image",
         detach_prior: bool = False,
+        detach_image: bool = False,
         standardize: bool = False,
         contrast: float = 0.0,
         reduction: Reduction = "batchmean",
@@ -68,6 +71,8 @@ class SemanticKLLoss(nn.Module):
         check_choice("reduction", reduction, Reduction)
         if (project == "both") != (shared_dim is not None):
             raise ValueError(f'shared_dim goes with project="both", got {shared_dim} with project={project!r}.')
+        if detach_prior and detach_image and project == "none":
+            raise ValueError('detach_prior and detach_image leave nothing to learn with project="none".')
         if project == "none" and text_dim != image_dim:
             raise ValueError(f'project="none" needs equal widths, got text_dim={text_dim} and image_dim={image_dim}.')
         if temperature <= 0:
@@ -78,7 +83,7 @@ class SemanticKLLoss(nn.Module):
             raise ValueError('contrast compares whole samples: it goes with pool="mean" or "first".')
         self.text_dim, self.image_dim = text_dim, image_dim
         self.pool, self.temperature, self.direction = pool, temperature, direction
-        self.detach_prior, self.reduction = detach_prior, reduction
+        self.detach_prior, self.detach_image, self.reduction = detach_prior, detach_image, reduction
         self.standardize, self.contrast = standardize, contrast
         self.text_projection = self.image_projection = None
         if project in ("text", "both"):
@@ -195,6 +200,7 @@ class SemanticKLLoss(nn.Module):
 
     def _logits(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         text = text.detach() if self.detach_prior else text
+        image = image.detach() if self.detach_image else image
         prior = text if self.text_projection is None else self.text_projection(text)
         visual = image if self.image_projection is None else self.image_projection(image)
         return (

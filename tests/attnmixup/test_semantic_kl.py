@@ -166,6 +166,18 @@ def test_gradient_to_the_prior(detach):
         assert trained.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_gradient_to_the_image(detach):
+    loss = loss_of(project="image", detach_image=detach)
+    text, image = tensors(0, 3, TEXT).requires_grad_(), tensors(1, 3, IMAGE).requires_grad_()
+    value = loss(text, image)
+    value.backward()
+    assert value == loss_of(project="image")(text, image)
+    assert (image.grad is None) == detach
+    for trained in (text, *loss.parameters()):
+        assert trained.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize("project", ["text", "image", "both"])
 def test_every_parameter_receives_a_gradient(project):
     loss = loss_of(project=project, shared_dim=3 if project == "both" else None)
@@ -226,6 +238,11 @@ WRONG = {
     "contrast must be 0 or more and finite, got inf.": {"contrast": math.inf},
     'contrast compares whole samples: it goes with pool="mean" or "first".': {"contrast": 1.0, "pool": "token"},
     "temperature must be positive, got 0.0.": {"temperature": 0.0},
+    'detach_prior and detach_image leave nothing to learn with project="none".': {
+        "project": "none",
+        "detach_prior": True,
+        "detach_image": True,
+    },
 }
 
 
