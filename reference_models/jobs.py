@@ -1,6 +1,7 @@
 """Several calls of a function at once, each in a process of its own."""
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,8 @@ def run_jobs(
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Call a function for each item; each process has an equal share of this one's threads.
 
-    An interrupt reaches this process alone. It, or any other error here, ends the calls that are going on.
+    An interrupt reaches this process alone. It, any other error here, and the death of this process end the calls that
+    are going on.
 
     Args:
         function: of a module, or a partial of one, so that a new process finds it.
@@ -76,7 +78,14 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _begin(threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     load_plugins()
     disable_progress_bar()
     torch.set_num_threads(threads)

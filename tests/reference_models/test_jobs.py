@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from functools import partial
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -58,19 +59,39 @@ def interrupted_call(started: Path) -> None:
         (started / "interrupted").touch()
 
 
+def start_interrupted_call(started: Path) -> SpawnProcess:
+    process = multiprocessing.get_context("spawn").Process(target=interrupted_call, args=(started,))
+    process.start()
+    for _ in range(600):
+        if all((started / name).exists() for name in "01"):
+            break
+        time.sleep(0.1)
+    return process
+
+
+def is_empty(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_an_interrupt_ends_all_calls_without_a_word_of_theirs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=interrupted_call, args=(tmp_path,))
-    process.start()
-    for _ in range(600):
-        if all((tmp_path / name).exists() for name in "01"):
-            break
-        time.sleep(0.1)
+    process = start_interrupted_call(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     process.join(timeout=60)
     assert process.exitcode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "interrupted"]
     assert "Traceback" not in capfd.readouterr().err
-    with pytest.raises(ProcessLookupError):  # nobody of the group is left
-        os.killpg(process.pid, 0)
+    assert is_empty(process.pid)
+
+
+def test_calls_end_with_the_process_that_began_them(tmp_path: Path) -> None:
+    process = start_interrupted_call(tmp_path)
+    group = process.pid
+    process.kill()
+    process.join()
+    assert any(is_empty(group) or time.sleep(0.1) for _ in range(300))
