@@ -190,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("data", nargs="?", metavar="DATA", help=DATA)
     train.add_argument("system", nargs="?", metavar="SYSTEM", help="a file, or i2srm (the default), hvpnet, bert-crf")
+    train.add_argument("--output", help="folder of the run (default: by the names of DATA and SYSTEM)")
     train.add_argument("--seeds", type=int, nargs="+", help="train once for each; mean and standard deviation")
     train.set_defaults(command=commands.train)
 
@@ -247,9 +248,12 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=Path, nargs="+", metavar="POSTS.jsonl", help="instead of --text: a JSON object a line"
     )
     predict.add_argument(
-        "--output", type=Path, metavar="FILE.jsonl", help="for --input: a record for each line; a folder for several"
+        "--output",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="for --input: a record for each line; a folder for several or --jobs",
     )
-    predict.add_argument("--jobs", type=int, help="for several files: processes that share them (default: 1)")
+    predict.add_argument("--jobs", type=int, help="for a folder of files: processes that share them (default: 1)")
     predict.add_argument("--ground", action="store_true", help="find the objects of images that come without crops")
     predict.add_argument("--int8", action="store_true", help=INT8)
     predict.add_argument("--fast-float32", action="store_true", help=FAST_FLOAT32)

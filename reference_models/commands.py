@@ -85,7 +85,10 @@ def train(options: argparse.Namespace) -> None:
     """Train a system, once or for each seed, and print its scores."""
     from reference_models.settings import read_settings
 
-    config = read_settings(options.data, options.overrides, system=options.system)
+    if options.data is None and "--help" not in options.overrides:
+        raise UserError("train needs DATA, as in i2srm train mnre i2srm; i2srm train --help lists all settings")
+    output = [] if options.output is None else ["--output", options.output]
+    config = read_settings(options.data, [*options.overrides, *output], system=options.system)
     _quiet()
     from accelerate import PartialState
 
@@ -176,9 +179,11 @@ def predict(options: argparse.Namespace) -> bool:
         raise UserError("give either --text, or --input and --output")
     if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
-    several = options.input is not None and len(options.input) > 1
-    if options.jobs is not None and not several:
-        raise UserError("--jobs is for several files of --input; one is computed by one process")
+    if options.jobs is not None and options.input is None:
+        raise UserError("--jobs is for files of --input")
+    several = options.input is not None and (
+        len(options.input) > 1 or options.jobs is not None or options.output.is_dir()
+    )
     model = find_model(options.model)
     used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
     config = _settings(options, used, command)

@@ -31,12 +31,14 @@ def run_jobs(
     Args:
         function: of a module, or a partial of one, so that a new process finds it.
         items: begun in their order; they and the results are pickled.
-        jobs: calls at once.
+        jobs: calls at once; no more than there are items.
 
     Yields:
         Each item with its call, for `result_of`, as soon as it has ended.
     """
-    threads = max(1, torch.get_num_threads() // jobs)
+    items = list(items)
+    jobs = min(jobs, max(1, len(items)))
+    threads = torch.get_num_threads() // jobs or 1
     # Spawned, because a fork copies the state of threads.
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
     others = set(multiprocessing.active_children())

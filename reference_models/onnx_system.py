@@ -131,9 +131,9 @@ def export_system(system: System, processor: Processor, folder: Path, made_from:
     other = _example(processor, ("one", "two", "three", "four"), 3)
     given = system(**other).scores - OnnxSystem(system, folder, made_from)(**other).scores
     if not (difference := given.abs().max().item()) <= TOLERANCE:
-        raise UserError(
-            f"the graphs in {folder} give other scores than the model, by {difference:.1e}; do not use them"
-        )
+        for path in paths:
+            path.unlink()
+        raise UserError(f"the graphs gave other scores than the model, by {difference:.1e}, and were deleted")
     return paths
 
 

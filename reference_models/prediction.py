@@ -210,7 +210,8 @@ class Predictor:
         task = self.processor.task
         _check_keys(post, task)
         if self.processor.image_size is None and ("image" in post or "crops" in post):
-            raise UserError("this model reads text alone; leave image and crops out")
+            instead = "give image_texts instead of" if self.processor.texts else "leave out"
+            raise UserError(f"this model reads text alone; {instead} image and crops")
         if not self.processor.texts and "image_texts" in post:
             raise UserError("this model reads no texts about images; leave image_texts out")
         texts = tuple(check_texts(post.get("image_texts", {}), name).items())

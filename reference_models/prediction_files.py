@@ -103,6 +103,8 @@ def predict_files(work: Work, jobs: int) -> Summary:
     for path in work.inputs:
         if not path.is_file():
             raise UserError(f"{path}: there is no such file")
+        if path.name == MANIFEST:
+            raise UserError(f"{path}: {MANIFEST} is the name of what is said about all files; rename it")
         if path.resolve().parent == work.output.resolve():
             raise UserError(f"{path} is in {work.output}, where its records would have its name; name another --output")
         if path.name in names:
@@ -114,9 +116,9 @@ def predict_files(work: Work, jobs: int) -> Summary:
     start = time.perf_counter()
     with writable(work.output):
         work.output.mkdir(parents=True, exist_ok=True)
-    predicted, failed = 0, dict[Path, str]()
-    for _, call in run_jobs(partial(_work_through, work=work), range(jobs), jobs):
-        number, reasons = result_of(call)
+    predicted, failed, model = 0, dict[Path, str](), dict[str, Any]()
+    for _, call in run_jobs(partial(_work_through, work=work), range(min(jobs, len(work.inputs))), jobs):
+        number, reasons, model = result_of(call)
         predicted += number
         failed |= reasons
     manifest = _read_manifest(work.output)
@@ -124,15 +126,19 @@ def predict_files(work: Work, jobs: int) -> Summary:
     for path in work.inputs:
         if path in failed:
             continue
-        if path.name in manifest and (work.output / path.name).exists():
-            finished[path] = manifest[path.name]
-        else:
+        if path.name not in manifest or not (work.output / path.name).exists():
             elsewhere.append(path)
+            continue
+        try:
+            _check_finished(work.output / path.name, model)  # another call may have finished it by another model
+            finished[path] = manifest[path.name]
+        except UserError as error:
+            failed[path] = str(error)
     return Summary(predicted, time.perf_counter() - start, finished, elsewhere, failed)
 
 
-def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str]]:
-    """Predict, in a process of its own, what is left of the files; how many posts, and why a file failed."""
+def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str], dict[str, Any]]:
+    """Predict, in a process of its own, what is left; how many posts, why a file failed, and what the model is."""
     predictor = Predictor(work.model, int8=work.int8, fast_float32=work.fast_float32, onnx=work.onnx)
     if work.grounding is not None:
         predictor.ground = PostGrounder(predictor.processor.task.pairs, work.grounding, work.output)
@@ -157,7 +163,7 @@ def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str]]:
             continue
         predicted += counts["lines"] - counts["done"]
         print(f"{output}: {counts['lines']} posts, {counts['errors']} of them with an error", flush=True)
-    return predicted, failed
+    return predicted, failed, model
 
 
 def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Reads a run's settings: a system's file and a data set's, merged, then overrides of the command line."""
 
 import re
+from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
@@ -297,13 +298,13 @@ def _check_names(data: DataConfig, source: str) -> None:
 def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="i2srm train DATA SYSTEM",
-        description=f"Settings of the system {name}."
+        description=f"Settings of the system {name}. Beside them, --seeds 0 1 2 trains once for each."
         if name
         else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values.",
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--settings", action="config", help="a YAML file of settings")
+    parser.add_argument("--settings", action="config", help=SUPPRESS)
     parser.add_argument("--output", type=str, default="runs/i2srm", help="folder of the run")
     for section, kind in {"data": DataConfig, "model": settings_class, **SECTIONS}.items():
         parser.add_class_arguments(kind, section, fail_untyped=True)

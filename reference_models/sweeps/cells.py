@@ -38,11 +38,12 @@ class Cell:
 def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Sequence[str]) -> list[Cell]:
     """The cells of a table on the data sets named, row by row, with overrides of the command line.
 
-    A synthetic set that does not exist where its configuration says is one of the sweep's own, below `output`.
+    A synthetic set that does not exist where its configuration says is one of the sweep's own, below `output`, where it
+    stays.
 
     Raises:
         UserError: a data set that the table does not have, one named twice, or overrides that do not exist or would
-            change what the table compares.
+            change what the table compares, or a folder of data that does not exist.
     """
     for name in data:
         if name not in (*table.data, *table.synthetic):
@@ -55,6 +56,7 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
     systems = sorted({row.system for row in table.rows})
     shared = {system: shared_overrides(overrides, system, systems) for system in systems} if overrides else {}
     _check_overrides(table, data, shared)
+    roots = {name: read_settings(name).data.root for name in data if name in table.synthetic}
     cells = []
     for row in table.rows:
         for name in data:
@@ -65,13 +67,22 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
                 if row.task not in (None, get_format(config.data.format).task):
                     continue
                 label = ", ".join(filter(None, (TITLES.get(name, name), column.name)))
-                if name in table.synthetic and not Path(config.data.root).exists():
-                    config = replace(config, data=replace(config.data, root=str(output / "data" / name / "posts")))
+                if name in roots:
+                    root = _synthetic_root(config.data.root, roots[name], output / "data" / name / "posts")
+                    config = replace(config, data=replace(config.data, root=root))
                 config = replace(config, output=str(output / _slug(row.name) / _slug(label)))
                 printed = zip(table.scores, row.paper.get(name, [])[index * len(table.scores) :], strict=False)
                 paper = {score: number for score, number in printed if number is not None}
                 cells.append(Cell(row.name, label, name, config, paper))
     return cells
+
+
+def _synthetic_root(given: str, shipped: str, own: Path) -> str:
+    if given == shipped:
+        return str(own) if own.exists() or not Path(given).exists() else given
+    if not Path(given).exists():
+        raise UserError(f"data.root: there is no folder {given}; without it, the sweep makes a set of its own")
+    return given
 
 
 def _check_overrides(table: Table, data: Sequence[str], overrides: Mapping[str, Sequence[str]]) -> None:

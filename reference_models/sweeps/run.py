@@ -125,8 +125,10 @@ def _outcomes(
     for cell, call in run_jobs(partial(_train, seeds=seeds, scores=scores, labelled=True), cells, jobs):
         try:
             yield cell, result_of(call)
-        except UserError as error:  # the process was killed
-            yield cell, Outcome("failed", reason=str(error))
+        except UserError as error:  # a process was killed, which ends those of the other cells too
+            found = read_outcome(cell, seeds, scores)
+            reason = f"{error}; the same command goes on"
+            yield cell, found if found.state == "finished" else Outcome("failed", reason=reason)
 
 
 def _write_tables(

@@ -462,6 +462,8 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert all(f"--{key}" in text for key in ("data.bad_images", "model.semantic_weight", "training.learning_rates"))
     assert "--model.prefix" not in text
+    assert "--seeds 0 1 2" in text
+    assert "--settings" not in text
     with pytest.raises(SystemExit, match="0"):
         main(["train", "mnre", "hvpnet", "--help"])
     text = capsys.readouterr().out

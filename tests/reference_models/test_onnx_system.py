@@ -156,5 +156,6 @@ def test_graphs_that_give_other_scores_are_refused(sets: Path, tmp_path: Path, m
 
     run = onnx_system._run
     monkeypatch.setattr(onnx_system, "_run", spoiled)
-    with pytest.raises(UserError, match=r"other scores than the model, by 2\.0e-04; do not use them"):
+    with pytest.raises(UserError, match=r"other scores than the model, by 2\.0e-04, and were deleted"):
         export_system(system, split.processor, tmp_path, "this")
+    assert list(tmp_path.iterdir()) == []

@@ -1,13 +1,16 @@
 """Many files of posts: shared by processes, resumed, and no record of another model taken for one of this."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from PIL import Image
 
+from reference_models import prediction_files
 from reference_models.cli import main
 from reference_models.config.grounding import GroundingConfig
 from reference_models.prediction import Predictor
@@ -38,7 +41,16 @@ def manifest(folder: Path) -> dict[str, dict[str, object]]:
 
 def here(work: Work) -> tuple[int, dict[Path, str]]:
     """What one process does, in this one."""
-    return _work_through(0, work)
+    number, failed, _ = _work_through(0, work)
+    return number, failed
+
+
+def calls_here(function: Callable[[int], Any], items: Iterable[int], jobs: int) -> Iterator[tuple[int, Future[Any]]]:
+    """`run_jobs` without processes."""
+    for item in items:
+        call: Future[Any] = Future()
+        call.set_result(function(item))
+        yield item, call
 
 
 def test_processes_write_what_one_file_at_a_time_gives_and_a_manifest(
@@ -124,6 +136,37 @@ def test_crops_are_found_for_each_file_in_a_folder_of_its_own(
     assert str(manifest(out)["4.jsonl"]["ground"]).startswith("centre")
 
 
+@pytest.mark.parametrize("options", [["--jobs", "2"], []], ids=["new folder", "folder that is there"])
+def test_one_file_goes_into_a_folder_too(
+    options: list[str], runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if not options:
+        out.mkdir()
+    monkeypatch.setattr(prediction_files, "run_jobs", calls_here)
+    assert main(["predict", str(runs["ner"]), "--input", str(inputs[0]), "--output", str(out), *options]) == 0
+    assert list(manifest(out)) == ["4.jsonl"]
+    assert (out / "4.jsonl").is_file()
+
+
+def test_records_of_another_model_are_not_counted(
+    runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+
+    def meanwhile(function: Callable[[int], Any], *others: Any) -> Any:
+        """Another call finishes a file by another model."""
+        yield from calls_here(function, *others)
+        entries = manifest(out)
+        entries["4.jsonl"]["int8"] = True
+        (out / "manifest.json").write_text(json.dumps(entries))
+
+    monkeypatch.setattr(prediction_files, "run_jobs", meanwhile)
+    summary = predict_files(Work(runs["ner"], inputs[:2], out), 1)
+    assert list(summary.finished) == [inputs[1]]
+    assert "holds the records of another call (int8 was another)" in summary.failed[inputs[0]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -131,7 +174,7 @@ def test_crops_are_found_for_each_file_in_a_folder_of_its_own(
         (["4.jsonl", "more/4.jsonl"], "have one name"),
         (["4.jsonl", "5.jsonl", "--output", "."], "name another --output"),
         (["4.jsonl", "5.jsonl", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
-        (["4.jsonl", "--jobs", "2"], "--jobs is for several files"),
+        (["4.jsonl", "manifest.json"], "manifest.json is the name of what is said about all files; rename it"),
         (["4.jsonl", "5.jsonl", "--output", "red.png"], "red.png: cannot be written"),
     ],
 )
@@ -145,6 +188,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(
 ) -> None:
     monkeypatch.chdir(inputs[0].parent)
     Path("more").mkdir()
+    Path("manifest.json").write_text("")
     Path("more/4.jsonl").write_text("")
     before = sorted(Path().rglob("*"))
     assert main(["predict", str(runs["ner"]), "--output", "out", "--input", *options]) == 2

@@ -2,7 +2,10 @@
 
 import csv
 import json
-from collections.abc import Callable
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,7 +16,8 @@ from reference_models.data import synthetic
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.sweeps import run as sweep
-from reference_models.sweeps.cells import make_cells
+from reference_models.sweeps.cells import Cell, make_cells
+from reference_models.sweeps.outcome import Outcome, read_outcome
 from reference_models.sweeps.report import expected_f1
 from reference_models.sweeps.tables import load_table
 from reference_models.training import run as training
@@ -262,6 +266,7 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
         ("table2", ["twitter2015"], [0], ["--model.text", "x"], "table2 compares values of model.text"),
         ("table5", ["mnre"], [0], ["--training.seed", "3"], "--seeds"),
         ("table5", [], [0], ["--data.root", "x"], "data.root is the folder of one data set, and the sweep has 3"),
+        ("table5", ["synthetic-re"], [0], ["--data.root", "nowhere"], "data.root: there is no folder nowhere"),
     ],
 )
 def test_mistakes_come_before_anything_is_written(
@@ -467,4 +472,28 @@ def test_a_synthetic_set_is_made_once_whole(tmp_path: Path, monkeypatch: pytest.
     assert made.stat().st_mtime_ns == before
     synthetic.generate(Path("data/synthetic-re"), "re", 1, SIZES)
     sweep.run_sweep(*command)
+    assert roots[-1] == "out/data/synthetic-re/posts"  # a sweep that has begun keeps its set
+    sweep.run_sweep("table6", ["synthetic-re"], [0], Path("another"), [])
     assert roots[-1] == "data/synthetic-re"
+
+
+def kill_at_0_6(cell: Cell, seeds: Sequence[int], scores: Sequence[str], *, labelled: bool) -> Outcome:
+    if cell.row == "Delta = 0.6":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+    return read_outcome(cell, seeds, scores)
+
+
+def test_a_killed_process_takes_no_finished_cell_along(
+    tmp_path: Path, root: Path, builds: list[float | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("table6", ["synthetic-ner"], [3], tmp_path, ["--data.root", str(root), *SHORT])
+    with monkeypatch.context() as patch:
+        stopped(patch, lambda settings: RuntimeError("no") if settings.mixup["transformed_ratio"] == 0.6 else None)
+        assert sweep.run_sweep(*command) == 1
+    monkeypatch.setattr(sweep, "_train", kill_at_0_6)
+    assert sweep.run_sweep(*command, jobs=2) == 1
+    text = (tmp_path / "table6.md").read_text()
+    assert "a process was killed, by the system if memory was short; try fewer --jobs; the same command goes on" in text
+    table = read_markdown(tmp_path / "table6.md")
+    assert [row for row, cells in table.items() if "failed [1]" in cells.values()] == ["Delta = 0.6"]
