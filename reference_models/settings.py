@@ -298,9 +298,12 @@ def _check_names(data: DataConfig, source: str) -> None:
 def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="i2srm train DATA SYSTEM",
-        description=f"Settings of the system {name}. Beside them, --seeds 0 1 2 trains once for each."
-        if name
-        else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values.",
+        description=(
+            f"Settings of the system {name}."
+            if name
+            else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values."
+        )
+        + " Beside them, --seeds 0 1 2 trains once for each.",
         exit_on_error=False,
         allow_abbrev=False,
     )
