@@ -412,7 +412,8 @@ def row_weights(
     if transformed_ratio is not None:
         transformed, synthetic = transformed_ratio * transformed, (1 - transformed_ratio) * synthetic
     real, extra = torch.cat([originals, strength * transformed]), strength * synthetic
-    # Without any real sample all shares are 0; otherwise no sum is below 1.
+    # Without any real sample all shares are 0.
     if apart:
-        return torch.cat([real / real.sum().clamp_min(1), extra / num_synthetic.clamp_min(1)])
+        total = real.sum()  # below 1 where the originals' share is
+        return torch.cat([real / total.masked_fill(total == 0, 1), extra / num_synthetic.clamp_min(1)])
     return torch.cat([real, extra]) / (real.sum() + extra.sum()).clamp_min(1)

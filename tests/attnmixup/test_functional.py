@@ -313,6 +313,12 @@ def test_mixed_loss_is_the_loss_of_mixed_targets(size, seed):
     torch.testing.assert_close(functional.mixed_loss(*losses, lam), expected)
 
 
+def test_real_rows_apart_weigh_one_together_whatever_the_share_of_originals():
+    half, zero = torch.tensor(0.5), torch.tensor(0.0)
+    assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=half, apart=True).tolist() == [1, 0.5]
+    assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=zero, apart=True).tolist() == [0, 0.5]
+
+
 @pytest.mark.parametrize("apart", [False, True])
 @given(
     counts=st.tuples(sizes, st.integers(0, 9), st.integers(0, 9)),
