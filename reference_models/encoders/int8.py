@@ -100,7 +100,7 @@ def use_int8(encoder: nn.Module) -> None:
         raise UserError(f"int8: this machine has no exact product of int8 matrices ({needed}); leave int8 out")
     if (ratio := int8_to_float32()) > 1:
         logger.warning(
-            "int8: slower than float32 on this CPU (a product takes %.1f times as long); leave int8 out", ratio
+            "int8 is slower than float32 on this CPU (a product takes %.1f times as long); leave it out", ratio
         )
     for name, layer in layers.items():
         encoder.set_submodule(name, Int8Linear(layer))
