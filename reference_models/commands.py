@@ -85,7 +85,7 @@ def train(options: argparse.Namespace) -> None:
     """Train a system, once or for each seed, and print its scores."""
     from reference_models.settings import read_settings
 
-    if options.data is None and "--help" not in options.overrides:
+    if options.data is None and not {"-h", "--help"} & set(options.overrides):
         raise UserError("train needs DATA, as in i2srm train mnre i2srm; i2srm train --help lists all settings")
     output = [] if options.output is None else ["--output", options.output]
     config = read_settings(options.data, [*options.overrides, *output], system=options.system)
@@ -181,13 +181,13 @@ def predict(options: argparse.Namespace) -> bool:
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
     if options.jobs is not None and options.input is None:
         raise UserError("--jobs is for files of --input")
-    several = options.input is not None and (
+    into_folder = options.input is not None and (
         len(options.input) > 1 or options.jobs is not None or options.output.is_dir()
     )
     model = find_model(options.model)
     used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
     config = _settings(options, used, command)
-    if several:
+    if into_folder:
         return _predict_files(options, model, config.grounding if options.ground else None)
     with tempfile.TemporaryDirectory() as folder:
         crops = options.output.with_name(f"{options.output.name}.crops") if options.output else Path(folder)

@@ -38,7 +38,7 @@ def run_jobs(
     """
     items = list(items)
     jobs = min(jobs, max(1, len(items)))
-    threads = torch.get_num_threads() // jobs or 1
+    threads = max(1, torch.get_num_threads() // jobs)
     # Spawned, because a fork copies the state of threads.
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
     others = set(multiprocessing.active_children())

@@ -130,7 +130,9 @@ def predict_files(work: Work, jobs: int) -> Summary:
             elsewhere.append(path)
             continue
         try:
-            _check_finished(work.output / path.name, model)  # another call may have finished it by another model
+            _check_finished(
+                work.output / path.name, manifest[path.name], model
+            )  # another call may have finished it by another model
             finished[path] = manifest[path.name]
         except UserError as error:
             failed[path] = str(error)
@@ -152,7 +154,7 @@ def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str], dict[str, A
             with locked(output):  # a file that another process has is not even read
                 facts = {"input": digest_of(posts), **model}
                 if output.exists():
-                    _check_finished(output, facts)
+                    _check_finished(output, _read_manifest(work.output).get(output.name, {}), facts)
                     continue
                 note = partial(_note, output, facts, time.perf_counter())
                 counts = write_records(predictor, posts, output, facts, note=note, progress=False)
@@ -181,7 +183,6 @@ def _note(output: Path, facts: dict[str, Any], start: float, counts: dict[str, i
         write_json(output.parent / MANIFEST, _read_manifest(output.parent) | {output.name: entry})
 
 
-def _check_finished(output: Path, facts: dict[str, Any]) -> None:
-    entry = _read_manifest(output.parent).get(output.name, {})
+def _check_finished(output: Path, entry: dict[str, Any], facts: dict[str, Any]) -> None:
     if changed := [key for key, value in facts.items() if entry.get(key) != value]:
         raise UserError(f"{output} holds the records of another call ({changed[0]} was another); delete it")

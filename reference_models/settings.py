@@ -77,7 +77,7 @@ def read_settings(
             that is not registered, or a file that is not YAML.
     """
     if data is None and system is None and "--help" in overrides:
-        _parse("", TextSystemConfig, {}, overrides, "")  # which ends the program before anything heavy is imported
+        _parse("", {}, overrides, "")  # which ends the program before anything heavy is imported
     from reference_models.systems import get_system
 
     of_data: Settings = {}
@@ -112,7 +112,7 @@ def read_settings(
     _check_overrides(overrides, name)
     merged.pop("system", None)
     source = f"settings from {data or 'the defaults'} and the command line"
-    config = _parse(name, settings_class, merged, overrides, source)
+    config = _parse(name, merged, overrides, source)
     _check_names(config.data, source)
     return config
 
@@ -140,23 +140,25 @@ def read_run_settings(
     return config
 
 
-def shared_overrides(overrides: Sequence[str], system: str, systems: Sequence[str]) -> list[str]:
-    """The overrides of a command for several systems that one of them has.
+def shared_overrides(overrides: Sequence[str], systems: Collection[str]) -> dict[str, list[str]]:
+    """For each of several systems, the overrides of a command for all of them that it has.
 
     Args:
         overrides: as on the command line, as in `["--model.text", "bert-base-cased"]`.
-        system: name or path of its file.
-        systems: those of all systems. What none of them has stays, so that it is refused.
+        systems: names or paths of their files. What none of them has stays for all, so that it is refused.
     """
-    own, *others = (_names(one) for one in (system, *systems))
-    kept, keeps = [], True
-    for word in overrides:
-        if word.startswith("--"):
-            key = _key(word)
-            keeps = key in own or not any(key in names for names in others)
-        if keeps:
-            kept.append(word)
-    return kept
+    names = {system: _names(system) for system in systems}
+    known = set[str]().union(*names.values())
+    shared: dict[str, list[str]] = {system: [] for system in systems}
+    for system, kept in shared.items():
+        keeps = True
+        for word in overrides:
+            if word.startswith("--"):
+                key = _key(word)
+                keeps = key in names[system] or key not in known
+            if keeps:
+                kept.append(word)
+    return shared
 
 
 def _names(system: str) -> set[str]:
@@ -295,7 +297,13 @@ def _check_names(data: DataConfig, source: str) -> None:
 
 
 @cache
-def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
+def _parser(name: str) -> ArgumentParser:
+    """The parser of a system's settings, or, for the name "", of those that all have."""
+    settings_class: type[SystemConfig] = TextSystemConfig
+    if name:
+        from reference_models.systems import get_system
+
+        settings_class = get_system(name).settings_class
     parser = ArgumentParser(
         prog="i2srm train DATA SYSTEM",
         description=(
@@ -314,10 +322,8 @@ def _parser(name: str, settings_class: type[SystemConfig]) -> ArgumentParser:
     return parser
 
 
-def _parse(
-    name: str, settings_class: type[SystemConfig], merged: Settings, overrides: Sequence[str], source: str
-) -> RunConfig:
-    parser = _parser(name, settings_class)  # type: ignore[arg-type]  # mypy takes the class for one of its objects
+def _parse(name: str, merged: Settings, overrides: Sequence[str], source: str) -> RunConfig:
+    parser = _parser(name)
     try:
         namespace = parser.parse_args(["--settings", yaml.safe_dump(merged), *overrides])
         values = parser.instantiate_classes(namespace)

@@ -54,7 +54,7 @@ def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Seque
     if len(set(data)) < len(data):
         raise UserError(f"expected different data sets, got {' '.join(data)}")
     systems = sorted({row.system for row in table.rows})
-    shared = {system: shared_overrides(overrides, system, systems) for system in systems} if overrides else {}
+    shared = shared_overrides(overrides, systems) if overrides else {}
     _check_overrides(table, data, shared)
     roots = {name: read_settings(name).data.root for name in data if name in table.synthetic}
     cells = []

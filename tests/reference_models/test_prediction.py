@@ -373,3 +373,10 @@ def test_what_is_wrong_with_one_of_several_posts_is_said_by_its_number(predictor
         predictors["ner"].predict_posts([{"text": "a"}, {"txt": "b"}])
     with pytest.raises(UserError, match=r"^the post: unknown key 'head'"):
         predictors["ner"]("a", head="a")
+
+
+def test_a_model_that_reads_texts_about_images_asks_for_these(runs: dict[str, Path]) -> None:
+    predictor = Predictor(runs["text-only"])
+    predictor.processor.texts = ["caption"]
+    with pytest.raises(UserError, match="reads text alone; give image_texts instead of image and crops"):
+        predictor.read({"text": "a post", "image": "post.jpg"}, Path())

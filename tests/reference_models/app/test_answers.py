@@ -68,7 +68,7 @@ def test_words_that_are_cut_are_told(answers: dict[str, Answers]) -> None:
 
 def test_a_model_of_text_alone_takes_no_image(answers: dict[str, Answers], image: Path) -> None:
     assert [asked.sees_images for asked in answers.values()] == [True, True, False]
-    with pytest.raises(UserError, match="reads text alone"):
+    with pytest.raises(UserError, match="reads text alone; leave out image and crops"):
         answers["text-only"].answer({"text": "a", "image": str(image)})
 
 
