@@ -375,8 +375,13 @@ def test_what_is_wrong_with_one_of_several_posts_is_said_by_its_number(predictor
         predictors["ner"]("a", head="a")
 
 
-def test_a_model_that_reads_texts_about_images_asks_for_these(runs: dict[str, Path]) -> None:
-    predictor = Predictor(runs["text-only"])
-    predictor.processor.texts = ["caption"]
+def test_a_model_that_reads_texts_about_images_asks_for_these(
+    predictors: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictors["ner"].processor, "image_size", None)
+    post = {"text": "a post", "image": "post.jpg"}
+    with pytest.raises(UserError, match="reads text alone; leave out image and crops"):
+        predictors["ner"].read(post, Path())
+    monkeypatch.setattr(predictors["ner"].processor, "texts", ["caption"])
     with pytest.raises(UserError, match="reads text alone; give image_texts instead of image and crops"):
-        predictor.read({"text": "a post", "image": "post.jpg"}, Path())
+        predictors["ner"].read(post, Path())
