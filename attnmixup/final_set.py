@@ -97,18 +97,19 @@ def final_set(
     # Rows of H, then the computed rows of H*: where in these each row of the plan is found.
     place = torch.zeros_like(everything).scatter(0, rows, torch.arange(rows.shape[0], device=device))
     pool = torch.cat([batch.embeddings, transformed])
-    first, second = (
-        torch.where(pair < size, pair, size + place[pair % size]) for pair in (own_plan.first, own_plan.second)
-    )
+    wanted = (size + own_plan.transformed, own_plan.first, own_plan.second)
+    found = torch.cat([torch.where(row < size, row, size + place[row % size]) for row in wanted])
+    # Taken at once, so that the backward pass fills the gradient of the pool once.
+    kept, first, second = pool[found].split([row.shape[0] for row in wanted])
     synthetic = functional.interpolate(
-        pool[first],
-        pool[second],
+        first,
+        second,
         own_plan.lam,
         first_mask=_take(batch.token_mask, own_plan.first % size),
         second_mask=_take(batch.token_mask, own_plan.second % size),
     )
     return MixedBatch(
-        embeddings=torch.cat([batch.embeddings[start:end], pool[size + place[own_plan.transformed]], synthetic]),
+        embeddings=torch.cat([batch.embeddings[start:end], kept, synthetic]),
         targets_a=_take(batch.targets, index_a),
         targets_b=_take(batch.targets, index_b),
         lam=lam,

@@ -152,11 +152,15 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         Shape ``(B, C)``.
     """
+    return zero_padded_mean(tokens if mask is None else tokens.masked_fill(~mask.unsqueeze(-1), 0), mask)
+
+
+def zero_padded_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """What :func:`masked_mean` gives for tokens that are 0 where the mask is False, without making them so again."""
     wide = upcast(tokens)
     if mask is None:
         return wide.mean(1).to(tokens.dtype)
-    real = mask.unsqueeze(-1)
-    return (wide.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)).to(tokens.dtype)
+    return (wide.sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).to(tokens.dtype)
 
 
 def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
@@ -283,9 +287,10 @@ def sample_attention(
 
     def attend(rows: Tensor, own: Tensor | None) -> Tensor:
         weights = attention_weights(score(rows, key), mask, own).to(values.dtype)
-        # Heads that share their values are rows of one product, so that values are neither copied nor summed by head.
-        context = rearrange(weights, "... (g h) q b -> ... g (h q) b", g=groups) @ values
-        return rearrange(context, "... g (h q) c -> ... (g h) q c", h=heads // groups)
+        # Heads that share their values are rows of one product, so that values are neither copied nor summed by head;
+        # those of a receiver lie side by side there, so that they are concatenated without a copy.
+        context = rearrange(weights, "... (g h) q b -> ... g (q h) b", g=groups) @ values
+        return rearrange(context, "... g (q h) c -> ... (g h) q c", h=heads // groups)
 
     if block_rows is None or torch.compiler.is_compiling() or block_rows >= query.shape[-2]:
         return attend(query, own)

@@ -121,7 +121,7 @@ class SampleAttention(nn.Module):
         giving = scored = tokens
         present = scored_present = mask.T if mask is not None and by_token else mask
         if by_token and self.sequence != "position":
-            scored, scored_present = functional.masked_mean(clean, mask), None if mask is None else mask.any(1)
+            scored, scored_present = functional.zero_padded_mean(clean, mask), None if mask is None else mask.any(1)
             if self.sequence == "sample":
                 giving, present = scored, scored_present
         own = None

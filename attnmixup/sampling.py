@@ -256,4 +256,4 @@ def class_of(targets: Tensor | None) -> Tensor:
 
 def draw_dropout(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:
     """Draw the factors of dropout, 0 at this rate and else ``1 / (1 - rate)``, in the shape and dtype of ``like``."""
-    return torch.empty_like(like).bernoulli_(1 - rate, **_from(generator)) / (1 - rate)
+    return torch.empty_like(like).bernoulli_(1 - rate, **_from(generator)).div_(1 - rate)

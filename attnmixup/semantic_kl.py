@@ -119,12 +119,12 @@ class SemanticKLLoss(nn.Module):
         if mask is not None:
             present = mask if mask.ndim == 1 else mask.any(1)
             sample_mask = present if sample_mask is None else sample_mask & present
-            text = text.masked_fill(~mask.unsqueeze(-1), 0)
         if sample_mask is not None:
             image = image.masked_fill(~sample_mask.unsqueeze(-1), 0)
-            text = text.masked_fill(~sample_mask.view(-1, *[1] * (text.ndim - 1)), 0)
+            used = sample_mask.view(-1, *[1] * (text.ndim - 2))
+            text = text.masked_fill(~(used if mask is None else used & mask).unsqueeze(-1), 0)
         if text.ndim == 3 and self.pool != "token":
-            text = self._pooled(text, mask)
+            text = _first_token(text, mask) if self.pool == "first" else functional.zero_padded_mean(text, mask)
         per_token = text.ndim == 3
 
         prior, visual = self._logits(text, image)
