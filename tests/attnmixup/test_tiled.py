@@ -30,26 +30,52 @@ def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
         torch.testing.assert_close(parts, whole)
 
 
-@pytest.mark.parametrize("elements", [3, 24])
-def test_no_tile_is_larger_than_allowed(monkeypatch, elements):
-    tanh, tiles = tiled._tanh, []
+@pytest.mark.parametrize(("elements", "tiles"), [(3, 70), (24, 10), (63, 4), (105, 2), (209, 2), (210, 1)])
+def test_no_tile_is_larger_than_allowed_or_smaller_than_it_must_be(monkeypatch, elements, tiles):
+    halves, seen = tiled._halves, []
 
     def watch(query, key):
-        tiles.append(tanh(query, key))
-        return tiles[-1]
+        for part in halves(query, key):
+            seen.append(part[-1])
+            yield part
 
-    monkeypatch.setattr(tiled, "_tanh", watch)
+    monkeypatch.setattr(tiled, "_halves", watch)
     monkeypatch.setattr(tiled, "CPU_TILE", elements)
     query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((2, 5, 3), (2, 7, 3), (2, 3)))
-    functional.additive_scores(query, key, vector).sum().backward()
-    assert max(tile.numel() for tile in tiles) <= elements
-    assert sum(tile.numel() for tile in tiles) == 2 * 2 * 5 * 7 * 3
+    tiled.tiled_additive_scores(query, key, vector).sum().backward()
+    assert max(tile.numel() for tile in seen) <= elements
+    assert sum(tile.numel() for tile in seen) == 2 * 2 * 5 * 7 * 3
+    assert len(seen) == 2 * tiles
 
 
-def test_tiles_in_float32_are_close():
-    query, key, vector = (torch.randn(*shape) for shape in ((2, 40, 64), (2, 40, 64), (2, 64)))
-    in_tiles = tiled.tiled_additive_scores(query, key, vector)
-    torch.testing.assert_close(in_tiles, functional.additive_scores(query, key, vector), atol=1e-5, rtol=1e-5)
+def of_all_pairs(query, key, vector):
+    return (torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) * vector[:, None, None]).sum(-1)
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 6.0, 19.9, 60.0, 1000.0])
+def test_scores_and_gradients_in_float32_are_close_however_large_the_numbers_are(size):
+    wide = [tensors(seed, *shape) for seed, shape in enumerate(((2, 40, 64), (2, 30, 64), (2, 64)))]
+    query = wide[0] / wide[0].abs().max() * size
+    wide = [query, wide[1] / wide[1].abs().max() - query[:, :30], wide[2]]  # so that many sums are small
+    wide[1] = wide[1].clamp(-size, size)
+    narrow = [tensor.float().requires_grad_() for tensor in wide]
+    exact = [tensor.detach().double().requires_grad_() for tensor in narrow]
+    results = []
+    for compute, leaves in ((tiled.tiled_additive_scores, narrow), (of_all_pairs, exact)):
+        scores = compute(*leaves)
+        results.append([scores, *torch.autograd.grad(scores.sin().sum(), leaves)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(
+            found.double() / expected.abs().max(), expected / expected.abs().max(), atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
+def test_what_is_not_finite_reaches_its_own_row_alone(value):
+    query, key, vector = (tensors(seed, *shape) for seed, shape in enumerate(((1, 4, 3), (1, 5, 3), (1, 3))))
+    query[0, 2, 1] = value
+    scores = tiled.tiled_additive_scores(query, key, vector)
+    torch.testing.assert_close(scores, of_all_pairs(query, key, vector), equal_nan=True)
 
 
 def test_gradients(monkeypatch):
