@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from reference_models.data.samples import HALF
 
 History = Sequence[Mapping[str, float]]
@@ -23,6 +21,8 @@ def training_figure(histories: Mapping[str, History], path: Path, ceiling: float
         path: of the image.
         ceiling: best F1 that words alone can reach, drawn as a line where it is known.
     """
+    from matplotlib.figure import Figure  # a second that commands without a figure save
+
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     for number, (name, history) in enumerate(histories.items()):
