@@ -156,7 +156,15 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def zero_padded_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """What :func:`masked_mean` gives for tokens that are 0 where the mask is False, without making them so again."""
+    """What :func:`masked_mean` gives for tokens that are 0 where the mask is False, without making them so again.
+
+    Args:
+        tokens: Shape ``(B, L, C)``.
+        mask: Boolean, shape ``(B, L)``, True for a real token; None if all are real.
+
+    Returns:
+        Shape ``(B, C)``.
+    """
     wide = upcast(tokens)
     if mask is None:
         return wide.mean(1).to(tokens.dtype)

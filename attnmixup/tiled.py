@@ -39,7 +39,7 @@ class _TiledAdditiveScores(torch.autograd.Function):
         for heads, rows, columns, tile in _halves(query, key):
             of_tile = tile.flatten(1, 2) @ vector[heads].unsqueeze(-1)
             scores[heads, rows, columns] = of_tile.view(tile.shape[:-1])
-        return scores.mul_(2)
+        return scores.mul_(-2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -89,11 +89,11 @@ def _gradients_in_tiles(gradient: Tensor, query: Tensor, key: Tensor, vector: Te
         of_query[heads, rows] += slopes.sum(2)
         of_key[heads, columns] += slopes.sum(1)
     slope = 4 * vector.unsqueeze(-2)
-    return of_query * slope, of_key * slope, 2 * of_vector
+    return of_query * slope, of_key * slope, -2 * of_vector
 
 
 def _halves(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-    """Tile by tile, half of each ``tanh(query_i + key_j)``, which is ``1/2 - 1 / (1 + e^(2 query_i) e^(2 key_j))``.
+    """Tile by tile ``-tanh(query_i + key_j) / 2``, which is ``1 / (1 + e^(2 query_i) e^(2 key_j)) - 1/2``.
 
     On a CPU the exponentials are taken before the pairs are made: a pair then costs a product and an inverse, a quarter
     of a tanh.
@@ -104,9 +104,9 @@ def _halves(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice, T
     for heads, rows, columns in _tiles(query, key):
         of_rows, of_columns = first[heads, rows].unsqueeze(2), second[heads, columns].unsqueeze(1)
         if apart:
-            tile = torch.addcmul(one, of_rows, of_columns).reciprocal_().neg_().add_(0.5)
+            tile = torch.addcmul(one, of_rows, of_columns).reciprocal_().sub_(0.5)
         else:
-            tile = (of_rows + of_columns).tanh_().mul_(0.5)
+            tile = (of_rows + of_columns).tanh_().mul_(-0.5)
         yield heads, rows, columns, tile
 
 
