@@ -70,6 +70,17 @@ def test_scores_and_gradients_in_float32_are_close_however_large_the_numbers_are
         )
 
 
+def test_a_cpu_takes_no_tanh_of_pairs(monkeypatch):
+    query, key, vector = (
+        tensors(seed, *shape).requires_grad_() for seed, shape in enumerate(((1, 4, 3), (1, 5, 3), (1, 3)))
+    )
+    expected = of_all_pairs(query, key, vector)
+    monkeypatch.setattr(torch.Tensor, "tanh_", None, raising=False)
+    scores = tiled.tiled_additive_scores(query, key, vector)
+    torch.testing.assert_close(scores, expected)
+    scores.sum().backward()
+
+
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
 def test_what_is_not_finite_reaches_its_own_row_alone(value):
     query, key, vector = (tensors(seed, *shape) for seed, shape in enumerate(((1, 4, 3), (1, 5, 3), (1, 3))))
