@@ -23,7 +23,8 @@ from reference_models.training.run import HISTORY, MODEL, PREDICTIONS, train
 
 SIZES: dict[Split, int] = {"valid": 300, "test": 1000}  # beside `Kind.demo_train`
 QUICK: dict[Split, int] = {"train": 1500, "valid": 100, "test": 200}
-MODELS = ("text-only", "i2srm")  # names of files in configs/systems
+# Names of files in configs/systems, with the settings of the demo.
+MODELS: dict[str, list[str]] = {"text-only": [], "i2srm": ["--model.mixup.preset", "recommended"]}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
         ceilings[name] = generate(_data(output / name), name, seed, sizes)["test"]
     print(f"training {' and '.join(MODELS)} for {' and '.join(tasks)}, {jobs} at a time", flush=True)
     # The last takes longest, so it begins first.
-    runs = [(name, model) for name in reversed(tasks) for model in reversed(MODELS)]
+    runs = [(name, model) for name in reversed(tasks) for model in reversed(list(MODELS))]
     for _, call in run_jobs(partial(_train, output=output, seed=seed, quick=quick), runs, jobs):
         result_of(call)
     reports = [_report(name, output / name, seed, ceilings[name]) for name in tasks]
@@ -87,6 +88,7 @@ def _train(run: tuple[str, str], output: Path, seed: int, quick: bool) -> None:
     name, model = run
     folder = output / name
     overrides = ["--data.root", str(_data(folder)), "--output", str(folder / model), "--training.seed", str(seed)]
+    overrides += MODELS[model]
     if quick:
         overrides += ["--training.epochs", "3"]
     train(read_settings(f"synthetic-{name}", overrides, system=model), label=f"{model} for {name}")

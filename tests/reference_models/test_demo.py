@@ -8,6 +8,7 @@ from PIL import Image
 
 from reference_models import demo
 from reference_models.cli import main
+from reference_models.settings import read_settings
 
 
 def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
@@ -33,6 +34,7 @@ def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
         assert not any(
             "semantic_loss" in entry for entry in json.loads((output / task / "text-only/history.json").read_text())
         )
+        assert read_settings(output / task / "i2srm" / "config.yaml").model.mixup["preset"] == "recommended"
     images = [line.strip() for line in printed.splitlines() if line.strip().endswith(".jpg")]
     assert len(images) == 6
     assert all(Path(image).is_file() for image in images)
