@@ -166,8 +166,8 @@ def _parser() -> argparse.ArgumentParser:
         default="classes",
         help="of the tags: ImageNet classes of the image backbone (default), a detector's objects, or none",
     )
-    tags.add_argument("--count", type=int, help="tags of an image at most (default: 5)")
-    tags.add_argument("--least", type=float, help="probability that a class must have (default: 0)")
+    tags.add_argument("--count", type=int, default=5, help="tags of an image at most (default: %(default)s)")
+    tags.add_argument("--least", type=float, default=0.0, help="probability that a class must have (default: 0)")
     tags.add_argument(
         "--texts",
         type=Path,

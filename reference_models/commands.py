@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from reference_models.prediction import Predictor
 
 POST = ("text", "image", "crops", "head", "tail")
-# Settings and options that these commands use; whatever else is given to them is refused.
+# Settings of a run that these commands use; whatever else is given to them is refused.
 EVALUATED = ("data.root", "data.bad_images", "data.long_samples", "data.feature_cache", "training.batch_size")
 REPORTED = ("data.root", "data.bad_images", "training.batch_size")
-TAGGED = {"classes": ("model", "count", "least"), "detector": ("grounding", "count"), "none": ()}  # by their source
 SHOWN = ("precision", "recall", "f1")
 
 
@@ -54,9 +53,9 @@ def crops(options: argparse.Namespace) -> None:
     """Cut the objects out of the images of a set."""
     _quiet()
     from reference_models.grounding.crops import make_crops
-    from reference_models.settings import read_used_settings
+    from reference_models.settings import read_settings
 
-    config = read_used_settings(options.config, options.overrides, ("data", "grounding"), "data crops")
+    config = read_settings(options.config, options.overrides)
     for summary in make_crops(config.data, config.grounding):
         print(summary.text())
 
@@ -64,16 +63,12 @@ def crops(options: argparse.Namespace) -> None:
 def tags(options: argparse.Namespace) -> None:
     """Write what is seen in the images of a set as words."""
     _quiet()
-    from reference_models.settings import read_used_settings
+    from reference_models.settings import read_settings
     from reference_models.tagging import write_tags
 
-    command = f"data tags --source {options.source}"
-    used = ("data", *TAGGED[options.source])
-    given = {name: value for name in ("count", "least") if (value := getattr(options, name)) is not None}
-    for name in given.keys() - set(used):
-        raise UserError(f"{command} ignores --{name}; it uses {', '.join(used)}")
-    config = read_used_settings(options.config, options.overrides, used, command)
-    for summary in write_tags(config, source=options.source, given=options.texts, **given):
+    config = read_settings(options.config, options.overrides)
+    wanted = {"source": options.source, "count": options.count, "least": options.least, "given": options.texts}
+    for summary in write_tags(config, **wanted):
         print(summary.text())
 
 
@@ -140,12 +135,12 @@ def sweep(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     """Print the scores of a run's model."""
     _quiet()
-    from reference_models.settings import read_used_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.folder import CONFIG
     from reference_models.training.run import evaluate, find_run
 
     run = find_run(options.run)
-    config = read_used_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
+    config = read_run_settings(run / CONFIG, options.overrides, EVALUATED, "evaluate")
     evaluation = evaluate(run, config, options.split, int8=options.int8, fast_float32=options.fast_float32)
     samples, classes = len(evaluation.samples), evaluation.classes()
     if options.json:
@@ -163,12 +158,12 @@ def report(options: argparse.Namespace) -> None:
     """Write the page about a run."""
     _quiet()
     from reference_models.report.page import write_report
-    from reference_models.settings import read_used_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.folder import CONFIG
     from reference_models.training.run import find_run
 
     run = find_run(options.run)
-    config = read_used_settings(run / CONFIG, options.overrides, REPORTED, "report")
+    config = read_run_settings(run / CONFIG, options.overrides, REPORTED, "report")
     print(f"{write_report(run, config)} is written")
 
 
@@ -236,13 +231,13 @@ def export(options: argparse.Namespace) -> None:
         print(f"{path} is written, and gives the scores of the model")
 
 
-def _settings(options: argparse.Namespace, used: Collection[str], command: str) -> "RunConfig":
+def _settings(options: argparse.Namespace, changeable: Collection[str], command: str) -> "RunConfig":
     """The settings of a model's run, or the defaults for a model that stands alone, changed by the overrides."""
-    from reference_models.settings import read_used_settings
+    from reference_models.settings import read_run_settings
     from reference_models.training.folder import CONFIG
 
     path = Path(options.model, CONFIG)
-    return read_used_settings(path if path.is_file() else None, options.overrides, used, command)
+    return read_run_settings(path if path.is_file() else None, options.overrides, changeable, command)
 
 
 def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:

@@ -117,25 +117,26 @@ def read_settings(
     return config
 
 
-def read_used_settings(
-    data: str | Path | None, overrides: Sequence[str], used: Collection[str], command: str
+def read_run_settings(
+    path: Path | None, overrides: Sequence[str], changeable: Collection[str], command: str
 ) -> RunConfig:
-    """The settings of a data set or of a trained run, changed by overrides that the command uses.
+    """The settings of a trained model, changed by overrides that the command uses.
 
     Args:
-        data: as for `read_settings`, such as the run's YAML file; None for the defaults.
+        path: the run's YAML file; None for a model without its run, which has the defaults.
         overrides: as on the command line.
-        used: the keys that the command uses, or sections of them such as "grounding".
+        changeable: the keys that the command uses, or sections of them such as "grounding".
         command: its name, for the message.
 
     Raises:
         UserError: as `read_settings`, or an override that the command would ignore.
     """
-    before, config = read_settings(data), read_settings(data, overrides)
+    before, config = read_settings(path), read_settings(path, overrides)
     old, new = flat_settings(asdict(before)), flat_settings(asdict(config))
     for key in old | new:
-        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(used):
-            raise UserError(f"{command} ignores --{key}; it uses {', '.join(used) or 'no settings'}")
+        if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(changeable):
+            uses = f"it uses {', '.join(changeable)}" if changeable else "it uses no settings"
+            raise UserError(f"{command} ignores --{key}, because the run was trained with its own; {uses}")
     return config
 
 

@@ -537,8 +537,7 @@ def test_crops_are_made_and_the_set_is_looked_over(
     arguments = ["--data.root", str(root), "--grounding.detector", "centre", "--grounding.size", "32"]
     assert main(["data", "crops", "synthetic-re", *arguments]) == 0
     assert all(len(sample.crops) == 3 for sample in Mnre().read(root, "train"))
-    line = complaint(capsys, ["data", "crops", "synthetic-re", *arguments, "--training.epochs", "3"])
-    assert "data crops ignores --training.epochs; it uses data, grounding" in line
+    capsys.readouterr()
     assert main(["data", "check", str(root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fatal"] == []
     (root / "img_org/train/train_0.jpg").unlink()
@@ -593,7 +592,7 @@ def test_settings_that_a_command_ignores_are_refused(
     command: list[str], setting: str, value: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], f"--{setting}", value])
-    assert re.search(rf"{command[0]}.* ignores --{setting}; it uses (no settings|[\w., ]+)$", line), line
+    assert re.search(rf"{command[0]}.* ignores --{setting}, .*it uses (no settings|[\w., ]+)$", line), line
 
 
 def test_settings_that_a_command_uses_are_taken(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,9 +116,6 @@ def test_tags_are_written_beside_what_is_there_already(root: Path, tmp_path: Pat
         ([], ["--model.vision", "tiny"], "model.vision=tiny has no classes"),
         (["--source", "none", "--texts", "TEXTS"], [], "1 of its images are in no split .* such as 'cat.jpg'"),
         ([], ["--data.root", "NOWHERE"], "NOWHERE"),
-        (["--source", "none", "--count", "3"], [], "--source none ignores --count; it uses data$"),
-        (["--source", "detector", "--least", "0.5"], [], "ignores --least; it uses data, grounding, count$"),
-        (["--source", "detector"], ["--model.vision", "resnet18"], "ignores --model.vision; it uses data, grounding"),
     ],
 )
 def test_mistakes_come_before_anything_is_written(
@@ -133,8 +130,7 @@ def test_mistakes_come_before_anything_is_written(
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"image": "cat.jpg", "caption": "a cat"}\n{"image": "train_0.jpg", "caption": "x"}\n')
     paths = {"TEXTS": str(texts), "NOWHERE": str(tmp_path / "NOWHERE")}
-    backbone = [] if "--source" in options else MOBILE
-    words = [paths.get(word, word) for word in ["--data.root", str(root), *backbone, *options, *overrides]]
+    words = [paths.get(word, word) for word in ["--data.root", str(root), *MOBILE, *options, *overrides]]
     assert main(["data", "tags", "synthetic-ner", *words]) == 2
     assert image_texts_path(root, "train").read_bytes() == before
     assert re.search(message, capsys.readouterr().err)
