@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tiny_runs import config
+from transformers.utils.logging import disable_progress_bar
 
 from reference_models.training.run import train
 from reference_models.training.seeds import train_seeds
@@ -34,6 +35,7 @@ def test_alone_there_are_bars_and_a_line_an_epoch(
 def test_among_others_there_are_lines_with_a_label_and_no_bars(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    disable_progress_bar()  # as the processes of `run_jobs` do
     train_seeds(config(data, tmp_path / "runs", "--training.epochs", "2"), [3, 5], label="ours")
     told = capsys.readouterr()
     starts = [f"ours, seed {seed}: epoch {epoch} of 2" for seed in (3, 5) for epoch in (1, 2)]
