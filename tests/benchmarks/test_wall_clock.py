@@ -20,7 +20,7 @@ def test_each_phase_of_each_run_and_their_sum(tmp_path, monkeypatch, capfd):
     lines = {row[0]: [float(cell) for cell in row[1:]] for row in rows[1:]}
     assert lines["computing features"][0] == 0
     folders = [entry for entry in (tmp_path / "features").iterdir() if entry.is_dir()]
-    assert len(folders) == 1  # both runs used the features of one backbone
+    assert len(folders) == 2  # one for each view of an image: both runs read the same
     whole, steps, ratios = (lines.pop(name) for name in ("**whole run**", "its steps alone", "whole / steps"))
     assert [sum(line[way] for line in lines.values()) for way in range(3)] == pytest.approx(whole, abs=0.5)
     assert [seconds / step for seconds, step in zip(whole, steps, strict=True)] == pytest.approx(ratios, rel=0.5)
