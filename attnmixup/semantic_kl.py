@@ -124,7 +124,7 @@ class SemanticKLLoss(nn.Module):
             used = sample_mask.view(-1, *[1] * (text.ndim - 2))
             text = text.masked_fill(~(used if mask is None else used & mask).unsqueeze(-1), 0)
         if text.ndim == 3 and self.pool != "token":
-            text = _first_token(text, mask) if self.pool == "first" else functional.zero_padded_mean(text, mask)
+            text = self._pooled(text, mask)
         per_token = text.ndim == 3
 
         prior, visual = self._logits(text, image)
@@ -160,7 +160,9 @@ class SemanticKLLoss(nn.Module):
             mask: Boolean, shape ``(B, L)``, True for a real token.
         """
         with torch.no_grad():
-            sides = self._logits(self._pooled(text, mask) if text.ndim == 3 else text, image)
+            if text.ndim == 3:
+                text = self._pooled(text if mask is None else text.masked_fill(~mask.unsqueeze(-1), 0), mask)
+            sides = self._logits(text, image)
             log_text, log_image = ((functional.upcast(side) / self.temperature).log_softmax(-1) for side in sides)
         return log_text, log_image
 
@@ -196,7 +198,8 @@ class SemanticKLLoss(nn.Module):
         return diagnostics.semantic_stats(self.divergences(text, image, mask=mask), sample_mask)
 
     def _pooled(self, text: Tensor, mask: Tensor | None) -> Tensor:
-        return _first_token(text, mask) if self.pool == "first" else functional.masked_mean(text, mask)
+        """Of each text, 0 where the mask is False, what stands for it."""
+        return _first_token(text, mask) if self.pool == "first" else functional.zero_padded_mean(text, mask)
 
     def _logits(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         text = text.detach() if self.detach_prior else text

@@ -30,12 +30,18 @@ OUTSIDE = "starting Python, and the rest"
 
 
 def write_set(root: Path, rows: int) -> None:
-    """A synthetic set of relations, its images and crops enlarged so that they are as slow to decode as real ones."""
-    generate(root, "re", seed=0, sizes=SIZES | {"train": rows})
+    """A synthetic set of relations, its images and crops enlarged so that they are as slow to decode as real ones.
+
+    It appears whole or not at all.
+    """
+    partial_root = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial_root, ignore_errors=True)
+    generate(partial_root, "re", seed=0, sizes=SIZES | {"train": rows})
     for split in SIZES:
-        place = get_format("mnre").layout(root, split)
+        place = get_format("mnre").layout(partial_root, split)
         for path in [*place.images.iterdir(), *place.crops.iterdir()]:
             Image.open(path).resize((SIDE, SIDE)).save(path)
+    partial_root.rename(root)
 
 
 def run(root: Path, output: Path, settings: list[str]) -> dict[str, Any]:
