@@ -1,6 +1,6 @@
-"""Build sdist and wheel, check them, and use the wheel in an environment that holds none of this repository.
+"""Build sdist and wheel, check them, and test the wheel in an environment that has no other code of this repository.
 
-Dependencies come from the environment that runs this script, so that nothing large is installed twice.
+Dependencies come from the environment that runs this script, so that no large package is installed twice.
 """
 
 import os
@@ -26,7 +26,7 @@ print(attnmixup.__version__)
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run a command to its end and return what it printed; a failure shows its output and ends this script."""
+    """Run a command and return its output. If it fails, print the output and exit."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     arguments = [str(part) for part in command]
     done = subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
@@ -36,24 +36,24 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 def copy_tracked(folder: Path) -> None:
-    """Copy the files that git tracks, as they are now; what earlier builds left behind would be packed again."""
+    """Copy the tracked files from the working tree, because leftovers of earlier builds would be packed again."""
     for name in run("git", "ls-files").splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
 
 
 def missing_files(wheel: Path) -> list[str]:
-    """Files of the two packages that are tracked by git but not in the wheel."""
+    """Return the files of the two packages that are tracked by git but not in the wheel."""
     tracked = run("git", "ls-files", "--", *PACKAGES).splitlines()
     with zipfile.ZipFile(wheel) as archive:
         return sorted(set(tracked) - set(archive.namelist()))
 
 
 def make_environment(folder: Path) -> Path:
-    """Create an environment with the dependencies of this one but without its editable installs; returns its `bin`."""
+    """Create an environment with the dependencies of this one, without its editable installs, and return its `bin`."""
     venv.create(folder, with_pip=True)
     packages = run(folder / "bin" / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
-    # A path in a .pth file is searched last, and .pth files inside it are not read: editable installs live in those.
+    # Paths in a .pth file are searched last. The .pth files inside them, which hold editable installs, are not read.
     here = [path for path in sys.path if path.endswith("site-packages")]
     Path(packages, "dependencies.pth").write_text("\n".join(here) + "\n")
     return folder / "bin"
@@ -69,7 +69,7 @@ def main() -> None:
     [wheel] = dist.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", *dist.iterdir())
     if missing := missing_files(wheel):
-        sys.exit(f"{wheel.name} lacks {', '.join(missing)}; see tool.setuptools.package-data in pyproject.toml")
+        sys.exit(f"{wheel.name} lacks {', '.join(missing)}; add them to tool.setuptools.package-data in pyproject.toml")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         programs = make_environment(folder / "environment")
@@ -77,7 +77,7 @@ def main() -> None:
         version = run(programs / "python", "-I", "-c", SMOKE, cwd=folder).strip()
         printed = run(programs / "i2srm", "--version", cwd=folder).split()[-1]
         if not wheel.name.startswith(f"attnmixup-{version}-") or printed != version:
-            sys.exit(f"{wheel.name} holds attnmixup {version}, and i2srm --version prints {printed}")
+            sys.exit(f"{wheel.name} contains attnmixup {version}, but i2srm --version prints {printed}")
         run(programs / "i2srm", "data", "synthetic", "ner", "set", cwd=folder)
         run(programs / "i2srm", "train", "synthetic-ner", "i2srm", "--help", cwd=folder)
     print(f"{', '.join(path.name for path in sorted(dist.iterdir()))}: built, checked, installed and used")

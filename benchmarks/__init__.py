@@ -1,1 +1,1 @@
-"""What the modules cost, and what they bring: each file is run as `python -m benchmarks.<name>`."""
+"""Benchmarks of cost and accuracy. Run one with `python -m benchmarks.<name>`."""

@@ -1,4 +1,4 @@
-"""Batches of random sentences that are as long as the real ones, with an image and three crops each."""
+"""Mini-batches of random sentences with real sentence lengths, each with an image and three crops."""
 
 from typing import Literal
 
@@ -6,12 +6,12 @@ import torch
 from torch import Generator, Tensor
 
 Task = Literal["ner", "re"]
-IMAGES = 4  # of a sample: the whole image and three crops
+IMAGES = 4  # per sample: the whole image and three crops
 TAGS, RELATIONS = 9, 23
-LIMIT = 80  # sub-words that the release pads every sentence to
+LIMIT = 80  # sub-words to which the release pads every sentence
 BIN = 4
-# Sentences by length: how many have 0-3, 4-7, ... sub-words of BERT's vocabulary, with markers and special tokens. The
-# training texts of Twitter-2015 and 2017 together, and of MNRE; no sentence reaches the limit of 80.
+# Number of sentences with 0-3, 4-7, ... sub-words of BERT's vocabulary, including markers and special tokens, in the
+# training splits of Twitter-2015 and 2017 together (ner) and of MNRE (re). No sentence reaches the limit of 80.
 HISTOGRAM: dict[Task, tuple[int, ...]] = {
     "ner": (0, 5, 203, 608, 884, 818, 649, 709, 523, 535, 597, 566, 557, 429, 204, 68, 11, 7),
     "re": (0, 0, 2, 27, 307, 1271, 2404, 2876, 2532, 1690, 806, 255, 46, 31),
@@ -19,7 +19,7 @@ HISTOGRAM: dict[Task, tuple[int, ...]] = {
 
 
 def length_groups(task: Task, batch_size: int, groups: int) -> list[Tensor]:
-    """Lengths (batch_size,) of evenly spread batches, from short to long, of a set in groups of about one length."""
+    """Return the lengths ``(batch_size,)`` of batches of similar length, evenly spread from short to long sentences."""
     counts = torch.tensor(HISTOGRAM[task])
     bins = torch.arange(len(counts)).repeat_interleave(counts)
     lengths = bins * BIN + torch.arange(len(bins)) % BIN
@@ -29,26 +29,27 @@ def length_groups(task: Task, batch_size: int, groups: int) -> list[Tensor]:
 
 
 def shuffled(groups: list[Tensor]) -> list[Tensor]:
-    """The same sentences in batches of any length."""
+    """Return the same sentences in batches of mixed length."""
     lengths = torch.cat(groups)
     order = torch.randperm(len(lengths), generator=Generator().manual_seed(0))
     return list(lengths[order].split(len(groups[0])))
 
 
 def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary: int, padded: int) -> dict[str, Tensor]:
-    """Text and labels as `Processor.collate` gives them, for sentences of random sub-words.
+    """Return text and labels in the format of `Processor.collate`, for sentences of random sub-words.
 
     Args:
-        task: a sentence of n sub-words has (n - 2) / 2 words to tag, as real ones do; or two entities of 3 sub-words.
-        lengths: sub-words of each sentence, (B,), 8 or more.
-        generator: source of the sub-words and labels.
-        vocabulary: sub-words to choose from.
-        padded: sub-words (and words) that all sentences are padded to.
+        task: For ``"ner"``, a sentence of n sub-words has (n - 2) / 2 words to tag, as in the real data. For ``"re"``,
+            it has two entities of 3 sub-words.
+        lengths: Number of sub-words of each sentence, shape ``(B,)``, at least 8.
+        generator: Random generator of the sub-words and labels.
+        vocabulary: Number of sub-words to choose from.
+        padded: Number of sub-words (and words) to which all sentences are padded.
     """
     size = len(lengths)
     positions = torch.arange(padded)
     text = positions < lengths[:, None]
-    drawn = (size, max(padded, LIMIT))  # the same text, whatever it is padded to
+    drawn = (size, max(padded, LIMIT))  # the text must not depend on the padding
     ids = torch.randint(3, vocabulary, drawn, generator=generator)
     batch = {"input_ids": ids[:, :padded].where(text, 1), "attention_mask": text.long()}
     if task == "re":
@@ -63,6 +64,6 @@ def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary:
 
 
 def image_batch(size: int, generator: Generator, *, side: int) -> dict[str, Tensor]:
-    """Noise as images (size, IMAGES, 3, side, side), all of them there."""
+    """Return noise images ``(size, IMAGES, 3, side, side)`` and a mask that marks all of them as present."""
     pixels = torch.randint(256, (size, IMAGES, 3, side, side), generator=generator, dtype=torch.uint8)
     return {"pixel_values": pixels, "image_mask": torch.ones(size, IMAGES, dtype=torch.bool)}

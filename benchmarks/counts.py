@@ -1,7 +1,7 @@
-"""What a training step must compute and move, counted: the floor of its time on any machine.
+"""Operations and bytes that a training step needs: a lower bound of its time on any machine.
 
-A product of (m, k) and (k, n) takes 2 m k n operations. Forward and backward are three products for each of the forward
-pass, or two where the input needs no gradient.
+A product of (m, k) and (k, n) takes 2 m k n operations. For each product of the forward pass, forward and backward
+together take three products, or two if the input needs no gradient.
 """
 
 import torch
@@ -12,14 +12,14 @@ from benchmarks.batches import IMAGES
 from reference_models.encoders.stages import GRID
 from reference_models.systems.i2srm import I2SRM
 
-# A weight is read forward and backward; its gradient is written, clipped and read; AdamW reads and writes the weight
-# and both moments.
+# A weight is read in the forward and the backward pass. Its gradient is written, clipped and read. AdamW reads and
+# writes the weight and both moments.
 ACCESSES_OF_WEIGHT = 2 + 4 + 6
 OTHERS = ("text_encoder", "vision", "prefix")
 
 
 def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
-    """Of the text encoder, forward and backward: sentences of these lengths, without padding."""
+    """Return the operations of the text encoder, forward and backward, for sentences without padding."""
     config = model.text_encoder.body.config
     width, tokens = config.hidden_size, int(lengths.sum())
     visual = GRID * GRID * IMAGES
@@ -29,7 +29,7 @@ def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
 
 
 def prefix_flops(model: I2SRM, samples: int) -> float:
-    """Of the visual prefix in the release's reading, forward and backward."""
+    """Return the operations of the visual prefix of the release, forward and backward."""
     mixer = model.prefix.mixer
     first, last = (part for part in mixer.perceptron if isinstance(part, nn.Linear))
     cells = GRID * GRID
@@ -41,9 +41,14 @@ def prefix_flops(model: I2SRM, samples: int) -> float:
 
 
 def module_flops(model: I2SRM, samples: int, rows: int) -> float:
-    """Of AttnMixup, the semantic loss and the head, forward and backward; `rows` are samples, or words of all samples.
+    """Return the operations of AttnMixup, the semantic loss and the head, forward and backward.
 
-    A weight meets each row once, but queries, keys and the semantic loss see one vector of a sample.
+    A weight is applied to each row once. Queries, keys and the semantic loss use one vector per sample instead.
+
+    Args:
+        model: The model.
+        samples: Number of samples.
+        rows: Number of samples, or of words of all samples for entities.
     """
     pooled = ("mixer.attention.project_query", "mixer.attention.project_key", "semantic")
     parts = [(name, p.numel()) for name, p in model.named_parameters() if p.ndim == 2 and not name.startswith(OTHERS)]
@@ -52,24 +57,24 @@ def module_flops(model: I2SRM, samples: int, rows: int) -> float:
 
 @torch.no_grad()
 def image_flops(model: I2SRM, side: int) -> float:
-    """Of an image in the backbone, forward."""
+    """Return the operations of the backbone for one image, forward."""
     with FlopCounterMode(display=False) as counter:
         model.vision(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     return float(counter.get_total_flops())
 
 
 def necessary_flops(model: I2SRM, lengths: Tensor, *, cached: bool, side: int) -> float:
-    """Of a step on images of side x side; without the cache each meets the backbone once, forward."""
+    """Return the operations of a step. Without the cache, each image of side x side takes one forward pass."""
     rows = len(lengths) if model.config.task == "re" else int(((lengths - 2) // 2).sum())
     flops = encoder_flops(model, lengths) + prefix_flops(model, len(lengths)) + module_flops(model, len(lengths), rows)
     return flops if cached else flops + len(lengths) * IMAGES * image_flops(model, side)
 
 
 def necessary_bytes(model: I2SRM) -> float:
-    """Of weights, gradients and AdamW's moments of a step in float32; activations are left out."""
+    """Return the bytes of weights, gradients and AdamW's moments that a step in float32 moves, without activations."""
     return 4.0 * ACCESSES_OF_WEIGHT * sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def state_bytes(model: I2SRM) -> int:
-    """Held from step to step in float32: all weights, and the gradients and two moments of those that are trained."""
+    """Return the bytes kept between steps in float32: all weights, and gradients and moments of the trained ones."""
     return sum(4 * p.numel() * (4 if p.requires_grad else 1) for p in model.parameters())

@@ -1,4 +1,4 @@
-"""A small classifier on long-tailed digits: plain, mixup, attention across the batch, and AttnMixup, by ten seeds each.
+"""Train a small classifier on long-tailed digits: plain, with mixup, with attention across the batch, with AttnMixup.
 
 python -m benchmarks.drop_in [--seeds 10] [--epochs 100]
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attnmixup import AttnMixup
 
-# None is no mixer; the parts of the method are extremes of its ratios.
+# None: no mixer. Mixup and attention across the batch are AttnMixup with extreme ratios.
 METHODS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "mixup": {"sample_ratio": 1.0, "transformed_ratio": 0.0},
@@ -26,12 +26,12 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "AttnMixup, release": {"preset": "release"},
     "AttnMixup, recommended": {"preset": "recommended"},
 }
-RAREST = 1 / 30  # of the samples of the most frequent class
+RAREST = 1 / 30  # samples of the rarest class, relative to the most frequent class
 HIDDEN, BATCH = 64, 32
 
 
 def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training digits whose classes are ever rarer, and balanced test digits."""
+    """Return long-tailed training digits, where class 0 is the most frequent, and balanced test digits."""
     inputs, labels = load_digits(return_X_y=True)
     split = train_test_split(inputs / 16, labels, test_size=0.4, stratify=labels, random_state=seed)
     x, x_test, y, y_test = (torch.tensor(part) for part in split)
@@ -44,7 +44,7 @@ def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def accuracy(options: dict[str, Any] | None, seed: int, epochs: int) -> float:
-    """Test accuracy after training, in percent."""
+    """Train a classifier and return its test accuracy in percent."""
     x, y, x_test, y_test = digits(seed)
     torch.manual_seed(seed)
     encoder, head = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU()), nn.Linear(HIDDEN, 10)
@@ -73,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     counts = torch.bincount(digits(0)[1]).tolist()
     print(f"Training samples by class: {counts}; {options.seeds} seeds, {options.epochs} epochs\n")
-    print("| method | test accuracy | spread | seconds a seed |\n|---|---|---|---|")
+    print("| method | test accuracy | standard deviation | seconds per seed |\n|---|---|---|---|")
     for name, method in METHODS.items():
         start = time.perf_counter()
         results = [accuracy(method, seed, options.epochs) for seed in range(options.seeds)]

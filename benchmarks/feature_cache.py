@@ -1,4 +1,4 @@
-"""Seconds of a batch of images and crops: read from the feature cache, and loaded and computed.
+"""Time a batch of images and crops: features read from the cache, compared with loading and computing them.
 
 python -m benchmarks.feature_cache [--vision resnet50] [--samples 50]
 """
@@ -32,7 +32,7 @@ VIEWS: dict[View, Slots] = {"cells": "all", "pooled": "whole"}
 
 
 def make_split(folder: Path, samples: int) -> EncodedSplit:
-    """Samples with an image and three crops each: JPEG files of 800 x 600 pixels and about 90 kB."""
+    """Write samples with an image and three crops each: JPEG files of 800 x 600 pixels and about 90 kB."""
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(SLOTS * samples)]
     for path in paths:
@@ -65,10 +65,10 @@ def main() -> None:
         split.features = fill_cache(folder, backbone, split, VIEWS, progress=False)
         shards = list(folder.glob("*/shard-*"))
         warm = median_seconds(load, repeats=REPEATS)
-        split.features = FeatureCache(split.features.views, VIEWS)  # which has no shard open yet
+        split.features = FeatureCache(split.features.views, VIEWS)  # a new cache has no shard open
         for shard in shards:
             with shard.open("rb") as file:
-                os.fsync(file.fileno())  # what is not yet on the disk stays in memory
+                os.fsync(file.fileno())  # pages not yet written to disk would stay in memory
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         cold = seconds(load)
         files = sorted(folder.glob("*.jpg"))
@@ -77,9 +77,9 @@ def main() -> None:
         kept = sum(shard.stat().st_size for shard in shards)
     count = SLOTS * options.samples
     print(f"{options.vision}, batches of {BATCH} samples with {SLOTS} images each, one thread")
-    print(f"a batch: load {loading:.3f} s, compute {computing:.3f} s; read {warm:.4f} s, from the disk {cold:.4f} s")
+    print(f"a batch: load {loading:.3f} s, compute {computing:.3f} s; read {warm:.4f} s, from disk {cold:.4f} s")
     print(f"all {count} images: fill {filling:.1f} s, hash {hashing:.3f} s ({size / hashing:.0f} MB/s)")
-    print(f"on disk: {kept / count:,.0f} bytes an image")
+    print(f"on disk: {kept / count:,.0f} bytes per image")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""What a training step should take on an H100, computed from the same counts as on a CPU. Nothing here is measured.
+"""Compute how long a training step should take on an H100, from the same counts as on a CPU. Nothing is measured.
 
 python -m benchmarks.gpu_plan
 
-Time is at least that of the operations at the peak of bfloat16, plus that of moving weights and moments; it is also at
-least the time to launch the kernels, one for each operation of PyTorch. Memory is that of weights, gradients and
-moments in float32, and of activations in bfloat16 by the count of Korthikanti et al. (2022), 34 C bytes a token and
-layer.
+The time is at least that of the operations at the bfloat16 peak plus that of moving weights and moments. It is also at
+least the time to launch the kernels, one per PyTorch operation. Memory is weights, gradients and moments in float32,
+plus activations in bfloat16: 34 C bytes per token and layer, as counted by Korthikanti et al. (2022).
 """
 
 from dataclasses import dataclass, replace
@@ -20,11 +19,11 @@ from benchmarks.variants import OURS, make_optimizers, training_step
 from benchmarks.workload import SIZES, TINY_TEXT, Size, make_model, make_work
 from reference_models.systems.i2srm import I2SRM
 
-PEAK = 989e12  # operations a second of dense bfloat16 products, H100 SXM, from its data sheet
-BANDWIDTH = 3.35e12  # bytes a second, likewise
-LAUNCH = 5e-6  # seconds a kernel, assumed
-REACHED = 0.5  # of the peak by products of this size, assumed
-ACTIVATIONS = 34  # bytes a token, layer and unit of width
+PEAK = 989e12  # operations per second of dense bfloat16 products, H100 SXM, from its data sheet
+BANDWIDTH = 3.35e12  # bytes per second, H100 SXM, from its data sheet
+LAUNCH = 5e-6  # seconds per kernel, assumed
+REACHED = 0.5  # share of the peak that products of this size reach, assumed
+ACTIVATIONS = 34  # bytes per token, layer and unit of width
 BATCH_SIZES: dict[Task, tuple[int, ...]] = {"ner": (8, 64), "re": (16, 128)}
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -32,7 +31,7 @@ MODELS = {"RoBERTa-base": SIZES["base"], "RoBERTa-large": replace(SIZES["base"],
 
 
 class Launches(TorchDispatchMode):
-    """Counts the operations that compute something; `count` is their number so far."""
+    """Count the operations that compute something (views do not); `count` is their number so far."""
 
     count = 0
 
@@ -42,7 +41,10 @@ class Launches(TorchDispatchMode):
 
 
 def launches(task: Task, size: Size) -> int:
-    """Operations of a step; widths do not change their number, so they are counted on a narrow model as deep."""
+    """Return the number of operations of a step, counted on a narrow model of the same depth.
+
+    Widths do not change the number.
+    """
     depth = size.text.get("num_hidden_layers", 12)
     model = make_model(task, replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}))
     work = make_work(model, torch.tensor([20, 24]), SIZES["tiny"].side).batch(OURS)
@@ -52,20 +54,20 @@ def launches(task: Task, size: Size) -> int:
 
 
 def memory(model: I2SRM, tokens: int) -> float:
-    """Bytes: what is held from step to step, and the activations."""
+    """Return the bytes kept between steps plus those of the activations."""
     config = model.text_encoder.body.config
     return state_bytes(model) + ACTIVATIONS * config.hidden_size * config.num_hidden_layers * tokens
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step must compute and move, and what that should take.
+    """Operations and bytes of a step, and its expected time.
 
     Attributes:
-        flops: operations.
-        moved: bytes of weights, gradients and moments.
-        kernels: operations of PyTorch.
-        memory: bytes held.
+        flops: Number of operations.
+        moved: Bytes of weights, gradients and moments that are moved.
+        kernels: Number of PyTorch operations.
+        memory: Bytes of memory held.
     """
 
     flops: float
@@ -75,22 +77,22 @@ class Plan:
 
     @property
     def floor(self) -> float:
-        """Seconds below which no machine of this kind can go."""
+        """Lower bound of the step time on this machine, in seconds."""
         return self.flops / PEAK + self.moved / BANDWIDTH
 
     @property
     def launching(self) -> float:
-        """Seconds in which the kernels are launched."""
+        """Time to launch the kernels, in seconds."""
         return LAUNCH * self.kernels
 
     @property
     def expected(self) -> float:
-        """Seconds of a step."""
+        """Expected time of a step, in seconds."""
         return max(self.flops / PEAK / REACHED + self.moved / BANDWIDTH, self.launching)
 
 
 def make_plan(task: Task, size: Size, lengths: torch.Tensor, kernels: int) -> Plan:
-    """The plan of a step on sentences of these lengths, with the feature cache."""
+    """Return the plan of a step on sentences of these lengths, with the feature cache."""
     with torch.device("meta"):
         model = make_model(task, size)
     flops = necessary_flops(model, lengths, cached=True, side=size.side)

@@ -1,7 +1,7 @@
-"""How fast a finished run predicts its test split: one by one, in batches of any or one length, with faster products.
+"""Time the prediction of a test split by a finished run: one by one, in batches, and with faster matrix products.
 
-Fast float32 products are left out where they would not keep float32's accuracy, int8 where the CPU has no exact product
-of such matrices.
+Fast float32 products are left out if they would not keep float32's accuracy, and int8 if the CPU has no exact int8
+product.
 
 python -m benchmarks.inference RUN [--repeats 5]
 """
@@ -36,16 +36,16 @@ def main() -> None:
     model, processor = load_model(run)
     split = EncodedSplit(read_split(config, "test")[0], processor, config.data.long_samples)
     in_file_order = copy.copy(split)
-    in_file_order.lengths = [0] * len(split)  # samples of one length stay in their order
-    size = 4 * config.training.batch_size  # as `i2srm evaluate` takes it
+    in_file_order.lengths = [0] * len(split)  # samples of equal length keep their order
+    size = 4 * config.training.batch_size  # the batch size of `i2srm evaluate`
     with tempfile.TemporaryDirectory() as folder:
         export_system(model, processor, Path(folder), "benchmark")
         graphs = OnnxSystem(model, Path(folder), "benchmark")
     ways: dict[str, tuple[bool, Scorer, EncodedSplit, int]] = {
         "one by one": (False, model, split, 1),
         "one by one, ONNX Runtime": (False, graphs, split, 1),
-        f"batches of {size} in the order of the file": (False, model, in_file_order, size),
-        f"batches of {size} of about one length": (False, model, split, size),
+        f"batches of {size}, order of the file": (False, model, in_file_order, size),
+        f"batches of {size}, similar length": (False, model, split, size),
         "the same, ONNX Runtime": (False, graphs, split, size),
         "the same with fast float32": (True, model, split, size),
     }
@@ -58,13 +58,13 @@ def main() -> None:
     f1: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
-        for name, (fast, *way) in ways.items():  # in turn, so that a slow minute of the machine falls on all of them
+        for name, (fast, *way) in ways.items():  # alternate, so that a slow phase of the machine affects all equally
             with float32_products(fast=fast, device=model.device):
                 evaluation, took = timed(partial(evaluate_split, *way, progress=False))
             f1[name] = evaluation.scores["f1"]
             seconds[name].append(took)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(split)} test samples; medians\n")
-    print("| prediction | seconds | samples/s | times as fast as one by one | F1 |\n|---|---|---|---|---|")
+    print("| prediction | seconds | samples/s | speed-up over one by one | F1 |\n|---|---|---|---|---|")
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():
         ratio = medians["one by one"] / median

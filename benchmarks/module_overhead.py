@@ -1,4 +1,4 @@
-"""What a step of both modules costs, against a training step of a BERT-base, the release's layer, and mixup alone.
+"""Time a step of both modules, compared with a training step of BERT-base, the release's layer, and mixup alone.
 
 python -m benchmarks.module_overhead [--repeats 20] [--encoder-repeats 3] [--device cpu]
 """
@@ -16,12 +16,12 @@ DIM, HEADS, LENGTH, CLASSES, IMAGE_DIM = 768, 4, 80, 23, 2048
 
 
 def milliseconds(step: Callable[[], object], repeats: int, device: str) -> float:
-    """Median over the repeats, after two that do not count."""
+    """Return the median time in milliseconds, after two warm-up calls."""
     return 1000 * median_seconds(step, repeats=repeats, warmup=2, device=torch.device(device))
 
 
 def encoder_step(batch_size: int, device: str) -> Callable[[], object]:
-    """Forward, backward and AdamW of an encoder with the sizes of BERT-base, on sentences of 80 tokens."""
+    """Return a step (forward, backward, AdamW) of an encoder with the sizes of BERT-base, on sentences of 80 tokens."""
     embedding = nn.Embedding(30522, DIM)
     layer = nn.TransformerEncoderLayer(DIM, 12, 3072, activation="gelu", batch_first=True)
     model = nn.Sequential(embedding, nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)).to(device)
@@ -37,7 +37,7 @@ def encoder_step(batch_size: int, device: str) -> Callable[[], object]:
 
 
 def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], object]]:
-    """Forward and backward of the modules and of what they are compared with."""
+    """Return the forward and backward passes of the modules and of the alternatives, by name."""
     embeddings = torch.randn(shape, device=device, requires_grad=True)
     by_token = len(shape) == 3
     targets = torch.randint(CLASSES, shape[:-1], device=device)
@@ -60,7 +60,7 @@ def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], 
 
     def step(*parts: Callable[[], Tensor]) -> None:
         outputs = [part() for part in parts]
-        torch.autograd.backward(outputs, [output.detach() for output in outputs])  # a gradient that costs nothing
+        torch.autograd.backward(outputs, [output.detach() for output in outputs])  # this gradient needs no computation
 
     return {
         "AttnMixup": lambda: step(lambda: mixed(mixer)),
@@ -82,8 +82,8 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {options.device}, {torch.get_num_threads()} threads; medians in milliseconds")
     of_16 = milliseconds(encoder_step(16, options.device), options.encoder_repeats, options.device)
-    print(f"\nTraining step of the encoder at B = 16, L = {LENGTH}: {of_16:.0f} ms; other B in proportion\n")
-    print("| B | embeddings | what | ms | % of the encoder's step |\n|---|---|---|---|---|")
+    print(f"\nTraining step of the encoder at B = 16, L = {LENGTH}: {of_16:.0f} ms; scaled in proportion for other B\n")
+    print("| B | embeddings | modules | ms | % of the encoder's step |\n|---|---|---|---|---|")
     for shape in ((8, DIM), (16, DIM), (256, DIM), (16, LENGTH, DIM)):
         repeats = options.repeats if shape[0] * len(shape) <= 32 else max(3, options.repeats // 4)
         for name, step in module_steps(shape, options.device).items():

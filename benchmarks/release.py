@@ -1,4 +1,4 @@
-"""The computation of the code published with the paper, re-created on our model's weights: same numbers, its cost."""
+"""The computation of the published code, re-created on our model's weights: the same numbers at the original cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from reference_models.systems.images import ImageFeatures
 
 
 def slot_passes(model: I2SRM, batch: Mapping[str, Tensor], *, attend_absent: bool, logits: bool) -> ImageFeatures:
-    """`I2SRM.image_features` by a pass for each slot, and one more for the class logits of the whole images."""
+    """Compute `I2SRM.image_features` with one pass per slot, and one more for the class logits of the whole images."""
     present = batch["image_mask"]
     seen = present.any(dim=1, keepdim=True).expand_as(present) if attend_absent else present
     mean, std = (torch.tensor(v, device=present.device).view(3, 1, 1) for v in (MEAN, STD))
@@ -34,7 +34,7 @@ def pool(features: Mapping[str, Tensor], pooling: Pooling) -> tuple[Tensor, ...]
 
 
 def looped_gates(mixer: GatedPerceptron, cells: Sequence[Tensor]) -> Tensor:
-    """`GatedPerceptron.forward` image by image, layer by layer and share by share."""
+    """Compute `GatedPerceptron.forward` in loops over images, layers and shares."""
     images = torch.cat(list(cells), dim=-1).unflatten(0, (-1, IMAGES)).unbind(dim=1)
     shares = [mixer.perceptron(image).chunk(mixer.shares, dim=-1) for image in images]
     tokens = []

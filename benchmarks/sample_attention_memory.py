@@ -1,4 +1,4 @@
-"""Memory and time of one forward and backward pass of the additive attention across a large batch.
+"""Measure memory and time of one forward and backward pass of the additive attention across a large batch.
 
 python -m benchmarks.sample_attention_memory [--samples 8192] [--dim 768] [--heads 4] [--device cpu]
 """
@@ -33,7 +33,7 @@ def main() -> None:
     pairs = 4 * options.samples**2 * (options.dim // options.heads) * options.heads
     print(f"B = {options.samples}, C = {options.dim}, {options.heads} heads, {options.device}")
     print(f"forward {forward:.1f} s, forward and backward {time.perf_counter() - start:.1f} s")
-    print(f"peak memory of the process {peak / 2**30:.2f} GiB; all pairs at once would be {pairs / 2**30:.0f} GiB")
+    print(f"peak memory of the process {peak / 2**30:.2f} GiB; all pairs at once would take {pairs / 2**30:.0f} GiB")
 
 
 if __name__ == "__main__":

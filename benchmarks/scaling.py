@@ -1,9 +1,9 @@
-"""How time and memory grow with the size of the problem.
+"""Measure how time and memory grow with the size of the problem.
 
 python -m benchmarks.scaling [--part data batch length ranks] [--rows 1000 10000 100000 1000000] [--format mnre]
 
-data: rows of a data set through reader, check of the images, encoding and feature cache to batches.
-batch, length: samples of a training step, and sub-words of a sentence, with the feature cache.
+data: rows of a data set, from reading, checking images, encoding and the feature cache to loading batches.
+batch, length: samples per training step, and sub-words per sentence, with the feature cache.
 ranks: processes that train together.
 """
 

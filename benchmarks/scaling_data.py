@@ -1,8 +1,8 @@
-"""How time and memory grow with the rows of a data set, from its files to batches: read, checked, encoded, cached.
+"""Measure how time and memory grow with the rows of a data set: reading, checking, encoding, caching and loading.
 
-Memory is beyond that of the imports, and is what the process alone can give back (anonymous memory). Pages of files do
-not count, those of the temporary files among them: the system keeps them while it has room, and drops them as it needs.
-The most there was for a moment is that of all resident memory, mapped files included.
+Memory is the anonymous memory of the process beyond the imports. File pages, including those of temporary files, are
+not counted, because the system drops them when it needs the space. The peak is that of all resident memory, including
+mapped files.
 """
 
 import argparse
@@ -41,23 +41,23 @@ RELATIONS = ("None", "/per/per/peer")
 IMAGES = 200  # shared by all rows
 IMAGE_SIZE = 32  # small, so that decoding does not hide the rest
 BATCH = 16
-DRAWN = 20_000  # samples of the epoch, from all over the set
+DRAWN = 20_000  # samples loaded, drawn from the whole set
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function returns in a process that has done nothing before, so that its memory is its own."""
+    """Call a function in a new process, so that its memory use can be measured alone."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def memory(name: str) -> float:
-    """Megabytes of this process: "Anonymous", which no file stands behind; "VmRSS", now resident; "VmHWM", at most."""
+    """Return the memory of this process in MB: "Anonymous" (not file-backed), "VmRSS" (resident) or "VmHWM" (peak)."""
     file = Path("/proc/self/smaps_rollup" if name == "Anonymous" else "/proc/self/status")
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name)) * 1024 / 1e6
 
 
 def write_set(format: str, root: Path, rows: int) -> None:
-    """A training split of random words, of tweets' lengths, with a few noisy images."""
+    """Write a training split of random words, with the sentence lengths of tweets and a few noise images."""
     place, draw = get_format(format).layout(root, "train"), random.Random(0)
     for folder in (place.labels[0].parent, place.images):
         folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ def mnre_row(words: list[str], image: int, draw: random.Random) -> str:
 
 
 def measure_data(format: str, root: Path) -> dict[str, float]:
-    """Rows a second of each step over one data set, and the memory after them."""
+    """Return the rows per second of each step over one data set, and the memory used."""
     tokenizer, kind = learn_tokenizer([WORDS], 2000), get_format(format)
     labels = TAGS if format == "twitter" else RELATIONS
     processor = Processor(tokenizer, get_task(kind.task)(labels), image_size=IMAGE_SIZE)
@@ -108,7 +108,7 @@ def measure_data(format: str, root: Path) -> dict[str, float]:
         "loaded with features": DRAWN / features,
         "MB after reading": after_reading - before,
         "MB at the end": memory("Anonymous") - before,
-        "MB at most": memory("VmHWM") - resident,
+        "peak MB": memory("VmHWM") - resident,
     }
 
 
@@ -118,8 +118,8 @@ def exhaust(values: Iterable[object]) -> None:
 
 
 def data(options: argparse.Namespace) -> None:
-    """A table with a line for each number of rows; the last column is what the memory at the end grows by."""
-    print(f"{options.format}, {IMAGES} images at {IMAGE_SIZE} pixels, batches of {BATCH}, rows a second\n")
+    """Print a table with one line per number of rows; the last column is the growth of the memory at the end."""
+    print(f"{options.format}, {IMAGES} images at {IMAGE_SIZE} pixels, batches of {BATCH}, rows per second\n")
     before: tuple[int, float] | None = None
     for rows in sorted(options.rows):
         with TemporaryDirectory() as folder:
@@ -127,7 +127,7 @@ def data(options: argparse.Namespace) -> None:
             write_set(options.format, root, rows)
             found = in_fresh_process(measure_data, options.format, root)
         if before is None:
-            print(f"| rows | {' | '.join(found)} | bytes a row more |\n|{'---|' * (len(found) + 2)}")
+            print(f"| rows | {' | '.join(found)} | bytes per additional row |\n|{'---|' * (len(found) + 2)}")
         at_end = found["MB at the end"]
         more = "-" if before is None else f"{1e6 * (at_end - before[1]) / (rows - before[0]):.0f}"
         print(f"| {rows:,} | {' | '.join(f'{number:,.0f}' for number in found.values())} | {more} |", flush=True)

@@ -1,4 +1,4 @@
-"""How the cost of a training step grows with the batch, the length of sentences, and the number of processes."""
+"""Measure how the cost of a training step grows with batch size, sentence length and number of processes."""
 
 import argparse
 from functools import partial
@@ -15,26 +15,26 @@ from benchmarks.variants import OURS, computing, loss_of, make_optimizers, train
 from benchmarks.workload import SIZES, make_model, make_work
 
 BATCHES, LENGTHS, RANKS = (1, 4, 16, 64, 256), (16, 32, 64, 128, 256), (1, 2)
-BATCH, LENGTH = 16, 32  # where the other one grows
-SIDE = 64  # of the images, whose features come from the cache
+BATCH, LENGTH = 16, 32  # fixed value while the other one grows
+SIDE = 64  # image size; it does not matter, because features come from the cache
 STEPS = 3
 
 
 def batch(options: argparse.Namespace) -> None:
-    """A table with a line for each number of samples, of LENGTH sub-words."""
+    """Print a table with one line per batch size, for sentences of LENGTH sub-words."""
     table(options.size, [(size, LENGTH) for size in BATCHES])
 
 
 def length(options: argparse.Namespace) -> None:
-    """A table with a line for each number of sub-words, in batches of BATCH."""
+    """Print a table with one line per sentence length, for batches of BATCH samples."""
     table(options.size, [(BATCH, sub_words) for sub_words in LENGTHS])
 
 
 def table(size: str, shapes: list[tuple[int, int]]) -> None:
-    """Relations in float32, with the feature cache."""
+    """Print step times of relations in float32, with the feature cache, for pairs of batch size and length."""
     model = make_model("re", SIZES[size])
     optimizer = make_optimizers(model)[True]
-    print("\n| B | L | s a step | ms a sample | us a sub-word | GFLOP/s |\n|---|---|---|---|---|---|")
+    print("\n| B | L | s per step | ms per sample | us per sub-word | GFLOP/s |\n|---|---|---|---|---|---|")
     for samples, sub_words in shapes:
         lengths = torch.full((samples,), sub_words)
         work = make_work(model, lengths, SIDE).batch(OURS)
@@ -48,9 +48,9 @@ def table(size: str, shapes: list[tuple[int, int]]) -> None:
 
 
 def ranks(options: argparse.Namespace) -> None:
-    """A table with a line for each number of processes of one thread, each with a batch of its own."""
+    """Print a table with one line per number of processes. Each has one thread and its own batch."""
     print(f"\nB = {BATCH} and L = {LENGTH} in each process, one thread each, gradients exchanged by gloo\n")
-    print("| processes | s a step | samples/s | times one process |\n|---|---|---|---|")
+    print("| processes | s per step | samples/s | speed-up |\n|---|---|---|---|")
     first = None
     for world in RANKS:
         with TemporaryDirectory() as folder:

@@ -1,14 +1,14 @@
-"""A training step of published code against ours: time, memory, and how near to the machine's limit.
+"""Compare a training step of published code with ours: time, memory, and share of the machine's peak.
 
 python -m benchmarks.step --against published [--tasks ner re] [--groups 5] [--repeats 3] [--length 80]
 
-Published are I2SRM's release for relations, and HVPNeT's code for entities, for which I2SRM has none; both are
-re-created on our model's weights. Weights are random. Sentences are as long as the real ones, and each has an image and
-three crops. Each way to compute has a process of its own, with the memory allocator as the environment sets it until
-the line "freed memory kept"; a process takes each batch once before it counts. A step is forward, backward, clipping
-and AdamW; images are decoded before it, and the feature cache is full. What the modules cost is a small difference, for
-which steps with and without them take turns in one process: 10 repeats settle it. "Faster float32 products" are left
-out where they would not keep float32's accuracy.
+The published code is I2SRM's release for relations and HVPNeT's code for entities, for which I2SRM has no release. Both
+are re-created on our model's weights. Weights are random. Sentences have real lengths, and each has an image and three
+crops. Each variant runs in its own process, with the memory allocator of the environment up to the line "freed memory
+kept". A process takes each batch once as a warm-up. A step is forward, backward, clipping and AdamW; images are decoded
+before it, and the feature cache is full. The cost of the modules is a small difference, so steps with and without them
+alternate in one process; 10 repeats are enough. "Faster float32 products" are left out if they would not keep float32's
+accuracy.
 """
 
 import argparse
@@ -35,12 +35,12 @@ BATCH_SIZES: dict[Task, int] = {"ner": 8, "re": 16}
 OURS_ALONE = {"ours in float32": OURS, "ours in bfloat16": replace(OURS, half=torch.bfloat16)}
 WITHOUT_MODULES = replace(OURS, modules=False)
 CPU = torch.device("cpu")
-GIB = 1e6 / 2**30  # of a megabyte
+GIB = 1e6 / 2**30  # GiB per MB
 PEAK_SIZES = ((1280, 768, 3072), (1280, 3072, 768), (2048, 2048, 2048), (4096, 4096, 4096))
 
 
 def product_peak(dtype: torch.dtype) -> float:
-    """The most operations a second that a product of matrices reaches here."""
+    """Return the operations per second of the fastest matrix product on this machine."""
     best = 0.0
     for rows, inner, columns in PEAK_SIZES:
         left, right = torch.randn(rows, inner, dtype=dtype), torch.randn(columns, inner, dtype=dtype)
@@ -53,21 +53,21 @@ def product_peak(dtype: torch.dtype) -> float:
 def time_way(
     task: Task, size: Size, variant: Variant, groups: list[torch.Tensor], repeats: int
 ) -> tuple[list[float], float]:
-    """Seconds of each step in one way, and the most GiB held; to be called in a process that does nothing else."""
+    """Return the seconds of each step of a variant, and the peak memory in GiB. Call it in a new process."""
     if variant.kept:
         keep_freed_memory()
     model = make_model(task, size)
     if variant.rows:
         write_used_rows(model)
-    # Where features come from the cache no large image is computed.
+    # With features from the cache, the image size does not matter, so small images are enough.
     side = 64 if variant.cached else size.side
     work = [make_work(model, lengths, side, seed=number) for number, lengths in enumerate(groups)]
     times = time_steps(model, work, {"": variant}, repeats)[""]
-    return times, memory("VmHWM") * GIB  # unlike ru_maxrss, it does not begin with that of the parent
+    return times, memory("VmHWM") * GIB  # unlike ru_maxrss, it does not include the peak of the parent process
 
 
 def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant], repeats: int) -> dict[str, list[float]]:
-    """Seconds of a step on each batch in each way, so many times over, after one round that does not count."""
+    """Return the seconds of `repeats` steps on each batch, for each variant, after one warm-up round."""
     optimizers = make_optimizers(model)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for part in work * (1 + repeats):
@@ -78,7 +78,7 @@ def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant], rep
 
 
 def share_of_modules(task: Task, size: Size, groups: list[torch.Tensor], repeats: int) -> float:
-    """The part of a step that both modules take: the median over steps, each taken with them and without."""
+    """Return the share of a step that both modules take: the median over steps, each run with and without them."""
     keep_freed_memory()
     model = make_model(task, size)
     write_used_rows(model)
@@ -88,7 +88,7 @@ def share_of_modules(task: Task, size: Size, groups: list[torch.Tensor], repeats
 
 
 def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespace) -> None:
-    """Measure one task and print its table, line by line as the times come in."""
+    """Measure one task and print its table, one line after each variant."""
     size, batch_size = SIZES[options.size], BATCH_SIZES[task]
     grouped = length_groups(task, batch_size, options.groups)
     if options.length:
@@ -100,15 +100,13 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
     results = results_without_chance(task, size, grouped[0], variants)
 
     mean = torch.cat(grouped).float().mean()
-    counted = f"{len(grouped)} batches, {options.repeats} times"
-    print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words a sentence (median of {counted})\n")
+    counted = f"{len(grouped)} batches, {options.repeats} times each"
+    print(f"\n## {task}, B = {batch_size}, {mean:.1f} sub-words per sentence (median of {counted})\n")
     reached = {dtype: f"{peak / 1e9:.0f}" for dtype, peak in peaks.items()}
     print(f"Products reach {reached[None]} GFLOP/s in float32 and {reached[torch.bfloat16]} in bfloat16; ", end="")
-    print(f"weights and AdamW move {necessary_bytes(model) / 1e9:.1f} GB a step.")
+    print(f"weights and AdamW move {necessary_bytes(model) / 1e9:.1f} GB per step.")
     print(f"Libraries take {libraries:.2f} GiB; weights, gradients and moments {state_bytes(model) / 2**30:.2f} GiB.\n")
-    print(
-        "| | seconds | samples/s | times the first | times the one before | peak GiB | % of peak | loss | gradients |"
-    )
+    print("| | seconds | samples/s | speed-up | over the line above | peak GiB | % of peak | loss | gradients |")
     print("|---|---|---|---|---|---|---|---|---|")
     first = before = 0.0
     for name, way in variants.items():
@@ -135,16 +133,16 @@ def measure(task: Task, variants: dict[str, Variant], options: argparse.Namespac
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
         before = cost
     share = in_fresh_process(share_of_modules, task, size, grouped, options.repeats)
-    print(f"\nBoth modules take {100 * share:.1f}% of a step: the median over steps, each taken with them and without.")
+    print(f"\nBoth modules take {100 * share:.1f}% of a step: the median over steps, each run with and without them.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", choices=["published"], help="begin there, and add measure after measure")
+    parser.add_argument("--against", choices=["published"], help="start there and add one measure per line")
     parser.add_argument("--tasks", nargs="+", choices=["ner", "re"], default=["ner", "re"])
-    parser.add_argument("--groups", type=int, default=5, help="batches, from short sentences to long ones")
+    parser.add_argument("--groups", type=int, default=5, help="number of batches, from short to long sentences")
     parser.add_argument("--repeats", type=int, default=1, help="steps on each batch")
-    parser.add_argument("--length", type=int, help="sub-words of all sentences, instead of real lengths")
+    parser.add_argument("--length", type=int, help="number of sub-words of every sentence, instead of real lengths")
     parser.add_argument("--size", choices=list(SIZES), default="base")
     options = parser.parse_args()
     for name in ("groups", "repeats"):

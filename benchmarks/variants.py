@@ -1,4 +1,4 @@
-"""A training step from the computation of published code to ours, one measure after another."""
+"""Variants of a training step, from the computation of published code to ours, one measure at a time."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,24 +20,24 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """How a step is computed; the result is the same up to rounding. The default is the way of I2SRM's release.
+    """How a step is computed. Variants give the same result up to rounding. The default is I2SRM's release.
 
     Attributes:
-        frozen: no gradients of the backbone, which are thrown away otherwise.
-        once: one pass of the backbone in channels_last and in evaluation mode, 8 images at a time, instead of one in
+        frozen: The backbone computes no gradients. Otherwise they are computed and discarded.
+        once: One pass of the backbone in channels_last and evaluation mode, 8 images at a time. Otherwise one pass in
             training mode for each slot, and one more for the class logits.
-        vectorised: gates of the prefix without loops.
-        unpadded: sentences as long as the longest of the batch, not of `batches.LIMIT` sub-words.
-        grouped: sentences of about one length in a batch, instead of any.
-        attention: of the text encoder.
-        fused: AdamW in one kernel.
-        fast: faster float32 products; on a CPU that would not keep float32's accuracy the usual ones.
-        fast_dropout: cheaper random numbers for dropout.
-        rows: gradients of embeddings by rows, which nothing undoes: such a way needs a process of its own.
-        kept: freed memory stays with the process, as `rows`.
-        cached: features of the images are there.
-        half: the other dtype of mixed precision; None for float32 alone.
-        modules: with AttnMixup and the semantic loss.
+        vectorised: The gates of the prefix are computed without loops.
+        unpadded: Sentences are padded to the longest of the batch, not to `batches.LIMIT` sub-words.
+        grouped: A batch has sentences of similar length, instead of any length.
+        attention: Attention implementation of the text encoder.
+        fused: AdamW runs in one kernel.
+        fast: Faster float32 products. A CPU where they would not keep float32's accuracy uses the usual products.
+        fast_dropout: Cheaper random numbers for dropout.
+        rows: Row-wise gradients of word embeddings. This cannot be undone, so such a variant needs a new process.
+        kept: The process keeps freed memory. This also needs a new process.
+        cached: Image features come from the cache.
+        half: The low-precision dtype of mixed precision; None for float32 only.
+        modules: AttnMixup and the semantic loss are used.
     """
 
     frozen: bool = False
@@ -57,7 +57,7 @@ class Variant:
 
 
 RELEASE = Variant()
-# HVPNeT's code for entities: no modules, a frozen backbone (in training mode), a pass for each slot.
+# HVPNeT's code for entities has no modules, a frozen backbone (in training mode) and one pass for each slot.
 HVPNET = Variant(frozen=True, modules=False)
 PUBLISHED: dict[Task, tuple[str, Variant]] = {"re": ("I2SRM's release", RELEASE), "ner": ("HVPNeT's code", HVPNET)}
 FAST, ROWS, KEPT = "faster float32 products", "gradients of words by rows", "freed memory kept"
@@ -65,7 +65,7 @@ MEASURES: dict[str, dict[str, object]] = {
     "one pass of a frozen backbone, channels_last": {"once": True, "frozen": True},
     "vectorised gates": {"vectorised": True},
     "padding to the longest of the batch": {"unpadded": True},
-    "batches of about one length": {"grouped": True},
+    "batches of similar length": {"grouped": True},
     "SDPA": {"attention": "sdpa"},
     "fused AdamW": {"fused": True},
     "cheaper random numbers": {"fast_dropout": True},
@@ -78,7 +78,7 @@ MEASURES: dict[str, dict[str, object]] = {
 
 
 def ladder(task: Task) -> dict[str, Variant]:
-    """Published code for a task, and what each measure, added to those before it, makes of it."""
+    """Return the variants of a task by name: the published code, then one more measure for each variant."""
     name, variant = PUBLISHED[task]
     steps = {name: variant}
     for name, change in MEASURES.items():
@@ -94,7 +94,7 @@ OURS = replace(list(ladder("re").values())[-1], half=None)
 
 @contextmanager
 def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) -> Iterator[None]:
-    """Let a model compute in the way of a variant; with `batch_statistics=False` those of the backbone stay fixed."""
+    """Make a model compute as a variant says. `batch_statistics=False` fixes the batch statistics of the backbone."""
     model.vision.frozen = variant.once
     model.vision.requires_grad_(not variant.frozen)
     model.train()
@@ -121,7 +121,7 @@ def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) 
 
 
 def training_step(model: I2SRM, optimizer: torch.optim.Optimizer, batch: Batch, variant: Variant) -> None:
-    """Forward, backward, clipping, AdamW."""
+    """Run forward, backward, clipping and AdamW."""
     with computing(model, variant):
         loss_of(model, batch, variant).backward()
     nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
@@ -130,14 +130,14 @@ def training_step(model: I2SRM, optimizer: torch.optim.Optimizer, batch: Batch, 
 
 
 def loss_of(model: I2SRM, batch: Batch, variant: Variant) -> Tensor:
-    """The loss of a batch, computed as `computing` set it."""
+    """Return the loss of a batch. Call it inside `computing`."""
     with torch.autocast(batch["input_ids"].device.type, variant.half, enabled=variant.half is not None):
         loss: Tensor = model(**batch).loss
     return loss
 
 
 def make_optimizers(model: I2SRM) -> dict[bool, torch.optim.Optimizer]:
-    """AdamW over what is trained, by whether it is fused."""
+    """Return AdamW over all trained parameters, unfused (False) and fused (True)."""
     own = [p for name, p in model.named_parameters() if not name.startswith("vision.")]
     return {
         fused: torch.optim.AdamW(own, lr=1e-5, weight_decay=1e-2, fused=fused, foreach=False) for fused in (False, True)

@@ -1,8 +1,8 @@
-"""The wall clock of whole runs on a set as large as MNRE, from the command to the final scores, by phase.
+"""Measure the wall-clock time of whole runs by phase, from the command to the final scores.
 
-Each run is a process of its own, with a frozen image backbone: the first fills an empty feature cache, the second reads
-it; with --without-cache one comes before them that decodes and computes each image for each batch.
-The set is a synthetic one whose images have 224 pixels, one a sample; FOLDER keeps it for the next call.
+The data set is synthetic and as large as MNRE, with one image of 224 pixels per sample. FOLDER keeps it for the next
+call. Each run is a new process with a frozen image backbone. The first run fills an empty feature cache, and the second
+run reads it. With --without-cache, a run before them decodes each image and computes its features for each batch.
 
 python -m benchmarks.wall_clock FOLDER [--rows 12247] [--without-cache] [SETTING of `i2srm train` ...]
 """
@@ -30,9 +30,9 @@ OUTSIDE = "starting Python, and the rest"
 
 
 def write_set(root: Path, rows: int) -> None:
-    """A synthetic set of relations, its images and crops enlarged so that they are as slow to decode as real ones.
+    """Write a synthetic set of relations whose images and crops are as slow to decode as real ones.
 
-    It appears whole or not at all.
+    An interrupted call leaves no partial set under this name.
     """
     partial_root = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial_root, ignore_errors=True)
@@ -45,7 +45,7 @@ def write_set(root: Path, rows: int) -> None:
 
 
 def run(root: Path, output: Path, settings: list[str]) -> dict[str, Any]:
-    """Train by the command in a new process; the metrics of the run, its history, and its whole wall clock."""
+    """Train in a new process. Return the metrics, the history and the wall-clock time of the run."""
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "reference_models", "train", "mnre", "i2srm", "--output", str(output)]
     command += ["--data.root", str(root), "--model.freeze_image_backbone", "true", *settings]
@@ -55,16 +55,16 @@ def run(root: Path, output: Path, settings: list[str]) -> dict[str, Any]:
 
 
 def step_seconds(history: list[dict[str, float]]) -> float:
-    """Seconds of the steps alone: those of training without validation, saving, and waiting for batches."""
+    """Return the seconds of the training steps, without validation, saving, and waiting for batches."""
     total = 0.0
     for last, entry in pairwise([{"seconds": 0.0}, *history]):
-        if "loss" in entry:  # an entry of training; those between are of validation
+        if "loss" in entry:  # a training entry; the others are validation entries
             total += (entry["seconds"] - last["seconds"]) * (1 - entry["waited"])
     return total
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
-    """Seconds of each phase of each run, of the whole, of the steps alone, and what the whole is of these."""
+    """Return a table with the seconds of each phase, the whole run and its steps, and the ratio of the last two."""
     phases = {phase: None for metrics in runs.values() for phase in metrics["phases"]}
     rows = {phase: [metrics["phases"].get(phase, 0.0) for metrics in runs.values()] for phase in phases}
     rows[OUTSIDE] = [metrics["whole"] - sum(metrics["phases"].values()) for metrics in runs.values()]
@@ -80,11 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--rows", type=int, default=12_247, help="samples of the training split")
-    parser.add_argument("--without-cache", action="store_true", help="one run without the feature cache, too")
+    parser.add_argument("--without-cache", action="store_true", help="also time a run without the feature cache")
     options, settings = parser.parse_known_args()
     root, cache = options.folder / f"data-{options.rows}", options.folder / "features"
     if not root.exists():
-        print("writing", root, flush=True)
+        print("Writing", root, flush=True)
         write_set(root, options.rows)
     shutil.rmtree(cache, ignore_errors=True)
     cached = [*settings, "--data.feature_cache", str(cache)]

@@ -1,4 +1,4 @@
-"""The model and the batches that a training step is measured on."""
+"""The model and the mini-batches of the training steps that are measured."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4
 
 @dataclass(frozen=True)
 class Size:
-    """The text encoder beside RoBERTa-base, the image backbone, and the side of an image."""
+    """Options of the text encoder that differ from RoBERTa-base, name of the image backbone, and image size."""
 
     text: dict[str, int]
     vision: str
@@ -31,7 +31,7 @@ SIZES = {"base": Size({}, "resnet50", 224), "tiny": Size(TINY_TEXT, "resnet18", 
 
 
 def make_model(task: Task, size: Size) -> I2SRM:
-    """I2SRM in the release's reading, with random weights."""
+    """Return I2SRM as in the release, with random weights."""
     torch.manual_seed(0)
     config = I2SRM.config_class(
         text_config=RobertaConfig(vocab_size=50269, max_position_embeddings=514, type_vocab_size=1, **size.text),
@@ -46,13 +46,13 @@ def make_model(task: Task, size: Size) -> I2SRM:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch of sentences, as short as it can be and padded as the release does, with their images.
+    """A mini-batch of sentences, with minimal padding and with that of the release, and their images.
 
     Attributes:
-        lengths: sub-words of each sentence.
-        texts: by whether the text is unpadded.
-        images: pixels, and where there is an image.
-        cache: what the feature cache gives for them.
+        lengths: Number of sub-words of each sentence.
+        texts: Texts padded as in the release (False), and to the longest sentence (True).
+        images: Pixels and image mask.
+        cache: Features of the images, as the feature cache returns them, and image mask.
     """
 
     lengths: Tensor
@@ -61,12 +61,12 @@ class Work:
     cache: Batch
 
     def batch(self, variant: Variant) -> Batch:
-        """What the model takes in a variant."""
+        """Return the inputs of the model for a variant."""
         return self.texts[variant.unpadded] | (self.cache if variant.cached else self.images)
 
 
 def make_work(model: I2SRM, lengths: Tensor, side: int, *, seed: int = 0) -> Work:
-    """Random sentences of these lengths, with images of noise, where the model is."""
+    """Return random sentences of these lengths with noise images, on the device of the model."""
     images = to_device(image_batch(len(lengths), torch.Generator().manual_seed(seed), side=side), model.device)
     texts = {}
     for unpadded in (False, True):
@@ -93,11 +93,13 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def results_without_chance(
     task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]
 ) -> dict[str, tuple[float, float]]:
-    """Loss and gradients of one batch, without dropout and with fixed batch statistics; the same pairs are mixed.
+    """Compare loss and gradients of one batch between variants, without dropout and with fixed batch statistics.
+
+    All variants mix the same pairs.
 
     Returns:
-        For each variant the loss, and how far the gradients of all that is trained are from those of the first variant
-        (the norm of the difference over the norm).
+        For each variant, the loss and the relative distance of the gradients of all trained parameters to those of the
+        first variant (the norm of the difference over the norm).
     """
     model = make_model(task, size)
     leave_out_dropout(model)
@@ -116,11 +118,11 @@ def leave_out_dropout(model: nn.Module) -> None:
 
 
 def result_without_chance(model: I2SRM, work: Work, variant: Variant) -> tuple[float, Tensor]:
-    """Loss of a model without dropout, and the gradients of all that is trained, in a row, on the CPU.
+    """Return the loss of a model, and the flattened gradients of all trained parameters on the CPU.
 
-    Pairs are drawn on the CPU, so that they are the same on every device.
+    The model must have no dropout. Pairs are drawn on the CPU, so that they are the same on every device.
     """
-    # In float16 small gradients vanish; a power of two changes nothing else.
+    # Small gradients underflow in float16. Scaling by a power of two avoids this and causes no rounding.
     scale = 2.0**10 if variant.half is torch.float16 else 1.0
     torch.manual_seed(0)
     with computing(model, variant, batch_statistics=False), drawing_on_cpu(model.mixer):
@@ -134,7 +136,7 @@ def result_without_chance(model: I2SRM, work: Work, variant: Variant) -> tuple[f
 
 @contextmanager
 def drawing_on_cpu(mixer: AttnMixup | None) -> Iterator[None]:
-    """Let AttnMixup draw its pairs on the CPU, whatever device mixes them."""
+    """Make AttnMixup draw its pairs on the CPU, on whichever device it mixes them."""
     if mixer is None:
         yield
         return
@@ -156,5 +158,5 @@ def plan_to_device(plan: MixupPlan, device: torch.device) -> MixupPlan:
 
 
 def distance(values: Tensor, reference: Tensor) -> float:
-    """The norm of the difference over that of the reference."""
+    """Return the norm of the difference over the norm of the reference."""
     return float((values - reference).norm() / reference.norm())

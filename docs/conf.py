@@ -1,4 +1,4 @@
-"""Sphinx configuration: `make docs` builds the site without the network, and a warning is an error."""
+"""Sphinx configuration. `make docs` builds the site without network access and treats warnings as errors."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ import attnmixup
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
-# Notebooks are executed in processes of their own, which load `shell_cells` from there too.
+# Notebooks run in separate processes, which also load `shell_cells` from this folder.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))
 
 project = "attnmixup"
@@ -38,7 +38,7 @@ copybutton_prompt_is_regexp = True
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-# Notebooks are executed once and again only when their code changes.
+# Notebooks are executed again only if their code changes.
 nb_execution_mode = "cache"
 nb_execution_in_temp = True
 nb_execution_timeout = 900
@@ -47,11 +47,11 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress bars and log lines
 
-# Short names such as Row stand for several classes; each page shows its own.
+# Several classes share a short name such as Row. Each page shows its own class.
 suppress_warnings = ["ref.python"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True  # an attribute that is documented twice, as in a dataclass, is no duplicate
+napoleon_use_ivar = True  # attributes of dataclasses are documented twice; do not report them as duplicates

@@ -1,7 +1,7 @@
-"""Draw the README's image, a post with its crops and what I2SRM says: `python docs/make_post_image.py runs/demo/ner`.
+"""Draw the image of the README, a post with its crops and predictions: `python docs/make_post_image.py runs/demo/ner`.
 
-The folder is that of `i2srm demo --task ner`. The post is the first of the test split with three objects
-and two names of different types.
+The folder is the output of `i2srm demo --task ner`. The post is the first one of the test split with three objects and
+two names of different types.
 """
 
 import json
@@ -14,44 +14,44 @@ from PIL import Image, ImageDraw, ImageFont
 
 COLOURS = {"PER": "#c2410c", "LOC": "#15803d", "ORG": "#1d4ed8", "MISC": "#7e22ce"}
 INK, FAINT, LINE, PAPER = "#1f2937", "#6b7280", "#d1d5db", "#ffffff"
-SCALE = 2  # pixels of the file for each unit below
+SCALE = 2  # pixels per unit
 WIDTH, HEIGHT = 790, 372
 
 
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib ships."""
+    """Load DejaVu Sans, which is part of matplotlib."""
     return ImageFont.truetype(findfont(f"DejaVu Sans:{'bold' if bold else 'regular'}"), size * SCALE)
 
 
 class Canvas:
-    """A drawing in units that do not depend on the resolution."""
+    """Drawing area with units that do not depend on the resolution."""
 
     def __init__(self, width: int, height: int) -> None:
         self.image = Image.new("RGB", (width * SCALE, height * SCALE), PAPER)
         self.pen = ImageDraw.Draw(self.image)
 
     def box(self, x: float, y: float, width: float, height: float, width_of_line: int = 1, **style: object) -> None:
-        """A rectangle with round corners."""
+        """Draw a rectangle with rounded corners."""
         corners = [x * SCALE, y * SCALE, (x + width) * SCALE, (y + height) * SCALE]
         self.pen.rounded_rectangle(corners, **{"radius": 8 * SCALE, "width": width_of_line * SCALE, **style})
 
     def outline(self, x: float, y: float, width: float, height: float) -> None:
-        """The frame of an object."""
+        """Draw the frame of an object."""
         self.box(x, y, width, height, outline="#111827", width_of_line=2)
 
     def text(self, x: float, y: float, words: str, size: int, colour: str = INK, *, bold: bool = False) -> float:
-        """A line of text; returns its width."""
+        """Draw a line of text and return its width."""
         used = font(size, bold=bold)
         self.pen.text((x * SCALE, y * SCALE), words, font=used, fill=colour)
         return self.pen.textlength(words, font=used) / SCALE
 
     def paste(self, image: Image.Image, x: float, y: float, size: int) -> None:
-        """An image as a square."""
+        """Draw an image as a square."""
         scaled = image.convert("RGB").resize((size * SCALE, size * SCALE), Image.Resampling.LANCZOS)
         self.image.paste(scaled, (round(x * SCALE), round(y * SCALE)))
 
     def arrow(self, x: float, y: float, length: float) -> None:
-        """An arrow to the right."""
+        """Draw an arrow to the right."""
         self.pen.line([x * SCALE, y * SCALE, (x + length) * SCALE, y * SCALE], fill=FAINT, width=2 * SCALE)
         tip = [((x + length) * SCALE, y * SCALE)]
         tip += [((x + length - 7) * SCALE, (y + side) * SCALE) for side in (-5, 5)]
@@ -59,19 +59,19 @@ class Canvas:
 
 
 def entities(tags: list[str]) -> list[tuple[int, int, str]]:
-    """Start, end and type of each entity of BIO tags."""
+    """Return start, end and type of each entity in BIO tags."""
     starts = [number for number, tag in enumerate(tags) if tag.startswith("B-")]
     inside = [sum(1 for _ in takewhile(lambda tag: tag.startswith("I-"), tags[start + 1 :])) for start in starts]
     return [(start, start + 1 + more, tags[start][2:]) for start, more in zip(starts, inside, strict=True)]
 
 
 def read(path: Path) -> dict[str, dict]:
-    """Lines of JSON by their id."""
+    """Read a JSON Lines file into a dict of rows by id."""
     return {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
 
 
 def choose(rows: list[dict], truth: dict[str, dict]) -> dict:
-    """The first post with three objects and two names of different types."""
+    """Return the first post with three objects and two names of different types."""
     return next(
         row
         for row in rows
@@ -81,7 +81,7 @@ def choose(rows: list[dict], truth: dict[str, dict]) -> dict:
 
 
 def main(folder: Path, output: Path) -> None:
-    """Draw the post of a demo's folder into a PNG."""
+    """Draw a post of a demo folder and save it as PNG."""
     truth = read(folder / "data" / "posts" / "truth_test.jsonl")
     predicted, text_only = (read(folder / name / "predictions_test.jsonl") for name in ("i2srm", "text-only"))
     post = choose(list(predicted.values()), truth)
@@ -114,7 +114,7 @@ def main(folder: Path, output: Path) -> None:
         canvas.outline(396, y, 88, 88)
         canvas.box(396, y, 16, 16, **badge)
         canvas.text(400, y + 1, str(number), 11, PAPER, bold=True)
-    # What the models say.
+    # The predictions.
     canvas.arrow(494, 186, 30)
     answers = {"I2SRM": post["predicted"], "text-only model": text_only[post["id"]]["predicted"], "truth": post["true"]}
     for row, (title, tags) in enumerate(answers.items()):

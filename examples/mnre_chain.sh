@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole chain on a set in MNRE's layout, from raw images: check, crops (two detectors), train, evaluate, predict, report.
-#   examples/mnre_chain.sh DATA OUTPUT [settings of the training, such as --training.epochs 30]
-# DATA is copied first, because crops are written beside the images. No weights are downloaded: the text encoder is `tiny`,
-# the backbone a ResNet-18 without weights, and the grounding detector a small Grounding DINO with random weights, so the
-# scores mean nothing; the way is that of a real run.
+# Run all steps on a data set in the MNRE layout, from raw images: check, crops (two detectors), train, evaluate, predict, report.
+#   examples/mnre_chain.sh DATA OUTPUT [training settings, such as --training.epochs 30]
+# DATA is copied first, because crops are written next to the images. No weights are downloaded: the text encoder is `tiny`,
+# the backbone is a ResNet-18 without weights, and the detector is a small Grounding DINO with random weights. The scores are
+# therefore meaningless, but the steps are those of a real run.
 set -euo pipefail
 data=$1 output=$2
 shift 2
@@ -11,7 +11,7 @@ mkdir "$output"
 small=(--data.root "$output/data" --model.text tiny --model.vision resnet18 --model.vision_weights none)
 step() { printf '\n== %s\n' "$*"; }
 
-step "i2srm data check: the files as they came"
+step "i2srm data check: the original files"
 i2srm data check "$data"
 
 cp -r "$data" "$output/data"

@@ -1,4 +1,4 @@
-"""Writes a Grounding DINO that is tiny and knows nothing: `python examples/tiny_grounding_dino.py FOLDER`."""
+"""Write a tiny Grounding DINO with random weights: `python examples/tiny_grounding_dino.py FOLDER`."""
 
 import sys
 from pathlib import Path
@@ -18,9 +18,9 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def save_grounding_dino(folder: Path) -> None:
-    """Write model and processor with random weights; its vocabulary is the letters."""
+    """Write a model with random weights and a processor whose vocabulary consists of letters."""
     words = [f"[unused{i}]" for i in range(1030)] + list(LETTERS) + [f"##{letter}" for letter in LETTERS]
-    # The model knows the tokens that divide phrases by BERT's own ids.
+    # The model expects the tokens that separate phrases at the ids of BERT.
     for number, word in {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 1012: ".", 1029: "?"}.items():
         words[number] = word
     backbone = SwinConfig(

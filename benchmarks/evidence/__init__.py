@@ -1,1 +1,1 @@
-"""Does it help? Arms on real data, each at its own best learning rate: run by ``python -m benchmarks.evidence``."""
+"""Accuracy of AttnMixup and related methods on real data, each at its best learning rate."""

@@ -25,12 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path)
-    parser.add_argument("--data", type=Path, help="folder of the data sets; needed to train")
-    parser.add_argument("--out", type=Path, required=True, help="folder of features, cells, tables and figures")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default: 1)")
-    parser.add_argument("--half", choices=["design", "held_back"], help="only the data sets of this half")
-    parser.add_argument("--data-sets", nargs="+", metavar="NAME", help="only these data sets")
-    parser.add_argument("--arms", nargs="+", metavar="NAME", help=f"only these arms, and '{PLAIN}'")
+    parser.add_argument("--data", type=Path, help="folder with the data sets; required for training")
+    parser.add_argument("--out", type=Path, required=True, help="folder for features, cells, tables and figures")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes, each with one thread (default: 1)")
+    parser.add_argument("--half", choices=["design", "held_back"], help="use only the data sets of this half")
+    parser.add_argument("--data-sets", nargs="+", metavar="NAME", help="use only these data sets")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help=f"use only these arms and '{PLAIN}'")
     parser.add_argument("--report", action="store_true", help="only write tables and figures of the finished cells")
     parser.add_argument("--reference", default=PLAIN, metavar="ARM", help=f"compare with this arm (default: {PLAIN})")
     options = parser.parse_args(arguments)
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = select(load_config(options.config), options.half, options.data_sets, arms)
         if not options.report:
             if options.data is None:
-                raise UserError("--data FOLDER is needed to train; --report alone is not")
+                raise UserError("--data FOLDER is needed for training; add it, or use --report to train nothing")
             if options.jobs < 1:
                 raise UserError(f"--jobs must be at least 1, got {options.jobs}")
             train(config, options.data, options.out, options.jobs)
@@ -55,17 +55,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def select(config: Config, half: str | None, data_sets: list[str] | None, arms: list[str] | None) -> Config:
-    """The configuration with some of its data sets and arms only.
+    """Return the configuration with only the selected data sets and arms.
 
     Raises:
-        UserError: If it has no such data set or arm.
+        UserError: If a selected data set or arm is not in the configuration.
     """
     for what, wanted, known in (
         ("data set", data_sets, [data_set.name for data_set in config.data_sets]),
         ("arm", arms, list(config.arms)),
     ):
         if unknown := set(wanted or ()) - set(known):
-            raise UserError(f"no {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+            raise UserError(f"unknown {what} {', '.join(sorted(unknown))}; expected some of {', '.join(known)}")
     kept = tuple(
         data_set
         for data_set in config.data_sets

@@ -1,4 +1,4 @@
-"""Arms: what stands between body and head. Options of AttnMixup, or the control without attention."""
+"""Arms: the layer between body and head, AttnMixup with options or a control without attention."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ CONTROLS = ("layer_norm",)
 
 
 class NormOnly(nn.Module):
-    """The control: LayerNorm of the same rows in the place of H*, with no attention and no other sample."""
+    """Control without attention: LayerNorm of the same rows instead of H*, without the other samples."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class NormOnly(nn.Module):
         generator: Generator | None = None,
         need_attention: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Take what :class:`attnmixup.SampleAttention` takes and give back ``LN(H)`` of the rows; no weights."""
+        """Return ``LN(H)`` of the rows and no weights, for the arguments of :class:`attnmixup.SampleAttention`."""
         if rows is None:
             rows = torch.arange(embeddings.shape[0])
         chosen = embeddings[rows]
@@ -41,12 +41,12 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
     """Make the mixer of an arm.
 
     Args:
-        options: None for plain training; else options of :class:`attnmixup.AttnMixup`, and ``control: layer_norm`` to
-            put ``LN(H)`` in the place of H*.
+        options: Options of :class:`attnmixup.AttnMixup`, plus ``control: layer_norm`` to use ``LN(H)`` instead of H*.
+            None for plain training.
         dim: Width of the embeddings.
 
     Raises:
-        UserError: If AttnMixup has no such option, or not such a value.
+        UserError: If AttnMixup does not accept the options, or the control is unknown.
     """
     if options is None:
         return None
@@ -57,12 +57,12 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
     try:
         mixer = AttnMixup(dim, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"not options of AttnMixup: {options} ({error})") from error
+        raise UserError(f"expected options of AttnMixup, got {options} ({error})") from error
     if control == "layer_norm":
         mixer.attention = NormOnly(dim)
     return mixer
 
 
 def partners_need_classes(options: dict[str, Any] | None) -> bool:
-    """Whether partners are chosen by class, which sentences with a tag per word do not have."""
+    """Return whether partners are chosen by class. Sentences with a tag per word have no single class."""
     return options is not None and options.get("partner") in ("balanced", "other_class")

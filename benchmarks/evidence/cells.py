@@ -1,4 +1,4 @@
-"""Cells on disk: data set x arm x learning rate x seed, one JSON file each, written whole or not at all."""
+"""Cells on disk: one JSON file for each data set, arm, learning rate and seed, written atomically."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Unit:
-    """All cells of one data set and arm: they share one choice of the learning rate."""
+    """All cells of one data set and arm, for which one learning rate is chosen."""
 
     data_set: DataSet
     arm: str
@@ -31,11 +31,11 @@ class Unit:
     encoder: str
 
     def path(self, folder: Path, rate: float, seed: int) -> Path:
-        """File of a cell."""
+        """Return the file of a cell."""
         return folder / "cells" / self.data_set.name / self.arm.replace("/", "-") / f"{rate:g}-{seed}.json"
 
     def key(self) -> str:
-        """Hash of the settings that a finished cell must have been trained with."""
+        """Return the hash of the settings with which a finished cell must have been trained."""
         training = asdict(self.data_set.training)
         for name in ("learning_rates", "choice_seeds", "seeds"):
             del training[name]
@@ -44,7 +44,10 @@ class Unit:
 
 
 def units_of(config: Config) -> list[Unit]:
-    """Units in the order of the data sets; without arms that choose partners by class where rows have several."""
+    """Return the units in the order of the data sets.
+
+    Arms that choose partners by class are left out for data sets whose rows have several classes.
+    """
     return [
         Unit(data_set, arm, options, config.encoder)
         for data_set in config.data_sets
@@ -54,7 +57,7 @@ def units_of(config: Config) -> list[Unit]:
 
 
 def read_cell(unit: Unit, folder: Path, rate: float, seed: int) -> Cell | None:
-    """A finished cell; None if there is none, or one of other settings."""
+    """Return a finished cell; None if there is none, or if its settings differ."""
     try:
         cell: Cell = json.loads(unit.path(folder, rate, seed).read_text())
     except (FileNotFoundError, ValueError):
@@ -63,7 +66,7 @@ def read_cell(unit: Unit, folder: Path, rate: float, seed: int) -> Cell | None:
 
 
 def write_cell(path: Path, cell: Cell) -> None:
-    """Write a cell under another name first, so that an interrupted run leaves no half of it."""
+    """Write a cell under another name and rename it, so that an interrupted run leaves no partial cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps(cell))
@@ -71,7 +74,7 @@ def write_cell(path: Path, cell: Cell) -> None:
 
 
 def chosen_rate(unit: Unit, cell_of: Callable[[float, int], Cell | None]) -> float | None:
-    """Learning rate with the best mean validation score over the choice seeds; None if a cell is missing."""
+    """Return the learning rate with the best mean validation score over the choice seeds; None if a cell is missing."""
     training = unit.data_set.training
     scores = {}
     for rate in training.learning_rates:
@@ -83,7 +86,7 @@ def chosen_rate(unit: Unit, cell_of: Callable[[float, int], Cell | None]) -> flo
 
 
 def finished_cells(unit: Unit, folder: Path) -> dict[int, Cell]:
-    """Cells of the chosen learning rate by seed, as far as they are finished."""
+    """Return the finished cells of the chosen learning rate by seed."""
     rate = chosen_rate(unit, lambda rate, seed: read_cell(unit, folder, rate, seed))
     if rate is None:
         return {}

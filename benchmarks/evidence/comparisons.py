@@ -1,4 +1,4 @@
-"""Paired differences with 95% t-intervals: of one data set over seeds, and of several over families of data sets."""
+"""Paired differences with 95% t-intervals: for one data set over seeds, and for several over families of data sets."""
 
 import math
 from collections import defaultdict
@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 class Difference:
     """A mean difference in points, its standard error and the degrees of freedom of its t-interval.
 
-    The standard error is None where there is nothing to estimate it from.
+    The standard error is None if it cannot be estimated.
     """
 
     mean: float
@@ -23,24 +23,24 @@ class Difference:
     freedom: float
 
     def half_width(self, comparisons: int = 1) -> float | None:
-        """Half the width of the 95% interval; Bonferroni's for several comparisons."""
+        """Return half the width of the 95% interval, with Bonferroni's correction for several comparisons."""
         if self.error is None:
             return None
         return float(student.ppf(1 - (1 - CONFIDENCE) / comparisons / 2, self.freedom)) * self.error
 
     def excludes_zero(self, comparisons: int = 1) -> bool:
-        """Whether the interval lies on one side of 0."""
+        """Return whether the interval excludes 0."""
         width = self.half_width(comparisons)
         return width is not None and abs(self.mean) > width
 
 
 def paired_difference(scores: Mapping[int, float], plain: Mapping[int, float]) -> Difference | None:
-    """Mean over the seeds that both have of ``scores - plain``; None if there is no such seed."""
+    """Return the mean of ``scores - plain`` over the seeds that both have; None if there is no such seed."""
     return sample_mean([scores[seed] - plain[seed] for seed in sorted(scores.keys() & plain.keys())])
 
 
 def sample_mean(values: Sequence[float]) -> Difference | None:
-    """Mean of independent values with the t-interval of n - 1 degrees of freedom; None without a value."""
+    """Return the mean of independent values with a t-interval of n - 1 degrees of freedom; None without a value."""
     if not values:
         return None
     if len(values) == 1:
@@ -49,17 +49,18 @@ def sample_mean(values: Sequence[float]) -> Difference | None:
 
 
 def mean_over_families(differences: Sequence[tuple[str, Difference]]) -> tuple[Difference, Difference] | None:
-    """Mean difference over data sets, where data sets of one family are one cluster.
+    """Return the mean difference over data sets, where data sets of one family are one cluster.
 
-    Each family counts once, by the mean over its data sets.
+    Each family counts once, with the mean over its data sets.
 
     Args:
         differences: Family and difference of each data set.
 
     Returns:
-        The same mean with two standard errors: over families (would it help on another data set; families are the
-        sample, n - 1 degrees of freedom), and over seeds with the data sets as they are (would other seeds say the
-        same; variances of the data sets add up, with Satterthwaite's degrees of freedom). None without a data set.
+        The same mean with two standard errors, or None without a data set. The first is over families, for the question
+        whether it would help on another data set: families are the sample, with n - 1 degrees of freedom. The second
+        is over seeds with fixed data sets, for the question whether other seeds would give the same mean: the variances
+        of the data sets add up, with Satterthwaite's degrees of freedom.
     """
     by_family: dict[str, list[Difference]] = defaultdict(list)
     for family, difference in differences:

@@ -1,4 +1,4 @@
-"""The configuration file: suites of data sets, arms, and how every arm is trained."""
+"""Configuration file of the benchmark: suites of data sets, arms, and training settings."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,17 +15,17 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a cell is trained; the same for all arms of a data set.
+    """Training settings of a cell; the same for all arms of a data set.
 
     Attributes:
         hidden: Width C of the embeddings that the mixer sees.
         batch_size: Samples per step.
-        steps: Steps of AdamW, with a learning rate that falls to 0 by a cosine.
-        weight_decay: Of AdamW.
-        learning_rates: The grid, from which validation chooses one for each arm.
-        choice_seeds: Number of seeds, the first ones, that choose the learning rate.
+        steps: Number of AdamW steps, with cosine decay of the learning rate to 0.
+        weight_decay: Weight decay of AdamW.
+        learning_rates: Grid from which validation chooses one learning rate for each arm.
+        choice_seeds: Number of leading seeds that choose the learning rate.
         seeds: Number of seeds at the chosen learning rate.
-        evaluations: Points of the validation curve.
+        evaluations: Number of points of the validation curve.
     """
 
     hidden: int = 128
@@ -40,16 +40,17 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A data set of a suite: where its rows come from, which of them are trained on, and in which half it is.
+    """A data set of a suite: source, training subset and half.
 
     Attributes:
-        name: Its name in tables.
-        suite: The suite it belongs to.
+        name: Name in tables.
+        suite: Name of the suite.
         source: A key of :data:`benchmarks.evidence.readers.SOURCES`.
         half: ``"design"`` sets may be used to develop a method, ``"held_back"`` sets only to report it.
-        family: Data sets of one family are one cluster in the means over data sets; the source if not given.
-        subset: Which training rows a seed draws, see :func:`benchmarks.evidence.subsets.draw_subset`.
-        training: How its cells are trained.
+        family: Name of the family; the source by default. Data sets of one family are one cluster in the means over
+            data sets.
+        subset: Training rows that a seed draws, see :func:`benchmarks.evidence.subsets.draw_subset`.
+        training: Training settings of its cells.
     """
 
     name: str
@@ -63,7 +64,7 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole benchmark. ``arms`` maps names to options, see :func:`benchmarks.evidence.arms.make_mixer`."""
+    """Configuration of a benchmark. ``arms`` maps names to options, see :func:`benchmarks.evidence.arms.make_mixer`."""
 
     encoder: str
     data_sets: tuple[DataSet, ...]
@@ -74,7 +75,7 @@ def load_config(path: Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        UserError: Naming the file, the key, and what was expected.
+        UserError: If the file is not a benchmark configuration. The message names the file and what was expected.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -86,14 +87,14 @@ def load_config(path: Path) -> Config:
         arms = content["arms"]
         encoder = content.get("encoder", "minilm")
     except KeyError as error:
-        raise UserError(f"{path}: not a benchmark configuration: the key {error} is missing") from error
+        raise UserError(f"{path}: not a benchmark configuration, the key {error} is missing") from error
     except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a benchmark configuration ({type(error).__name__}: {error})") from error
     names = [data_set.name for data_set in data_sets]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"{path}: expected one data set of each name, got several of {', '.join(sorted(repeated))}")
+        raise UserError(f"{path}: expected unique names of data sets, got several of {', '.join(sorted(repeated))}")
     if arms.get(PLAIN, "missing") is not None:
-        raise UserError(f"{path}: expected the arm '{PLAIN}: null', to which all others are compared")
+        raise UserError(f"{path}: expected the arm '{PLAIN}: null', with which all others are compared")
     return Config(encoder=encoder, data_sets=tuple(data_sets), arms=arms)
 
 

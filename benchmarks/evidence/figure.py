@@ -1,4 +1,4 @@
-"""The figure of a suite: a dot with its interval for every data set and arm."""
+"""Figure of a suite: a dot and an interval for every data set and arm."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ COLUMNS = 3
 
 
 def draw_figure(suite: str, differences: Sequence[tuple[str, str, Difference]], folder: Path, reference: str) -> None:
-    """Write ``{suite}.png``; nothing without a difference.
+    """Write ``{suite}.png``, or nothing if there is no difference to show.
 
     Args:
         suite: Name of the suite.
         differences: Data set, arm and difference to the reference.
-        folder: Where the figure goes.
+        folder: Folder of the figure.
         reference: Name of the reference arm.
     """
     data_sets = list(dict.fromkeys(name for name, _, _ in differences))

@@ -1,4 +1,4 @@
-"""Features and labels of a data set in one place, and which of its rows a seed trains and scores on."""
+"""Features, labels and splits of a data set."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +18,14 @@ class Pool:
     """All rows of a data set, on the CPU.
 
     Attributes:
-        kind: What the rows are, see :class:`benchmarks.evidence.readers.Texts`.
-        features: Standardised by the training rows (by all rows of a table), shape ``(N, D)``; of every word for
-            entities.
+        kind: Kind of the rows, see :class:`benchmarks.evidence.readers.Texts`.
+        features: Features of each row (of each word for entities), shape ``(N, D)``, standardised by the training rows
+            (by all rows for tabular data).
         labels: Class of each row, or tag of each word, shape ``(N,)``.
         names: Names of the classes or tags.
-        splits: Rows (sentences, for entities) of train, valid and test; None if each seed splits anew.
-        starts: For entities, where each sentence starts in ``features``, and the end of the last, shape ``(S + 1,)``.
+        splits: Rows (sentences for entities) of train, valid and test; None if each seed draws its own split.
+        starts: For entities, the start of each sentence in ``features`` and the end of the last one, shape
+            ``(S + 1,)``.
         fingerprint: Hash of the data.
     """
 
@@ -37,7 +38,7 @@ class Pool:
     fingerprint: str
 
     def split(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Training, validation and test rows: 60, 20 and 20% by seed where there is no public split."""
+        """Return training, validation and test rows: the public split, or 60, 20 and 20% drawn by seed."""
         if self.splits is not None:
             train, valid, test = (torch.tensor(part) for part in self.splits)
             return train, valid, test
@@ -47,13 +48,13 @@ class Pool:
         return torch.tensor(train), torch.tensor(valid), torch.tensor(test)
 
     def places(self, rows: Tensor) -> Tensor:
-        """Where the words of these sentences are in ``features``; the rows themselves without words."""
+        """Return the indices of the words of these sentences in ``features``; without words, the rows themselves."""
         if self.starts is None:
             return rows
         return torch.cat([torch.arange(self.starts[row], self.starts[row + 1]) for row in rows.tolist()])
 
     def padded(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """A mini-batch: features ``(B, D)`` and classes ``(B,)``, or ``(B, L, D)``, tags ``(B, L)`` and mask."""
+        """Return a mini-batch: features ``(B, D)`` and classes ``(B,)``, or ``(B, L, D)``, tags ``(B, L)`` and mask."""
         if self.starts is None:
             return self.features[rows], self.labels[rows], None
         first, end = self.starts[rows].unsqueeze(1), self.starts[rows + 1].unsqueeze(1)
@@ -64,14 +65,14 @@ class Pool:
 
 
 def pool_of_numbers(data: Numbers) -> Pool:
-    """A table of numbers."""
+    """Return the pool of tabular data."""
     table = torch.tensor(data.features, dtype=torch.float32)
     classes = torch.tensor(data.classes, dtype=torch.long)
     return Pool(data.kind, _standardised(table, table), classes, data.labels, None, None, data.fingerprint())
 
 
 def pool_of_texts(data: Texts, features: dict[Split, Tensor]) -> Pool:
-    """Sentences with the features of each split."""
+    """Return the pool of sentences with the features of each split."""
     number = {label: place for place, label in enumerate(data.labels)}
     rows = [row for split in SPLITS for row in data.rows[split]]
     by_word = data.kind == "entities"
@@ -89,7 +90,7 @@ def _standardised(features: Tensor, of: Tensor) -> Tensor:
 
 @lru_cache(maxsize=2)
 def load_pool(source: str, encoder: str, folder: Path, cache: Path) -> Pool:
-    """Read a source and its cached features."""
+    """Read a source and its cached features into a pool."""
     data = read_source(source, folder)
     if isinstance(data, Numbers):
         return pool_of_numbers(data)

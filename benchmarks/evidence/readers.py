@@ -1,4 +1,4 @@
-"""Readers of the public layouts: rows with their text and label, split into training, validation and test rows."""
+"""Readers of the public data sets: rows with text and label, split into training, validation and test rows."""
 
 import csv
 import hashlib
@@ -20,13 +20,13 @@ from reference_models.errors import UserError
 
 Kind = Literal["sentences", "relations", "entities", "numbers"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
-# BANKING77 has no validation split: so many training rows of each class are kept for it, the same for every subset.
+# BANKING77 has no validation split, so this number of training rows per class is held out, the same for all subsets.
 HELD_OUT = 10
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sample: its text (a string, or words), its label (or the tag of each word), and spans of words to pool."""
+    """A sample: text (a string or words), label (or one tag per word), and spans of words to pool."""
 
     text: str | tuple[str, ...]
     label: str | tuple[str, ...]
@@ -38,9 +38,9 @@ class Texts:
     """A data set of sentences.
 
     Attributes:
-        kind: ``"sentences"`` with a label each, ``"relations"`` of two spans, or ``"entities"`` with a tag per word.
+        kind: ``"sentences"`` with one label each, ``"relations"`` of two spans, or ``"entities"`` with a tag per word.
         rows: Rows of each split.
-        labels: Names of the classes, or of the tags.
+        labels: Names of the classes or tags.
     """
 
     kind: Kind
@@ -48,13 +48,13 @@ class Texts:
     labels: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """Hash of all that was read."""
+        """Return a hash of the data."""
         return hashlib.sha256(repr((self.kind, self.rows, self.labels)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A table of numbers from scikit-learn, which each seed splits anew."""
+    """Tabular data from scikit-learn; each seed draws its own split."""
 
     features: np.ndarray
     classes: np.ndarray
@@ -67,12 +67,12 @@ class Numbers:
         return tuple(str(label) for label in range(int(self.classes.max()) + 1))
 
     def fingerprint(self) -> str:
-        """Hash of all numbers."""
+        """Return a hash of the data."""
         return hashlib.sha256(self.features.tobytes() + self.classes.tobytes()).hexdigest()[:16]
 
 
 def read_banking77(folder: Path) -> Texts:
-    """BANKING77: ``train.csv`` and ``test.csv`` with the columns text and category."""
+    """Read BANKING77: ``train.csv`` and ``test.csv`` with the columns text and category."""
     train = [Row(text, label) for text, label in _csv_rows(folder / "train.csv")]
     by_class = defaultdict(list)
     for number, row in enumerate(train):
@@ -94,7 +94,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def clinc150_reader(version: str) -> Callable[[Path], Texts]:
-    """CLINC150: ``data_{version}.json``, without the out-of-scope rows."""
+    """Return a reader of CLINC150: ``data_{version}.json``, without the out-of-scope rows."""
 
     def read(folder: Path) -> Texts:
         content = json.loads((folder / f"data_{version}.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def clinc150_reader(version: str) -> Callable[[Path], Texts]:
 
 
 def read_relation_rows(folder: Path) -> Texts:
-    """MNRE, text only: the relation of a head and a tail entity."""
+    """Read MNRE, text only: the relation between a head and a tail entity."""
     rows = {
         split: [Row(s.words, s.relation, (s.head, s.tail)) for s in Mnre().read(folder, split, visual=False)]
         for split in SPLITS
@@ -115,13 +115,13 @@ def read_relation_rows(folder: Path) -> Texts:
 
 
 def read_twitter_rows(folder: Path) -> Texts:
-    """Twitter-2015 and Twitter-2017, text only."""
+    """Read Twitter-2015 or Twitter-2017, text only."""
     rows = {split: [Row(s.words, s.tags) for s in Twitter().read(folder, split, visual=False)] for split in SPLITS}
     return _tagged(rows)
 
 
 def read_wnut17(folder: Path) -> Texts:
-    """WNUT17: ``{train,valid,test}.txt`` with a word, a tab and a BIO tag on each line and blank lines between."""
+    """Read WNUT17: ``{train,valid,test}.txt``, a word, a tab and a BIO tag per line, sentences split by blank lines."""
     return _tagged({split: list(_column_rows(folder / f"{split}.txt")) for split in SPLITS})
 
 
@@ -152,7 +152,7 @@ def _numbers(load: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[[Pa
     return lambda _: Numbers(*load(return_X_y=True))
 
 
-# Source: its folder below the data folder (empty for what scikit-learn ships), and its reader.
+# Folder of each source inside the data folder (empty if scikit-learn ships the data), and its reader.
 SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
     "banking77": ("banking77", read_banking77),
     "clinc150_small": ("clinc150", clinc150_reader("small")),
@@ -167,15 +167,15 @@ SOURCES: dict[str, tuple[str, Callable[[Path], Texts | Numbers]]] = {
 }
 
 
-# Sources with a tag for each word, whose rows have no single class.
+# Sources with one tag per word. Their rows have no single class.
 TAGGED = ("twitter2015", "twitter2017", "wnut17")
 
 
 def read_source(source: str, data: Path) -> Texts | Numbers:
-    """Read a data set below the data folder.
+    """Read a data set from the data folder.
 
     Raises:
-        UserError: If the source is unknown, or a file is missing or not as expected.
+        UserError: If the source is unknown, or a file is missing or has an unexpected format.
     """
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}, expected one of {', '.join(SOURCES)}")

@@ -1,4 +1,4 @@
-"""Tables and figures of the finished cells: Markdown, CSV and PNG, one of each for every suite."""
+"""Tables and figures of the finished cells: one Markdown, CSV and PNG file for every suite."""
 
 import csv
 import platform
@@ -34,18 +34,18 @@ class Result:
     macro_difference: Difference | None
 
     def mean(self, value: Callable[[Cell], float | None]) -> float | None:
-        """Mean over seeds; None where a seed has no value."""
+        """Return the mean over seeds; None if a seed has no value."""
         values = [value(cell) for cell in self.cells.values()]
         known = [number for number in values if number is not None]
         return mean(known) if known and len(known) == len(values) else None
 
     def test(self, name: str) -> float | None:
-        """Mean test score."""
+        """Return the mean of a test score over seeds."""
         return self.mean(lambda cell: cell["test"][name])
 
 
 def collect(config: Config, folder: Path, reference: str = PLAIN) -> list[Result]:
-    """Results of all data sets and arms that have a finished cell, compared with the reference arm."""
+    """Return the results of all data sets and arms with finished cells, compared with the reference arm."""
     by_unit: dict[tuple[str, str], tuple[Unit, dict[int, Cell]]] = {
         (unit.data_set.name, unit.arm): (unit, finished_cells(unit, folder)) for unit in units_of(config)
     }
@@ -70,10 +70,10 @@ def write_report(config: Config, folder: Path, command: str, reference: str = PL
     """Write ``{suite}.md``, ``.csv`` and ``.png`` and ``summary.md`` into the folder; return the summary.
 
     Args:
-        config: What was compared.
-        folder: Where the cells are.
-        command: Printed in the tables.
-        reference: The arm with which all others are compared.
+        config: Configuration of the benchmark.
+        folder: Folder with the cells, and for the report.
+        command: Command to print in the tables.
+        reference: Name of the arm with which all others are compared.
     """
     results = collect(config, folder, reference)
     if not results:
@@ -102,15 +102,15 @@ def write_report(config: Config, folder: Path, command: str, reference: str = PL
     return summary
 
 
-NOTES = """Test scores in percent, means over seeds; every arm at the learning rate that validation chose for it.
-Micro-F1 is accuracy for one class per sample, leaves out the relation None, and counts whole entities. `to
-{reference}` is the mean paired difference in micro-F1 (or macro-F1) with its 95% t-interval; * excludes 0, ** also
-after Bonferroni's correction for the {comparisons} comparisons of this table, of which about {by_chance} exclude 0
-by chance alone. Head, medium and tail are macro-F1 over the third of classes with most, fewer and fewest training
-samples (- where all have the same). `to 99%`: epochs until validation micro-F1 first reaches 99% of its final
-value, of all epochs trained. `best - final`: how much better the best point of the validation curve is than the
-final one. `(edge)`: the chosen learning rate is at an end of the grid. Seconds are those of training one cell on
-one thread."""
+NOTES = """Test scores are means over seeds, in percent. Every arm uses the learning rate that validation chose for it.
+Micro-F1 equals accuracy for one class per sample, leaves out the relation None, and counts whole entities. `to
+{reference}` is the mean paired difference in micro-F1 (or macro-F1) with its 95% t-interval. * means that the interval
+excludes 0, ** that it does so after Bonferroni's correction for the {comparisons} comparisons of this table. About
+{by_chance} of them exclude 0 by chance alone. Head, medium and tail are macro-F1 over the thirds of classes with most,
+fewer and fewest training samples (- if all classes have the same number). `to 99%`: epochs until validation micro-F1
+first reaches 99% of its final value, and all epochs trained. `best - final`: best point of the validation curve minus
+the final point. `(edge)`: the chosen learning rate is at an end of the grid. Seconds are for training one cell on one
+thread."""
 
 
 def _columns(comparisons: int, reference: str) -> dict[str, Callable[[Result], str]]:
@@ -170,13 +170,13 @@ def _rate(result: Result) -> float:
 
 
 def _edge(result: Result) -> str:
-    """Mark a learning rate at an end of the grid, beyond which a better one may be."""
+    """Mark a learning rate at an end of the grid, because a better one may lie outside the grid."""
     grid = result.data_set.training.learning_rates
     return " (edge)" if len(grid) > 1 and _rate(result) in (min(grid), max(grid)) else ""
 
 
 def show_difference(difference: Difference | None, comparisons: int = 1) -> str:
-    """A difference with its interval, as ``+0.52 [0.11, 0.93] *``."""
+    """Return a difference with its interval as text, for example ``+0.52 [+0.11, +0.93] *``."""
     if difference is None:
         return "-"
     width = difference.half_width()
@@ -187,7 +187,7 @@ def show_difference(difference: Difference | None, comparisons: int = 1) -> str:
 
 
 def _summary(results: Sequence[Result], reference: str) -> str:
-    """Means of each half over families of data sets, one row for each arm."""
+    """Return a table of the means of each half over families of data sets, with one row per arm."""
     rows = []
     for half in HALVES:
         of_half = [r for r in results if r.data_set.half == half and r.difference is not None]
@@ -225,17 +225,18 @@ def _summary(results: Sequence[Result], reference: str) -> str:
     return f"{table}\n\n{SUMMARY_NOTES.format(reference=reference, families=MIN_FAMILIES)}"
 
 
-SUMMARY_NOTES = """Mean paired differences to {reference} in test micro-F1 points, with 95% intervals; * excludes 0,
-** also after Bonferroni's correction for the arms of the half. All data sets made from one source are one family, and
-each family counts once, by the mean over its data sets. Over families: the families are the sample, with n - 1
-degrees of freedom; this interval says what to expect of another data set (- for fewer than {families} families). Over
-seeds: the data sets are fixed and only their seeds vary; this interval says whether other seeds would give the same
-mean. Better / worse: data sets whose own 95% interval lies above / below 0, without correction. Arms that choose
-partners by class have no entities (a sentence has no single class), so their mean is over fewer families."""
+SUMMARY_NOTES = """Mean paired differences to {reference} in test micro-F1 points, with 95% intervals. * means that the
+interval excludes 0, ** that it does so after Bonferroni's correction for the arms of the half. All data sets made from
+one source are one family, and each family counts once, with the mean over its data sets. Over families: the sample is
+the families, with n - 1 degrees of freedom. This interval shows what to expect on another data set (- for fewer than
+{families} families). Over seeds: the data sets are fixed and only their seeds vary. This interval shows whether other
+seeds would give the same mean. Better / worse: number of data sets whose 95% interval lies above / below 0, without
+correction. Arms that choose partners by class are not run on entities, because a sentence has no single class, so their
+mean is over fewer families."""
 
 
 def _diagnostics(results: Sequence[Result]) -> str:
-    """What the attention of each arm does after training."""
+    """Return a table with statistics of the attention of each arm after training."""
     rows = []
     for result in results:
         values = [result.mean(lambda cell, name=name: cell["diagnostics"].get(name)) for name in DIAGNOSTICS]
@@ -246,7 +247,7 @@ def _diagnostics(results: Sequence[Result]) -> str:
 
 
 def _origin(results: Sequence[Result], command: str) -> str:
-    """Command, data fingerprints and versions."""
+    """Return the command, data fingerprints and versions as text."""
     cells = [cell for result in results for cell in result.cells.values()]
     data = sorted({f"{result.data_set.source} {cell['data']}" for result in results for cell in result.cells.values()})
     versions = sorted({f"{name} {number}" for cell in cells for name, number in cell["versions"].items()})

@@ -1,4 +1,4 @@
-"""Train the unfinished cells of a benchmark, in one process or several."""
+"""Training of the unfinished cells of a benchmark, in one or several processes."""
 
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from reference_models.jobs import result_of, run_jobs
 
 
 def train(config: Config, data: Path, out: Path, jobs: int) -> None:
-    """Train the unfinished cells, one line for each data set and arm."""
+    """Train the unfinished cells and print one line for each data set and arm."""
     units, start = units_of(config), time.perf_counter()
     for number, (unit, trained) in enumerate(_finished(units, data, out, jobs), start=1):
         counted = f"[{number}/{len(units)}] {unit.data_set.name}, {unit.arm}: {trained} cells trained"
@@ -22,12 +22,12 @@ def train(config: Config, data: Path, out: Path, jobs: int) -> None:
 
 
 def _finished(units: list[Unit], data: Path, out: Path, jobs: int) -> Iterator[tuple[Unit, int]]:
-    """Units with the number of cells trained, as they end."""
+    """Yield each unit with the number of trained cells when it is finished."""
     if jobs == 1:
         for unit in units:
             yield unit, run_unit(unit, data, out)
         return
-    # Features first, so that no two processes compute the same ones.
+    # Compute the features first, so that no two processes compute the same features.
     sources = dict.fromkeys((unit.data_set.source, unit.encoder) for unit in units)
     for _, loading in run_jobs(partial(_fill_cache, data=data, out=out), sources, jobs):
         result_of(loading)

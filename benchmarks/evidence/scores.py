@@ -1,4 +1,4 @@
-"""Scores in percent: micro- and macro-F1, the F1 of frequent, medium and rare classes, calibration."""
+"""Scores in percent: micro- and macro-F1, F1 of frequent, medium and rare classes, and calibration error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ class Counts:
     gold: Tensor
 
     def micro(self) -> float:
-        """Micro-F1 in percent; 0 where there is nothing to find and nothing found."""
+        """Return micro-F1 in percent; 0 if there are no gold labels and no predictions."""
         total = (self.predicted + self.gold).sum()
         return float(200 * self.correct.sum() / total.clamp_min(1))
 
     def by_class(self) -> Tensor:
-        """F1 of each class in percent, NaN for a class without a gold label, shape ``(K,)``."""
+        """Return the F1 of each class in percent, shape ``(K,)``; NaN for a class without a gold label."""
         f1 = 200 * self.correct / (self.predicted + self.gold).clamp_min(1)
         return torch.where(self.gold > 0, f1, torch.nan)
 
 
 def count_labels(predicted: Tensor, gold: Tensor, names: Sequence[str], kind: Kind) -> Counts:
-    """Count classes, shape ``(N,)`` both. The class ``None`` of relations is no label."""
+    """Count predicted and gold classes, shape ``(N,)`` each. The relation ``None`` is not counted."""
     classes = len(names)
     matrix = torch.bincount(gold * classes + predicted, minlength=classes**2).reshape(classes, classes).double()
     kept = torch.ones(classes, dtype=torch.float64)
@@ -43,12 +43,12 @@ def count_labels(predicted: Tensor, gold: Tensor, names: Sequence[str], kind: Ki
 
 
 def entity_types(names: Sequence[str]) -> list[str]:
-    """Types of entities among BIO tags."""
+    """Return the entity types of BIO tags."""
     return sorted({name.partition("-")[2] for name in names if name != "O"})
 
 
 def count_entities(predicted: Tensor, gold: Tensor, lengths: Sequence[int], names: Sequence[str]) -> Counts:
-    """Count whole entities of sentences one after another: tags of shape ``(W,)`` both, W the sum of the lengths."""
+    """Count whole entities in concatenated sentences: tags of shape ``(W,)`` each, W the sum of the lengths."""
     types = entity_types(names)
     numbers = torch.zeros(3, len(types), dtype=torch.float64)
     sides = [[names[tag] for tag in tags.tolist()] for tags in (predicted, gold)]
@@ -63,14 +63,14 @@ def count_entities(predicted: Tensor, gold: Tensor, lengths: Sequence[int], name
 
 
 def class_groups(by_class: Tensor, training_counts: Tensor) -> dict[str, float | None]:
-    """Mean F1 of the third of classes with most training samples, of the middle third and of the rarest third.
+    """Return the mean F1 of the most frequent third of classes, of the middle third and of the rarest third.
 
     Args:
-        by_class: F1 of each class, NaN where it does not occur, shape ``(K,)``.
-        training_counts: Training samples of each class, shape ``(K,)``.
+        by_class: F1 of each class, NaN for a class that does not occur, shape ``(K,)``.
+        training_counts: Number of training samples of each class, shape ``(K,)``.
 
     Returns:
-        ``head``, ``medium`` and ``tail``; None for all where every class is equally frequent.
+        ``head``, ``medium`` and ``tail``; all None if every class is equally frequent or there are fewer than three.
     """
     occurring = ~by_class.isnan()
     scores, counts = by_class[occurring], training_counts[occurring]
@@ -82,14 +82,17 @@ def class_groups(by_class: Tensor, training_counts: Tensor) -> dict[str, float |
 
 
 def expected_calibration_error(probabilities: Tensor, gold: Tensor) -> float:
-    """Mean distance of confidence and accuracy over 15 bins of equal width, weighted by their samples, in percent.
+    """Return the expected calibration error in percent.
+
+    This is the mean distance between confidence and accuracy over 15 bins of equal width, weighted by their number of
+    samples.
 
     Args:
-        probabilities: Shape ``(N, K)``.
-        gold: Classes, shape ``(N,)``.
+        probabilities: Predicted probabilities, shape ``(N, K)``.
+        gold: Gold classes, shape ``(N,)``.
     """
     confidence, predicted = probabilities.double().max(-1)
     bins = (confidence * BINS).long().clamp_max(BINS - 1)
-    # Per bin: sum of (accuracy - confidence), whose size over N is its share of the error.
+    # Sum of (accuracy - confidence) per bin. Its absolute value divided by N is the share of the bin in the error.
     gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, (predicted == gold).double() - confidence)
     return float(100 * gaps.abs().sum() / len(gold))

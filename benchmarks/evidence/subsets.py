@@ -1,4 +1,4 @@
-"""Subsets: the few or long-tailed training rows that a seed draws, the same for all arms."""
+"""Subsets of the training rows, few or long-tailed, that a seed draws. They are the same for all arms."""
 
 import torch
 from torch import Tensor
@@ -13,20 +13,21 @@ def draw_subset(rows: Tensor, classes: Tensor | None, subset: dict[str, float], 
 
     Args:
         rows: Training rows to draw from, shape ``(N,)``.
-        classes: Class of each of them, shape ``(N,)``; None if they have several.
-        subset: Empty for all rows, or one of ``per_class`` (so many rows of each class), ``share`` (this share of all
-            rows), ``rows`` (so many rows) and ``tail`` (class k of K keeps ``tail ** -(k / (K - 1))`` of the rows of
-            the rarest class: the most frequent class has ``tail`` times the rows of the rarest).
+        classes: Class of each row, shape ``(N,)``; None if a row has several classes.
+        subset: Empty for all rows, or one of ``per_class`` (number of rows of each class), ``share`` (share of all
+            rows), ``rows`` (number of rows) and ``tail``. With ``tail``, class k of K keeps
+            ``tail ** -(k / (K - 1))`` times the number of rows of the rarest class, so the most frequent class has
+            ``tail`` times the rows of the rarest.
         seed: Seed of the draw.
 
     Returns:
         The drawn rows, shape ``(M,)``.
 
     Raises:
-        UserError: If the subset is not one of these, or asks for more rows than there are.
+        UserError: If the subset is unknown, needs classes that are missing, or asks for more rows than there are.
     """
     if len(subset) > 1 or not set(subset) <= set(KEYS):
-        raise UserError(f"expected a subset of one of {', '.join(KEYS)}, got {subset}")
+        raise UserError(f"expected a subset with one of {', '.join(KEYS)}, got {subset}")
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(rows), generator=generator)
     if not subset:
@@ -35,7 +36,7 @@ def draw_subset(rows: Tensor, classes: Tensor | None, subset: dict[str, float], 
     if key in ("share", "rows"):
         count = round(value * len(rows)) if key == "share" else int(value)
         if not 1 <= count <= len(rows):
-            raise UserError(f"{key}: {value} asks for {count} of {len(rows)} training rows")
+            raise UserError(f"{key}: {value} asks for {count} of {len(rows)} training rows; expected 1 to {len(rows)}")
         return rows[shuffled[:count]]
     if classes is None:
         raise UserError(f"{key}: {value} needs one class for each row")

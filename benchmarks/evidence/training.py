@@ -1,4 +1,4 @@
-"""One cell: a small head on frozen features, trained with one arm, learning rate and seed, and scored."""
+"""Training of one cell: a small head on frozen features, with one arm, learning rate and seed."""
 
 import math
 import time
@@ -28,7 +28,7 @@ CONVERGED = 0.99
 
 
 class Head(nn.Module):
-    """Linear, GELU, the mixer, Linear. Body and classifier start alike for every arm of a seed."""
+    """Linear, GELU, the mixer, Linear. A seed gives body and classifier the same initial weights in every arm."""
 
     def __init__(self, features: int, hidden: int, classes: int, options: dict[str, Any] | None, seed: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Head(nn.Module):
         self.mixer: AttnMixup | None = make_mixer(options, hidden)
 
     def loss(self, features: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
-        """Mean loss of a mini-batch, or of the final set made of it."""
+        """Return the mean loss of a mini-batch, or of its final set if there is a mixer."""
         embeddings = self.body(features)
         if self.mixer is not None:
             mixed = self.mixer(embeddings, labels, mask=mask)
@@ -49,14 +49,14 @@ class Head(nn.Module):
         return F.cross_entropy(logits, labels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits, as in evaluation: the mixer changes nothing."""
+        """Return logits for evaluation, without the mixer."""
         logits: Tensor = self.classifier(self.body(features))
         return logits
 
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Validation or test rows, ready to be scored."""
+    """Validation or test rows with their features and labels."""
 
     features: Tensor
     labels: Tensor
@@ -65,18 +65,18 @@ class ScoredPart:
 
     @classmethod
     def of(cls, pool: Pool, rows: Tensor) -> "ScoredPart":
-        """Take some rows of a pool."""
+        """Select rows of a pool."""
         places = pool.places(rows)
         lengths = [] if pool.starts is None else (pool.starts[rows + 1] - pool.starts[rows]).tolist()
         return cls(pool.features[places], pool.labels[places], lengths, pool)
 
     def logits(self, head: Head) -> Tensor:
-        """Logits of all rows or words."""
+        """Return the logits of all rows or words."""
         with torch.inference_mode():
             return head.eval()(self.features)
 
     def counts(self, logits: Tensor) -> Counts:
-        """Entities or classes counted."""
+        """Count entities or classes."""
         predicted = logits.argmax(-1)
         if self.pool.kind == "entities":
             return count_entities(predicted, self.labels, self.lengths, self.pool.names)
@@ -88,10 +88,10 @@ def train_cell(
 ) -> dict[str, Any]:
     """Train and score one cell.
 
-    Subset, mini-batches and the start of body and classifier depend on the seed alone, so that arms are paired.
+    Subset, mini-batches and initial weights of body and classifier depend only on the seed, so that arms are paired.
 
     Returns:
-        Scores of the final model on validation and test rows, the validation curve, and diagnostics of the attention.
+        Scores of the final model on validation and test rows, the validation curve, and statistics of the attention.
     """
     rows, valid_rows, test_rows = pool.split(seed)
     classes = pool.labels[rows] if pool.kind != "entities" else None
@@ -129,7 +129,7 @@ def train_cell(
 
 
 def draw_batches(rows: Tensor, size: int, steps: int, seed: int) -> Tensor:
-    """Rows of every step, one epoch after another, each in a new order; all batches have one size."""
+    """Return the rows of every step, shape ``(steps, size)``. Every epoch has a new order, and all batches one size."""
     generator = torch.Generator().manual_seed(seed)
     size = min(size, len(rows))
     epochs = math.ceil(steps * size / len(rows))
@@ -138,7 +138,7 @@ def draw_batches(rows: Tensor, size: int, steps: int, seed: int) -> Tensor:
 
 
 def training_counts(pool: Pool, rows: Tensor) -> Tensor:
-    """Training samples of each class, or entities of each type."""
+    """Return the number of training samples of each class, or of entities of each type."""
     places = pool.places(rows)
     counts = torch.bincount(pool.labels[places], minlength=len(pool.names))
     if pool.kind != "entities":

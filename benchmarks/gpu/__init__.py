@@ -1,1 +1,1 @@
-"""`python -m benchmarks.gpu`: everything that needs a GPU, checked and measured by one command."""
+"""Checks and measurements that need a GPU: run `python -m benchmarks.gpu`."""

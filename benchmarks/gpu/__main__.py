@@ -3,11 +3,12 @@
 python -m benchmarks.gpu [--output gpu] [--sections core steps] [--reduced]
 
 It checks the core (every dtype, one compiled graph, a host that never waits), compares the systems with a CPU in
-float32, TF32, bfloat16 and float16, counts graph breaks, and measures training steps against published code and the
-computed plan, filling the feature cache, prediction, memory, and a short training to a fixed F1. Weights are random and
-nothing is downloaded. --output is a new folder for gpu.json and gpu.md. Each section has a process of its own; if one
-fails, the others go on and the exit code is 1. --reduced takes tiny models and works without a GPU: its times say
-nothing.
+float32, TF32, bfloat16 and float16, and counts graph breaks. It measures training steps against published code and the
+computed plan, filling the feature cache, prediction, memory, and a short training run that must reach a fixed F1.
+
+Weights are random and nothing is downloaded. --output is a new folder for gpu.json and gpu.md. Each section runs in its
+own process; if one fails, the others continue and the exit code is 1. --reduced uses tiny models and works without a
+GPU; its times are not meaningful.
 """
 
 import argparse
@@ -31,18 +32,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("gpu"), help="new folder of the results")
+    parser.add_argument("--output", type=Path, default=Path("gpu"), help="new folder for the results")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
-    parser.add_argument("--reduced", action="store_true", help="tiny models, also without a GPU")
+    parser.add_argument("--reduced", action="store_true", help="use tiny models; also works without a GPU")
     options = parser.parse_args()
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not options.reduced:
         parser.error(
-            f"expected a CUDA device, and torch {torch.__version__} finds none; run it where one is, or add "
-            "--reduced for tiny models on the CPU, whose times say nothing"
+            f"expected a CUDA device, but torch {torch.__version__} finds none; run this on a machine with a GPU, or "
+            "add --reduced for tiny models on the CPU (its times are not meaningful)"
         )
     if options.output.exists():
-        parser.error(f"the folder {options.output} exists already; name another one with --output")
+        parser.error(f"the folder {options.output} already exists; choose a new one with --output")
     options.output.mkdir(parents=True)
     device = torch.device("cuda" if has_gpu else "cpu")
     name = torch.cuda.get_device_name(device) if has_gpu else platform.machine()

@@ -1,4 +1,4 @@
-"""torch.compile: graph breaks of the whole training step and of the text encoder alone, and what compiling brings."""
+"""torch.compile: graph breaks of the whole training step and of the text encoder, and the speed-up of compiling."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,14 +15,14 @@ from benchmarks.timing import median_seconds
 from benchmarks.variants import OURS, computing, make_optimizers, training_step
 from benchmarks.workload import make_model, make_work
 
-# Cheaper random numbers are for a CPU, and break graphs there.
+# Fast dropout is for a CPU, and causes graph breaks there.
 WAY = replace(OURS, half=torch.bfloat16, fast_dropout=False)
 
 
 def compiling(setting: Setting, findings: Findings) -> None:
     """Count graph breaks, and time a step with the text encoder compiled as `training.compile` does."""
     breaks = findings.table("Graph breaks", "task", "part", "graphs", "breaks", "the most frequent reason")
-    times = findings.table("A step in bfloat16 with the cache", "task", "eager ms", "compiled ms", "times as fast")
+    times = findings.table("A step in bfloat16 with the cache", "task", "eager ms", "compiled ms", "speed-up")
     for task in ("ner",) if setting.reduced else BATCH_SIZES:
         lengths = length_groups(task, BATCH_SIZES[task], 1)[0]
         model = make_model(task, setting.first_size).to(setting.device)
@@ -48,13 +48,13 @@ def compiling(setting: Setting, findings: Findings) -> None:
 
 
 def add_breaks(table: Table, task: Task, part: str, found: Any) -> None:
-    """A row of what `explain` found."""
+    """Add a table row with the result of `explain`."""
     reasons = Counter(str(reason.reason).split("\n")[0].replace("|", "/")[:100] for reason in found.break_reasons)
     most_frequent = reasons.most_common(1)[0][0] if reasons else ""
     table.add(task, part, found.graph_count, found.graph_break_count, most_frequent)
 
 
 def explain(call: Any, *args: Any, **kwargs: Any) -> Any:
-    """What torch.compile makes of a call."""
+    """Return the graphs and graph breaks of a call, as found by `torch._dynamo.explain`."""
     torch._dynamo.reset()
     return torch._dynamo.explain(call)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""`attnmixup` on the device: results of a CPU, every dtype, draws, one compiled graph, and a host that never waits."""
+"""Checks of `attnmixup` on the device: results as on a CPU, dtypes, draws, one compiled graph, no waiting host."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,12 +20,12 @@ from benchmarks.workload import distance, leave_out_dropout, plan_to_device
 CPU = torch.device("cpu")
 PRESETS = ("paper", "release", "recommended")
 ROWS, LENGTH, DIM, IMAGE_DIM, CLASSES = 8, 6, 32, 24, 5
-# Most that a loss may differ from that of float32, and its gradients.
+# Largest relative difference of the loss and of the gradients to those of float32.
 TOLERANCES = {torch.float64: (1e-5, 1e-4), torch.bfloat16: (0.05, 0.2), torch.float16: (0.01, 0.05)}
 
 
 class Modules(nn.Module):
-    """Both modules and a head."""
+    """AttnMixup, the semantic loss and a head."""
 
     def __init__(self, preset: str, device: torch.device = CPU) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Modules(nn.Module):
         self.head = nn.Linear(DIM, CLASSES, device=device)
 
     def forward(self, h: Tensor, image: Tensor, y: Tensor, mask: Tensor | None, plan: MixupPlan | None) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         mixed = self.mixer(h, y, mask=mask, plan=plan)
         loss = mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
         return loss + self.semantic(h, image, mask=mask, sample_mask=torch.ones(len(h), device=h.device) > 0)
@@ -42,7 +42,7 @@ class Modules(nn.Module):
 
 def core(setting: Setting, findings: Findings) -> None:
     """Check every preset, for vectors and for sequences."""
-    # TF32 is measured with the whole model.
+    # TF32 is checked with the whole model, in the section parity.
     torch.set_float32_matmul_precision("highest")
     for preset in PRESETS:
         for sequences in (False, True):
@@ -68,14 +68,14 @@ def core(setting: Setting, findings: Findings) -> None:
 
 
 def make_batch(sequences: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Embeddings, images, targets and mask on the CPU."""
+    """Return embeddings, images, targets and mask on the CPU."""
     shape = (ROWS, LENGTH) if sequences else (ROWS,)
     mask = torch.arange(LENGTH) < 1 + torch.arange(ROWS)[:, None] % LENGTH if sequences else None
     return torch.randn(*shape, DIM), torch.randn(ROWS, IMAGE_DIM), torch.randint(CLASSES, shape), mask
 
 
 def to(batch: tuple[Tensor | None, ...], where: torch.device | torch.dtype) -> tuple[Tensor | None, ...]:
-    """A batch on another device, or its embeddings and images in another dtype."""
+    """Return a batch on another device, or with its embeddings and images in another dtype."""
     kept = isinstance(where, torch.dtype)
     return tuple(t if t is None or (kept and not t.is_floating_point()) else t.to(where) for t in batch)
 
@@ -83,7 +83,7 @@ def to(batch: tuple[Tensor | None, ...], where: torch.device | torch.dtype) -> t
 def loss_and_gradients(
     modules: nn.Module, batch: tuple[Tensor | None, ...], plan: MixupPlan | None
 ) -> tuple[float, Tensor]:
-    """The loss, and the gradients of embeddings and parameters in a row, on the CPU in float32."""
+    """Return the loss, and the flattened gradients of embeddings and parameters, on the CPU in float32."""
     embeddings = batch[0].detach().clone().requires_grad_()
     inputs = [embeddings, *modules.parameters()]
     if plan is not None:
@@ -101,7 +101,7 @@ def compare(
     expected: tuple[float, Tensor],
     tolerances: tuple[float, float],
 ) -> None:
-    """Check a loss and its gradients."""
+    """Check a loss and its gradients against the expected ones."""
     findings.check_near(f"{name}, loss", abs(found[0] / expected[0] - 1), tolerances[0])
     findings.check_near(f"{name}, gradients", distance(found[1], expected[1]), tolerances[1])
 
@@ -111,7 +111,7 @@ def check_waiting(
 ) -> None:
     """Check that a step with new draws never makes the host wait for the device.
 
-    Without CUDA the forward pass runs on tensors that have a device and no values: whoever asks for one is refused.
+    Without CUDA, the forward pass runs on fake tensors, which have a device but no values. Reading a value raises.
     """
     if setting.is_cuda:
         findings.check(f"{name}: the host never waits", *attempt(partial(one_step, modules, batch), guarded=True))
@@ -120,29 +120,32 @@ def check_waiting(
         fake = torch.device("cuda")
         shapes = [None if t is None else torch.empty(t.shape, dtype=t.dtype, device=fake) for t in batch]
         step = partial(Modules(preset, fake), *shapes, None)
-        findings.check(f"{name}: forward on values that cannot be asked for", *attempt(step))
+        findings.check(f"{name}: the forward pass reads no value", *attempt(step))
 
 
 def one_step(modules: Modules, batch: tuple[Tensor | None, ...]) -> None:
-    """Forward and backward."""
+    """Run forward and backward."""
     modules(*batch, None).backward()
 
 
 def attempt(step: Callable[[], object], *, guarded: bool = False) -> tuple[bool, str]:
-    """Whether a step can be taken, once the first one has set up what it needs; and why not."""
+    """Return whether a step succeeds, and the error if it fails.
+
+    With `guarded`, one step runs first as a warm-up. In the next step, waiting for the device raises an error.
+    """
     if guarded:
         step()
     try:
         with raising_at_waits() if guarded else nullcontext():
             step()
-    except Exception as error:  # whatever it is, it is what there is to report
+    except Exception as error:  # any error is a finding to report
         return False, f"{type(error).__name__}: {error}".split("\n")[0]
     return True, ""
 
 
 @contextmanager
 def raising_at_waits() -> Iterator[None]:
-    """Let CUDA raise where the host would wait for it."""
+    """Make CUDA raise an error where the host would wait for the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -151,7 +154,7 @@ def raising_at_waits() -> Iterator[None]:
 
 
 def check_draws(setting: Setting, findings: Findings) -> None:
-    """Check that plans are drawn on the device, by its own generator, again the same from the same seed."""
+    """Check that plans are drawn on the device by its own generator, and that a seed always gives the same plan."""
     for preset in PRESETS:
         mixer = AttnMixup(DIM, preset=preset, device=setting.device)
         targets = torch.arange(ROWS, device=setting.device) % CLASSES

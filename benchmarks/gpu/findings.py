@@ -1,4 +1,4 @@
-"""What a section finds: checks that hold or not, and tables of what it measured. Kept as JSON, shown as Markdown."""
+"""Findings of a section: checks and tables of measurements, stored as JSON and shown as Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Check:
-    """Something that must hold; `detail` is the number or the reason."""
+    """A condition that must hold; `detail` is the measured number or the reason of a failure."""
 
     name: str
     passed: bool
@@ -18,14 +18,14 @@ class Check:
 
 @dataclass
 class Table:
-    """Measured numbers, a row at a time, each printed as it comes."""
+    """A table of measured numbers. Each row is printed when it is added."""
 
     title: str
     columns: Sequence[str]
     rows: list[list[Cell]] = field(default_factory=list)
 
     def add(self, *cells: Cell) -> None:
-        """Add a row, a cell for each column; None is what cannot be measured here."""
+        """Add a row with one cell per column; None marks a number that cannot be measured here."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{self.title}: expected {len(self.columns)} cells, got {len(cells)}")
         self.rows.append(list(cells))
@@ -34,7 +34,7 @@ class Table:
 
 @dataclass
 class Findings:
-    """Of one section; `error` is the end of what was raised, where it could not be finished."""
+    """Findings of one section; `error` is the end of the traceback if the section did not finish."""
 
     section: str
     checks: list[Check] = field(default_factory=list)
@@ -44,33 +44,33 @@ class Findings:
 
     @property
     def good(self) -> bool:
-        """Whether the section was finished and all that it checked holds."""
+        """Whether the section finished and all its checks hold."""
         return self.error is None and all(check.passed for check in self.checks)
 
     def check(self, name: str, passed: bool, detail: str = "") -> None:
-        """Keep whether something holds."""
+        """Record and print whether a condition holds."""
         self.checks.append(Check(name, passed, detail))
         print(f"    {'ok    ' if passed else 'FAILED'} {name} {detail}", flush=True)
 
     def check_near(self, name: str, error: float, most: float) -> None:
-        """Keep whether an error is as small as it must be."""
+        """Record whether an error is at most `most`."""
         self.check(name, error <= most, f"{error:.1e}, at most {most:.0e}")
 
     def table(self, title: str, *columns: str) -> Table:
-        """A new table."""
+        """Add a new table and return it."""
         self.tables.append(Table(title, columns))
         return self.tables[-1]
 
 
 def from_json(values: dict[str, Any]) -> Findings:
-    """Findings that `dataclasses.asdict` made plain."""
+    """Return findings from their `dataclasses.asdict` form."""
     checks = [Check(**check) for check in values.pop("checks")]
     tables = [Table(**table) for table in values.pop("tables")]
     return Findings(**values, checks=checks, tables=tables)
 
 
 def to_markdown(title: str, all_findings: Sequence[Findings]) -> str:
-    """One page: a line for each section, what failed, and all tables."""
+    """Return one Markdown page with a summary line for each section, all checks, errors and tables."""
     lines = [f"# {title}", "", "| section | checks that hold | seconds | |", "|---|---|---|---|"]
     for found in all_findings:
         held = sum(check.passed for check in found.checks)
@@ -89,7 +89,7 @@ def to_markdown(title: str, all_findings: Sequence[Findings]) -> str:
 
 
 def shown(cell: Cell) -> str:
-    """A cell as text, a number with three digits."""
+    """Return a cell as text, with three digits for a float."""
     if isinstance(cell, float):
         return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
     return "-" if cell is None else str(cell)

@@ -1,4 +1,4 @@
-"""Filling the feature cache, from JPEG files to features on the disk, and the backbone alone."""
+"""Measurements of filling the feature cache, from JPEG files to features on disk, and of the backbone alone."""
 
 from functools import partial
 
@@ -13,23 +13,23 @@ from reference_models.training.feature_cache import fill_cache
 
 
 def images(setting: Setting, findings: Findings) -> None:
-    """Images a second, in float32 as the cache computes them."""
+    """Measure images per second in float32, the precision of the cache."""
     samples = 1 if setting.reduced else 200
     folder = setting.folder / "images"
     folder.mkdir()
     split = make_split(folder, samples)
     backbone = VisionBackbone(setting.first_size.vision, frozen=True).eval().to(setting.device)
     size = split.processor.image_size
-    table = findings.table(f"{backbone.name} on {size} x {size} pixels", "what", "images", "images/s")
+    table = findings.table(f"{backbone.name} on {size} x {size} pixels", "operation", "images", "images/s")
     for batch in (2,) if setting.reduced else (16, 64, 256):
         pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=setting.device)
         with torch.inference_mode():
             took = median_seconds(
                 partial(backbone, pixels), repeats=setting.repeats, warmup=setting.warmup, device=setting.device
             )
-        table.add(f"backbone alone, {batch} at once", batch, batch / took)
+        table.add(f"backbone alone, batches of {batch}", batch, batch / took)
     fill = partial(fill_cache, folder / "cache", backbone, split, VIEWS, progress=False)
     count = SLOTS * samples
-    for name in ("filled", "found filled"):
+    for name in ("filled", "already full"):
         _, took = timed(fill, device=setting.device)
         table.add(f"cache {name}", count, count / took)

@@ -1,4 +1,4 @@
-"""The whole system on the device against a CPU: in float32, TF32, bfloat16 and float16, with and without the cache."""
+"""Compare the whole system on the device with a CPU: float32, TF32, bfloat16, float16, with and without the cache."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from benchmarks.variants import OURS
 from benchmarks.workload import distance, leave_out_dropout, make_model, make_work, result_without_chance
 
 EXACT = replace(OURS, fast=False)
-# Most that the loss and the gradients may differ.
+# Variant, and the largest relative difference of the loss and of the gradients.
 WAYS = {
     "float32": (EXACT, 1e-4, 1e-3),
     "float32, images instead of the cache": (replace(EXACT, cached=False), 1e-4, 1e-3),
@@ -23,9 +23,9 @@ WAYS = {
 
 
 def parity(setting: Setting, findings: Findings) -> None:
-    """Compare loss and gradients of both tasks without dropout; the same pairs are mixed."""
+    """Compare loss and gradients of both tasks without dropout. All variants mix the same pairs."""
     if setting.is_cuda:
-        torch.backends.cudnn.allow_tf32 = False  # in the way "TF32" products have it, and convolutions do not
+        torch.backends.cudnn.allow_tf32 = False  # the variant "TF32" uses it for matrix products, not for convolutions
     for task, batch_size in BATCH_SIZES.items():
         lengths = length_groups(task, batch_size, 1)[0]
         model = make_model(task, setting.first_size)

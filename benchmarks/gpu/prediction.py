@@ -1,4 +1,4 @@
-"""Prediction: samples a second of the forward pass and the decoding, with features and with pixels."""
+"""Measurements of prediction: samples per second of the forward pass and decoding, with features and with pixels."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from benchmarks.workload import make_model, make_work
 
 
 def prediction(setting: Setting, findings: Findings) -> None:
-    """Time batches of the size that `i2srm evaluate` takes."""
+    """Time batches of the size that `i2srm evaluate` uses."""
     columns = ("task", "encoder", "dtype", "images", "B", "samples/s", "peak GiB")
     table = findings.table("Prediction", *columns)
     for task, batch_size in BATCH_SIZES.items():

@@ -1,4 +1,4 @@
-"""Runs sections, each in a process of its own: one that fails, hangs or loses the GPU does not lose the others."""
+"""Runs each section in its own process, so that one that fails, hangs or loses the GPU does not affect the others."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from benchmarks.gpu.steps import against_plan, steps
 from benchmarks.gpu.training import training
 
 Section = Callable[[Setting, Findings], None]
-GRACE = 10.0  # seconds in which a section that is stopped can write what it has
+GRACE = 10.0  # seconds that a stopped section has to write its findings
 SECTIONS: dict[str, Section] = {
     "core": core,
     "parity": parity,
@@ -36,27 +36,27 @@ SECTIONS: dict[str, Section] = {
 
 
 def run_sections(sections: Mapping[str, Section], setting: Setting, limit: float) -> list[Findings]:
-    """What sections find; what is not done when `limit` seconds are over is stopped, or not begun."""
+    """Run sections and return their findings; after `limit` seconds, stop the current one and start no other."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imports once; the sections are forked from there
+    context.set_forkserver_preload([__name__])  # import once; sections are forked from this process
     end, found = time.monotonic() + limit, []
     for number, (name, section) in enumerate(sections.items(), 1):
         print(f"[{number}/{len(sections)}] {name}", flush=True)
-        begun = time.monotonic()
-        if begun >= end:
-            findings = Findings(name, error=f"not begun: the {limit:.0f} seconds are over")
+        start = time.monotonic()
+        if start >= end:
+            findings = Findings(name, error=f"not started: the limit of {limit:.0f} seconds was reached")
         else:
             process = context.Process(target=run_section, args=(name, section, setting))
             process.start()
             findings = wait_for_findings(name, process, setting, end)
-        findings.seconds = time.monotonic() - begun
+        findings.seconds = time.monotonic() - start
         print(f"    {'done' if findings.good else 'FAILED'} after {findings.seconds:.0f} s", flush=True)
         found.append(findings)
     return found
 
 
 def wait_for_findings(name: str, process: BaseProcess, setting: Setting, end: float) -> Findings:
-    """What a section's process wrote; at `end` it is stopped."""
+    """Return the findings that the process of a section wrote. The process is stopped at `end`."""
     process.join(max(0.0, end - time.monotonic()))
     if process.is_alive():
         process.terminate()
@@ -70,13 +70,13 @@ def wait_for_findings(name: str, process: BaseProcess, setting: Setting, end: fl
 
 
 def run_section(name: str, section: Section, setting: Setting) -> None:
-    """Run one section in this process, and write what it found, even if it fails midway."""
+    """Run one section in this process and write its findings, even if it fails."""
     findings = Findings(name)
     signal.signal(signal.SIGTERM, stop)
     with TemporaryDirectory(dir=setting.folder) as folder:
         try:
             section(replace(setting, folder=Path(folder)), findings)
-        except Exception:  # whatever it is, the other sections go on
+        except Exception:  # the other sections must continue after any error
             findings.error = "\n".join(traceback.format_exc().splitlines()[-12:])
             print(findings.error, flush=True)
     partial = result_file(setting, name).with_suffix(".partial")
@@ -89,4 +89,4 @@ def result_file(setting: Setting, name: str) -> Path:
 
 
 def stop(*_: object) -> None:
-    raise TimeoutError("stopped, because the time is over")
+    raise TimeoutError("stopped at the time limit")

@@ -1,4 +1,4 @@
-"""Where and at which size the sections measure."""
+"""Device, model sizes and repeats of the sections."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from benchmarks.workload import SIZES, Size
 
 @dataclass(frozen=True)
 class Setting:
-    """What all sections are given.
+    """Settings of all sections.
 
     Attributes:
-        device: that is checked and measured.
-        reduced: tiny models and few repeats, which say nothing about speed: to see that the command itself works.
-        folder: for files that a section needs.
+        device: Device that is checked and measured.
+        reduced: Whether to use tiny models and few repeats. This tests the command itself; its times are not
+            meaningful.
+        folder: Folder for the files of a section.
     """
 
     device: torch.device
@@ -31,25 +32,25 @@ class Setting:
 
     @property
     def first_size(self) -> Size:
-        """The smallest of them."""
+        """The smallest model to measure."""
         return next(iter(self.sizes.values()))
 
     @property
     def repeats(self) -> int:
-        """Of what is timed."""
+        """Number of timed calls."""
         return 1 if self.reduced else 10
 
     @property
     def warmup(self) -> int:
-        """Calls before, which do not count."""
+        """Number of warm-up calls."""
         return 0 if self.reduced else 3
 
     @property
     def backend(self) -> str:
-        """Of torch.compile."""
+        """Backend of torch.compile."""
         return "aot_eager" if self.reduced else "inductor"
 
     @property
     def is_cuda(self) -> bool:
-        """Whether what CUDA alone has can be checked."""
+        """Whether the device is a CUDA device."""
         return self.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Training steps of both tasks: from published code to ours, measure after measure; and against the computed plan."""
+"""Measurements of training steps: from published code to ours, one measure at a time, and against the computed plan."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,9 +22,9 @@ BFLOAT16 = replace(OURS, half=torch.bfloat16)
 
 
 def steps(setting: Setting, findings: Findings) -> None:
-    """Time each way, at the batch sizes of the paper."""
-    columns = ("task", "encoder", "way", "ms", "samples/s", "times the first", "peak GiB", "TFLOP/s")
-    table = findings.table("Training steps, random weights, sentences as long as the real ones", *columns)
+    """Time each variant at the batch sizes of the paper."""
+    columns = ("task", "encoder", "variant", "ms", "samples/s", "speed-up", "peak GiB", "TFLOP/s")
+    table = findings.table("Training steps, random weights, real sentence lengths", *columns)
     for task, batch_size in BATCH_SIZES.items():
         lengths = length_groups(task, batch_size, 1)[0]
         for name, size in setting.sizes.items():
@@ -41,9 +41,9 @@ def steps(setting: Setting, findings: Findings) -> None:
 
 
 def against_plan(setting: Setting, findings: Findings) -> None:
-    """Time and memory of our fastest way beside those that `gpu_plan` computes for an H100."""
-    columns = ("task", "encoder", "B", "expected ms", "ms", "times expected", "computed GB", "GB")
-    table = findings.table("Steps in bfloat16 with the cache, against the plan for an H100", *columns)
+    """Compare time and memory of our fastest variant with those that `gpu_plan` computes for an H100."""
+    columns = ("task", "encoder", "B", "expected ms", "ms", "ms / expected ms", "computed GB", "GB")
+    table = findings.table("Steps in bfloat16 with the cache, compared with the plan for an H100", *columns)
     for task, batch_sizes in gpu_plan.BATCH_SIZES.items():
         for name, size in setting.sizes.items():
             kernels = gpu_plan.launches(task, size)
@@ -59,7 +59,10 @@ def against_plan(setting: Setting, findings: Findings) -> None:
 
 
 def ways(setting: Setting, task: Task) -> Mapping[str, Variant]:
-    """From published code to ours, without what is of the host's memory; the first and two of the last if reduced."""
+    """Return the variants from published code to ours, without those for a CPU only.
+
+    If reduced, return only the first variant and those with the feature cache and bfloat16.
+    """
     every = {name: way for name, way in ladder(task).items() if name not in (f"+ {ROWS}", f"+ {KEPT}")}
     chosen = (next(iter(every)), "+ feature cache", "+ bfloat16")
     return {name: every[name] for name in chosen} if setting.reduced else every
@@ -68,7 +71,7 @@ def ways(setting: Setting, task: Task) -> Mapping[str, Variant]:
 def time_step(
     setting: Setting, model: I2SRM, lengths: Tensor, variant: Variant, side: int
 ) -> tuple[float, float | None]:
-    """Seconds of a training step, and the GiB of tensors that it holds at most."""
+    """Return the seconds of a training step, and the peak GiB of its tensors."""
     batch = make_work(model, lengths, 64 if variant.cached else side).batch(variant)
     optimizer = make_optimizers(model)[variant.fused]
     forget_peak(setting.device)

@@ -1,4 +1,4 @@
-"""A short real training, from files to scores, that must reach a fixed F1."""
+"""A short training run, from files to scores, that must reach a fixed F1."""
 
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.setting import Setting
@@ -9,12 +9,12 @@ from reference_models.training.run import train
 
 FULL: dict[Split, int] = {"train": 2500, "valid": 300, "test": 1000}
 REDUCED: dict[Split, int] = {"train": 96, "valid": 16, "test": 32}
-LEAST_F1, LEAST_F1_REDUCED = 0.9, 0.05  # untrained it is about 0, and words alone reach 0.45
+LEAST_F1, LEAST_F1_REDUCED = 0.9, 0.05  # an untrained model has about 0, and words alone reach 0.45
 
 
 def training(setting: Setting, findings: Findings) -> None:
-    """Train I2SRM with small encoders on synthetic posts in each precision; its images alone tell the answers."""
-    columns = ("precision", "test F1", "ceiling of the words alone", "seconds", "share of waiting for data")
+    """Train I2SRM with small encoders in each precision, on synthetic posts whose answers are in the images."""
+    columns = ("precision", "test F1", "ceiling of the words alone", "seconds", "share of time waiting for data")
     table = findings.table("Training on synthetic posts", *columns)
     data = setting.folder / "posts"
     ceiling = generate(data, "ner", 0, REDUCED if setting.reduced else FULL)["test"]

@@ -1,4 +1,4 @@
-"""Render formulas as MathML, which browsers show without scripts, fonts or a network."""
+"""Sphinx extension: render formulas as MathML, which browsers display without scripts, fonts or network access."""
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -7,13 +7,13 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
-    """Write a formula that stands in a line."""
+    """Write an inline formula."""
     translator.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
 def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    """Write a formula that stands on a line of its own."""
+    """Write a block formula."""
     translator.body.append(f'<div class="math-block">{convert(node.astext(), display="block")}</div>\n')
     raise nodes.SkipNode
 

@@ -1,4 +1,4 @@
-"""Train a token classifier by the Hugging Face Trainer, with AttnMixup before its head. Downloads nothing."""
+"""Train a token classifier with the Hugging Face Trainer and AttnMixup before its head. Downloads nothing."""
 
 import tempfile
 
@@ -15,7 +15,7 @@ config = BertConfig(
 
 
 def sentence() -> dict[str, torch.Tensor]:
-    """Ten tokens, each tagged by its own number; the first and the last have no tag."""
+    """Return ten random tokens. The tag of a token is its id modulo 3; the first and the last token have no tag."""
     tokens = torch.randint(4, 40, (10,))
     labels = tokens % 3
     labels[[0, -1]] = -100
@@ -44,5 +44,5 @@ trainer = Trainer(
 )
 trainer.train()
 print(trainer.evaluate())
-# The trained model alone, for from_pretrained.
+# Save the trained model without the mixer, for from_pretrained.
 model.save_pretrained(tempfile.mkdtemp())

@@ -1,4 +1,4 @@
-"""Train a small classifier by Lightning, with AttnMixup between encoder and head."""
+"""Train a small classifier with Lightning and AttnMixup between encoder and head."""
 
 import tempfile
 
@@ -13,7 +13,7 @@ from attnmixup.integrations.loop import MixedModel
 
 
 class Module(AttnMixupSteps, LightningModule):
-    """The steps of AttnMixup in a LightningModule."""
+    """A LightningModule with the training and validation steps of AttnMixup."""
 
 
 torch.manual_seed(0)

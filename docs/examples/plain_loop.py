@@ -1,4 +1,4 @@
-"""Train a small classifier in a plain loop, with AttnMixup between encoder and head."""
+"""Train a small classifier in a plain PyTorch loop with AttnMixup between encoder and head."""
 
 import torch
 from torch import nn

@@ -174,8 +174,8 @@ def test_configurations_that_cannot_be_read(change, message, folders):
 
 def test_mistakes_on_the_command_line(folders, capsys):
     for more, message in (
-        (["--data-sets", "x"], "no data set x; there are wine-5, wnut17"),
-        (["--arms", "x"], "no arm x; there are plain"),
+        (["--data-sets", "x"], "unknown data set x; expected some of wine-5, wnut17"),
+        (["--arms", "x"], "unknown arm x; expected some of plain"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
     ):
         assert main(arguments(folders, *more)) == 2

@@ -128,7 +128,7 @@ def test_the_control_is_layer_norm_of_the_same_rows():
 def test_arms_are_options():
     assert make_mixer(None, 8) is None
     assert isinstance(make_mixer({"partner": "balanced"}, 8), AttnMixup)
-    with pytest.raises(UserError, match=r"not options of AttnMixup: .'partners': 1"):
+    with pytest.raises(UserError, match=r"expected options of AttnMixup, got .'partners': 1"):
         make_mixer({"partners": 1}, 8)
     with pytest.raises(UserError, match="expected control to be one of layer_norm, got 'x'"):
         make_mixer({"control": "x"}, 8)

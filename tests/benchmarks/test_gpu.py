@@ -86,7 +86,7 @@ def test_a_section_that_fails_does_not_lose_the_others(tmp_path):
 
 def test_what_does_not_fit_into_the_time_is_not_begun(tmp_path):
     [found] = runner.run_sections({"dies": dies}, setting_in(tmp_path), 0)
-    assert found.error == "not begun: the 0 seconds are over"
+    assert found.error == "not started: the limit of 0 seconds was reached"
 
 
 def test_the_exit_code_says_that_something_failed(tmp_path, monkeypatch, capsys):
@@ -99,8 +99,8 @@ def test_the_exit_code_says_that_something_failed(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a CUDA device, and torch"),
-        (["--reduced", "--output", "."], "the folder . exists already; name another one with --output"),
+        ([], "expected a CUDA device, but torch"),
+        (["--reduced", "--output", "."], "the folder . already exists; choose a new one with --output"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys):
