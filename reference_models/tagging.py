@@ -1,4 +1,4 @@
-"""`i2srm data tags`: writes what is seen in the images of a data set as words, and takes texts that others made."""
+"""`i2srm data tags`: writes object tags of the images of a data set, and merges existing image texts."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,25 +28,25 @@ SEPARATOR = ", "  # between the tags of an image
 
 
 class Tagger(Protocol):
-    """What gives images their tags."""
+    """Interface of taggers, which assign tags to images."""
 
     def load(self, path: Path) -> Any:
-        """An image as `tag` takes it; raises a UserError where it cannot be read."""
+        """Load an image for `tag`; raises UserError if it cannot be read."""
 
     def tag(self, images: Sequence[Any]) -> list[list[str]]:
-        """The tags of each image, the surest first."""
+        """Return the tags of each image, most confident first."""
 
 
 @dataclass(frozen=True)
 class TagSummary:
-    """What was done for a split.
+    """Counts of one split.
 
     Attributes:
-        path: of the file with the texts.
-        images: how many the split has.
-        tagged: how many of them have a tag.
-        unreadable: how many could not be read, and so have none.
-        texts: how many have a text that others made.
+        path: Path of the file with the image texts.
+        images: Number of images in the split.
+        tagged: Number of images with tags.
+        unreadable: Number of images that could not be read; they get no new tags.
+        texts: Number of images with a text from the `given` files.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class TagSummary:
     texts: int
 
     def text(self) -> str:
-        """One line."""
+        """Return the counts as one line."""
         return (
             f"{self.path}: {self.images} images, {self.tagged} with tags, {self.texts} with given texts, "
-            f"{self.unreadable} that cannot be read"
+            f"{self.unreadable} unreadable"
         )
 
 
@@ -72,35 +72,41 @@ def write_tags(
     given: Sequence[Path] = (),
     progress: bool = True,
 ) -> list[TagSummary]:
-    """Write the texts about the images of all splits, beside what the files hold already.
+    """Write the image texts of all splits. Texts that the files already contain are kept.
 
     Args:
-        config: which data set, image backbone and detector.
-        source: of the tags: the likeliest "classes" of an ImageNet backbone, or the objects of a "detector" that knows
-            classes; "none" leaves the tags as they are.
-        count: tags of an image at most.
-        least: probability that a class must have.
-        given: JSON Lines files of texts that others made, see `read_image_texts`.
-        progress: show a progress bar.
+        config: Settings of the data set, the image backbone and the detector.
+        source: Source of the tags: the most probable "classes" of an ImageNet backbone, or the objects found by a
+            "detector" with classes; "none" does not change the tags.
+        count: Maximum number of tags per image.
+        least: Minimum probability of a class.
+        given: JSON Lines files with existing image texts, see `read_image_texts`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        A summary of each split.
 
     Raises:
-        UserError: no image, wrong settings or weights, or a text about an image that no split has; then nothing was
-            written.
+        UserError: If there are no images, the settings or weights are invalid, or a given text belongs to an image that
+            is in no split. In these cases nothing is written.
     """
     kind, root = get_format(config.data.format), Path(config.data.root)
     if count < 1:
-        raise UserError(f"expected 1 tag of an image or more, got {count}")
+        raise UserError(f"expected 1 tag per image or more (--count), got {count}")
     images: dict[str, dict[str, Path]] = {}
     for split in SPLITS:
         folder = kind.layout(root, split).images
         paths = dict.fromkeys(sample.image for sample in kind.read(root, split, max_crops=0) if sample.image)
         images[split] = {path.relative_to(folder).as_posix(): path for path in paths}
     if not any(images.values()):
-        raise UserError(f"{root}: expected images to tag, and no sample has one")
+        raise UserError(f"{root}: expected samples with images to tag, but no sample has one")
     texts = {path: read_image_texts(path) for path in given}
     for path, own in texts.items():
         if unknown := own.keys() - set().union(*images.values()):
-            raise UserError(f"{path}: {len(unknown)} of its images are in no split of {root}, such as {min(unknown)!r}")
+            raise UserError(
+                f"{path}: expected images of {root}, but {len(unknown)} of its images are in no split, such as "
+                f"{min(unknown)!r}; name images by their paths below the image folder of a split"
+            )
     tagger: Tagger | None = None
     if source == "classes":
         tagger = ClassTagger(config, count=count, least=least)
@@ -130,13 +136,16 @@ def write_tags(
 def tag_images(
     tagger: Tagger, images: Mapping[str, Path], title: str, *, progress: bool = True
 ) -> dict[str, list[str]]:
-    """The tags of images, batch by batch; one that cannot be read is left out.
+    """Tag images batch by batch. Unreadable images are skipped.
 
     Args:
-        tagger: gives them.
-        images: paths by name.
-        title: of the progress bar.
-        progress: whether to show it.
+        tagger: Tagger to use.
+        images: Paths of the images by name.
+        title: Title of the progress bar.
+        progress: Whether to show the progress bar.
+
+    Returns:
+        The tags of each readable image by name.
     """
     tags: dict[str, list[str]] = {}
     names = list(images)
@@ -153,21 +162,21 @@ def tag_images(
 
 
 class ClassTagger:
-    """The likeliest of the thousand ImageNet classes of a backbone.
+    """Tags images with the most probable of the 1000 ImageNet classes of a backbone.
 
     Args:
-        config: with the backbone, its weights, and the size of the images.
-        count: tags of an image at most.
-        least: probability that a class must have.
+        config: Settings with the backbone, its weights and the image size.
+        count: Maximum number of tags per image.
+        least: Minimum probability of a class.
 
     Raises:
-        UserError: a backbone without classes, or weights that cannot be read.
+        UserError: If the backbone has no classes or its weights cannot be read.
     """
 
     def __init__(self, config: RunConfig, *, count: int, least: float) -> None:
         model, self.data, self.count, self.least = config.model, config.data, count, least
         if model.vision == "tiny":
-            raise UserError("model.vision=tiny has no classes to make tags of; choose resnet50, or --source detector")
+            raise UserError("model.vision=tiny has no classes to use as tags; choose resnet50, or --source detector")
         self.backbone = VisionBackbone(model.vision, frozen=True, views=("logits",))
         if model.vision_weights != "none":
             fill_backbone(self.backbone, model.vision_weights)
@@ -175,12 +184,12 @@ class ClassTagger:
         self.names: list[str] = get_model_weights(model.vision)["IMAGENET1K_V1"].meta["categories"]
 
     def load(self, path: Path) -> Tensor:
-        """See `Tagger`: its pixels."""
+        """See `Tagger`: the pixels of the image."""
         return load_image(path, self.data.image_size, self.data.resize)
 
     @torch.inference_mode()
     def tag(self, images: Sequence[Tensor]) -> list[list[str]]:
-        """See `Tagger`: the names of its likeliest classes."""
+        """See `Tagger`: the names of the most probable classes."""
         logits = self.backbone(torch.stack(list(images)).to(accelerator()))["logits"]
         likely = logits.softmax(dim=-1).topk(self.count)
         rows = zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
@@ -188,34 +197,34 @@ class ClassTagger:
 
 
 class DetectorTagger:
-    """The classes of the objects that a detector finds, each class once.
+    """Tags images with the classes of the objects that a detector finds, each class once.
 
     Args:
-        config: which detector, and the least score of a box.
-        count: tags of an image at most.
-        detector: instead of the one that `config` names.
+        config: Grounding settings with the detector and the minimum score of a box.
+        count: Maximum number of tags per image.
+        detector: Detector to use instead of the one in `config`.
 
     Raises:
-        UserError: a detector that looks for phrases, which say nothing of an image that its sentence does not.
+        UserError: If the detector searches for phrases; these come from the sentence and add no information to it.
     """
 
     def __init__(self, config: GroundingConfig, *, count: int, detector: Detector | None = None) -> None:
         self.detector, self.count = detector or load_detector(config), count
         if self.detector.takes_phrases:
             raise UserError(
-                f"the detector {self.detector.name} finds what it is asked for and names nothing; set "
-                "grounding.detector to one that knows classes, such as torchvision"
+                f"the detector {self.detector.name} only searches for given phrases and has no classes; set "
+                "grounding.detector to one with classes, such as torchvision"
             )
 
     def load(self, path: Path) -> Image.Image:
-        """See `Tagger`: the image itself."""
+        """See `Tagger`: the decoded image."""
         image = decode_image(path)
         if max(image.size) > NARROW * min(image.size):
             raise UserError(f"{path}: {image.width} x {image.height} pixels are too narrow for a detector")
         return image
 
     def tag(self, images: Sequence[Image.Image]) -> list[list[str]]:
-        """See `Tagger`: the classes by the score of their best box."""
+        """See `Tagger`: the classes, ordered by the score of their best box."""
         found = self.detector.detect(images, [[]] * len(images))
         best = (sorted((box for box in boxes if box.label), key=lambda box: -box.score) for boxes in found)
         return [list(dict.fromkeys(box.label for box in boxes if box.label))[: self.count] for boxes in best]

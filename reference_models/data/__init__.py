@@ -1,1 +1,1 @@
-"""From the files of a data set to samples, and from samples to tensors."""
+"""Data loading: data set files to samples, and samples to tensors."""

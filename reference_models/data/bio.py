@@ -1,4 +1,4 @@
-"""Entities as BIO tags of words, and back."""
+"""Conversion between entity spans and BIO tags."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ Entity = tuple[int, int, str]
 
 
 def is_tag(tag: str) -> bool:
-    """Whether a tag is "O", or "B-" or "I-" and a type."""
+    """Return whether a string is a valid tag: "O", "B-TYPE" or "I-TYPE"."""
     return tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)
 
 
 def check_tag(tag: str, where: str) -> str:
-    """The tag, if it is one.
+    """Return the tag unchanged if it is valid.
 
     Raises:
-        UserError: it is none; `where` says whose it is.
+        UserError: If the tag is not valid. The message begins with `where`, the location of the tag.
     """
     if not is_tag(tag):
         raise UserError(f"{where}: unknown tag {tag!r}, expected O, B-TYPE or I-TYPE, as in B-PER")
@@ -24,10 +24,10 @@ def check_tag(tag: str, where: str) -> str:
 
 
 def spans(tags: Sequence[str]) -> set[Entity]:
-    """The entities of a tagged sentence as (start, end, type), end not included.
+    """Return the entities of a tagged sentence as (start, end, type), with `end` exclusive.
 
-    As in CoNLL's scorer, an I- that continues no entity of its own type opens one. Whatever is neither B- nor I- is
-    outside.
+    As in the CoNLL scorer, an I- tag that does not continue an entity of its type starts a new one. A tag with neither
+    B- nor I- counts as outside.
     """
     found = set()
     start, kind = 0, ""
@@ -42,20 +42,23 @@ def spans(tags: Sequence[str]) -> set[Entity]:
 
 
 def tags_of_spans(length: int, entities: Iterable[Entity], where: str) -> tuple[str, ...]:
-    """The tags of a sentence of `length` words with entities (start, end, type), end not included.
+    """Return the BIO tags of a sentence of `length` words with entities (start, end, type), `end` exclusive.
 
     Raises:
-        UserError: two entities overlap, or one is empty or not inside the sentence; `where` says whose they are.
+        UserError: If two entities overlap, or an entity is empty or not inside the sentence. The message begins with
+            `where`, the location of the sentence.
     """
     tags = ["O"] * length
     for start, end, kind in entities:
         if not 0 <= start < end <= length:
             raise UserError(
-                f"{where}: the entity [{start}, {end}] ({kind}) is empty or not inside the sentence of {length} words"
+                f"{where}: the entity [{start}, {end}] ({kind}) is empty or not inside the sentence of {length} words "
+                "(start counts from 0, end is exclusive)"
             )
         if any(tag != "O" for tag in tags[start:end]):
             raise UserError(
-                f"{where}: the entity [{start}, {end}] ({kind}) overlaps another one; a word has one tag only"
+                f"{where}: the entity [{start}, {end}] ({kind}) overlaps another entity; a word can have only one tag, "
+                "so remove one of the two entities"
             )
         tags[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     return tuple(tags)

@@ -1,4 +1,4 @@
-"""Looks over a data set before training: what is in it, and what would stop a run."""
+"""Check of a data set before training: counts, missing or broken files, and problems that would stop training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reference_models.data.images import SUFFIXES, check_images
 from reference_models.data.samples import Sample, Split, fingerprint, spooled
 from reference_models.errors import UserError
 
-ALL = 1_000_000  # crops of a sample, more than any dictionary lists
+ALL = 1_000_000  # crops per sample; larger than any real crop list
 
 
 def check_data(
@@ -29,21 +29,21 @@ def check_data(
     bad_images: Policy = "error",
     progress: bool = True,
 ) -> Report:
-    """Read all of a data set and report what is there, whatever is wrong with it.
+    """Read a whole data set and report its contents and problems. Problems in the data do not raise an error.
 
     Args:
-        name: of the data format; None recognises it by the files below `root`.
-        root: folder of the data set, as the readers take it.
-        visual: whether images and crops are looked at; each of them is decoded once.
-        max_crops: crops of a sample that training would use.
-        bad_images: what training would do about an image that is missing or broken; "error" makes one fatal.
-        progress: show progress bars.
+        name: Name of the data format. None detects it from the files below `root`.
+        root: Folder of the data set.
+        visual: Whether to check images and crops. Each file is decoded once.
+        max_crops: Maximum number of crops per sample that training would use.
+        bad_images: How training would treat a missing or broken image. With "error", a single one is fatal.
+        progress: Whether to show progress bars.
 
     Returns:
-        What was found of each split, and all that is wrong, see `Report`.
+        The contents and problems of all splits, see `Report`.
 
     Raises:
-        UserError: there is no such format; or none is given, and the files are of none or of several.
+        UserError: If the format is unknown, or `name` is None and the files match no format or several.
     """
     format = recognise(root) if name is None else get_format(name)
     splits, samples = [], {}
@@ -58,13 +58,13 @@ def check_data(
         splits=tuple(splits),
         duplicate_sentences=_shared({split: _sentence_keys(rows) for split, rows in samples.items()}),
         duplicate_images=_shared({split: _image_keys(rows) for split, rows in samples.items()}),
-        # Files of a split that could not be read would all seem unused.
+        # If a split cannot be read, all its files would count as unused.
         unused=_unused(format, root, samples) if visual and format.has_images and all(samples.values()) else None,
     )
 
 
 def orphan_tags(samples: Iterable[Sample]) -> int:
-    """How many I- tags follow neither B- nor I- of their own type."""
+    """Count the I- tags that do not follow a B- or I- tag of the same type."""
     return sum(
         tag.startswith("I-") and before[2:] != tag[2:]
         for sample in samples
@@ -102,7 +102,7 @@ def _check_split(
     _, bad = check_images(used, "blank", progress=progress)
     reasons = {entry.file: entry.reason for entry in bad.found}
     missing = tuple(file for file in reasons if not Path(file).exists())
-    # Splits that are scored are whole under "drop" too.
+    # "drop" removes samples from the training split only.
     all_dropped = split == "train" and len({entry.sample for entry in bad.found}) == len(samples)
     stops = {"error": bool(reasons), "blank": False, "drop": all_dropped}[policy]
     first = next(iter(bad.found), None)
@@ -117,8 +117,8 @@ def _check_split(
         missing=missing,
         broken=tuple(f"{file}: {reason}" for file, reason in reasons.items() if file not in missing),
         fatal=(
-            f"{split}: {len(reasons)} of {bad.checked} images and crops cannot be used, the first is {first.file} of "
-            f"{first.sample}: {first.reason} (data.bad_images is {policy!r})",
+            f"{split}: {len(reasons)} of {bad.checked} images and crops cannot be used; the first is {first.file} of "
+            f"sample {first.sample}: {first.reason} (data.bad_images is {policy!r})",
         )
         if first and stops
         else (),
@@ -126,24 +126,24 @@ def _check_split(
 
 
 def _labels(samples: Iterable[Sample]) -> dict[str, int]:
-    """Relations, or types of entities (each counted at its B- tag), the most frequent first."""
+    """Count relations or entity types (by their B- tags), most frequent first."""
     labels = Counter(tag[2:] for sample in samples for tag in sample.tags or () if tag.startswith("B-"))
     labels.update(sample.relation for sample in samples if sample.relation is not None)
     return dict(labels.most_common())
 
 
 def _shared(keys: dict[Split, set[Hashable]]) -> dict[str, int]:
-    """How many keys two splits have in common."""
+    """Count the keys that each pair of splits has in common."""
     return {f"{first}/{second}": len(keys[first] & keys[second]) for first, second in combinations(keys, 2)}
 
 
 def _sentence_keys(samples: Iterable[Sample]) -> set[Hashable]:
-    """Each sentence by half a SHA-256, which takes less memory than its words."""
+    """Return half a SHA-256 for each sentence; hashes take less memory than words."""
     return {hashlib.sha256(repr(sample.words).encode()).digest()[:16] for sample in samples}
 
 
 def _image_keys(samples: Iterable[Sample]) -> set[Hashable]:
-    """Each image by its bytes, so that copies under other names are found; by its name where it is missing."""
+    """Return a hash of the content of each image, to find copies with other names; the name if the file is missing."""
     keys: set[Hashable] = set()
     for path in dict.fromkeys(sample.image for sample in samples if sample.image):
         if path.is_file():
@@ -155,7 +155,7 @@ def _image_keys(samples: Iterable[Sample]) -> set[Hashable]:
 
 
 def _unused(format: DataFormat, root: Path, samples: dict[Split, Sequence[Sample]]) -> tuple[str, ...]:
-    """Image files in the folders of images and crops that no sample lists."""
+    """Return the image files in the image and crop folders that no sample lists."""
     used = {path for rows in samples.values() for sample in rows for path in (sample.image, *sample.crops)}
     places = [format.layout(root, split) for split in samples]
     folders = dict.fromkeys(folder for place in places for folder in (place.images, place.crops))

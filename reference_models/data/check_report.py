@@ -1,4 +1,4 @@
-"""What `i2srm data check` found, as a table and as JSON."""
+"""Report of `i2srm data check`, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 from reference_models.data.samples import Split
 
-SHOWN = 5  # unused and broken files that the table names
+SHOWN = 5  # maximum number of unused and of broken files in the table
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split; what could not be found out has its default.
+    """Contents and problems of one split. A value that could not be determined keeps its default.
 
     Attributes:
-        split: which.
-        samples: how many.
-        labels: relations, or types of entities, with their counts, the most frequent first.
-        words: least, median and most words of a sentence.
-        orphan_tags: I- tags that follow no tag of their type.
-        fingerprint: of the label file.
-        images: different images that the samples list.
-        crops: how many samples list 0, 1, 2, ... crops; None without a crop dictionary.
-        keys_without_row: keys of the crop dictionary that no sample has.
-        missing: images and crops that training would use and that do not exist.
-        broken: those that cannot be read, each with the reason.
-        fatal: what would stop training.
+        split: Name of the split.
+        samples: Number of samples.
+        labels: Relations or entity types with their counts, most frequent first.
+        words: Minimum, median and maximum number of words in a sentence.
+        orphan_tags: Number of I- tags that do not follow a B- or I- tag of the same type.
+        fingerprint: Fingerprint of the label file.
+        images: Number of distinct images that the samples list.
+        crops: Number of samples with 0, 1, 2, ... crops. None without a crop dictionary.
+        keys_without_row: Number of keys of the crop dictionary that match no sample.
+        missing: Images and crops that training would use and that do not exist.
+        broken: Images and crops that cannot be read, each with the reason.
+        fatal: Problems that would stop training.
     """
 
     split: Split
@@ -46,16 +46,17 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole data set.
+    """Contents and problems of a whole data set.
 
     Attributes:
-        format: layout of its files.
-        root: its folder.
-        fingerprint: of all label files together, as a run's `metrics.json` has it; None if one is missing.
-        splits: in the order train, valid, test.
-        duplicate_sentences: for two splits, as in "train/test", how many different sentences are in both.
-        duplicate_images: the same for images.
-        unused: files in the folders of images and crops that no sample lists; None if that cannot be said.
+        format: Name of the data format.
+        root: Folder of the data set.
+        fingerprint: Fingerprint of all label files together, as in `metrics.json` of a run. None if a file is missing.
+        splits: Reports in the order train, valid, test.
+        duplicate_sentences: For each pair of splits, such as "train/test", the number of distinct sentences in both.
+        duplicate_images: The same for images.
+        unused: Image files in the image and crop folders that no sample lists. None if images were not checked or a
+            split could not be read.
     """
 
     format: str
@@ -68,15 +69,15 @@ class Report:
 
     @property
     def fatal(self) -> tuple[str, ...]:
-        """What would stop training, of all splits, each problem once."""
+        """Problems of all splits that would stop training, without repetitions."""
         return tuple(dict.fromkeys(problem for split in self.splits for problem in split.fatal))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain types, ready for `json.dump`."""
+        """Return the report as plain types for `json.dump`."""
         return {**asdict(self), "fatal": list(self.fatal)}
 
     def table(self) -> str:
-        """All counts with a column for each split, then what concerns the whole set, then the problems."""
+        """Return the counts with one column per split, then the counts of the whole data set, then the problems."""
         labels = dict.fromkeys(label for split in self.splits for label in split.labels or ())
         crops = sorted({count for split in self.splits for count in split.crops or ()})
         columns = [_column(split, list(labels), crops) for split in self.splits]

@@ -1,4 +1,4 @@
-"""The contents of images that were decoded to their end once, so that no later run decodes them to check them."""
+"""Record of images that were decoded successfully, so that later runs do not check them again."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from reference_models.data.features import KEY
 from reference_models.errors import UserError
 from reference_models.files import writable
 
-VERSION = 1  # raised with every change of which files can be decoded
+VERSION = 1  # increase when a code change affects which files can be decoded
 FILE = f"checked-{VERSION}.keys"
 
 
 def read_checked(folder: Path) -> np.ndarray:
-    """The content keys in a folder, (N,) of type `KEY` and in order; none where nothing is kept yet.
+    """Return the recorded content keys, (N,) of dtype `KEY`, sorted; empty if there is no record yet.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: If the file is damaged.
     """
     file = folder / FILE
     if not file.is_file():
@@ -29,7 +29,7 @@ def read_checked(folder: Path) -> np.ndarray:
 
 
 def add_checked(folder: Path, keys: np.ndarray) -> None:
-    """Keep content keys, (N,) of type `KEY`, beside those that other processes have kept meanwhile."""
+    """Add content keys, (N,) of dtype `KEY`, to the record; other processes may add keys at the same time."""
     file = folder / FILE
     with writable(file):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A split of a data set as samples."""
+"""Loading of one split of a data set as samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,21 +18,22 @@ def load_dataset(
     visual: bool = True,
     max_crops: int = 3,
 ) -> Sequence[Sample]:
-    """Read a split of a data set; whether its images and crops exist is not looked at.
+    """Read one split of a data set. The existence of images and crops is not checked.
 
     Args:
-        root: folder of the data set.
+        root: Folder of the data set.
         split: "train", "valid" or "test".
-        format: name of the data format; None recognises it by the files.
-        pairs: whether samples are relations, where a format has both; None for what its files have labels for.
-        visual: False reads the text alone.
-        max_crops: crops of a sample at most.
+        format: Name of the data format. None detects it from the files.
+        pairs: Whether samples are relations, for formats that support both tasks. None uses the task that the files
+            have labels for.
+        visual: If False, only the text is read.
+        max_crops: Maximum number of crops per sample.
 
     Returns:
-        The samples, in a temporary file that goes with the object.
+        The samples, stored in a temporary file that is deleted with the object.
 
     Raises:
-        UserError: an unknown split or format, or a file that is missing or wrong.
+        UserError: If the split or format is unknown, or a file is missing or invalid.
 
     Example:
         >>> from reference_models import load_dataset

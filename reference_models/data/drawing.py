@@ -1,4 +1,4 @@
-"""Draws the images of the synthetic sets: coloured figures whose shape tells what they are, over clutter."""
+"""Drawing of synthetic images: coloured figures on a cluttered background, with one shape per entity type."""
 
 import colorsys
 import math
@@ -14,7 +14,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One object of an image: what it is, its colour and its box (left, top, right, bottom) in pixels."""
+    """One object in an image: its entity type, its colour and its box (left, top, right, bottom) in pixels."""
 
     type: str
     colour: str
@@ -47,7 +47,7 @@ SHAPE_NAMES = {"PER": "person", "LOC": "mountains", "ORG": "tower", "MISC": "sta
 
 
 def draw(objects: list[tuple[str, str]], rng: random.Random) -> tuple[Image.Image, list[Figure]]:
-    """Draw the (type, colour) pairs, at most four, each in its own corner; returns the image and where they stand."""
+    """Draw up to four (type, colour) pairs, each in its own corner; return the image and the drawn figures."""
     image = Image.new("RGB", (SIZE, SIZE), _colour(rng.random(), 0.12, rng.uniform(0.55, 0.95)))
     pen = ImageDraw.Draw(image)
     for _ in range(rng.randint(4, 9)):

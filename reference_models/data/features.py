@@ -1,4 +1,4 @@
-"""Features of images on disk: shards that appear whole and are read row by row, and the index of what is in them."""
+"""Image features on disk: shards that are written atomically and read row by row, and an index of their rows."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from reference_models.errors import UserError
 from reference_models.files import writable
 
 KEY = "V16"  # half a SHA-256
-BLANK = bytes(16)  # the key of an image that is not there, which is read as zeros after the scaling
-ROW = ("keys", "features")  # tensors of a shard, beside the checksums of their rows
+BLANK = bytes(16)  # key of a missing image, whose pixel values are zero after normalisation
+ROW = ("keys", "features")  # tensors of a shard, in addition to the checksums of their rows
 
 
 def path_key(path: Path | None) -> bytes:
-    """The key of a path; None is that of the blank image."""
+    """Return the key of a path; None gives the key of the blank image."""
     return BLANK if path is None else sha256(os.fsencode(path)).digest()[:16]
 
 
 def content_key(path: Path | None) -> bytes:
-    """The key of what is in a file; None is that of the blank image."""
+    """Return the key of the content of a file; None gives the key of the blank image."""
     if path is None:
         return BLANK
     with path.open("rb") as file:
@@ -40,32 +40,32 @@ def content_key(path: Path | None) -> bytes:
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """Where a shard is."""
+    """Return the path of a shard."""
     return folder / f"shard-{number:06}.safetensors"
 
 
 def write_shard(path: Path, keys: np.ndarray, features: np.ndarray) -> None:
-    """Write a shard that appears whole or not at all.
+    """Write a shard atomically.
 
     Args:
-        path: from `shard_file`.
-        keys: (N,) of type `KEY`.
-        features: (N, ...), float32, of one view.
+        path: Path from `shard_file`.
+        keys: Keys of the images, (N,) of dtype `KEY`.
+        features: Features of one view, (N, ...), float32.
     """
     tensors = dict(zip(ROW, (keys.view(np.uint8).reshape(-1, 16), features), strict=True))
     tensors["checksums"] = np.array([_checksum(row) for row in zip(*tensors.values(), strict=True)], np.uint32)
     partial = path.with_name(f"{path.name}.partial")
-    content = save(tensors)  # `save_file` would keep other users from reading it
+    content = save(tensors)  # `save_file` would create a file that other users cannot read
     with writable(path):
         partial.write_bytes(content)
         partial.replace(path)
 
 
 def read_index(folder: Path) -> Index:
-    """The index of all shards in a folder.
+    """Build the index of all shards in a folder.
 
     Raises:
-        UserError: a shard that is damaged, by its name.
+        UserError: If a shard is damaged. The message names the file.
     """
     files = sorted(folder.glob("shard-*.safetensors"))
     keys = [_open(file).get_tensor("keys").view(KEY)[:, 0] for file in files]
@@ -85,7 +85,7 @@ def _open(path: Path) -> Any:
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is a damaged file of features ({reason}); delete it, and the next run computes it again")
+    return UserError(f"{path} is a damaged feature file ({reason}); delete it, and the next run computes it again")
 
 
 def _checksum(row: Iterable[np.ndarray]) -> int:
@@ -94,11 +94,11 @@ def _checksum(row: Iterable[np.ndarray]) -> int:
 
 @dataclass(frozen=True)
 class Index:
-    """Which row of which shard belongs to a key.
+    """Mapping from keys to rows of shards.
 
     Attributes:
-        keys: (N,) of type `KEY`, in order.
-        places: (N, 2), int32: for each the number of its shard, and its row there.
+        keys: Sorted keys, (N,) of dtype `KEY`.
+        places: Shard number and row number of each key, (N, 2), int32.
     """
 
     keys: np.ndarray
@@ -106,12 +106,12 @@ class Index:
 
     @classmethod
     def make(cls, keys: np.ndarray, places: np.ndarray) -> Index:
-        """An index of keys in any order."""
+        """Build an index from unsorted keys."""
         order = np.argsort(keys)
         return cls(keys[order], places[order].astype(np.int32))
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """The places (M, 2) of keys (M,); -1 for those that are not there."""
+        """Return the places (M, 2) of keys (M,); -1 for unknown keys."""
         places = np.full((len(keys), 2), -1, np.int32)
         if len(self.keys):
             nearest = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
@@ -121,11 +121,11 @@ class Index:
 
 
 class FeatureCache:
-    """The features of a split's images, in shards that each process maps into memory when it first reads of them.
+    """Features of the images of a split. Each process memory-maps a shard when it first reads from it.
 
     Args:
-        views: for each view the folder of its shards and the index by `path_key`, with the blank image.
-        slots: for each view the images of a sample that it is of.
+        views: For each view, the folder of its shards and an index by `path_key` that includes the blank image.
+        slots: For each view, the images of a sample that it covers.
     """
 
     def __init__(self, views: Mapping[View, tuple[Path, Index]], slots: Mapping[View, Slots]) -> None:
@@ -136,17 +136,17 @@ class FeatureCache:
         return vars(self) | {"_shards": {}}
 
     def read(self, paths: Sequence[Path | None]) -> dict[str, Tensor]:
-        """The views of a sample's images, each under the name that a batch has for it, such as `image_grid`.
+        """Read the views of a sample's images, each under its name in a mini-batch, such as `image_grid`.
 
         Args:
-            paths: of the whole image and the crops; None for the blank one.
+            paths: Paths of the whole image and the crops; None for the blank image.
 
         Returns:
-            Each view (images, ...), float32.
+            Features of each view, (images, ...), float32.
 
         Raises:
-            ValueError: an image that is not of the split.
-            UserError: a shard that is damaged, by its name.
+            ValueError: If an image has no cached features.
+            UserError: If a shard is damaged. The message names the file.
         """
         features = {}
         for view, (folder, index) in self.views.items():
@@ -154,7 +154,7 @@ class FeatureCache:
             rows = []
             for path, (number, row) in zip(own, index.find(_keys(own)).tolist(), strict=True):
                 if row < 0:
-                    raise ValueError(f"{path} is not among the images whose features were computed")
+                    raise ValueError(f"{path} is not among the images with cached features")
                 rows.append(self._read_row(shard_file(folder, number), row))
             features[f"image_{view}"] = torch.from_numpy(np.stack(rows))
         return features
@@ -164,7 +164,7 @@ class FeatureCache:
             self._shards[file] = _open(file)
         *parts, checksum = (self._shards[file].get_slice(name)[row] for name in (*ROW, "checksums"))
         if _checksum(parts) != checksum:
-            raise _damaged(file, f"row {row} does not have its checksum")
+            raise _damaged(file, f"row {row} does not match its checksum")
         features: np.ndarray = parts[1]
         return features
 

@@ -1,4 +1,4 @@
-"""Texts about images, such as object tags, captions or the words in an image, in a file beside each split."""
+"""Image texts, such as object tags, captions or OCR, stored in one file per split."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,69 +14,77 @@ ImageTexts = dict[str, dict[str, str]]
 
 
 def image_texts_path(root: Path, split: str) -> Path:
-    """Where the texts of a split are, in every data format."""
+    """Return the path of the image texts of a split; it is the same for every data format."""
     return root / f"image_texts_{split}.jsonl"
 
 
 def read_image_texts(path: Path) -> ImageTexts:
-    """The texts of a JSON Lines file, `{"image": "1.jpg", "tags": "red car", "caption": "a car"}` on each line.
+    """Read a JSON Lines file with lines such as `{"image": "1.jpg", "tags": "red car", "caption": "a car"}`.
 
     Args:
-        path: of the file. Images are named by their paths below the split's folder of images; any other key is a kind
+        path: Path of the file. `image` is a path relative to the image folder of the split; every other key is a kind
             of text.
 
     Returns:
-        For each image its texts by kind; several lines of an image are joined, and of one kind the last counts.
+        The texts of each image by kind. Several lines for one image are merged; for the same kind, the last line wins.
 
     Raises:
-        UserError: the file cannot be read, or a line is something else.
+        UserError: If the file cannot be read or a line is invalid.
     """
     texts: ImageTexts = {}
     for number, row in read_objects(path):
         where = f"{path}:{number}"
         if "image" not in row:
-            raise UserError(f"{where}: expected an object with the name of an 'image' and texts, got {str(row)[:80]!r}")
+            raise UserError(
+                f"{where}: expected an object with the file name of an image under 'image' and texts under other keys, "
+                f"got {str(row)[:80]!r}"
+            )
         image = row.pop("image")
         if not isinstance(image, str):
-            raise UserError(f"{where}: expected the name of a file under 'image', got {image!r}")
+            raise UserError(f"{where}: expected the file name of an image (a string) under 'image', got {image!r}")
         texts.setdefault(image, {}).update(check_texts(row, where))
     return texts
 
 
 def check_texts(texts: Any, where: str) -> dict[str, str]:
-    """Texts by kind, such as {"caption": "two dogs"}.
+    """Return the texts unchanged if they are a dict of kinds to strings, such as {"caption": "two dogs"}.
 
     Raises:
-        UserError: something else, or a text with half a character.
+        UserError: If they are something else, or a text contains a lone surrogate.
     """
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise UserError(f"{where}: expected an object of texts about the image by kind, got {str(texts)[:80]!r}")
+        raise UserError(
+            f'{where}: expected an object of image texts by kind, as in {{"caption": "two dogs"}}, '
+            f"got {str(texts)[:80]!r}"
+        )
     for kind, text in texts.items():
         if HALF.search(text):
-            raise UserError(f"{where}: the text {kind!r} holds half a character (a lone surrogate)")
+            raise UserError(
+                f"{where}: the text under {kind!r} contains half a character (a lone surrogate); remove or replace it"
+            )
     return texts
 
 
 def write_image_texts(path: Path, texts: Mapping[str, Mapping[str, str]]) -> None:
-    """Write what `read_image_texts` reads; the file appears whole or not at all.
+    """Write a file for `read_image_texts` atomically.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: If the file cannot be written.
     """
     lines = (f"{json.dumps({'image': image} | dict(own), ensure_ascii=False)}\n" for image, own in texts.items())
     write_text(path, "".join(lines))
 
 
 def add_image_texts(samples: Iterable[Sample], path: Path, images: Path) -> Iterator[Sample]:
-    """Give samples the texts of their images; those that a sample has already stay, unless the file has that kind.
+    """Add image texts from a file to samples. Texts that a sample already has are kept unless the file has that kind.
 
     Args:
-        samples: of one split, with images.
-        path: of the split's texts; without such a file, the samples stay as they are.
-        images: the folder that the names of images begin at.
+        samples: Samples of one split, with images.
+        path: Path of the image texts. If the file does not exist, the samples are unchanged.
+        images: Image folder of the split; the file names images relative to it.
 
-    Returns:
-        The samples in their order, one by one.
+    Yields:
+        The samples in the same order.
     """
     texts = read_image_texts(path) if path.is_file() else {}
     for sample in samples:

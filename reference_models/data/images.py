@@ -1,4 +1,4 @@
-"""Images: checked once before training, by a policy the user chooses, and loaded as tensors."""
+"""Image loading as tensors, and the check of all images before training."""
 
 from __future__ import annotations
 
@@ -24,31 +24,40 @@ from reference_models.data.samples import Sample, spooled
 from reference_models.data.threads import map_ahead
 from reference_models.errors import UserError
 
-SHORT_SIDE = 256 / 224  # of a centre crop, as a multiple of its size
+SHORT_SIDE = 256 / 224  # short side of the image before a centre crop, relative to the crop size
 
-# Formats by name, because some of Pillow's others call an outside program (EPS calls Ghostscript).
+# An explicit list, because some other formats of Pillow call an external program (EPS calls Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-MAX_PIXELS = 80_000_000  # a larger one is taken for a decompression bomb; Pillow's own warning begins a little above
-RESIZE_VERSION = 2  # raised with every change of what `load_image` makes of a file: features that are kept depend on it
+MAX_PIXELS = 80_000_000  # larger images count as decompression bombs; Pillow's own warning starts a little higher
+RESIZE_VERSION = 2  # increase when the output of `load_image` changes, because cached features depend on it
 
 
 def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor:
-    """An image as uint8 (3, size, size), RGB.
+    """Load an image as an RGB tensor, uint8 (3, size, size).
 
-    "squash" makes it a square (bilinear, antialiased), so that nothing at its edges is lost. "centre-crop" is what the
-    field's code bases do: they scale the short side to 256, and cut out the middle 224; other sizes in proportion.
-    "window" is what other published code does, for test images too: it cuts a square out of the image as it is, at one
-    place drawn for the file, and mirrors half of them; a smaller image is scaled up. What is outside is lost.
-    Colours are those of Pillow's
-    `convert("RGB")`: transparency is dropped, not composed on a background. 16-bit and floating-point grey is scaled
-    down (Pillow would clip it). The first frame of an animation counts, and a rotation noted in EXIF is not applied.
+    Colours are converted with Pillow's `convert("RGB")`: transparency is dropped, not blended with a background. 16-bit
+    and floating-point grey is scaled down (Pillow would clip it). Only the first frame of an animation is used. EXIF
+    rotation is not applied.
+
+    Args:
+        path: Path of the image.
+        size: Side of the output in pixels.
+        resize: How the image becomes a square. "squash" resizes it without keeping the aspect ratio (bilinear,
+            antialiased), so that the edges are kept. "centre-crop" follows most published code: it scales the short
+            side to 256 and cuts out the central 224 pixels (other sizes in proportion). "window" follows other
+            published code, which does this for test images too: it cuts a square out of the image at its original
+            scale, at a random position that is fixed per file, and flips half of the images horizontally. An image
+            smaller than the square is scaled up first.
+
+    Returns:
+        The pixels, uint8 (3, size, size).
 
     Raises:
-        UserError: the file is not an image that can be read to its end.
+        UserError: If the file is not an image or cannot be decoded completely.
     """
     try:
-        # Twice the size keeps the reduced decoding of a JPEG invisible after the resize.
+        # Decoding a JPEG at a reduced scale is not visible after the resize if the scale is at least twice the size.
         image = decode_image(path, None if resize == "window" else 2 * size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -57,7 +66,7 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
     elif resize == "window":
         if min(image.size) < size:
             image = scale_image(image, [size])
-        rng = random.Random(content_key(path))  # the same in each epoch and run
+        rng = random.Random(content_key(path))  # the same position in each epoch and run
         left, top = (rng.randint(0, side - size) for side in image.size)
         image = image.crop((left, top, left + size, top + size))
         if rng.random() < 0.5:
@@ -71,24 +80,24 @@ def load_image(path: Path, size: int, resize: Resize = "squash") -> torch.Tensor
 def check_images(
     samples: Sequence[Sample], policy: Policy, *, memory: Path | None = None, progress: bool = True
 ) -> tuple[Sequence[Sample], BadImages]:
-    """Decode every image and crop of the samples once, and do with the unreadable ones as the policy says.
+    """Decode every image and crop of the samples once, and apply a policy to the unreadable ones.
 
-    In memory are the paths of different images, and what was found, but no samples.
+    Only the distinct paths and the results are held in memory, not the samples.
 
     Args:
-        samples: left as they are.
-        policy: "error" stops at the first unreadable image; "blank" goes on without the image or crop; "drop" goes
-            on without the whole sample.
-        memory: folder where it is kept which contents could be decoded, which are then not decoded again; None keeps
-            nothing.
-        progress: show a progress bar.
+        samples: Samples to check; they are not changed.
+        policy: "error" raises an error if an image is unreadable; "blank" keeps the sample without the image or crop;
+            "drop" removes the whole sample.
+        memory: Folder with the record of images that were decoded successfully before; these are not decoded again.
+            None keeps no record.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The samples to go on with (those that were given, if all can be read), and a report of every image that
-        could not be read.
+        The samples to use (the given object if all images can be read), and a report of all unreadable images.
 
     Raises:
-        UserError: by policy, naming file, reason and sample; or if "drop" would leave no sample at all.
+        UserError: If the policy is "error" and an image is unreadable, or "drop" would remove all samples. The message
+            names the file, the reason and the sample.
     """
     if policy not in get_args(Policy):
         raise UserError(f"unknown policy for bad images {policy!r}, expected one of {', '.join(get_args(Policy))}")
@@ -108,7 +117,7 @@ def check_images(
         left = "" if policy == "error" else "no sample is left: "
         raise UserError(
             f"{left}{first.file}: {first.reason}; sample {first.sample} lists it{more} "
-            f"(data.bad_images is {policy!r}; 'blank' goes on without the image, 'drop' without the sample)"
+            f"(data.bad_images is {policy!r}; 'blank' continues without the image, 'drop' without the sample)"
         )
     return kept, BadImages(policy=policy, checked=len(paths), found=tuple(found))
 
@@ -118,7 +127,7 @@ def _listed(sample: Sample) -> list[Path]:
 
 
 def _usable(samples: Sequence[Sample], bad: dict[str, str], policy: Policy, found: list[BadImage]) -> Iterator[Sample]:
-    """The samples to go on with; what is wrong with the others is added to `found`."""
+    """Yield the samples to use, and append every unreadable image to `found`."""
     for sample in samples:
         broken = [path for path in _listed(sample) if str(path) in bad]
         for path in broken:
@@ -136,13 +145,13 @@ def _content_key(path: str) -> bytes:
     try:
         return content_key(Path(path))
     except OSError:
-        return BLANK  # is never kept, so that `_reason` says what is wrong
+        return BLANK  # never recorded as checked, so `_reason` reads the file and reports the error
 
 
 def _reason(path: str) -> str | None:
-    """Why an image cannot be used; None if it can."""
+    """Return why an image cannot be used; None if it can."""
     try:
-        # The smallest scale a JPEG offers is the fastest, and still reads the file to its end.
+        # Decoding a JPEG at its smallest scale is fastest and still reads the whole file.
         decode_image(Path(path), 1)
     except UserError as error:
         return str(error)
@@ -150,19 +159,27 @@ def _reason(path: str) -> str | None:
 
 
 def decode_image(path: Path, least: int | None = None) -> Image.Image:
-    """An image in RGB; given `least`, a JPEG at its smallest scale with no side below it.
+    """Decode an image to RGB.
+
+    Args:
+        path: Path of the image.
+        least: Minimum side in pixels. A JPEG is decoded at the smallest scale with no side below it. None decodes at
+            full size.
+
+    Returns:
+        The image.
 
     Raises:
-        UserError: the reason why it cannot be read.
+        UserError: If the image cannot be read. The message is the reason, without the path.
     """
     try:
         if path.stat().st_size == 0:
             raise UserError("the file is empty")
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise UserError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+                raise UserError(f"{image.width} x {image.height} pixels are above the limit of {MAX_PIXELS:,} pixels")
             if least is not None:
-                image.draft(None, (least, least))  # does nothing for other formats
+                image.draft(None, (least, least))  # a no-op for other formats
             if image.mode == "F":
                 return Image.fromarray(_grey(np.array(image))).convert("RGB")
             if image.mode.startswith("I"):
@@ -175,13 +192,13 @@ def decode_image(path: Path, least: int | None = None) -> Image.Image:
     except FileNotFoundError as error:
         raise UserError("the file does not exist") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
+        raise UserError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders fail on damaged files with almost any exception
         raise UserError(f"cannot be read as an image ({getattr(error, 'strerror', None) or error})") from error
 
 
 def _grey(values: np.ndarray) -> np.ndarray:
-    """Floating-point grey as uint8: 0 to 1, 0 to 255 or 0 to 65,535, whichever holds the largest value."""
+    """Convert floating-point grey to uint8; the range is the smallest of 0-1, 0-255 and 0-65,535 that fits."""
     values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     largest = values.max(initial=0.0)
     full = next((full for full in (1.0, 255.0) if largest <= full), 65535.0)
@@ -190,13 +207,13 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BadImage:
-    """An image that could not be read, in one sample that lists it.
+    """An unreadable image of one sample.
 
     Attributes:
-        file: its path.
-        sample: the sample's id.
-        reason: what is wrong with the file.
-        action: what was done about it.
+        file: Path of the image.
+        sample: Id of the sample.
+        reason: Why the file cannot be read.
+        action: What `check_images` did.
     """
 
     file: str
@@ -207,12 +224,12 @@ class BadImage:
 
 @dataclass(frozen=True)
 class BadImages:
-    """What `check_images` found and did.
+    """Report of `check_images`.
 
     Attributes:
-        policy: the policy it followed.
-        checked: how many different files were decoded.
-        found: one entry for each unreadable file and sample that lists it, in the order of the samples.
+        policy: Policy that was applied.
+        checked: Number of distinct files that were checked.
+        found: One entry per sample and unreadable file, in the order of the samples.
     """
 
     policy: str
@@ -220,7 +237,7 @@ class BadImages:
     found: tuple[BadImage, ...]
 
     def summary(self, whole_list: Path | None = None, *, limit: int = 10) -> str:
-        """A few lines to log, naming the first `limit` files; `whole_list` is the file where all are written."""
+        """Return a few lines for the log with the first `limit` files; `whole_list` is the file that lists all."""
         files = {bad.file for bad in self.found}
         if not files:
             return f"{self.checked} images checked, all can be read"
@@ -236,5 +253,5 @@ class BadImages:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain types, ready for `json.dump`."""
+        """Return the report as plain types for `json.dump`."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""One sample of either task, and the reading of files that both data sets share."""
+"""The sample class of all tasks, and file readers that several data formats share."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 Key = TypeVar("Key", str, int)
 Split = Literal["train", "valid", "test"]
 
-HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
+HALF = re.compile("[\ud800-\udfff]")  # one half of a surrogate pair
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    r"""The lines of a UTF-8 text file one by one, without line ends.
+    r"""Read the lines of a UTF-8 text file one by one, without line ends.
 
-    Only "\n" and "\r\n" end a line: tweets hold other characters that `str.splitlines` would break at.
+    Only "\n" and "\r\n" end a line. `str.splitlines` would also split at other characters that occur in tweets.
 
     Raises:
-        UserError: the file cannot be read, holds nothing, or a line is not UTF-8.
+        UserError: If the file cannot be read, contains only white space, or a line is not UTF-8.
     """
     empty = True
     try:
@@ -44,16 +44,18 @@ def read_lines(path: Path) -> Iterator[str]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not") from error
+        raise UserError(
+            f"{path}:{number}: expected UTF-8, byte {error.start + 1} of the line is not; save the file as UTF-8"
+        ) from error
     if empty:
         raise UserError(f"{path}: the file is empty")
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file, each with the number of its line; empty lines are passed over.
+    """Read the objects of a JSON Lines file, each with its line number. Blank lines are skipped.
 
     Raises:
-        UserError: as `read_lines`, or a line is something else.
+        UserError: If `read_lines` raises it, or a line is not a JSON object.
     """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
@@ -68,33 +70,38 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: int) -> dict[Key, tuple[str, ...]]:
-    """A crop dictionary: what identifies a sample or its image -> the file names of its first `max_crops` crops.
+    """Read a crop dictionary, which maps each sample or image to the file names of its crops.
+
+    Crops are optional. If there is no dictionary, a warning is logged.
 
     Args:
-        candidates: where the dictionary may lie; the first file that exists is read. If none does, a warning says that
-            the samples have no crops: crops come from other people's detectors and are optional.
-        key_type: `str` for image names, `int` for row indices.
-        max_crops: how many names to keep of each list.
+        candidates: Possible paths of the dictionary. The first file that exists is read.
+        key_type: Type of the keys: `str` for image names, `int` for row indices.
+        max_crops: Maximum number of names to keep per key, the first ones.
 
     Returns:
-        The names by key; empty without a dictionary.
+        The crop names by key; empty without a dictionary.
 
     Raises:
-        UserError: the file is no torch file, or holds anything but a dict of `key_type` to lists of strings. Nothing
-            in the file is executed.
+        UserError: If `max_crops` is negative, or the file is not a torch file with a dict of `key_type` to lists of
+            strings. Nothing in the file is executed.
     """
     if max_crops < 0:
         raise UserError(f"max_crops must be 0 or more, got {max_crops}")
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
-        logger.warning("%s: no crop dictionary here, so no sample of this split has object crops", candidates[0])
+        logger.warning(
+            "%s: this crop dictionary does not exist, so no sample of this split has object crops; "
+            "`i2srm data crops` can make them",
+            candidates[0],
+        )
         return {}
     expected = f"expected a torch file with a dict of {key_type.__name__} to lists of crop file names (strings)"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail with almost any exception
         raise UserError(
-            f"{path}: {expected}; this one holds something other than strings, or is damaged, and was not executed"
+            f"{path}: {expected}, got a damaged file or one with other objects (not executed); make it again"
         ) from error
     if type(content) is not dict:
         raise UserError(f"{path}: {expected}, got {type(content).__name__}")
@@ -103,53 +110,53 @@ def read_crop_names(candidates: Sequence[Path], key_type: type[Key], max_crops: 
             raise UserError(f"{path}: {expected}, got the key {key!r}")
         if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise UserError(f"{path}: {expected}, got something other than strings under the key {key!r}")
-        content[key] = tuple(names[:max_crops])  # in its place, so that no second dictionary is in memory
+        content[key] = tuple(names[:max_crops])  # in place, to avoid a second dictionary in memory
     return content
 
 
 def file_below(folder: Path, name: str, where: str) -> Path:
-    """The path of a file that a data file names.
+    """Return the path of a file named in a data file.
 
     Args:
-        folder: where such files are.
-        name: as the data file has it.
-        where: file and line, or key, for the message.
+        folder: Folder of such files.
+        name: Name from the data file, relative to `folder`.
+        where: Location of the name (file and line), for the message.
 
     Returns:
         The path below the folder.
 
     Raises:
-        UserError: the name is absolute, leads out of the folder, or holds a character that no path can.
+        UserError: If the name is absolute, contains "..", or contains a character that is invalid in a path.
     """
     path = PurePath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name or HALF.search(name):
         raise UserError(
-            f"{where}: expected the name of a file below {folder}, got {name[:80]!r}, which is not below it"
+            f"{where}: expected the name of a file below {folder} (a relative path without '..'), got {name[:80]!r}"
         )
     return folder / path
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """Twelve hex digits that name this version of the label files (`cat FILES | sha256sum` begins with the same)."""
+    """Return the data fingerprint of label files: the first twelve hex digits of `cat FILES | sha256sum`."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)  # goes on with the bytes of the files before
+            hashlib.file_digest(file, lambda: digest)  # continues the digest of the previous files
     return digest.hexdigest()[:12]
 
 
 def spooled(samples: Iterable[Sample]) -> Spool[Sample]:
-    """Samples in a temporary file; see `Spool`."""
+    """Store samples in a temporary file, see `Spool`."""
     return Spool(samples, Sample.to_json, Sample.from_json)
 
 
 @dataclass(frozen=True)
 class Region:
-    """What annotators marked in an image.
+    """An annotated region of an image.
 
     Attributes:
-        left, top, right, bottom: bounds as shares of the image's width and height, from its left and its top.
-        phrase: the words that name it.
+        left, top, right, bottom: Bounds as fractions of the image's width and height, from its top left corner.
+        phrase: Phrase of the sentence that names the region.
     """
 
     left: float
@@ -161,23 +168,23 @@ class Region:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sentence with its image, and its labels where they are known.
+    """A sentence with its image and, if known, its labels.
 
     Attributes:
-        id: label file and 1-based line where the sample starts, as in "train.txt:12".
-        words: the sentence.
-        image: the whole image; None where there is none, or where it is not to be used.
-        crops: its object crops, in the order of the crop dictionary.
-        tags: for NER, "O", "B-TYPE" or "I-TYPE" for each word.
-        head: for RE, the head entity as a span of words [start, end).
-        tail: for RE, the tail entity as a span of words [start, end).
-        relation: for RE, the relation from head to tail.
-        image_texts: texts about the image, each with its kind, as in ("caption", "two dogs on a beach").
-        regions: what annotators marked in the image, in the order in which the sentence names it.
+        id: Label file and 1-based line where the sample starts, such as "train.txt:12".
+        words: Words of the sentence.
+        image: Path of the whole image. None if there is no image or it must not be used.
+        crops: Paths of its object crops, in the order of the crop dictionary.
+        tags: For NER, "O", "B-TYPE" or "I-TYPE" for each word.
+        head: For RE, the head entity as a span of words [start, end).
+        tail: For RE, the tail entity as a span of words [start, end).
+        relation: For RE, the relation from head to tail.
+        image_texts: Texts about the image as (kind, text), such as ("caption", "two dogs on a beach").
+        regions: Annotated regions of the image, in the order in which the sentence names them.
 
     Raises:
-        UserError: no word, an empty or unreadable word, tags that do not fit the words, or a span that is not inside
-            the sentence.
+        UserError: If the sentence has no words, a word is empty or contains a lone surrogate, the tags do not match the
+            words, or a span is empty or not inside the sentence.
     """
 
     id: str
@@ -195,29 +202,34 @@ class Sample:
         if not self.words or not all(self.words):
             raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words)}")
         if HALF.search("".join(self.words)):
-            raise UserError(f"{self.id}: a word holds half a character (a lone surrogate), which no tokenizer can read")
+            raise UserError(
+                f"{self.id}: a word contains half a character (a lone surrogate), which tokenizers cannot read; remove "
+                "or replace it"
+            )
         if self.tags is not None:
             if len(self.tags) != len(self.words):
-                raise UserError(f"{self.id}: got {len(self.tags)} tags for {len(self.words)} words, expected as many")
+                raise UserError(
+                    f"{self.id}: expected one tag for each word, got {len(self.tags)} tags for {len(self.words)} words"
+                )
             for tag in self.tags:
                 check_tag(tag, self.id)
         if (self.head is None) != (self.tail is None):
-            raise UserError(f"{self.id}: expected head and tail together, got head {self.head} and tail {self.tail}")
+            raise UserError(f"{self.id}: expected both head and tail, got head {self.head} and tail {self.tail}")
         for name, span in (("head", self.head), ("tail", self.tail)):
             if span is not None and not 0 <= span[0] < span[1] <= len(self.words):
                 raise UserError(
                     f"{self.id}: the {name} entity's span {list(span)} is empty or not inside the sentence of "
-                    f"{len(self.words)} words (start counts from 0, end is not included)"
+                    f"{len(self.words)} words (start counts from 0, end is exclusive)"
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain types, ready for `json.dump`."""
+        """Return the sample as plain types for `json.dump`."""
         paths = {"image": self.image and str(self.image), "crops": [str(path) for path in self.crops]}
         return {**vars(self), **paths, "regions": [vars(region) for region in self.regions]}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Sample:
-        """The sample that `to_json`, and JSON, made this of."""
+        """Rebuild a sample from the output of `to_json`, also after a round trip through JSON."""
         image, crops, tags, head, tail = (row[name] for name in ("image", "crops", "tags", "head", "tail"))
         return cls(
             id=row["id"],

@@ -1,4 +1,4 @@
-"""A sequence that is kept in a temporary file, so that a million rows take a few megabytes of memory."""
+"""A sequence stored in a temporary file, so that a million rows take a few megabytes of memory."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Row = TypeVar("Row")
 to_line = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def as_it_is(row: Any) -> Any:
-    """The row."""
+def identity(row: Any) -> Any:
+    """Return the row unchanged."""
     return row
 
 
 class Spool(Sequence[Row]):
-    """Rows that are written once, one JSON value a line, and read back whenever they are asked for.
+    """Rows that are written once, one JSON value per line, and read back on access.
 
-    The file has no name, so that it goes with the last process that has it open, however that ends. Forked and spawned
-    processes read the same file, at the same time as threads do. In memory a row takes the 8 bytes of its place. What
-    is read is a copy: changing it changes nothing here.
+    The file has no name, so the system deletes it when the last process closes it or dies. Forked and spawned processes
+    and threads can read it at the same time. A row takes 8 bytes of memory, for its position. Every access returns a
+    new copy; changing it does not change the stored row.
 
     Args:
-        rows: taken one by one.
-        dump: makes of a row what `json.dumps` takes; rows that are so already come back with lists for tuples.
-        load: makes a row of what `json.loads` gives; a function of a module or class, so that it can be pickled.
+        rows: Rows to store; consumed one by one.
+        dump: Converts a row to a value for `json.dumps`. By default the row itself, in which tuples become lists.
+        load: Converts a value from `json.loads` to a row. It must be picklable, for example a function of a module.
 
     Raises:
-        UserError: the folder for temporary files is full, or cannot be written to.
+        UserError: If the folder for temporary files is full or not writable.
     """
 
     def __init__(
-        self, rows: Iterable[Row], dump: Callable[[Row], Any] = as_it_is, load: Callable[[Any], Row] = as_it_is
+        self, rows: Iterable[Row], dump: Callable[[Row], Any] = identity, load: Callable[[Any], Row] = identity
     ) -> None:
         self._load = load
         self._ends = array("Q", [0])
@@ -49,8 +49,8 @@ class Spool(Sequence[Row]):
             self._file.flush()
         except OSError as error:
             raise UserError(
-                f"a temporary file cannot be written in {tempfile.tempdir or 'any folder'} ({error}); make room, or "
-                "name another folder in the environment variable TMPDIR"
+                f"a temporary file cannot be written in {tempfile.tempdir or 'any folder'} ({error}); free disk space, "
+                "or set the environment variable TMPDIR to another folder"
             ) from error
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Spool(Sequence[Row]):
         if isinstance(place, range):
             return [self[number] for number in place]
         start, end = self._ends[place], self._ends[place + 1]
-        # Unlike seek and read, this is one step, which other threads and processes cannot come between.
+        # Unlike seek and read, `pread` is safe when threads and processes share the file.
         return self._load(json.loads(os.pread(self._file.fileno(), end - start, start).decode()))
 
     def __getstate__(self) -> dict[str, Any]:

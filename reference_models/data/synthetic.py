@@ -1,9 +1,9 @@
-"""Writes small sets in the layout of the real files whose answers stand in the images, not in the words.
+"""Synthetic data sets in the layout of the real files, in which most answers can only be read from the images.
 
-Every invented name begins with a colour word ("Scarlet Vexmoor"); the object of that colour in the image decides by
-its shape what the name is: a person, mountains, a tower or a star for PER, LOC, ORG or MISC. In a relation sample the
-two types decide the relation. A share of the samples says it in words as well, and only there can a model that sees
-no image know more than how frequent each answer is.
+Every invented name starts with a colour word ("Scarlet Vexmoor"). The shape of the object of that colour in the image
+gives the type of the name: a person, mountains, a tower or a star for PER, LOC, ORG or MISC. In a relation sample, the
+two types determine the relation. In a fraction of the samples the words give the answer too. In all others, a model
+without images can only use how frequent each answer is.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ Source = Literal["words", "single", "several"]
 
 @dataclass(frozen=True)
 class Post:
-    """One sample before it is written: its words with the spans of the names, and what the image shows.
+    """One sample before it is written: its words, the spans of the names, and the objects in the image.
 
-    `kind` says where the answer stands: in the "words", or in an image with a "single" or with "several" objects.
-    `posterior` holds, for each answer that counts, the probabilities of its labels for one who reads the words alone.
+    `kind` says where the answer is: in the "words", or in an image with a "single" object or with "several" objects.
+    `posterior` holds, for each scored answer, the probabilities of its labels given only the words.
     """
 
     words: tuple[str, ...]
@@ -83,26 +83,26 @@ class Post:
 
 
 def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> dict[Split, float]:
-    """Write a synthetic set below `root`, with all that is known of it and noisy tags of what its images show.
+    """Write a synthetic data set below `root`, with its ground truth and noisy object tags of its images.
 
-    The set is in the format of its `Kind`. Beside the format's files there are `truth_SPLIT.jsonl`, what each image
-    shows, and `ceiling.json`. Same seed, same bytes.
+    The data format is that of the `Kind`. In addition to its files, `truth_SPLIT.jsonl` (the objects in each image) and
+    `ceiling.json` are written. The same seed gives identical bytes.
 
     Args:
-        root: new folder of the set.
-        task: one of `KINDS`.
-        seed: of everything random.
-        sizes: samples of each split; `SIZES` by default.
+        root: New folder of the data set.
+        task: One of `KINDS`.
+        seed: Seed of all random choices.
+        sizes: Number of samples per split; `SIZES` by default.
 
     Returns:
-        The best micro-F1 that words alone can reach, for each split.
+        The best micro-F1 that is possible with words alone, for each split.
 
     Raises:
-        UserError: `root` exists and holds files, or there is no set for the task.
+        UserError: If `root` exists and is not empty, or there is no synthetic data set for the task.
     """
     kind = find_kind(task)
     if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} is not empty; name a new folder for the synthetic set")
+        raise UserError(f"{root} is not empty; choose a new folder for the synthetic data set")
     root.mkdir(parents=True, exist_ok=True)
     ceilings: dict[Split, float] = {}
     for split, size in (sizes or SIZES).items():
@@ -115,10 +115,11 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
 
 
 def text_only_ceiling(posts: Sequence[Post]) -> float:
-    """Best micro-F1 (ratio of expected counts) of any rule that reads only the words.
+    """Compute the best micro-F1 (ratio of expected counts) of any rule that reads only the words.
 
-    Every answer has known probabilities given the words. A rule that answers on a set A with the likeliest label has
-    F1 = 2 sum_A p / (size of A + G), G the expected number of true answers; the best A holds the likeliest first.
+    The probabilities p of every answer given the words are known. A rule that gives the most probable label for a set A
+    of answers has F1 = 2 sum_A p / (size of A + G), where G is the expected number of true answers. The best A contains
+    the answers with the highest p.
     """
     items = [item for post in posts for item in post.posterior]
     gold = sum(sum(item.values()) for item in items)
@@ -181,7 +182,7 @@ def _type_pair(rng: random.Random) -> tuple[str, str]:
 
 
 def _relation_posterior(head: str | None, tail: str | None) -> dict[str, float]:
-    """Probabilities of the relations (None left out) given the types that the words tell."""
+    """Return the probabilities of the relations other than None, given the types that the words reveal."""
     unrelated = [(h, t) for h in TYPES for t in TYPES if (h, t) not in PAIRS]
     joint = {pair: NONE_SHARE / len(unrelated) for pair in unrelated}
     joint |= {(h, t): (1 - NONE_SHARE) * share for h, t, share, _ in RELATIONS.values()}
@@ -220,7 +221,7 @@ def _re_post(rng: random.Random) -> Post:
 def _draw_post(
     post: Post, image: Path, crops: Path, stem: str, rng: random.Random
 ) -> tuple[dict[Figure, str], list[Figure]]:
-    """Draw and save an image and its crops; returns the name of each crop, in random order, and what was drawn."""
+    """Draw and save an image and its crops; return the crop names, in random order, and the drawn figures."""
     drawing, figures = draw(list(post.objects), rng)
     drawing.save(image)
     names = {}
@@ -232,14 +233,14 @@ def _draw_post(
 
 
 def _tags(post: Post, rng: random.Random) -> str:
-    """What a detector might say of the objects, as in "red star, blue person"; it misses some and errs about some."""
+    """Return noisy object tags, such as "red star, blue person"; some objects are missing and some types are wrong."""
     seen = [one for one in rng.sample(post.objects, len(post.objects)) if rng.random() >= MISSING_TAG]
     kinds = [_draw_type(rng) if rng.random() < WRONG_TAG else kind for kind, _ in seen]
     return ", ".join(f"{colour} {SHAPE_NAMES[kind]}" for kind, (_, colour) in zip(kinds, seen, strict=True))
 
 
 def _write(root: Path, split: Split, kind: Kind, posts: Sequence[Post], rng: random.Random) -> None:
-    """Draw the images and crops of a split, then write its files."""
+    """Draw the images and crops of a split and write its files."""
     format = get_format(kind.format)
     place = format.layout(root, split)
     for folder in (place.images, place.crops):
@@ -276,14 +277,14 @@ def _relation(post: Post) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the synthetic set of a task is made of.
+    """Definition of the synthetic data set of a task.
 
     Attributes:
-        format: of its files.
-        demo_train: training samples that suffice for the demo.
-        compose: draws a post.
-        labels: the labels of a post, as fields of `Sample`.
-        label_names: all labels, for a format that lists them.
+        format: Name of the data format.
+        demo_train: Number of training samples for the demo.
+        compose: Function that draws a random post.
+        labels: Function that returns the labels of a post as fields of `Sample`.
+        label_names: All labels, for a data format that stores a list of them.
     """
 
     format: str
@@ -301,10 +302,10 @@ KINDS = {get_format(kind.format).task: kind for kind in _KINDS}
 
 
 def find_kind(task: str) -> Kind:
-    """What the synthetic set of a task is made of.
+    """Return the definition of the synthetic data set of a task.
 
     Raises:
-        UserError: there is no set for the task.
+        UserError: If there is no synthetic data set for the task.
     """
     if task not in KINDS:
         raise unknown("task of a synthetic set", task, KINDS)
@@ -312,12 +313,12 @@ def find_kind(task: str) -> Kind:
 
 
 def kinds(root: Path, split: str) -> dict[str, str]:
-    """Where the answer of each sample of a synthetic set stands, by sample id: "words", "single" or "several"."""
+    """Return where the answer of each sample is, by sample id: "words", "single" or "several", see `Post`."""
     return {row["id"]: row["kind"] for row in _truth(root, split)}
 
 
 def crop_boxes(root: Path, split: str) -> dict[str, tuple[int, int, int, int]]:
-    """Where in its image each crop of a synthetic set lies, by the crop's name: left, top, right, bottom in pixels."""
+    """Return the box of each crop in its image, by crop name: left, top, right, bottom in pixels."""
     shown = (thing for row in _truth(root, split) for thing in row["objects"])
     return {thing["crop"]: tuple(thing["box"]) for thing in shown if thing["crop"]}
 

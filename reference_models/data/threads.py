@@ -1,4 +1,4 @@
-"""Files are read by a few threads at once, a little ahead of where their contents are needed."""
+"""Parallel file reading: a `map` over threads that works a bounded number of items ahead."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,11 +8,11 @@ from typing import TypeVar
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 THREADS = 4
-AHEAD = 32  # values that are worked on before their results are asked for
+AHEAD = 32  # maximum number of values processed before their results are requested
 
 
 def map_ahead(function: Callable[[Value], Result], values: Iterable[Value]) -> Iterator[Result]:
-    """`map` by threads, in order, which takes values only as far ahead as results are asked for."""
+    """Map a function over values with threads, in order, at most `AHEAD` values ahead of the consumer."""
     with ThreadPoolExecutor(THREADS) as pool:
         waiting: deque[Future[Result]] = deque()
         for value in values:

@@ -1,4 +1,4 @@
-"""Tokenizers: a folder's or hub's own, or a small WordPiece or whole words learnt from the training text."""
+"""Tokenizers: loaded from a folder or the hub, or learnt from the training text (WordPiece or whole words)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -17,14 +17,15 @@ SPECIAL = {
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-UNKNOWN, FIRST_WORD = 1, 2  # ids of whole words: the one that stands for what is not known, and where the known begin
+UNKNOWN, FIRST_WORD = 1, 2  # ids in a whole-word vocabulary: the unknown word, and the first known word
 
 
 def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """A cased WordPiece tokenizer learnt from sentences of words; the same sentences give the same vocabulary."""
-    texts = Spool(" ".join(words) for words in sentences)  # they are gone through twice
+    """Learn a cased WordPiece tokenizer from sentences of words; the same sentences give the same vocabulary."""
+    texts = Spool(" ".join(words) for words in sentences)  # stored, because they are read twice
     normalizer = normalizers.BertNormalizer(lowercase=False)
-    # The trainer would number continuing characters in the order of a hash map, and it breaks ties by number.
+    # The trainer numbers continuation characters in hash-map order and breaks ties by number. Sorting them first makes
+    # the vocabulary deterministic.
     characters = {character for text in texts for character in normalizer.normalize_str(text)}
     inside = [f"##{character}" for character in sorted(characters) if not character.isspace()]
     trainer = trainers.WordPieceTrainer(
@@ -44,16 +45,16 @@ def learn_tokenizer(sentences: Iterable[Sequence[str]], vocabulary_size: int) ->
 def learn_words(
     sentences: Iterable[Sequence[str]], min_count: int, others: Collection[str] = ()
 ) -> tuple[PreTrainedTokenizerFast, int]:
-    """A tokenizer of whole words in lower case; the same sentences give the same vocabulary.
+    """Build a tokenizer of lower-cased whole words; the same sentences give the same vocabulary.
 
     Args:
-        sentences: of words.
-        min_count: how often a word must occur to be known.
-        others: words in lower case that are known in any case.
+        sentences: Sentences of words.
+        min_count: Minimum number of occurrences of a word in the vocabulary.
+        others: Lower-cased words that are always in the vocabulary.
 
     Returns:
-        The tokenizer, whose id 0 pads and `UNKNOWN` is every word that is not known; and how many of its words, from
-        `FIRST_WORD` on, occur once.
+        The tokenizer (id 0 is padding, `UNKNOWN` is any unknown word), and the number of its words that occur once;
+        their ids start at `FIRST_WORD`.
     """
     counts = Counter(word.lower() for words in sentences for word in words)
     known = {word for word, count in counts.items() if count >= min_count} | set(others)
@@ -66,19 +67,22 @@ def learn_words(
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a hub name or local folder, for sentences that are split into words.
+    """Load a fast tokenizer from the hub or a local folder, for sentences that are split into words.
 
     Raises:
-        UserError: there is none under that name, or it is not a fast one.
+        UserError: If no tokenizer can be loaded, or it is not a fast one.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, add_prefix_space=True)
     except Exception as error:  # a damaged file can fail with almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"model.text: no tokenizer could be loaded from {name!r} ({reason}); name a local folder, or "
-            "tiny, which is learnt from the data"
+            f"model.text: no tokenizer could be loaded from {name!r} ({reason}); give the name of a model on the hub, "
+            "a local folder, or tiny, which is learnt from the data"
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"model.text: {name!r} has no fast tokenizer, which the alignment of words needs")
+        raise UserError(
+            f"model.text: {name!r} has no fast tokenizer, which is needed to align words with sub-words; choose "
+            "another model"
+        )
     return tokenizer

@@ -1,1 +1,1 @@
-"""From noun phrases to boxes to the object crops that the visual prefix is made of."""
+"""Visual grounding: noun phrases to boxes, and boxes to the object crops for the visual prefix."""

@@ -1,4 +1,4 @@
-"""Boxes that a detector found, the choice of the most salient ones, and the crops cut along them."""
+"""Detected boxes, the selection of the best ones, and cropping."""
 
 import math
 from collections.abc import Sequence
@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-MAX_OVERLAP = 0.5  # intersection over union above which two boxes show the same thing
-LEAST_SIDE = 4  # pixels; a narrower box shows nothing
+MAX_OVERLAP = 0.5  # intersection over union above which two boxes count as the same object
+LEAST_SIDE = 4  # minimum side of a box in pixels
 
 
 def select_boxes(boxes: Sequence["Box"], width: int, height: int, top: int) -> list["Box"]:
-    """The `top` boxes with the highest scores, best first, on whole pixels and inside an image of width x height.
+    """Select the `top` boxes with the highest scores, best first, clipped to the image and to whole pixels.
 
-    Boxes with a side below `LEAST_SIDE` inside the image, or with a bound or score that is no finite number, are left
-    out; so is a box that overlaps a better one by more than `MAX_OVERLAP`. Of equal scores the earlier one comes first.
+    A box is skipped if a side inside the image is below `LEAST_SIDE`, if a bound or its score is not finite, or if it
+    overlaps a better box by more than `MAX_OVERLAP`. For equal scores, the earlier box comes first.
     """
     kept: list[Box] = []
     for box in sorted((box for box in boxes if box.is_finite()), key=lambda box: -box.score):
@@ -29,7 +29,7 @@ def select_boxes(boxes: Sequence["Box"], width: int, height: int, top: int) -> l
 
 
 def overlap(first: "Box", second: "Box") -> float:
-    """Intersection over union of two boxes with an area, 0 to 1."""
+    """Compute the intersection over union of two non-empty boxes, 0 to 1."""
     width = min(first.right, second.right) - max(first.left, second.left)
     height = min(first.bottom, second.bottom) - max(first.top, second.top)
     shared = max(width, 0) * max(height, 0)
@@ -37,20 +37,20 @@ def overlap(first: "Box", second: "Box") -> float:
 
 
 def cut(image: Image.Image, box: "Box", size: int) -> Image.Image:
-    """The part of an image inside a box on whole pixels, squashed to size x size (bilinear, antialiased)."""
+    """Crop a box with integer bounds from an image and resize it to size x size (bilinear, antialiased)."""
     region = image.crop((int(box.left), int(box.top), int(box.right), int(box.bottom)))
     return region.resize((size, size), Image.Resampling.BILINEAR)
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in pixels, y downwards, with how sure the detector is and the phrase it found there.
+    """A rectangle in pixels (y points down) with the confidence of the detector and the phrase or class found there.
 
     Attributes:
-        left, top, right, bottom: bounds; right and bottom are not included.
-        score: 0 to 1.
-        phrase: None from a detector that takes no phrases.
-        label: the class of what is there; None from a detector that knows no classes.
+        left, top, right, bottom: Bounds; right and bottom are exclusive.
+        score: Confidence, 0 to 1.
+        phrase: Phrase that the detector found. None from a detector that takes no phrases.
+        label: Class of the object. None from a detector without classes.
     """
 
     left: float
@@ -62,23 +62,23 @@ class Box:
     label: str | None = None
 
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom."""
+        """Return (left, top, right, bottom)."""
         return self.left, self.top, self.right, self.bottom
 
     def side(self) -> float:
-        """The shorter one, in pixels; negative if the right is left of the left, or the bottom above the top."""
+        """Return the shorter side in pixels; negative if right < left or bottom < top."""
         return min(self.right - self.left, self.bottom - self.top)
 
     def area(self) -> float:
-        """In square pixels."""
+        """Return the area in square pixels."""
         return (self.right - self.left) * (self.bottom - self.top)
 
     def is_finite(self) -> bool:
-        """Whether every bound and the score is a finite number."""
+        """Return whether the bounds and the score are all finite."""
         return all(map(math.isfinite, (*self.bounds(), self.score)))
 
     def clip(self, width: int, height: int) -> "Box":
-        """The smallest box on whole pixels around this one's part inside an image of width x height."""
+        """Clip the box to an image of width x height and round it outwards to whole pixels."""
         return replace(
             self,
             left=max(math.floor(self.left), 0),

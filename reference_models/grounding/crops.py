@@ -1,4 +1,4 @@
-"""Makes the object crops of a data set: samples -> phrases -> boxes -> crops, dictionary and manifest."""
+"""Creation of the object crops of a data set: samples -> phrases -> boxes -> crops, dictionary and manifest."""
 
 from __future__ import annotations
 
@@ -20,34 +20,37 @@ from reference_models.grounding.summary import Summary
 def make_crops(
     data: DataConfig, config: GroundingConfig, *, detector: Detector | None = None, progress: bool = True
 ) -> list[Summary]:
-    """Make the crops of all splits; after a stop at any moment, the same call goes on and ends with the same files.
+    """Make the crops of all splits. An interrupted call resumes with the same call and gives the same files.
 
-    For each split the crops lie in a folder of their own below the one that the data format takes them from, the crop
-    dictionary is where it looks for it, and `crops_SPLIT.jsonl` in the data folder has a line for each
-    crop (`manifest.Row`). Dictionary and manifest appear when the split is complete; `crops_SPLIT.partial.jsonl` holds
-    the progress until then. An image that cannot be read has no key in the dictionary. Nothing that exists is changed,
-    except for a dictionary where `config.overwrite` says so; a split that is complete with the same settings is left.
+    The crops of a split are written to a subfolder of the crop folder of the data format, and the crop dictionary to
+    the path where the data format reads it. `crops_SPLIT.jsonl` in the data folder has one line per crop
+    (`manifest.Row`). Dictionary and manifest are written when the split is complete; until then, the progress is in
+    `crops_SPLIT.partial.jsonl`. An unreadable image has no key in the dictionary. Existing files are not changed,
+    except for a dictionary if `config.overwrite` is set. A split that is complete with the same settings is skipped.
 
     Args:
-        data: which data set.
-        config: how.
-        detector: instead of the one that `config` names.
-        progress: show a progress bar.
+        data: Data settings.
+        config: Grounding settings.
+        detector: Detector to use instead of the one in `config`.
+        progress: Whether to show a progress bar.
 
     Returns:
         A summary of each split.
 
     Raises:
-        UserError: wrong settings or data, a dictionary that was made otherwise (before anything is written), or a
-            folder that cannot be written to.
+        UserError: If the settings or the data are invalid, a folder is not writable, or a dictionary was made in
+            another way (this is checked before anything is written).
     """
     kind, root = get_format(data.format), Path(data.root)
     splits = {split: list(kind.read(root, split, max_crops=0)) for split in SPLITS}
     if not any(sample.image for samples in splits.values() for sample in samples):
-        raise UserError(f"{root}: expected images to make crops of, and no sample has one")
+        raise UserError(f"{root}: expected samples with images, from which crops are cut, but no sample has one")
     detector = detector or load_detector(config)
     if isinstance(detector, AnnotationDetector) and not any(s.regions for some in splits.values() for s in some):
-        raise UserError(f"grounding.detector=annotations: expected data with marked boxes, and {root} has none")
+        raise UserError(
+            f"grounding.detector=annotations: expected data with annotated boxes, but {root} has none; choose another "
+            "detector"
+        )
     pairs = all(sample.head is not None for samples in splits.values() for sample in samples)
     source, find_phrases = choose_phrases(pairs, config, detector)
     runs = []
@@ -70,6 +73,6 @@ def make_crops(
                 queries = image_queries(samples, find_phrases(samples), run.place.key_type)
                 rows = run.make(queries, progress=progress)
         except OSError as error:
-            raise UserError(f"{error.filename}: crops cannot be written here ({error.strerror})") from error
+            raise UserError(f"{error.filename}: the crops cannot be written ({error.strerror})") from error
         summaries.append(Summary.of(run.split, rows, run.place.dictionaries[0], run.manifest, run.folder))
     return summaries

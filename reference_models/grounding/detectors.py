@@ -1,4 +1,4 @@
-"""Detectors behind one small interface: images and phrases in, scored boxes out."""
+"""Object detectors with a common interface: images and phrases in, scored boxes out."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from reference_models.hub import hub_weights
 from reference_models.names import Registry
 
 COCO = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT.meta["categories"]
-POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # of crops 2/3 as wide and high
+POSITIONS = ((1 / 6, 1 / 6), (0, 0), (1 / 3, 0), (0, 1 / 3), (1 / 3, 1 / 3))  # top left corners of crops, side 2/3
 
 
 class Detector(Protocol):
-    """What finds boxes.
+    """Interface of object detectors.
 
     Attributes:
-        name: as in `GroundingConfig.detector`.
-        version: tells two detectors of that name apart: where the weights come from, and which ones they are.
-        takes_phrases: whether it looks for phrases; if not, it is given none.
+        name: Name, as in `GroundingConfig.detector`.
+        version: Source and identity of the weights, to distinguish detectors with the same name.
+        takes_phrases: Whether it searches for phrases. If not, it receives none.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Detector(Protocol):
     takes_phrases: bool
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """The boxes of each RGB image, in its pixels, in any order; they may overlap and reach beyond its edges."""
+        """Detect boxes in each RGB image, in pixels, in any order; they may overlap and extend beyond the image."""
         ...
 
 
@@ -47,16 +47,16 @@ _DETECTORS: Registry[Loader] = Registry("detector")
 
 
 def register_detector(name: str) -> Callable[[Loader], Loader]:
-    """Make a function known that makes the detector of a name from the settings.
+    """Register a function that creates a detector from the settings.
 
     Args:
-        name: as in `grounding.detector`.
+        name: Name for the setting `grounding.detector`.
 
     Returns:
-        A decorator that gives the function back.
+        A decorator that returns the function unchanged.
 
     Raises:
-        ValueError: another detector has this name.
+        ValueError: If another detector has this name.
     """
 
     def add(load: Loader) -> Loader:
@@ -67,15 +67,15 @@ def register_detector(name: str) -> Callable[[Loader], Loader]:
 
 
 def list_detectors() -> list[str]:
-    """The names of all detectors, in the order of the alphabet."""
+    """Return the names of all detectors in alphabetical order."""
     return list(_DETECTORS)
 
 
 def load_detector(config: GroundingConfig) -> Detector:
-    """The detector of the settings, with its weights, on the first accelerator found.
+    """Load the detector named in the settings, with its weights, on the first accelerator found.
 
     Raises:
-        UserError: there is none of that name, or its weights are missing, or of something else.
+        UserError: If the name is unknown, or the weights are missing or belong to another model.
     """
     return _DETECTORS.find(config.detector)(config)
 
@@ -83,7 +83,7 @@ def load_detector(config: GroundingConfig) -> Detector:
 @register_detector("grounding-dino")
 @register_detector("owlv2")
 def load_zero_shot(config: GroundingConfig) -> Detector:
-    """A detector that looks for phrases, see `zero_shot`."""
+    """Load a detector that searches for phrases, see `zero_shot`."""
     from reference_models.grounding import zero_shot
 
     return zero_shot.load_zero_shot(config)
@@ -91,23 +91,23 @@ def load_zero_shot(config: GroundingConfig) -> Detector:
 
 @register_detector("centre")
 def load_centre(config: GroundingConfig) -> CentreDetector:
-    """Boxes by position."""
+    """Create the detector with five fixed boxes."""
     return CentreDetector()
 
 
 @register_detector("annotations")
 def load_annotations(config: GroundingConfig) -> AnnotationDetector:
-    """The boxes that came with the data."""
+    """Create the detector that returns the annotated boxes of the data."""
     return AnnotationDetector()
 
 
 @register_detector("torchvision")
 def load_torchvision(config: GroundingConfig) -> TorchvisionDetector:
-    """Faster R-CNN (ResNet-50 FPN v2), its COCO weights from torchvision's hub or a local file.
+    """Load Faster R-CNN (ResNet-50 FPN v2) with COCO weights from torchvision's hub, or weights from a local file.
 
     Raises:
-        UserError: the hub's file cannot be had, or the local one is no state dict of this model. Nothing in either is
-            executed.
+        UserError: If the weights cannot be downloaded, or the local file is not a state dict of this model. Nothing in
+            these files is executed.
     """
     if config.weights == "default":
         weights = torchvision.models.detection.FasterRCNN_ResNet50_FPN_V2_Weights.DEFAULT
@@ -121,14 +121,14 @@ def load_torchvision(config: GroundingConfig) -> TorchvisionDetector:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a damaged pickle can fail with almost any exception
         raise UserError(
-            f"{path}: expected the weights of torchvision's fasterrcnn_resnet50_fpn_v2 (a state dict); it is missing, "
-            f"damaged, or something else ({str(error).splitlines()[0]})"
+            f"{path}: expected the weights of torchvision's fasterrcnn_resnet50_fpn_v2 (a state dict); the file is "
+            f"missing, damaged, or something else ({str(error).splitlines()[0]})"
         ) from error
     return TorchvisionDetector(model, f"torchvision {torchvision.__version__}, {digest([path])}", config.threshold)
 
 
 def digest(files: Sequence[Path]) -> str:
-    """The names of weight files with twelve hex digits that tell their contents apart."""
+    """Return the names of weight files, each with the first twelve hex digits of its SHA-256."""
     names = []
     for path in files:
         with path.open("rb") as file:
@@ -137,17 +137,17 @@ def digest(files: Sequence[Path]) -> str:
 
 
 def accelerator() -> torch.device:
-    """The first accelerator found, else the CPU."""
+    """Return the first accelerator found, or the CPU."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 class CentreDetector:
-    """Five boxes by position, the middle first, then the corners; each two thirds as wide and high as the image."""
+    """Five fixed boxes, first the centre, then the corners; each two thirds of the width and height of the image."""
 
     name, version, takes_phrases = "centre", "1", False
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """The same five for every image; their scores, 1 down to 0.6, only keep their order."""
+        """Return the same five boxes for every image; the scores, 1 down to 0.6, only fix their order."""
         return [
             [
                 Box(x * w, y * h, (x + 2 / 3) * w, (y + 2 / 3) * h, score=1 - 0.1 * rank)
@@ -158,26 +158,26 @@ class CentreDetector:
 
 
 class AnnotationDetector:
-    """The boxes that people marked, of data whose samples have `regions`."""
+    """The annotated boxes of data whose samples have `regions`."""
 
     name, version, takes_phrases = "annotations", "1", False
 
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """Nothing: what was marked does not stand in the images, see `boxes`."""
+        """Return no boxes, because the annotations are not in the images; see `boxes`."""
         return [[] for _ in images]
 
     def boxes(self, regions: Sequence[Region], width: int, height: int) -> list[Box]:
-        """The boxes of regions in pixels of an image of width x height, in their order."""
+        """Convert regions to boxes in pixels of an image of width x height, in the same order."""
         return [Box(r.left * width, r.top * height, r.right * width, r.bottom * height, 1.0, r.phrase) for r in regions]
 
 
 class TorchvisionDetector:
-    """What stands out, whatever it is: the boxes of a torchvision detection model, with their classes as labels.
+    """A torchvision detection model, which finds all objects of its classes and returns the classes as labels.
 
     Args:
-        model: gives `boxes` (N, 4), `scores` (N,) and `labels` (N,) for each image of a list, as torchvision's do.
-        version: see `Detector`.
-        threshold: least score of a box.
+        model: Torchvision detection model; returns `boxes` (N, 4), `scores` (N,) and `labels` (N,) for each image.
+        version: See `Detector`.
+        threshold: Minimum score of a box.
     """
 
     name, takes_phrases = "torchvision", False

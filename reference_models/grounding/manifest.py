@@ -1,4 +1,4 @@
-"""What a run of `i2srm data crops` writes: the journal it resumes from, then manifest and crop dictionary."""
+"""Files of `i2srm data crops`: the journal from which it resumes, the manifest and the crop dictionary."""
 
 import json
 from collections.abc import Iterable
@@ -14,10 +14,10 @@ Key = str | int
 
 
 def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:
-    """The rows of each dictionary key that a stopped run has completed; what its last moment left half is passed over.
+    """Read the rows of each dictionary key that an interrupted run completed; a truncated last line is skipped.
 
     Raises:
-        UserError: the run had other settings.
+        UserError: If the run had other settings.
     """
     try:
         header, *lines = path.read_bytes().splitlines()
@@ -26,8 +26,8 @@ def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:
         return {}
     if begun_with != settings:
         raise UserError(
-            f"{path}: a run with other settings, data or weights was stopped here; finish it with those, delete the "
-            f"file, or set grounding.overwrite to begin anew"
+            f"{path}: this file belongs to an interrupted run with other settings, data or weights; finish that run, "
+            f"delete the file, or set grounding.overwrite to start again"
         )
     entries: dict[Key, list[Row]] = {}
     for line in lines:
@@ -40,19 +40,19 @@ def read_journal(path: Path, settings: str) -> dict[Key, list["Row"]]:
 
 
 def write_journal(path: Path, settings: str, entries: dict[Key, list["Row"]]) -> None:
-    """Begin a journal that already holds `entries`."""
+    """Start a journal that contains `entries`."""
     lines = [json.dumps({"settings": settings}), *(_entry(key, rows) for key, rows in entries.items())]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def append_journal(path: Path, entries: dict[Key, list["Row"]]) -> None:
-    """Note what is complete; the crops must have been written before."""
+    """Append completed entries, whose crops must already be written."""
     with path.open("a") as journal:
         journal.write("".join(f"{_entry(key, rows)}\n" for key, rows in entries.items()))
 
 
 def read_manifest(path: Path) -> list["Row"]:
-    """The rows of a manifest; none if there is none, or the file is something else."""
+    """Read the rows of a manifest; empty if the file does not exist or is not a manifest."""
     try:
         return [Row(**json.loads(line)) for line in path.read_text().splitlines()]
     except (OSError, ValueError, TypeError):
@@ -60,13 +60,13 @@ def read_manifest(path: Path) -> list["Row"]:
 
 
 def write_manifest(path: Path, rows: Iterable["Row"]) -> None:
-    """One JSON object on each line."""
+    """Write a manifest, one JSON object per line."""
     lines = [json.dumps(asdict(row)) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:
-    """The crop dictionary that the rows stand for: no key for a bad image, an empty list where nothing was found."""
+    """Build the crop dictionary from rows: no key for an unreadable image, an empty list if nothing was found."""
     names: dict[Key, list[str]] = {}
     for row in rows:
         if row.problem is None:
@@ -75,7 +75,7 @@ def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:
 
 
 def write_dictionary(path: Path, names: dict[Key, list[str]]) -> None:
-    """The field's file: torch's, of keys to lists of crop file names."""
+    """Write a crop dictionary (keys to lists of crop file names) as a torch file, as published code expects."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda part: torch.save(names, part))
 
@@ -86,20 +86,20 @@ def _entry(key: Key, rows: Iterable["Row"]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the manifest: a crop, or a sample that has none.
+    """One line of the manifest: a crop, or a sample without crops.
 
     Attributes:
-        key: of the crop dictionary: the image's name, or the row's place in its label file.
-        sample: id of the sample that says the phrase, or of the first with this image.
-        image: path of the image, from the data folder.
-        phrase: what the detector looked for; None if it takes no phrases.
-        box: left, top, right, bottom in pixels of the image.
-        score: of the box, 0 to 1.
-        crop: path of the crop, below the crops folder; None if nothing was found, or for a bad image.
-        problem: why the image cannot be read.
-        detector: its name.
-        version: of the detector and its weights.
-        settings: twelve hex digits that name everything the crops depend on, the images excepted.
+        key: Key in the crop dictionary: the image name, or the row index in the label file.
+        sample: Id of the sample that contains the phrase, or of the first sample with this image.
+        image: Path of the image, relative to the data folder.
+        phrase: Phrase for which the detector searched. None if it takes no phrases.
+        box: Left, top, right, bottom in pixels of the image.
+        score: Score of the box, 0 to 1.
+        crop: Path of the crop, relative to the crop folder. None if nothing was found or the image is unreadable.
+        problem: Why the image cannot be read.
+        detector: Name of the detector.
+        version: Version of the detector and its weights.
+        settings: Twelve hex digits that identify everything the crops depend on, except the images.
     """
 
     key: Key

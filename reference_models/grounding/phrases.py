@@ -1,4 +1,4 @@
-"""What a detector looks for: the noun phrases of a sentence, or the two entities of a relation."""
+"""Phrases for detectors: the noun phrases of a sentence, or the two entities of a relation."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 
-EMPTY = ("DET", "PRON", "PUNCT", "SYM", "SPACE")  # parts of speech that show nothing in an image
+EMPTY = ("DET", "PRON", "PUNCT", "SYM", "SPACE")  # parts of speech that name nothing in an image
 
 
 def load_pipeline(name: str) -> Any:
-    """A spaCy pipeline by name or folder.
+    """Load a spaCy pipeline by name or from a folder.
 
     Raises:
-        UserError: spaCy or the pipeline is not installed, or the pipeline cannot find noun phrases.
+        UserError: If spaCy or the pipeline is not installed, or the pipeline cannot find noun phrases.
     """
     try:
         import spacy
     except ImportError as error:
-        raise UserError("noun phrases need spaCy: pip install 'attnmixup[grounding]'") from error
+        raise UserError("noun phrases need spaCy; install it with: pip install 'attnmixup[grounding]'") from error
     try:
         pipeline = spacy.load(name)
     except (OSError, ValueError) as error:
         raise UserError(
             f"grounding.phrases: expected the name or folder of a spaCy pipeline, got {name!r}, which cannot be loaded "
-            f"({error}); `python -m spacy download en_core_web_sm` installs the usual one"
+            f"({error}); `python -m spacy download en_core_web_sm` installs a suitable one"
         ) from error
     if not {"parser", "tagger"} <= set(pipeline.pipe_names):
         raise UserError(
@@ -36,16 +36,16 @@ def load_pipeline(name: str) -> Any:
 
 
 def entity_phrases(sample: Sample) -> tuple[str, ...]:
-    """The names of the head and the tail entity, each once."""
+    """Return the words of the head and the tail entity, without repetitions."""
     spans = (span for span in (sample.head, sample.tail) if span is not None)
     return tuple(dict.fromkeys(" ".join(sample.words[slice(*span)]) for span in spans))
 
 
 def noun_phrases(samples: Iterable[Sample], pipeline: Any) -> list[tuple[str, ...]]:
-    """The noun phrases of each sentence in their order, each once, as a spaCy pipeline finds them.
+    """Find the noun phrases of each sentence with a spaCy pipeline, in order and without repetitions.
 
-    Articles, pronouns, links, the names of accounts and words without a letter are left out of a phrase, and a phrase
-    of nothing else with them.
+    Articles, pronouns, links, account names, "RT" and words without letters are removed from a phrase. Empty phrases
+    are dropped.
     """
     documents = pipeline.pipe(" ".join(sample.words) for sample in samples)
     return [tuple(dict.fromkeys(filter(None, map(_phrase, document.noun_chunks)))) for document in documents]

@@ -1,4 +1,4 @@
-"""Object crops of single posts, made when they are asked for."""
+"""Object crops of single posts, made on request."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,19 +14,20 @@ from reference_models.grounding.queries import choose_phrases
 
 
 class PostGrounder:
-    """Finds the objects of a post's image and writes their crops.
+    """Finds the objects in the image of a post and writes their crops.
 
     Args:
-        pairs: whether to look for the two entities of a relation, or for the noun phrases of the text.
-        config: how.
-        folder: for the crops.
-        detector: instead of the one that `config` names.
+        pairs: If True, search for the two entities of a relation; if False, for the noun phrases of the sentence.
+        config: Grounding settings.
+        folder: Folder for the crops.
+        detector: Detector to use instead of the one in `config`.
 
     Attributes:
-        version: tells apart two that may make other crops.
+        version: Detector and settings. Two instances with the same version make the same crops.
 
     Raises:
-        UserError: weights or a pipeline that are needed and cannot be loaded.
+        UserError: If the detector, its weights or the spaCy pipeline cannot be loaded, or the detector needs
+            annotations.
     """
 
     def __init__(self, pairs: bool, config: GroundingConfig, folder: Path, *, detector: Detector | None = None) -> None:
@@ -34,22 +35,22 @@ class PostGrounder:
         self.detector = detector or load_detector(config)
         if isinstance(self.detector, AnnotationDetector):
             raise UserError(
-                "grounding.detector=annotations takes the boxes that came with the data, which a post has not; choose "
-                "another detector"
+                "grounding.detector=annotations uses the annotated boxes of a data set, which a post does not have; "
+                "choose another detector"
             )
         self.version = f"{self.detector.name} {self.detector.version}, {config}"
         _, self._find_phrases = choose_phrases(pairs, config, self.detector)
 
     def __call__(self, sample: Sample, name: str) -> Sample:
-        """The sample with crops of its image, in files that begin with `name`; without any where nothing is found.
+        """Return the sample with crops of its image, in files that start with `name`; no crops if nothing is found.
 
         Raises:
-            UserError: the image cannot be read.
+            UserError: If the image cannot be read.
         """
         return self.locate(sample, name)[0]
 
     def locate(self, sample: Sample, name: str) -> tuple[Sample, list[Box]]:
-        """The same, with the box of each crop in the image."""
+        """Return the sample with crops, and the box of each crop in the image."""
         if sample.image is None:
             return sample, []
         try:

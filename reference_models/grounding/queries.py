@@ -1,4 +1,4 @@
-"""What is to be looked for in which image: the samples of a split, grouped by key of the crop dictionary."""
+"""Queries for detectors: images with their phrases, grouped by the keys of the crop dictionary."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from reference_models.grounding.phrases import entity_phrases, load_pipeline, no
 def image_queries(
     samples: Sequence[Sample], phrases: Sequence[Sequence[str]], key_type: type[str] | type[int]
 ) -> list[ImageQuery]:
-    """One query for each key, in the order of the samples.
+    """Return one query per key, in the order of the samples.
 
-    Keys are places in the label file (MNRE, `int`) or image names (Twitter, `str`), whose image can have several
-    sentences and is then looked at once for the phrases of all.
+    Keys are sample positions in the label file (MNRE, `int`) or image names (Twitter, `str`). An image with several
+    sentences is processed once, with the phrases of all of them.
     """
     groups: dict[tuple[Key, Path], list[tuple[Sample, Sequence[str]]]] = {}
     for index, (sample, wanted) in enumerate(zip(samples, phrases, strict=True)):
@@ -39,18 +39,18 @@ def image_queries(
 def choose_phrases(
     pairs: bool, config: GroundingConfig, detector: Detector
 ) -> tuple[str, Callable[[Sequence[Sample]], list[tuple[str, ...]]]]:
-    """How phrases are found, with a name and version of it.
+    """Choose how phrases are found.
 
     Args:
-        pairs: whether samples are relations of two entities, which are then the phrases.
-        config: names the pipeline that finds noun phrases elsewhere.
-        detector: may take no phrases.
+        pairs: Whether samples are relations; the two entities are then the phrases.
+        config: Grounding settings with the name of the pipeline that finds noun phrases otherwise.
+        detector: Detector; if it takes no phrases, none are searched.
 
     Returns:
-        The name with its version, and a function from samples to the phrases of each.
+        The name and version of the method, and a function that returns the phrases of each sample.
 
     Raises:
-        UserError: a pipeline is needed and cannot be loaded.
+        UserError: If a pipeline is needed and cannot be loaded.
     """
     if not detector.takes_phrases:
         return "none", lambda samples: [()] * len(samples)
@@ -63,14 +63,14 @@ def choose_phrases(
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """An image and what to look for in it.
+    """An image and the phrases to search for.
 
     Attributes:
-        key: of the crop dictionary.
-        image: its path.
-        samples: ids of those that show it.
-        phrases: each with the id of the first sample that says it.
-        regions: what annotators marked in it.
+        key: Key in the crop dictionary.
+        image: Path of the image.
+        samples: Ids of the samples with this image.
+        phrases: Phrases, each with the id of the first sample that contains it.
+        regions: Annotated regions of the image.
     """
 
     key: Key

@@ -1,4 +1,4 @@
-"""Makes the crops of one split, batch by batch, so that a run stopped at any moment can go on."""
+"""Creation of the crops of one split, batch by batch, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from reference_models.grounding.detectors import AnnotationDetector, Detector
 from reference_models.grounding.manifest import Key, Row
 from reference_models.grounding.queries import ImageQuery
 
-NARROW = 100  # times as long as wide: detectors' own resizing would leave no pixel of the short side
+NARROW = 100  # maximum aspect ratio; for longer images, the resizing of a detector would reduce the short side to zero
 
 
 @dataclass(frozen=True)
 class SplitRun:
-    """The making of one split's crops.
+    """A run that makes the crops of one split.
 
     Attributes:
-        split: which.
-        root: folder of the data set.
-        place: where its parts are.
-        settings: twelve hex digits that name everything the crops depend on, the images excepted.
-        detector: finds the boxes.
-        config: how many crops, and how large.
+        split: Name of the split.
+        root: Folder of the data set.
+        place: Paths of the parts of the split.
+        settings: Twelve hex digits that identify everything the crops depend on, except the images.
+        detector: Detector that finds the boxes.
+        config: Grounding settings, such as the number and the size of the crops.
     """
 
     split: Split
@@ -49,29 +49,29 @@ class SplitRun:
 
     @property
     def manifest(self) -> Path:
-        """The manifest of the finished split."""
+        """Path of the manifest of the complete split."""
         return self.root / f"crops_{self.split}.jsonl"
 
     @property
     def journal(self) -> Path:
-        """What is complete of an unfinished split."""
+        """Path of the progress file of an incomplete split."""
         return self.root / f"crops_{self.split}.partial.jsonl"
 
     @property
     def folder(self) -> Path:
-        """Where the crops go: a folder for each settings, so that no crop of others is ever touched."""
+        """Folder of the crops; one per detector and settings, so that crops of other runs are never overwritten."""
         return self.place.crops / f"{self.detector.name}-{self.settings[:8]}"
 
     def completed(self) -> list[Row]:
-        """The manifest's rows, if the split is complete with these settings; else none."""
+        """Return the rows of the manifest if the split is complete with these settings; otherwise an empty list."""
         rows = self._own_rows()
         return rows if not self.journal.exists() and self._crops_exist(rows) else []
 
     def check(self) -> None:
-        """Refuse to replace what was made otherwise.
+        """Check that no crops from other settings would be replaced.
 
         Raises:
-            UserError: there is a dictionary or a stopped run with other settings, and `config.overwrite` is off.
+            UserError: If there is a dictionary or an interrupted run with other settings and `config.overwrite` is off.
         """
         if self.config.overwrite:
             return
@@ -79,22 +79,22 @@ class SplitRun:
         existing = self.place.dictionary()
         if existing and not self._own_rows():
             raise UserError(
-                f"{existing}: this crop dictionary was made by others or with other settings, and can be used as "
-                f"it is; set grounding.overwrite to replace it (its crops stay where they are)"
+                f"{existing}: this crop dictionary was made by others or with other settings; use it without making "
+                f"new crops, or set grounding.overwrite to replace it (the old crop files are kept)"
             )
 
     def make(self, queries: Sequence[ImageQuery], *, progress: bool) -> list[Row]:
-        """Make what is missing, then write manifest and dictionary."""
+        """Make the missing crops, then write manifest and dictionary."""
         try:
             entries = manifest.read_journal(self.journal, self.settings)
-        except UserError:  # allowed by `check`
+        except UserError:  # other settings; `check` allowed this because of `config.overwrite`
             entries = {}
         entries = {key: rows for key, rows in entries.items() if self._crops_exist(rows)}
         manifest.write_journal(self.journal, self.settings, entries)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(queries), desc=f"crops of {self.split}", disable=not progress) as bar:
             for start in range(0, len(queries), self.config.batch_size):
-                # Always the same batches, because what a detector sees beside an image changes its last digits.
+                # The batches are always the same, because the other images in a batch change the last digits of a box.
                 batch = {start + i: p for i, p in enumerate(queries[start : start + self.config.batch_size])}
                 if any(query.key not in entries for query in batch.values()):
                     made = self._process(batch)
@@ -108,7 +108,7 @@ class SplitRun:
         return rows
 
     def _own_rows(self) -> list[Row]:
-        """The manifest's rows, if it has these settings and the dictionary says the same; else none."""
+        """Return the rows of the manifest if it has these settings and matches the dictionary; otherwise none."""
         rows = manifest.read_manifest(self.manifest)
         if not self.place.dictionary() or not rows or rows[0].settings != self.settings:
             return []

@@ -1,4 +1,4 @@
-"""What a run of `i2srm data crops` made of one split, in a few lines."""
+"""Summary of `i2srm data crops` for one split."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from reference_models.grounding.manifest import Row
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts of one split, and where the results are.
+    """Counts of one split, and the paths of the results.
 
     Attributes:
-        split: which.
-        detector: its name.
-        images: how many were looked at (MNRE: one for each row).
-        crops: how many were cut out.
-        empty: images in which nothing was found.
-        bad: images that cannot be read, as "FILE of SAMPLES: REASON".
-        dictionary: the crop dictionary.
-        manifest: one line for each crop.
-        folder: the crops.
+        split: Name of the split.
+        detector: Name of the detector.
+        images: Number of images processed (MNRE: one per row).
+        crops: Number of crops.
+        empty: Number of images in which nothing was found.
+        bad: Unreadable images, as "FILE of SAMPLES: REASON".
+        dictionary: Path of the crop dictionary.
+        manifest: Path of the manifest, with one line per crop.
+        folder: Folder of the crops.
     """
 
     split: Split
@@ -39,7 +39,7 @@ class Summary:
 
     @classmethod
     def of(cls, split: Split, rows: Sequence[Row], dictionary: Path, manifest: Path, folder: Path) -> Summary:
-        """Count the rows of a manifest, of which there is at least one."""
+        """Summarise the rows of a manifest, of which there must be at least one."""
         bad: dict[tuple[str, str], list[str]] = {}
         for row in rows:
             if row.problem is not None:
@@ -61,12 +61,12 @@ class Summary:
         )
 
     def text(self, limit: int = 10) -> str:
-        """A few lines to print, naming the first `limit` bad images."""
-        lines = [f"{self.split}: {self.crops} crops of {self.images} images by {self.detector}"]
+        """Return a few lines to print, with the first `limit` unreadable images."""
+        lines = [f"{self.split}: {self.crops} crops from {self.images} images by {self.detector}"]
         if self.empty:
-            lines.append(f"  nothing was found in {self.empty}")
+            lines.append(f"  nothing was found in {self.empty} images")
         if self.bad:
-            lines.append(f"  {len(self.bad)} cannot be read and were left out:")
+            lines.append(f"  {len(self.bad)} images cannot be read and were skipped:")
             lines += [f"    {bad}" for bad in self.bad[:limit]]
         if len(self.bad) > limit:
             lines.append(f"    and {len(self.bad) - limit} more; all are in the manifest")

@@ -1,4 +1,4 @@
-"""Grounding DINO and OWLv2: detectors of transformers that look for the phrases they are given."""
+"""Grounding DINO and OWLv2: zero-shot detectors of transformers that search for given phrases."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MODEL_TYPES = {"grounding-dino": ("grounding-dino", "mm-grounding-dino"), "owlv2
 
 
 def load_zero_shot(config: GroundingConfig) -> ZeroShotDetector:
-    """The detector from the hub or a local folder.
+    """Load the detector from the hub or a local folder.
 
     Raises:
-        UserError: it cannot be loaded, or is a model of another kind.
+        UserError: If it cannot be loaded or is another kind of model.
     """
     weights = DEFAULTS[config.detector] if config.weights == "default" else config.weights
     try:
@@ -36,11 +36,12 @@ def load_zero_shot(config: GroundingConfig) -> ZeroShotDetector:
     except Exception as error:  # damaged files can fail with almost any exception
         raise UserError(
             f"grounding.weights: expected the hub name or local folder of a {config.detector} model with its "
-            f"processor, {weights} cannot be loaded ({str(error).strip().splitlines()[0]})"
+            f"processor, but {weights} cannot be loaded ({str(error).strip().splitlines()[0]})"
         ) from error
     if model.config.model_type not in MODEL_TYPES[config.detector]:
         raise UserError(
-            f"grounding.weights: expected a {config.detector} model, {weights} holds {model.config.model_type}"
+            f"grounding.weights: expected a {config.detector} model, but the type of {weights} is "
+            f"{model.config.model_type}"
         )
     folder = Path(weights)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
@@ -50,13 +51,13 @@ def load_zero_shot(config: GroundingConfig) -> ZeroShotDetector:
 
 
 class ZeroShotDetector(ABC):
-    """What both detectors share: each box belongs to the phrase that scores highest in it.
+    """Base class of both detectors: each box is assigned to the phrase with the highest score.
 
     Args:
-        model: of transformers.
-        processor: that belongs to it.
-        version: see `Detector`.
-        threshold: least score of a box.
+        model: Model from transformers.
+        processor: Its processor.
+        version: See `Detector`.
+        threshold: Minimum score of a box.
     """
 
     name: str
@@ -70,11 +71,11 @@ class ZeroShotDetector(ABC):
 
     @abstractmethod
     def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
-        """For each image the scores (boxes, phrases) and the left, top, right and bottom (boxes, 4) in pixels."""
+        """Return for each image the scores (boxes, phrases) and left, top, right, bottom (boxes, 4) in pixels."""
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], phrases: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """See `Detector`; an image without phrases has no boxes."""
+        """See `Detector`; an image without phrases gets no boxes."""
         asked = [index for index, wanted in enumerate(phrases) if wanted]
         found: list[list[Box]] = [[] for _ in images]
         if not asked:
@@ -94,16 +95,16 @@ class ZeroShotDetector(ABC):
 class GroundingDinoDetector(ZeroShotDetector):
     """Grounding DINO, which reads all phrases of an image as one text, "a dog. a tall tower.".
 
-    The score of a phrase is the highest of its own tokens. transformers' post-processing takes the highest of all
-    tokens, full stops and special ones among them, and does not say whose they are.
+    The score of a phrase is the highest score of its own tokens. The post-processing of transformers is not used: it
+    takes the highest score of all tokens, including full stops and special tokens, without mapping tokens to phrases.
     """
 
     name = "grounding-dino"
 
     def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
-        """See `ZeroShotDetector`; phrases behind the model's length limit score 0."""
+        """See `ZeroShotDetector`; phrases beyond the length limit of the model score 0."""
         tokenizer, limit = self.processor.tokenizer, self.model.config.max_text_len
-        # Full stops and question marks divide phrases, so none may stand inside one.
+        # Full stops and question marks separate phrases, so they are removed from the phrases.
         plain = str.maketrans(".?", "  ")
         texts = ["".join(f"{phrase.translate(plain).lower()}. " for phrase in wanted) for wanted in phrases]
         inputs = self.processor(
@@ -115,7 +116,7 @@ class GroundingDinoDetector(ZeroShotDetector):
         divider = inputs["input_ids"] == tokenizer.convert_tokens_to_ids(".")
         ends = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id], device=divider.device)
         special = divider | torch.isin(inputs["input_ids"], ends)
-        owner = divider.cumsum(dim=-1).masked_fill(special, -1)  # the number of each token's phrase
+        owner = divider.cumsum(dim=-1).masked_fill(special, -1)  # index of the phrase of each token
         found = []
         for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):
             scores = torch.zeros(probabilities.shape[1], len(wanted), device=probabilities.device)
@@ -129,12 +130,12 @@ class GroundingDinoDetector(ZeroShotDetector):
 
 
 class Owlv2Detector(ZeroShotDetector):
-    """OWLv2, which compares each box with each phrase on its own."""
+    """OWLv2, which scores each pair of box and phrase separately."""
 
     name = "owlv2"
 
     def find(self, images: list[Image.Image], phrases: list[list[str]]) -> list[tuple[Tensor, Tensor]]:
-        """See `ZeroShotDetector`; a long phrase is cut at the model's limit."""
+        """See `ZeroShotDetector`; a long phrase is truncated at the limit of the model."""
         limit = self.model.config.text_config.max_position_embeddings
         inputs = self.processor(images=images, text=phrases, truncation=True, max_length=limit, return_tensors="pt").to(
             self.model.device
@@ -143,7 +144,7 @@ class Owlv2Detector(ZeroShotDetector):
         probabilities = outputs.logits.sigmoid()
         found = []
         for row, (image, wanted) in enumerate(zip(images, phrases, strict=True)):
-            # The processor fills up shorter lists of phrases, and pads images to squares at the right and bottom.
+            # The processor pads shorter lists of phrases, and pads images to squares on the right and at the bottom.
             bounds = box_convert(outputs.pred_boxes[row], "cxcywh", "xyxy") * max(image.size)
             found.append((probabilities[row, :, : len(wanted)], bounds))
         return found

@@ -1,4 +1,4 @@
-"""What differs between the tasks, one file each; a task is found by its name."""
+"""Tasks, one file each, and everything that differs between them. A task is selected by name."""
 
 from reference_models.tasks.ner import NamedEntities
 from reference_models.tasks.re import Relations

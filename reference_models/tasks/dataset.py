@@ -1,4 +1,4 @@
-"""A split ready for a model: every text encoded once, images loaded when asked for."""
+"""A split as a PyTorch dataset: sentences are encoded once, images are loaded on access."""
 
 import logging
 from array import array
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 
 class EncodedSplit(Dataset[dict[str, Any]]):
-    """The samples of a split as the items that `Processor.collate` takes, encoded into a temporary file.
+    """The samples of a split as items for `Processor.collate`, encoded into a temporary file.
 
     Args:
-        samples: of one split; they are kept as they are, so in memory if they are a list.
-        processor: encodes them, once, here.
-        long_samples: "error", or "drop" to leave out relations with an entity behind the length limit, which is logged.
-        features: where those of the images are read; None loads the images themselves.
+        samples: Samples of one split. The object is kept, so a list stays in memory.
+        processor: Encodes each sample once, in the constructor.
+        long_samples: "error", or "drop" to remove (and log) relation samples with an entity beyond the length limit.
+        features: Cache from which image features are read. None loads the images.
 
     Attributes:
-        whole: the samples as they were given; scores are of all of them.
-        samples: those that are kept, in order.
-        dropped: ids of those left out, which count as missed in scores.
-        cut: how many of the kept samples the length limit cuts, and how many words it cuts off altogether.
-        lengths: sub-words of each sample.
+        whole: All given samples; scores are computed over all of them.
+        samples: The kept samples, in order.
+        dropped: Ids of the dropped samples, which count as missed in the scores.
+        cut: Number of kept samples that the length limit truncates, and total number of words that it removes.
+        lengths: Number of sub-words of each kept sample.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EncodedSplit(Dataset[dict[str, Any]]):
         self.whole = self.samples = samples
         if dropped := set(self.dropped):
             self.samples = spooled(sample for sample in samples if sample.id not in dropped)
-            logger.warning("%d samples too long, dropped: %s", len(self.dropped), ", ".join(self.dropped))
+            logger.warning("dropped %d samples that are too long: %s", len(self.dropped), ", ".join(self.dropped))
 
     def __len__(self) -> int:
         return len(self._items)

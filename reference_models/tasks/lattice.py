@@ -1,4 +1,4 @@
-"""Probabilities of tags under a linear-chain CRF, by the forward-backward algorithm."""
+"""Tag probabilities under a linear-chain CRF, computed with the forward-backward algorithm."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,18 +10,19 @@ from torch import Tensor
 def forward_backward(
     scores: Tensor, mask: Tensor, start: Tensor, end: Tensor, transitions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The two recursions of a linear-chain CRF, in log space.
+    """Compute the forward and backward recursions of a linear-chain CRF, in log space.
 
     Args:
-        scores: (B, words, tags), emission scores of each word, finite also where there is none.
-        mask: (B, words), True = real word, without holes and with a real word first.
-        start: (tags,), score of a path that begins with a tag.
-        end: (tags,), score of a path that ends with it.
-        transitions: (tags, tags), score of a step from one tag (row) to the next (column).
+        scores: Emission scores of each word, (B, words, tags); finite, also at padding.
+        mask: True for a real word, (B, words); without holes, and the first word is real.
+        start: Score of a path that starts with a tag, (tags,).
+        end: Score of a path that ends with a tag, (tags,).
+        transitions: Score of a step from one tag (row) to the next (column), (tags, tags).
 
     Returns:
-        Both (B, words, tags): the log sum over all paths up to a word that has a tag, its score included; and over all
-        paths from there to the end, its score not included. Behind the last word the first one stays as it is there.
+        The forward and backward values, both (B, words, tags). Forward: the log-sum-exp over all paths that end at a
+        word with a tag, including the emission score of that word. Backward: the log-sum-exp over all paths from there
+        to the end, without that emission score. At padding, the forward values repeat those of the last word.
     """
     words = scores.shape[1]
     before, behind = [start + scores[:, 0]], [end.expand_as(scores[:, 0])]
@@ -31,22 +32,22 @@ def forward_backward(
     for word in range(words - 2, -1, -1):
         ahead = scores[:, word + 1] + behind[-1]
         step = torch.logsumexp(transitions + ahead[:, None, :], dim=2)
-        # Behind the last word there is nothing but the end.
+        # At the last word and at padding, only the end score remains.
         behind.append(torch.where(mask[:, word + 1, None], step, end))
     return torch.stack(before, dim=1), torch.stack(behind[::-1], dim=1)
 
 
 class TagLattice:
-    """All paths of tags through a batch of sentences, with the probability that a CRF gives them.
+    """Probabilities of tag paths through a mini-batch of sentences under a CRF.
 
-    Computed in float64, because a sentence's normaliser sums over very many paths.
+    Computed in float64, because the normaliser of a sentence sums over very many paths.
 
     Args:
-        scores, mask, start, end, transitions: see `forward_backward`; the scores of padding may be anything.
+        scores, mask, start, end, transitions: See `forward_backward`; the scores at padding are ignored.
 
     Attributes:
-        before, behind: what `forward_backward` returns.
-        total: (B,), log sum over all paths.
+        before, behind: Forward and backward values from `forward_backward`.
+        total: Log-sum-exp over all paths, (B,).
     """
 
     @torch.no_grad()
@@ -58,16 +59,16 @@ class TagLattice:
         self.total = torch.logsumexp(self.before[:, -1] + self.end, dim=1)
 
     def probability(self, row: int, start: int, path: Sequence[int], *, not_next: int) -> float:
-        """The probability that tags stand at neighbouring words, and that another one does not follow them.
+        """Compute the probability that consecutive words have the given tags and the next word does not have a tag.
 
         Args:
-            row: of the batch.
-            start: the first of the words.
-            path: the tags, one or more.
-            not_next: the tag that does not follow.
+            row: Index of the sentence in the mini-batch.
+            start: Index of the first word.
+            path: Tags of the consecutive words, one or more.
+            not_next: Tag that the next word does not have.
 
         Returns:
-            0 to 1.
+            A probability from 0 to 1.
         """
         score = self.before[row, start, path[0]]
         for word, (tag, following) in enumerate(pairwise(path), start=start + 1):

@@ -1,4 +1,4 @@
-"""Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations without None."""
+"""Scores of both tasks: micro precision, recall and F1 over entity spans, and over relations other than None."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,18 +15,18 @@ _METRICS: dict[str, Registry[Metric]] = {}  # by task
 def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
     """Add a score to all evaluations of a task.
 
-    The function gets the true and the predicted answers (a list of tags, or a relation, for each sample) and returns a
-    number.
+    The decorated function receives the true and the predicted answers (for each sample, a list of tags or a relation)
+    and returns a number.
 
     Args:
-        name: of the score.
-        task: name of the task.
+        name: Name of the score.
+        task: Name of the task.
 
     Returns:
-        A decorator that gives the function back.
+        A decorator that returns the function unchanged.
 
     Raises:
-        ValueError: the task has another metric of this name.
+        ValueError: If the task has another metric of this name.
     """
 
     def add(metric: Metric) -> Metric:
@@ -37,33 +37,36 @@ def register_metric(name: str, task: str) -> Callable[[Metric], Metric]:
 
 
 def more_scores(task: str, true: Sequence[Any], predicted: Sequence[Any]) -> dict[str, float]:
-    """The scores that `register_metric` added to a task."""
+    """Compute the scores that were added to a task with `register_metric`."""
     return {name: metric(true, predicted) for name, metric in _METRICS.get(task, {}).items()}
 
 
 def ner_scores(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
 ) -> dict[str, float]:
-    """Micro precision, recall and F1 over the entity spans of all sentences, and the F1 of some types ("PER_f1", ...).
+    """Compute micro precision, recall and F1 over the entity spans of all sentences, and the F1 of some types.
 
     Args:
-        gold: the true tags of each sentence.
-        predicted: the predicted tags. A sentence may have fewer than in `gold`: words cut off by the length limit
+        gold: True tags of each sentence.
+        predicted: Predicted tags of each sentence. There may be fewer than in `gold`: words beyond the length limit
             count as outside, so their entities are missed.
-        types: those whose F1 is wanted, also where none of them occurs.
+        types: Entity types whose F1 is added as "PER_f1" and so on, even if a type does not occur.
 
     Returns:
-        Fractions from 0 to 1; 0.0 where nothing was there to divide by.
+        Fractions from 0 to 1; 0.0 if the denominator is zero.
 
     Raises:
-        ValueError: another number of sentences, or a sentence with more predicted tags than words.
+        ValueError: If the numbers of sentences differ, or a sentence has more predicted tags than words.
     """
     if len(gold) != len(predicted):
-        raise ValueError(f"expected one prediction a sentence, got {len(predicted)} for {len(gold)} sentences")
+        raise ValueError(f"expected one prediction per sentence, got {len(predicted)} for {len(gold)} sentences")
     true, guessed = set(), set()
     for index, (gold_tags, predicted_tags) in enumerate(zip(gold, predicted, strict=True)):
         if len(predicted_tags) > len(gold_tags):
-            raise ValueError(f"sentence {index}: {len(predicted_tags)} predicted tags for {len(gold_tags)} words")
+            raise ValueError(
+                f"sentence {index}: expected at most one predicted tag per word, got {len(predicted_tags)} predicted "
+                f"tags for {len(gold_tags)} words"
+            )
         true |= {(index, *span) for span in spans(gold_tags)}
         guessed |= {(index, *span) for span in spans(predicted_tags)}
     scores = _prf(len(true & guessed), len(guessed), len(true))
@@ -76,16 +79,16 @@ def ner_scores(
 def relation_scores(
     gold: Sequence[str], predicted: Sequence[str | None], none: str | None = NO_RELATION
 ) -> dict[str, float]:
-    """Micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
+    """Compute micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
 
     Returns:
-        Fractions from 0 to 1; 0.0 where nothing was there to divide by.
+        Fractions from 0 to 1; 0.0 if the denominator is zero.
 
     Raises:
-        ValueError: another number of predictions than of true relations.
+        ValueError: If the numbers of predictions and true relations differ.
     """
     if len(gold) != len(predicted):
-        raise ValueError(f"expected one prediction a pair, got {len(predicted)} for {len(gold)} pairs")
+        raise ValueError(f"expected one prediction per pair, got {len(predicted)} for {len(gold)} pairs")
     pairs = list(zip(gold, predicted, strict=True))
     correct = sum(true == guess != none for true, guess in pairs)
     scores = _prf(correct, sum(guess != none for guess in predicted), sum(true != none for true in gold))
@@ -96,15 +99,15 @@ def relation_scores(
 def class_scores(
     true: Collection[tuple[Any, ...]], predicted: Collection[tuple[Any, ...]]
 ) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and support of each class.
+    """Compute precision, recall, F1 and support of each class.
 
     Args:
-        true: what is there, each as a tuple that ends with its class, such as (sentence, start, end, type).
-        predicted: what was predicted, likewise; each tuple once.
+        true: True items as distinct tuples that end with the class, such as (sentence, start, end, type).
+        predicted: Predicted items in the same form.
 
     Returns:
-        For each class {"precision", "recall", "f1", "support"}, the most frequent first; those that are only predicted
-        come last.
+        {"precision", "recall", "f1", "support"} of each class, most frequent class first. Classes that are only
+        predicted come last.
     """
     support, guessed = (Counter(item[-1] for item in items) for items in (true, predicted))
     correct = Counter(item[-1] for item in set(true) & set(predicted))

@@ -1,4 +1,4 @@
-"""Named entities: a tag for each word, in the BIO scheme."""
+"""Named entity recognition: one BIO tag per word."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,34 +18,36 @@ from reference_models.tasks.subwords import Subwords, word_starts
 from reference_models.tasks.task import HeadSettings, Item, Line, Prediction, Task, register
 
 OUTSIDE = "O"
-# Further tags of older baselines, where all sub-words are tagged, and the later ones of a word are X.
+# Additional tags of older baselines, which tag all sub-words: X is the tag of the second and later sub-words of a word.
 PADDING, LATER, OPENING, CLOSING = "[PAD]", "X", "[CLS]", "[SEP]"
 
 
 def tags_of(types: Iterable[str]) -> list[str]:
-    """The tags of types of entities: O, and for each type its B- and I-."""
+    """Return the tags of entity types: O, and B- and I- of each type."""
     return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
 
 
 def types_of(samples: Iterable[Sample]) -> list[str]:
-    """The types of entities in samples, the most frequent first, and those of one frequency by the alphabet."""
+    """Return the entity types in the samples, most frequent first; ties are in alphabetical order."""
     counts = Counter(kind for sample in samples for _, _, kind in spans(sample.tags or ()))
     return sorted(counts, key=lambda kind: (-counts[kind], kind))
 
 
 @register("ner")
 class NamedEntities(Task):
-    """Tags of words: the first sub-word of a word stands for it, and a CRF or a softmax tags the sequence.
+    """Tagging of words: the first sub-word represents a word, and a CRF or a softmax predicts the tags.
 
     Args:
-        labels: the tags, in the order of their ids.
-        label_scheme: "bio" tags words; "x13" tags all sub-words, by further tags for later sub-words of a word, both
-            ends of a sentence, and padding.
+        labels: Tags in the order of their ids.
+        label_scheme: "bio" tags words. "x13" tags all sub-words, with additional tags for the later sub-words of a
+            word, the start and end of a sentence, and padding.
     """
 
     title, noun = "named entities", "entity"
     missed, spurious = "missed", "spurious"
-    note = "An entity is missed where none was predicted at its very words, and spurious where there is none."
+    note = (
+        "Missed: no entity was predicted at exactly these words. Spurious: an entity was predicted where there is none."
+    )
 
     def __init__(self, labels: Sequence[str], label_scheme: Literal["bio", "x13"] = "bio") -> None:
         super().__init__(labels)
@@ -54,27 +56,27 @@ class NamedEntities(Task):
 
     @classmethod
     def width(cls, hidden: int) -> int:
-        """See `Task`: the width of one sub-word."""
+        """See `Task`: the width of one hidden state."""
         return hidden
 
     @classmethod
     def gather(cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings) -> tuple[Tensor, Tensor]:
-        """See `Task`: the first sub-word of each word."""
+        """See `Task`: the hidden state of the first sub-word of each word."""
         starts = batch["word_starts"][..., None].expand(-1, -1, hidden.shape[2])
         return hidden.gather(1, starts), batch["word_mask"]
 
     @classmethod
     def make_head(cls, width: int, settings: HeadSettings) -> LinearHead:
-        """See `Task`: a CRF, or a softmax over each word."""
+        """See `Task`: a CRF, or a softmax for each word."""
         head = TaggingHead if settings.tag_head == "crf" else SoftmaxTaggingHead
         return head(width, len(settings.labels), settings.head_dropout)
 
     @classmethod
     def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
-        """See `Task`: the tags of all types that occur."""
+        """See `Task`: the tags of all entity types that occur."""
         types = types_of(samples)
         if not types:
-            raise UserError(f"{settings.root}: expected entities to learn from, and no sample has one")
+            raise UserError(f"{settings.root}: expected samples with entities, but no sample has one")
         tags = tags_of(types)
         if settings.label_scheme == "x13":
             tags = [PADDING, *tags, LATER, OPENING, CLOSING]
@@ -85,7 +87,7 @@ class NamedEntities(Task):
         return {"labels": self.labels, "label_scheme": self.label_scheme}
 
     def encode(self, sample: Sample, subwords: Subwords) -> Item:
-        """See `Task`; words behind the length limit have no representation."""
+        """See `Task`; words beyond the length limit have no representation."""
         ids, numbers = subwords(sample.words)
         starts = word_starts(numbers)
         item: Item = {"input_ids": ids, "word_starts": starts, "words_cut": len(sample.words) - len(starts)}
@@ -95,7 +97,9 @@ class NamedEntities(Task):
             return item
         tags: Sequence[str] = sample.tags[: len(starts)]
         if unknown := [tag for tag in tags if tag not in self.ids]:
-            raise UserError(f"{sample.id}: unknown tag {unknown[0]!r}, the model was made for {', '.join(self.labels)}")
+            raise UserError(
+                f"{sample.id}: unknown tag {unknown[0]!r}, the model was trained with {', '.join(self.labels)}"
+            )
         if self.label_scheme == "x13":
             at_start = dict(zip(starts, tags, strict=True))
             ends = [LATER if number is not None else CLOSING if i else OPENING for i, number in enumerate(numbers)]
@@ -104,7 +108,7 @@ class NamedEntities(Task):
         return item
 
     def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
-        """See `Task`: `word_starts` and `word_mask` (B, words), and `labels` alike."""
+        """See `Task`: `word_starts`, `word_mask` and, if known, `labels`, all (B, words)."""
         batch = {
             "word_starts": pad([item["word_starts"] for item in items], 0),
             "word_mask": pad([[1] * len(item["word_starts"]) for item in items], 0).bool(),
@@ -114,7 +118,7 @@ class NamedEntities(Task):
         return batch
 
     def decode(self, sample: Sample, ids: Sequence[int], subwords: Subwords) -> list[str]:
-        """See `Task`: one tag for every word, "O" behind the length limit."""
+        """See `Task`: one tag for every word, "O" beyond the length limit."""
         tags = [self.labels[number] for number in ids if number >= 0]
         if self.label_scheme == "x13":
             _, numbers = subwords(sample.words)
@@ -125,7 +129,7 @@ class NamedEntities(Task):
     def probabilities(
         self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
     ) -> list[dict[Any, float]]:
-        """See `Task`: of each entity that its tags stand there, and that it ends there."""
+        """See `Task`: for each entity, the probability that its words have its tags and that it ends there."""
         lattice = head.lattice(scores.float(), ids >= 0)
         rows = ids.tolist()
         found: list[dict[Any, float]] = []
@@ -140,12 +144,12 @@ class NamedEntities(Task):
         return found
 
     def _places(self, sample: Sample, row: Sequence[int], subwords: Subwords) -> list[int]:
-        """The place in a row of ids where each word begins, and where the last one ends."""
+        """Return the index in a row of ids where each word starts, and where the last one ends."""
         count = sum(number >= 0 for number in row)
         if self.label_scheme == "bio":
             return list(range(count + 1))
         _, numbers = subwords(sample.words)
-        return [*word_starts(numbers), count - 1]  # the last id is that of the sentence's end
+        return [*word_starts(numbers), count - 1]  # the last id belongs to the end of the sentence
 
     def true_answer(self, sample: Sample) -> list[str] | None:
         """See `Task`: the tags."""
@@ -160,7 +164,7 @@ class NamedEntities(Task):
         return sorted(spans(answer))
 
     def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
-        """See `Task`: `entities` with their words [start, end), their characters in `text`, and their probability."""
+        """See `Task`: `entities` with word span [start, end), character span in `text`, and probability."""
         places = None if text is None else split_words(text)
         entities = []
         for start, end, kind in self.found(prediction.answer):
@@ -183,7 +187,7 @@ class NamedEntities(Task):
         return f"{' '.join(sample.words[start:end])} [{kind}]"
 
     def lines(self, row: Mapping[str, Any]) -> list[Line]:
-        """See `Task`: the sentence twice, with the entities of each side."""
+        """See `Task`: the sentence twice, once with the true and once with the predicted entities."""
         true, predicted = spans(row["true"]), spans(row["predicted"])
         return [
             Line("true", sorted(true), frozenset(predicted)),

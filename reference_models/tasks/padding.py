@@ -1,4 +1,4 @@
-"""Rows of different lengths as one tensor."""
+"""Padding of rows of different lengths."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of ids as one tensor (rows, longest), filled up with `value` at the right."""
-    padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)  # a tensor would take six times as long
+    """Pad rows of ids on the right with `value`; return a tensor (rows, longest row)."""
+    padded = np.full((len(rows), max(map(len, rows))), value, dtype=np.int64)  # six times as fast as a tensor
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return torch.from_numpy(padded)

@@ -1,6 +1,7 @@
-"""From samples to batches: sub-words, pixels and labels, and back from ids to words.
+"""Conversion of samples to mini-batches (sub-words, pixels and labels), and of predicted ids to answers.
 
-Padding is to the longest of a batch; words behind the length limit get no representation and count as missed.
+Sentences are padded to the longest of the mini-batch. Words beyond the length limit have no representation, so their
+entities count as missed.
 """
 
 import json
@@ -21,23 +22,23 @@ from reference_models.tasks.task import Answer, Item, Task, get_task
 
 FILE = "processor.json"
 KEYS = ("max_length", "image_size", "max_crops", "resize", "characters", "rare_words", "texts", "text_length")
-WORD_LENGTH = 30  # characters; of longer words the first and the last half are read
+WORD_LENGTH = 30  # maximum number of characters read; of longer words, the first 15 and the last 15
 
 
 class Processor:
-    """Encodes samples for a model and decodes its predictions; saved beside the model.
+    """Encodes samples for a model and decodes its predictions. It is saved with the model.
 
     Args:
-        tokenizer: a fast tokenizer; the special tokens of the task are added to it.
-        task: with its labels.
-        max_length: limit in sub-words, special tokens included.
-        image_size: side of the square that images are resized to, pixels; None for a model that reads text alone.
-        max_crops: crops of one sample at most.
-        resize: how images become squares, see `load_image`.
-        characters: that are known, for a model that reads words by their characters too; None for others.
-        rare_words: how many words of a tokenizer of whole words occur once in the training text, see `learn_words`.
-        texts: kinds of texts about the image that follow the sentence, in this order, for a model that reads them.
-        text_length: limit of these in sub-words, beside `max_length`.
+        tokenizer: A fast tokenizer. The special tokens of the task are added to it in place.
+        task: Task with its labels.
+        max_length: Maximum number of sub-words, including special tokens.
+        image_size: Side in pixels of the square to which images are resized. None for a text-only model.
+        max_crops: Maximum number of crops per sample.
+        resize: How images become squares, see `load_image`.
+        characters: Known characters, for a model that also reads the characters of words; None otherwise.
+        rare_words: Number of words in a whole-word vocabulary that occur once in the training text, see `learn_words`.
+        texts: Kinds of image texts that are appended to the sentence, in this order, for a model that reads them.
+        text_length: Maximum number of sub-words of the image texts, in addition to `max_length`.
     """
 
     def __init__(
@@ -70,14 +71,14 @@ class Processor:
 
     @classmethod
     def from_pretrained(cls, folder: Path | str) -> "Processor":
-        """Read what `save_pretrained` wrote."""
+        """Load a processor that `save_pretrained` wrote."""
         settings = json.loads((Path(folder) / FILE).read_text())
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         task = settings.pop("task")
         return cls(tokenizer, get_task(task.pop("name"))(**task), **settings)
 
     def encode(self, sample: Sample) -> Item:
-        """The text and labels of a sample as ids; see `Task.encode` for what it returns and raises."""
+        """Encode the text and labels of a sample as ids; see `Task.encode` for the return value and errors."""
         item = self.task.encode(sample, self.subwords)
         if self.characters is not None:
             read = sample.words[: len(sample.words) - item["words_cut"]]
@@ -87,29 +88,33 @@ class Processor:
         return item
 
     def _image_text_ids(self, sample: Sample) -> list[int]:
-        """The texts about the image as sub-words with an end; nothing where there is no text."""
+        """Return the sub-words of the image texts and an end token; empty without texts."""
         own = dict(sample.image_texts)
         text = " ".join(own[kind] for kind in self.texts if own.get(kind))
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][: self.text_length - 1]
         return [*ids, self.tokenizer.sep_token_id] if ids else []
 
     def decode(self, sample: Sample, ids: Any) -> Answer:
-        """What a row of predicted ids says of a sample; see `Task.decode`."""
+        """Convert a row of predicted ids to the answer for a sample; see `Task.decode`."""
         return self.task.decode(sample, ids, self.subwords)
 
     def image_paths(self, sample: Sample) -> list[Path | None]:
-        """The 1 + max_crops slots of a sample: its image and its crops, None where there is none."""
+        """Return the paths of the image and the crops of a sample, 1 + max_crops entries; None for a missing one."""
         paths = [sample.image, *sample.crops[: self.max_crops]]
         return paths + [None] * (1 + self.max_crops - len(paths))
 
     def pixels(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """The image and crops of a sample, uint8 (1 + max_crops, 3, size, size), and where there is one.
+        """Load the image and crops of a sample.
+
+        Returns:
+            The pixels, uint8 (1 + max_crops, 3, size, size), zeros for a missing image; and a mask (1 + max_crops,)
+            that is True where there is an image.
 
         Raises:
-            ValueError: the processor is for a model that reads text alone.
+            ValueError: If the processor is for a text-only model.
         """
         if self.image_size is None:
-            raise ValueError("expected a processor with an image_size, this one is for text alone")
+            raise ValueError("expected a processor with an image_size, this one is for a text-only model")
         values = torch.zeros(1 + self.max_crops, 3, self.image_size, self.image_size, dtype=torch.uint8)
         present = torch.zeros(1 + self.max_crops, dtype=torch.bool)
         for slot, path in enumerate(self.image_paths(sample)):
@@ -119,9 +124,9 @@ class Processor:
         return values, present
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """One batch: `input_ids`, `attention_mask` (B, L), what the task adds, images, and `labels` if known.
+        """Collate items to a mini-batch: `input_ids` and `attention_mask` (B, L), task tensors, images, known `labels`.
 
-        Where texts about the image are read, `joined_ids` and `joined_mask` (B, L') hold the sentences with them.
+        If image texts are read, `joined_ids` and `joined_mask` (B, L') contain the sentences followed by these texts.
         """
         input_ids = pad([item["input_ids"] for item in items], self.tokenizer.pad_token_id)
         batch = {
@@ -147,7 +152,7 @@ class Processor:
 
 
 def _character_ids(word: str, known: str) -> list[int]:
-    """The ids of a word's characters: 0 pads and 1 is one that is not known."""
+    """Return the ids of the characters of a word; 0 is padding and 1 is an unknown character."""
     if len(word) > WORD_LENGTH:
         word = word[: WORD_LENGTH // 2] + word[-WORD_LENGTH // 2 :]
     return [known.find(character) + 2 if character in known else 1 for character in word]

@@ -1,4 +1,4 @@
-"""Relations: one label for a pair of marked entities."""
+"""Relation extraction: one label for a pair of marked entities."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,32 +21,35 @@ PAIR = ("head", "tail")
 
 
 def opening_marker(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The states (B, C) right before each entity in `hidden` (B, L, C), whose sub-words `mask` (B, L) has."""
+    """Return the states (B, C) right before the entities, given `hidden` (B, L, C) and the entity masks (B, L)."""
     markers = mask.int().argmax(dim=1) - 1
     return hidden[torch.arange(len(hidden), device=hidden.device), markers]
 
 
 def find_entity(name: str, entity: str, words: Sequence[str], taken: Span | tuple[int, int] | None) -> tuple[int, int]:
-    """The first place of an entity in the sentence that is not the other entity's.
+    """Return the first span of an entity in the sentence other than the span of the other entity, `taken`.
 
     Raises:
-        UserError: there is none.
+        UserError: If the sentence does not contain the entity.
     """
     wanted = entity.split()
     for start in range(len(words) - len(wanted) + 1):
         span = (start, start + len(wanted))
         if wanted and list(words[slice(*span)]) == wanted and span != taken:
             return span
-    raise UserError(f"the {name} entity {entity!r} does not stand in the sentence {' '.join(words)!r}, word by word")
+    raise UserError(
+        f"the {name} entity {entity!r} is not in the sentence {' '.join(words)!r}; expected consecutive whole words of "
+        "the sentence"
+    )
 
 
 @register("re")
 class Relations(Task):
-    """The relation from a head to a tail entity, each marked by special tokens around it.
+    """The relation from a head to a tail entity. Special tokens mark both entities in the sentence.
 
     Args:
-        labels: the relations, in the order of their ids.
-        no_relation: the one that stands for no relation and has no part in the scores; None where each pair has one.
+        labels: Relations in the order of their ids.
+        no_relation: Label that means "no relation", which the scores exclude. None if every pair has a relation.
     """
 
     title, noun = "relations", "relation"
@@ -56,16 +59,16 @@ class Relations(Task):
         super().__init__(labels)
         self.no_relation = no_relation
         self.missed = self.spurious = no_relation or "no relation"
-        self.note = "" if no_relation is None else f"{no_relation} is no relation; it has no part in the scores above."
+        self.note = "" if no_relation is None else f"{no_relation} means no relation; the scores above exclude it."
 
     @classmethod
     def width(cls, hidden: int) -> int:
-        """See `Task`: head and tail."""
+        """See `Task`: head and tail, concatenated."""
         return 2 * hidden
 
     @classmethod
     def gather(cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings) -> tuple[Tensor, None]:
-        """See `Task`: for each entity the mean of the sub-words between its markers, or the opening marker."""
+        """See `Task`: for each entity, the mean over the sub-words between its markers, or its opening marker."""
         summarise = opening_marker if settings.pair == "marker" else masked_mean
         return torch.cat([summarise(hidden, batch[f"{name}_mask"]) for name in PAIR], dim=-1), None
 
@@ -76,19 +79,19 @@ class Relations(Task):
 
     @classmethod
     def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
-        """See `Task`: the declared relations, or all that occur, the most frequent first."""
+        """See `Task`: the declared relations, or else all that occur, most frequent first."""
         if settings.label_scheme == "x13":
             raise UserError(
-                f"data.label_scheme=x13 is for named entities, and data.format={settings.format} has relations"
+                f"data.label_scheme=x13 is for named entities, but data.format={settings.format} has relations; use bio"
             )
         counts = Counter(sample.relation for sample in samples if sample.relation is not None)
         if not counts:
-            raise UserError(f"{settings.root}: expected relations to learn from, and no sample has one")
+            raise UserError(f"{settings.root}: expected samples with relations, but no sample has one")
         labels = sorted(counts, key=lambda name: (-counts[name], name)) if declared is None else declared
         if settings.no_relation is not None and settings.no_relation not in labels:
             raise UserError(
-                f"data.no_relation is {settings.no_relation!r}, and the relations are {', '.join(labels)}; name the "
-                "one of them that stands for no relation, or set data.no_relation=null if there is none"
+                f"data.no_relation is {settings.no_relation!r}, but the relations are {', '.join(labels)}; set it to "
+                "the one that means no relation, or to null if there is none"
             )
         return cls(labels, settings.no_relation)
 
@@ -101,7 +104,7 @@ class Relations(Task):
         return [word for word, _ in _marked(sample)]
 
     def encode(self, sample: Sample, subwords: Subwords) -> Item:
-        """See `Task`; markers stand around the entities."""
+        """See `Task`; markers are inserted around the entities."""
         marked = _marked(sample)
         ids, numbers = subwords([word for word, _ in marked])
         kinds = [kind for _, kind in marked]
@@ -109,15 +112,15 @@ class Relations(Task):
         for name, opening, closing in (("head", *MARKERS[:2]), ("tail", *MARKERS[2:])):
             if kinds.index(closing) not in numbers:
                 raise TooLongError(
-                    f"{sample.id}: the {name} entity at words {list(getattr(sample, name))} lies behind the limit of "
-                    f"{subwords.max_length} sub-words; raise data.max_length, or leave such samples "
-                    "out by data.long_samples=drop"
+                    f"{sample.id}: the {name} entity at words {list(getattr(sample, name))} is beyond the limit of "
+                    f"{subwords.max_length} sub-words; increase data.max_length, or drop such samples with "
+                    "data.long_samples=drop"
                 )
             item[name] = (numbers.index(kinds.index(opening)) + 1, numbers.index(kinds.index(closing)))
         if sample.relation is not None:
             if sample.relation not in self.ids:
                 raise UserError(
-                    f"{sample.id}: unknown relation {sample.relation!r}, the model was made for "
+                    f"{sample.id}: unknown relation {sample.relation!r}, the model was trained with "
                     f"{', '.join(self.labels)}"
                 )
             item["labels"] = self.ids[sample.relation]
@@ -140,7 +143,7 @@ class Relations(Task):
     def probabilities(
         self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
     ) -> list[dict[Any, float]]:
-        """See `Task`: of all relations."""
+        """See `Task`: the probabilities of all relations."""
         rows = scores.float().softmax(dim=-1).tolist()
         return [dict(zip(self.labels, row, strict=True)) for row in rows]
 
@@ -157,16 +160,16 @@ class Relations(Task):
         return relation_scores(true, predicted, self.no_relation)
 
     def found(self, answer: str | None) -> list[tuple[Any, ...]]:
-        """See `Task`: the relation, unless it is none."""
+        """See `Task`: the relation; empty for no relation."""
         return [] if answer in (None, self.no_relation) else [(answer,)]
 
     def outcomes(self, true: str, predicted: str) -> list[tuple[str | None, str | None]]:
-        """See `Task`: one, also where both sides are no relation."""
+        """See `Task`: always one outcome, even if both sides are no relation."""
         ours, theirs = (None if name == self.no_relation else name for name in (true, predicted))
         return [(ours, theirs)]
 
     def read_post(self, post: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-        """See `Task`: the places of head and tail."""
+        """See `Task`: the spans of head and tail."""
         head = find_entity("head", post["head"], words, taken=None)
         return {"head": head, "tail": find_entity("tail", post["tail"], words, taken=head)}
 
@@ -175,7 +178,7 @@ class Relations(Task):
         return {name: " ".join(sample.words[slice(*getattr(sample, name))]) for name in PAIR}
 
     def to_row(self, sample: Sample, predicted: str) -> dict[str, Any]:
-        """See `Task`: also the spans of both entities."""
+        """See `Task`; also the spans of both entities."""
         return {"head": sample.head, "tail": sample.tail, **super().to_row(sample, predicted)}
 
     def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
@@ -202,9 +205,9 @@ class Relations(Task):
 
 
 def _marked(sample: Sample) -> list[tuple[str, str]]:
-    """The words and the markers around both entities, each with its kind: "word", or the marker itself."""
+    """Return the words, with markers around both entities, each with its kind: "word", or the marker itself."""
     if sample.head is None or sample.tail is None:
-        raise UserError(f"{sample.id}: expected the spans of a head and a tail entity")
+        raise UserError(f"{sample.id}: expected the spans of a head and a tail entity, got none")
     cuts = [(sample.head[0], 1, "[HEAD]"), (sample.head[1], 0, "[/HEAD]")]
     cuts += [(sample.tail[0], 1, "[TAIL]"), (sample.tail[1], 0, "[/TAIL]")]
     marked = [(word, "word") for word in sample.words]

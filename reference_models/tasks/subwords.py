@@ -1,4 +1,4 @@
-"""Sub-words of sentences that are split into words, within the length limit."""
+"""Conversion of sentences of words to sub-words, with truncation at the length limit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from reference_models.errors import UserError
 
 
 class TooLongError(UserError):
-    """What a sample cannot do without lies behind the length limit."""
+    """A required part of a sample is beyond the length limit."""
 
 
 @dataclass(frozen=True)
@@ -17,21 +17,21 @@ class Subwords:
     """Splits sentences into sub-words.
 
     Attributes:
-        tokenizer: a fast tokenizer.
-        max_length: limit in sub-words, special tokens included.
+        tokenizer: A fast tokenizer.
+        max_length: Maximum number of sub-words, including special tokens.
     """
 
     tokenizer: PreTrainedTokenizerFast
     max_length: int
 
     def __call__(self, words: Sequence[str]) -> tuple[list[int], list[int | None]]:
-        """Split a sentence; a word without any sub-word becomes the unknown token.
+        """Split a sentence into sub-words. A word without sub-words becomes the unknown token.
 
         Args:
-            words: of the sentence.
+            words: Words of the sentence.
 
         Returns:
-            The ids of the sub-words, and for each the number of its word (None for special tokens).
+            The ids of the sub-words, and the word index of each sub-word (None for special tokens).
         """
         encoded = self.tokenizer(list(words), is_split_into_words=True, truncation=True, max_length=self.max_length)
         ids, numbers = encoded["input_ids"], encoded.word_ids()
@@ -44,10 +44,10 @@ class Subwords:
 
 
 def word_starts(numbers: Sequence[int | None]) -> list[int]:
-    """The place of each word's first sub-word, given the number of each sub-word's word."""
+    """Return the index of the first sub-word of each word, given the word index of each sub-word."""
     return [numbers.index(word) for word in range(last_word(numbers) + 1)]
 
 
 def last_word(numbers: Sequence[int | None]) -> int:
-    """The number of the last word that has a sub-word."""
+    """Return the index of the last word that has a sub-word."""
     return max(number for number in numbers if number is not None)

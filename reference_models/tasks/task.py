@@ -1,4 +1,4 @@
-"""The interface of a task, and the registry of tasks."""
+"""Interface of a task, and the registry of tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reference_models.tasks.heads import LinearHead
 from reference_models.tasks.metrics import class_scores
 from reference_models.tasks.subwords import Subwords
 
-Answer = Any  # one tag a word, or a relation: each task has its own kind, a JSON value
+Answer = Any  # a JSON value whose type depends on the task: one tag per word, or a relation
 Span = tuple[int, int, str]
 Item = dict[str, Any]
 AnyTask = TypeVar("AnyTask", bound="type[Task]")
@@ -25,16 +25,16 @@ _TASKS: Registry[type[Task]] = Registry("task")
 
 
 def register(name: str) -> Callable[[AnyTask], AnyTask]:
-    """Make a subclass of `Task` known under a name.
+    """Register a subclass of `Task` under a name.
 
     Args:
-        name: as in `data.task` and in the configuration of a model.
+        name: Name of the task, as in the setting `data.task` and in the configuration of a model.
 
     Returns:
-        A decorator that gives the class back.
+        A decorator that returns the class unchanged.
 
     Raises:
-        ValueError: another task has this name.
+        ValueError: If another task has this name.
     """
 
     def add(task: AnyTask) -> AnyTask:
@@ -46,27 +46,27 @@ def register(name: str) -> Callable[[AnyTask], AnyTask]:
 
 
 def get_task(name: str) -> type[Task]:
-    """The class of a task by its name.
+    """Return the class of a task by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: If the name is unknown.
     """
     return _TASKS.find(name)
 
 
 def list_tasks() -> list[str]:
-    """The names of all tasks, in the order of the alphabet."""
+    """Return the names of all tasks in alphabetical order."""
     return list(_TASKS)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for one sample.
+    """The prediction of a model for one sample.
 
     Attributes:
-        answer: one tag a word, or the relation.
-        probabilities: of each entity (start, end, type) that was found, or of all relations in the order of the labels;
-            empty where they were not asked for.
+        answer: One tag per word, or the relation.
+        probabilities: Probability of each predicted entity (start, end, type), or of all relations in the order of the
+            labels. Empty if probabilities were not requested.
     """
 
     answer: Answer
@@ -75,14 +75,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of what a reader is shown of a sample: its sentence with marked spans, a text, or both.
+    """A line in the display of a sample: its sentence with marked spans, a text, or both.
 
     Attributes:
-        name: of the line, such as "true"; empty for none.
-        marks: spans to mark in the sentence, with their labels; None for a line without the sentence.
-        expected: spans that are right; None where marks are neither right nor wrong.
-        text: what is said beside the sentence.
-        right: whether the text is right; None where it is neither.
+        name: Name of the line, such as "true". Empty for a line without a name.
+        marks: Spans to mark in the sentence, with their labels. None for a line without the sentence.
+        expected: Spans that are correct. None if marks are neither correct nor wrong.
+        text: Text next to the sentence.
+        right: Whether the text is correct. None if it is neither correct nor wrong.
     """
 
     name: str = ""
@@ -93,13 +93,13 @@ class Line:
 
 
 class HeadSettings(Protocol):
-    """What a task reads of a model's configuration.
+    """Fields of a model configuration that a task reads.
 
     Attributes:
-        labels: in the order of their ids.
-        head_dropout: dropout before the linear layer of the head.
-        tag_head: "crf" or "softmax", of heads that tag words.
-        pair: "mean" or "marker", of tasks with two entities.
+        labels: Labels in the order of their ids.
+        head_dropout: Dropout probability before the linear layer of the head.
+        tag_head: "crf" or "softmax", for heads that tag words.
+        pair: "mean" or "marker", for tasks with two entities.
     """
 
     labels: Sequence[str]
@@ -109,21 +109,21 @@ class HeadSettings(Protocol):
 
 
 class Task(ABC):
-    """Everything that differs between tasks. A model needs the class alone, and a processor an object with labels.
+    """Base class of tasks. A model needs only the class, and a processor needs an object with labels.
 
     Args:
-        labels: in the order of their ids.
+        labels: Labels in the order of their ids.
 
     Attributes:
-        name: in the registry.
-        title: in the plural, as in "named entities".
-        noun: what has a class, as in "entity".
-        special_tokens: tokens that `encode` adds to sentences.
-        pairs: whether a sample is a relation of two entities.
-        post_keys: keys of a post that this task needs beside its text.
-        missed, spurious: in a table of what was taken for what, the names of the column of predicted nothing and of
-            the row of true nothing.
-        note: one sentence about that table.
+        name: Name in the registry.
+        title: Title in the plural, such as "named entities".
+        noun: Name of a labelled item, such as "entity".
+        special_tokens: Tokens that `encode` adds to sentences.
+        pairs: Whether a sample is a relation of two entities.
+        post_keys: Keys of a post that this task needs in addition to the text.
+        missed, spurious: Names in the confusion matrix of the column for items that were not predicted, and of the row
+            for predictions without a true item.
+        note: Note on the confusion matrix.
     """
 
     name: ClassVar[str]
@@ -140,154 +140,154 @@ class Task(ABC):
         self.labels = list(labels)
         self.ids = {label: number for number, label in enumerate(self.labels)}
 
-    # What a model needs
+    # Model
 
     @classmethod
     @abstractmethod
     def width(cls, hidden: int) -> int:
-        """Features of `h`, given the width of the hidden states."""
+        """Return the width of `h`, given the width of the hidden states."""
 
     @classmethod
     @abstractmethod
     def gather(
         cls, hidden: Tensor, batch: Mapping[str, Tensor], settings: HeadSettings
     ) -> tuple[Tensor, Tensor | None]:
-        """Turn hidden states into what the head scores.
+        """Compute the input `h` of the head from hidden states.
 
         Args:
-            hidden: (B, L, C), of sub-words.
-            batch: of `Processor.collate`.
-            settings: of the model.
+            hidden: Hidden states of the sub-words, (B, L, C).
+            batch: Mini-batch from `Processor.collate`.
+            settings: Settings of the model.
 
         Returns:
-            `h` (B, words, C) with its mask (B, words), True = real word; or `h` (B, width) and None.
+            `h` (B, words, C) with its mask (B, words), True for a real word; or `h` (B, width) and None.
         """
 
     @classmethod
     @abstractmethod
     def make_head(cls, width: int, settings: HeadSettings) -> LinearHead:
-        """The output layer for an `h` of `width` features."""
+        """Create the head for an `h` of the given width."""
 
     # Labels and tensors
 
     @classmethod
     @abstractmethod
     def from_data(cls, samples: Iterable[Sample], declared: Sequence[str] | None, settings: DataConfig) -> Self:
-        """The task with the labels of a data set.
+        """Create the task with the labels of a data set.
 
         Args:
-            samples: of all splits.
-            declared: labels that the data set lists beside its samples, in the order of their ids; None without one.
-            settings: of the data.
+            samples: Samples of all splits.
+            declared: Labels listed in a separate file of the data set, in the order of their ids; None without one.
+            settings: Data settings.
 
         Returns:
             The task.
 
         Raises:
-            UserError: there are no labels, or settings that this task does not have.
+            UserError: If there are no labels, or the settings do not match the task.
         """
 
     def settings(self) -> dict[str, Any]:
-        """The arguments of the constructor, ready for `json.dump`."""
+        """Return the arguments of the constructor as plain types for `json.dump`."""
         return {"labels": self.labels}
 
     @abstractmethod
     def encode(self, sample: Sample, subwords: Subwords) -> Item:
-        """The text of a sample as ids, and its labels where they are known.
+        """Encode the text of a sample as ids, and its labels if they are known.
 
         Returns:
-            `input_ids`; `words_cut`, the number of its last words that the length limit cuts off; `labels` if they are
-            known; and what `collate` needs.
+            `input_ids`; `words_cut`, the number of words at the end that the length limit removes; `labels` if they are
+            known; and further entries for `collate`.
 
         Raises:
-            TooLongError: what the sample cannot do without lies behind the length limit.
-            UserError: an unknown label, or a sample without what the task needs.
+            TooLongError: If a required part of the sample is beyond the length limit.
+            UserError: If a label is unknown, or the sample lacks something that the task needs.
         """
 
     def words_read(self, sample: Sample) -> list[str]:
-        """The words as `encode` gives them to the tokenizer, markers included."""
+        """Return the words as `encode` passes them to the tokenizer, including markers."""
         return list(sample.words)
 
     @abstractmethod
     def collate(self, items: Sequence[Item], length: int) -> dict[str, Tensor]:
-        """What the task adds to a batch of `length` sub-words, with `labels` if they are known."""
+        """Return the tensors that the task adds to a mini-batch of `length` sub-words, with `labels` if known."""
 
     @abstractmethod
     def decode(self, sample: Sample, ids: Any, subwords: Subwords) -> Answer:
-        """The answer that a row of the head's `decode` stands for, as plain numbers."""
+        """Convert a row of the output of the head's `decode`, as plain numbers, to an answer."""
 
     @abstractmethod
     def probabilities(
         self, samples: Sequence[Sample], ids: Tensor, scores: Tensor, head: Any, subwords: Subwords
     ) -> list[dict[Any, float]]:
-        """Probabilities of what was predicted for each sample, see `Prediction`.
+        """Compute the probabilities of the predictions, see `Prediction`.
 
         Args:
-            samples: of a batch.
-            ids: of `head.decode`.
-            scores: of `head`.
-            head: of the model.
-            subwords: of the processor.
+            samples: Samples of a mini-batch.
+            ids: Output of `head.decode`.
+            scores: Logits from `head`.
+            head: Head of the model.
+            subwords: Sub-word splitter of the processor.
 
         Returns:
-            One dictionary for each sample.
+            One dictionary per sample.
         """
 
     # Scores
 
     @abstractmethod
     def true_answer(self, sample: Sample) -> Answer:
-        """The labels of a sample."""
+        """Return the true answer of a sample, from its labels."""
 
     def unanswered(self) -> Answer:
-        """The answer of a sample that could not be encoded; it counts as missed."""
+        """Return the answer for a sample that could not be encoded; it counts as missed."""
         return None
 
     @abstractmethod
     def score(self, true: Sequence[Answer], predicted: Sequence[Answer]) -> dict[str, float]:
-        """Scores of answers, fractions from 0 to 1, with at least `precision`, `recall` and `f1`."""
+        """Compute the scores of answers, fractions from 0 to 1, with at least `precision`, `recall` and `f1`."""
 
     @abstractmethod
     def found(self, answer: Answer) -> list[tuple[Any, ...]]:
-        """What an answer says is there, each as a tuple that ends with its class."""
+        """Return the items in an answer (entities or a relation), each as a tuple that ends with its class."""
 
     def class_scores(self, true: Iterable[Answer], predicted: Iterable[Answer]) -> dict[str, dict[str, float]]:
-        """Precision, recall, F1 and support of each class, see `metrics.class_scores`."""
+        """Compute precision, recall, F1 and support of each class, see `metrics.class_scores`."""
         sides = ([(n, *item) for n, answer in enumerate(a) for item in self.found(answer)] for a in (true, predicted))
         return class_scores(*sides)
 
     def outcomes(self, true: Answer, predicted: Answer) -> list[tuple[str | None, str | None]]:
-        """The true and the predicted class of each place where one of both is; None where there is nothing."""
+        """Return (true class, predicted class) for each position with a true or predicted item; None if it has none."""
         sides = ({item[:-1]: item[-1] for item in self.found(answer)} for answer in (true, predicted))
         ours, theirs = sides
         return [(ours.get(place), theirs.get(place)) for place in sorted(ours | theirs)]
 
-    # What people read
+    # Display and files
 
     def read_post(self, post: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
-        """What a post with `post_keys` gives a `Sample` beside its words and images.
+        """Convert the `post_keys` of a post to fields of `Sample`.
 
         Raises:
-            UserError: a value that does not fit the words.
+            UserError: If a value does not match the words.
         """
         return {}
 
     def to_post(self, sample: Sample) -> dict[str, Any]:
-        """What `read_post` reads, of a sample whose entities are known."""
+        """Return the `post_keys` of a sample with known entities, the inverse of `read_post`."""
         return {}
 
     def to_row(self, sample: Sample, predicted: Answer) -> dict[str, Any]:
-        """What a line of predictions says beside the id, the words and the image."""
+        """Return the fields of a row of predictions in addition to the id, the words and the image."""
         return {"predicted": predicted, "true": self.true_answer(sample)}
 
     @abstractmethod
     def to_json(self, sample: Sample, prediction: Prediction, text: str | None = None) -> dict[str, Any]:
-        """A prediction as plain types, ready for `json.dump`.
+        """Return a prediction as plain types for `json.dump`.
 
         Args:
-            sample: what was predicted for.
-            prediction: what was predicted.
-            text: where the words of the sample come from, for places in it.
+            sample: Sample of the prediction.
+            prediction: Prediction to convert.
+            text: Original text of the sample, for character positions.
 
         Returns:
             A dictionary with string keys.
@@ -295,21 +295,21 @@ class Task(ABC):
 
     @abstractmethod
     def describe(self, sample: Sample, answer: Answer) -> str:
-        """An answer as one line of text."""
+        """Return an answer as one line of text."""
 
     def likeliest(self, sample: Sample, prediction: Prediction) -> list[tuple[str, float]]:
-        """What has a probability, as one line of text each, the likeliest first."""
+        """Return everything that has a probability as (text, probability), most probable first."""
         ordered = sorted(prediction.probabilities.items(), key=lambda item: item[1], reverse=True)
         return [(self.name_of(sample, key), probability) for key, probability in ordered]
 
     def name_of(self, sample: Sample, key: Any) -> str:
-        """A key of `Prediction.probabilities` as text."""
+        """Return a key of `Prediction.probabilities` as text."""
         return str(key)
 
     @abstractmethod
     def lines(self, row: Mapping[str, Any]) -> list[Line]:
-        """What is true and what was predicted in a row of `to_row`, to be shown."""
+        """Return the lines that show the true and the predicted answer in a row of `to_row`."""
 
     @abstractmethod
     def line(self, row: Mapping[str, Any], side: str) -> Line:
-        """The sentence of a row of `to_row` with what one side, "true" or "predicted", says of it."""
+        """Return the sentence of a row of `to_row` with the answer of one side, "true" or "predicted"."""

@@ -1,4 +1,4 @@
-"""The formats of data sets, one file each; a format is found by its name or by its files."""
+"""Data formats, one file each. A format is selected by name or detected from the files of a data set."""
 
 from reference_models.data.formats.base import (
     SPLITS,

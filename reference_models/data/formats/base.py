@@ -1,4 +1,4 @@
-"""The interface of a data format, and the registry of formats."""
+"""Interface of a data format, and the registry of data formats."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FORMATS: Registry[DataFormat] = Registry("data format")
 
 
 def register_format(name: str) -> Callable[[AnyFormat], AnyFormat]:
-    """Make a subclass of `DataFormat` known under a name.
+    """Register a subclass of `DataFormat` under a name.
 
     Args:
-        name: as in `data.format`.
+        name: Name for the setting `data.format`.
 
     Returns:
-        A decorator that gives the class back.
+        A decorator that returns the class unchanged.
 
     Raises:
-        ValueError: another format has this name.
+        ValueError: If another format has this name.
     """
 
     def add(kind: AnyFormat) -> AnyFormat:
@@ -40,44 +40,44 @@ def register_format(name: str) -> Callable[[AnyFormat], AnyFormat]:
 
 
 def get_format(name: str) -> DataFormat:
-    """A data format by its name.
+    """Return a data format by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: If the name is unknown.
     """
     return _FORMATS.find(name)
 
 
 def list_formats() -> list[str]:
-    """The names of all data formats, in the order of the alphabet."""
+    """Return the names of all data formats in alphabetical order."""
     return list(_FORMATS)
 
 
 def recognise(root: Path) -> DataFormat:
-    """The format of the files below a folder.
+    """Detect the data format of the files below a folder.
 
     Raises:
-        UserError: there is no such folder, or its files are of no format, or of several.
+        UserError: If the folder does not exist, or its files match no format or several.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: expected the folder of a data set, and there is none")
+        raise UserError(f"{root}: expected the folder of a data set, but this folder does not exist")
     found = [kind for kind in _FORMATS.values() if kind.recognises(root)]
     if len(found) == 1:
         return found[0]
-    got = f"of several ({', '.join(kind.name for kind in found)})" if found else "of none"
+    got = f"several ({', '.join(kind.name for kind in found)})" if found else "none"
     raise UserError(
-        f"{root}: expected the files of one data format, these are {got}; the formats are {', '.join(list_formats())}, "
-        "and data.format (--format of `i2srm data check`) names one"
+        f"{root}: expected files that match one data format, these match {got}; the formats are "
+        f"{', '.join(list_formats())}; choose one with data.format (or --format of `i2srm data check`)"
     )
 
 
 class DataFormat(ABC):
-    """How the splits of a data set lie below a folder, and how they are read and written.
+    """Base class of data formats: the file layout of a data set, and how its splits are read and written.
 
     Attributes:
-        name: in the registry.
-        has_images: whether samples have images.
-        task: name of the task that the files have labels for; see `find_task`.
+        name: Name in the registry.
+        has_images: Whether samples have images.
+        task: Name of the task that the files have labels for; see `find_task`.
     """
 
     name: ClassVar[str]
@@ -86,72 +86,75 @@ class DataFormat(ABC):
 
     @abstractmethod
     def layout(self, root: Path, split: Split) -> Layout:
-        """Where the parts of a split are; whether they exist is not looked at."""
+        """Return the paths of the parts of a split. They may not exist."""
 
     @abstractmethod
     def read(
         self, root: Path, split: Split, *, pairs: bool | None = None, visual: bool = True, max_crops: int = 3
     ) -> Iterator[Sample]:
-        """Read a split, sample by sample; whether images and crops exist is not looked at.
+        """Read a split sample by sample. The existence of images and crops is not checked.
 
         Args:
-            root: folder of the data set.
-            split: which part.
-            pairs: whether a sample is a relation of two entities, where a format has both; None for what its files have
-                labels for.
-            visual: False reads the text alone and touches neither images nor crop dictionary.
-            max_crops: how many crops a sample keeps at most, the first ones.
+            root: Folder of the data set.
+            split: Name of the split.
+            pairs: Whether a sample is a relation of two entities, for formats that support both tasks. None uses the
+                task that the files have labels for.
+            visual: If False, only the text is read, and images and the crop dictionary are not used.
+            max_crops: Maximum number of crops per sample, the first ones.
 
         Returns:
             The samples, in the order of the file.
 
         Raises:
-            UserError: naming file, line, what was expected and what came.
+            UserError: If a file is missing or invalid. The message gives file, line, what was expected and what was
+                found.
         """
 
     def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
-        """Write the label files and crop dictionaries of a data set, whose images and crops lie in their folders.
+        """Write the label files and crop dictionaries of a data set. The images and crops must already be in place.
 
         Args:
-            root: folder of the data set.
-            samples: of each split.
-            labels: those of `labels`, where the format lists them.
+            root: Folder of the data set.
+            samples: Samples of each split.
+            labels: All labels, for formats that store a list of them, see `labels`.
 
         Raises:
-            UserError: this format is only read, or a sample has what it cannot hold.
+            UserError: If this format is read-only, or it cannot store a sample.
         """
-        raise UserError(f"the data format {self.name} is only read; write another one, such as jsonl")
+        raise UserError(f"the data format {self.name} is read-only; write another format, such as jsonl")
 
     def recognises(self, root: Path) -> bool:
-        """Whether a split of this format is below a folder."""
+        """Return whether a folder contains a split in this format."""
         return any(path.is_file() for split in SPLITS for path in self.layout(root, split).labels)
 
     def find_task(self, root: Path) -> str:
-        """The task that the files below a folder have labels for."""
+        """Return the task that the files below a folder have labels for."""
         return self.task
 
     def labels(self, root: Path) -> list[str] | None:
-        """The labels that the data set lists beside its samples, in the order of their ids; None without a list.
+        """Return the labels listed in a separate file of the data set, in the order of their ids; None without one.
 
         Raises:
-            UserError: the list cannot be read.
+            UserError: If the list cannot be read.
         """
         return None
 
     def crop_names(self, root: Path, split: Split, max_crops: int) -> dict[Any, tuple[str, ...]]:
-        """The crop dictionary of a split, see `read_crop_names`; none for 0 crops."""
+        """Read the crop dictionary of a split, see `read_crop_names`; empty if `max_crops` is 0."""
         place = self.layout(root, split)
         key_type: Any = place.key_type
         return read_crop_names(place.dictionaries, key_type, max_crops) if max_crops else {}
 
 
 def relative_name(path: Path, folder: Path, sample: Sample) -> str:
-    """The name of an image or crop that a label file in this format can hold.
+    """Return the path of an image or crop relative to the folder in which the data format stores such files.
 
     Raises:
-        UserError: the file is not below the folder where the format has such files.
+        UserError: If the file is not below that folder.
     """
     try:
         return path.relative_to(folder).as_posix()
     except ValueError:
-        raise UserError(f"{sample.id}: expected {path} to lie below {folder}, where this data format looks") from None
+        raise UserError(
+            f"{sample.id}: expected {path} to be below {folder}, where this data format looks for it; move the file"
+        ) from None

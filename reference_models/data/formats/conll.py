@@ -1,4 +1,4 @@
-"""CoNLL files: a word and its tag on each line, a blank line between sentences, no images."""
+"""CoNLL files: one word and its tag per line, a blank line between sentences, no images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ VALID_NAMES = ("valid", "dev", "val")
 
 @register_format("conll")
 class Conll(DataFormat):
-    """`{train,valid,test}.txt` or `.conll` (also `dev` or `val`) with tags of any types in the BIO scheme.
+    """CoNLL files `{train,valid,test}.txt` or `.conll` (also `dev` or `val`) with BIO tags of any types.
 
-    The word is the first column and the tag the last one; columns are divided by tabs, or by spaces where a line has no
-    tab. Lines of a document's start (`-DOCSTART-`) are skipped.
+    The first column is the word and the last column is the tag. Columns are separated by tabs, or by spaces if the line
+    has no tab. `-DOCSTART-` lines are skipped.
     """
 
     task = "ner"
@@ -30,7 +30,7 @@ class Conll(DataFormat):
         return Layout((next((file for file in files if file.is_file()), files[0]),), images=root, crops=root)
 
     def recognises(self, root: Path) -> bool:
-        """See `DataFormat`: a label file that begins with a word and a tag."""
+        """See `DataFormat`: whether a label file starts with a word and a tag."""
         for split in SPLITS:
             [path] = self.layout(root, split).labels
             try:
@@ -58,14 +58,14 @@ class Conll(DataFormat):
             where = f"{path}:{number}"
             columns = _columns(line)
             if len(columns) < 2 or not columns[0]:
-                raise UserError(f"{where}: expected a word and a tag, divided by a tab or space, got {line!r}")
+                raise UserError(f"{where}: expected a word and a tag, separated by a tab or space, got {line!r}")
             first = first if rows else number
             rows.append((columns[0], check_tag(columns[-1], where)))
         if rows:
             yield _sample(path, first, rows)
 
     def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
-        """See `DataFormat`; images are left out."""
+        """See `DataFormat`; images are omitted."""
         root.mkdir(parents=True, exist_ok=True)
         for split, rows in samples.items():
             lines: list[str] = []

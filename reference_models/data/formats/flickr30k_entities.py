@@ -1,4 +1,4 @@
-"""Flickr30k Entities in its original layout: five sentences for each photo, their phrases, and boxes by people."""
+"""Flickr30k Entities in its original layout: five sentences per photo with marked phrases, and annotated boxes."""
 
 import re
 from collections.abc import Iterator
@@ -15,31 +15,31 @@ from reference_models.errors import UserError
 SENTENCES, ANNOTATIONS = "Sentences", "Annotations"
 IMAGES = ("images", "flickr30k-images", "flickr30k_images")
 VALID_NAMES = ("valid", "val")
-NOT_VISUAL = "notvisual"  # phrases that name nothing in the image
+NOT_VISUAL = "notvisual"  # type of phrases that name nothing in the image
 PHRASE = re.compile(r"\[/EN#(?P<chain>\d+)(?P<types>(?:/[a-z]+)+) (?P<words>[^\[\]]+)\]")
 Boxes = dict[str, list[tuple[float, float, float, float]]]
 
 
 @register_format("flickr30k_entities")
 class Flickr30kEntities(DataFormat):
-    """Spans become entities, and the boxes of the phrases become regions, of which `i2srm data crops` makes crops.
+    """Phrases become entities and their boxes become regions, from which `i2srm data crops` cuts crops.
 
-    Below `root` are `Sentences/ID.txt`, `Annotations/ID.xml`, `images/ID.jpg` (also `flickr30k-images`) and the split
-    by photo, `{train,valid,test}.txt` (also `val.txt`) with an ID on each line. The type of an entity is the first that
-    its phrase has; phrases of `notvisual` are none. Images may have any size: boxes are in the pixels of the size that
-    the XML file has, and are kept as shares of it.
+    `root` contains `Sentences/ID.txt`, `Annotations/ID.xml`, `images/ID.jpg` (also `flickr30k-images` or
+    `flickr30k_images`) and the splits `{train,valid,test}.txt` (also `val.txt`) with one photo ID per line. The type of
+    an entity is the first type of its phrase. `notvisual` phrases are not entities. Images may have any size: boxes are
+    stored as fractions of the image size given in the XML file.
     """
 
     task = "ner"
 
     def layout(self, root: Path, split: Split) -> Layout:
-        """See `DataFormat`; the first of the label files is the list of the split's photos."""
+        """See `DataFormat`; the first label file is the list of photos of the split."""
         names = VALID_NAMES if split == "valid" else (split,)
         lists = [root / f"{name}.txt" for name in names]
         photos = next((path for path in lists if path.is_file()), lists[0])
         folders = [root / name for name in IMAGES]
         labels = [photos]
-        with suppress(UserError):  # what is wrong with the list is said where it is read
+        with suppress(UserError):  # `read` reports errors in the list
             ids = list(_photos(photos, root))
             labels += [root / SENTENCES / f"{photo}.txt" for photo in ids]
             labels += [root / ANNOTATIONS / f"{photo}.xml" for photo in ids]
@@ -51,7 +51,7 @@ class Flickr30kEntities(DataFormat):
         )
 
     def recognises(self, root: Path) -> bool:
-        """See `DataFormat`: the folder of the sentences."""
+        """See `DataFormat`: whether the folder of sentences exists."""
         return (root / SENTENCES).is_dir()
 
     def read(
@@ -86,17 +86,17 @@ class Flickr30kEntities(DataFormat):
 
 
 def read_sentence(line: str, where: str) -> tuple[tuple[str, ...], list[Entity], list[str]]:
-    """The words of a sentence with marked phrases, its entities, and for each the chain that names its boxes.
+    """Parse a sentence with marked phrases.
 
     Args:
-        line: as in "[/EN#18/people A child] is climbing ."
-        where: file and line.
+        line: Line such as "[/EN#18/people A child] is climbing ."
+        where: File and line, for the message.
 
     Returns:
-        The words, the entities (start, end, type), and the number of the chain of each entity.
+        The words, the entities (start, end, type), and for each entity the id of the coreference chain of its boxes.
 
     Raises:
-        UserError: a mark that is not closed, or has another form.
+        UserError: If a phrase mark is not closed or malformed.
     """
     words: list[str] = []
     entities: list[Entity] = []
@@ -116,24 +116,26 @@ def read_sentence(line: str, where: str) -> tuple[tuple[str, ...], list[Entity],
 
 
 def read_boxes(path: Path) -> Boxes:
-    """The boxes of each chain of phrases, as shares of the width and height that the file has for the photo.
+    """Read the boxes of each coreference chain, as fractions of the width and height given in the file.
 
     Raises:
-        UserError: the file cannot be read, or lacks a size or bound.
+        UserError: If the file cannot be read, has no image size, or contains an invalid number.
     """
     try:
         content = path.read_bytes()
         if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-            raise UserError(f"{path}: expected annotations, got an XML file that declares entities (not read)")
+            raise UserError(f"{path}: expected annotations, got an XML file that declares XML entities (not read)")
         tree = ElementTree.fromstring(content)
         width, height = (float(tree.findtext(f"size/{side}") or 0) for side in ("width", "height"))
         if not (width > 0 and height > 0):
-            raise UserError(f"{path}: expected the width and height of the photo under 'size'")
+            raise UserError(
+                f"{path}: expected a positive width and height of the photo under 'size', got {width:g} x {height:g}"
+            )
         boxes: Boxes = {}
         for item in tree.iter("object"):
             bounds = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
             if None in bounds:
-                continue  # a phrase without a box: what it names is out of sight, or the whole scene
+                continue  # no box: the phrase names something outside the image, or the whole scene
             left, top, right, bottom = (float(bound or 0) for bound in bounds)
             box = (left / width, top / height, right / width, bottom / height)
             for name in item.iter("name"):
@@ -141,7 +143,7 @@ def read_boxes(path: Path) -> Boxes:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ElementTree.ParseError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"{path}: no annotations ({error})") from error
+        raise error if isinstance(error, UserError) else UserError(f"{path}: invalid annotations ({error})") from error
     return boxes
 
 

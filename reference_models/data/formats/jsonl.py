@@ -1,4 +1,4 @@
-"""One's own data: a JSON object on each line, with any labels."""
+"""JSON Lines files for your own data: one JSON object per line, with any labels."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,23 +19,23 @@ KEYS = ("id", "tokens", "text", "image", "crops", "image_texts", "entities", "re
 
 @register_format("jsonl")
 class Jsonl(DataFormat):
-    """`{train,valid,test}.jsonl`, one object a line.
+    """Files `{train,valid,test}.jsonl` with one object per line.
 
-    `tokens` is a list of words, or `text` a string whose words are divided by white space. `entities` is a list of
-    {"start", "end", "label"}, `end` not included: in words of `tokens`, or in characters of `text`. `relations` is a
-    list of {"head", "tail", "label"}, where head and tail are places in `entities` (from 0) or [start, end] like those
-    of an entity. `image` and the list `crops` are paths below the folder of the data set; a line without `crops` has
-    those of the crop dictionary that `i2srm data crops` writes. `image_texts` is an object of texts about the image,
-    such as {"caption": "two dogs"}.
+    `tokens` is a list of words. Alternatively, `text` is a string that is split into words at white space. `entities`
+    is a list of {"start", "end", "label"} with `end` exclusive, in words of `tokens` or in characters of `text`.
+    `relations` is a list of {"head", "tail", "label"}; head and tail are indices into `entities` (from 0) or
+    [start, end] in the same units. `image` and the list `crops` are paths relative to the folder of the data set. A
+    line without `crops` uses the crop dictionary that `i2srm data crops` writes. `image_texts` is an object of texts
+    about the image, such as {"caption": "two dogs"}.
 
-    The task is relations if a line of the training split has `relations`, and named entities otherwise. Each relation
-    is a sample.
+    The task is relations if a line of the first existing split (train, valid, test) has `relations`, and named entities
+    otherwise. Each relation is a sample.
     """
 
     task = "ner"
 
     def layout(self, root: Path, split: Split) -> Layout:
-        """See `DataFormat`; paths begin at `root`."""
+        """See `DataFormat`; paths of images are relative to `root`."""
         return Layout(
             labels=(root / f"{split}.jsonl",),
             images=root,
@@ -44,7 +44,7 @@ class Jsonl(DataFormat):
         )
 
     def find_task(self, root: Path) -> str:
-        """See `DataFormat`: relations if a line of the first split that there is has some."""
+        """See `DataFormat`: relations if a line of the first existing split has `relations`."""
         return "re" if self._has_relations(root) else self.task
 
     def read(
@@ -54,7 +54,7 @@ class Jsonl(DataFormat):
         place = self.layout(root, split)
         [path] = place.labels
         pairs = self._has_relations(root) if pairs is None else pairs
-        # A data set whose lines list their crops needs no dictionary, so that nobody is warned of a missing one.
+        # The lines can list their crops, so a missing dictionary must not cause a warning.
         known = place.dictionary() is not None
         crop_names: dict[int, tuple[str, ...]] = self.crop_names(root, split, max_crops) if visual and known else {}
         number = 0
@@ -77,7 +77,7 @@ class Jsonl(DataFormat):
                 number += 1
 
     def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
-        """See `DataFormat`; images and crops lie below `root`."""
+        """See `DataFormat`; images and crops must be below `root`."""
         root.mkdir(parents=True, exist_ok=True)
         for split, rows in samples.items():
             [path] = self.layout(root, split).labels
@@ -106,10 +106,10 @@ def _line(sample: Sample, root: Path) -> dict[str, Any]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each object with the number of its line."""
+    """Yield each object with its line number."""
     for number, row in read_objects(path):
         if odd := [key for key in row if key not in KEYS]:
-            raise UserError(f"{path}:{number}: unknown key {odd[0]!r}, expected some of {', '.join(KEYS)}")
+            raise UserError(f"{path}:{number}: unknown key {odd[0]!r}, the known keys are {', '.join(KEYS)}")
         yield number, row
 
 
@@ -122,7 +122,9 @@ def _list(row: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
 
 def _sentence(row: Mapping[str, Any], where: str) -> "_Sentence":
     if ("tokens" in row) == ("text" in row):
-        raise UserError(f"{where}: expected either 'tokens' (a list of words) or 'text', got the keys {list(row)}")
+        raise UserError(
+            f"{where}: expected either 'tokens' (a list of words) or 'text' (a string), got the keys {list(row)}"
+        )
     if "tokens" in row:
         tokens = row["tokens"]
         if not isinstance(tokens, list) or not all(isinstance(word, str) for word in tokens):
@@ -139,20 +141,27 @@ def _sentence(row: Mapping[str, Any], where: str) -> "_Sentence":
 def _entity(entity: Mapping[str, Any], sentence: "_Sentence", where: str) -> Entity:
     label = entity.get("label")
     if not isinstance(label, str) or not label:
-        raise UserError(f"{where}: expected an entity with 'start', 'end' and the name of a 'label', got {entity}")
+        raise UserError(
+            f"{where}: expected an entity with 'start', 'end' and 'label' (a non-empty string), got {entity}"
+        )
     return (*sentence.span([entity.get("start"), entity.get("end")], where), label)
 
 
 def _relation(pair: Mapping[str, Any], entities: Sequence[Entity], sentence: "_Sentence", where: str) -> dict[str, Any]:
     label = pair.get("label")
     if not isinstance(label, str) or not label:
-        raise UserError(f"{where}: expected a relation with 'head', 'tail' and the name of a 'label', got {pair}")
+        raise UserError(
+            f"{where}: expected a relation with 'head', 'tail' and 'label' (a non-empty string), got {pair}"
+        )
     found: dict[str, Any] = {"relation": label}
     for name in ("head", "tail"):
         value = pair.get(name)
         if type(value) is int:
             if not 0 <= value < len(entities):
-                raise UserError(f"{where}: the {name} {value} is not one of the {len(entities)} entities, from 0")
+                raise UserError(
+                    f"{where}: expected '{name}' to be the index of one of the {len(entities)} 'entities' (from 0), "
+                    f"got {value}"
+                )
             found[name] = entities[value][:2]
         else:
             found[name] = sentence.span(value, where)
@@ -163,7 +172,7 @@ def _path(name: Any, root: Path, where: str) -> Path | None:
     if name is None:
         return None
     if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: expected the path of a file, got {name!r}")
+        raise UserError(f"{where}: expected the path of a file (a non-empty string), got {name!r}")
     return file_below(root, name, where)
 
 
@@ -178,22 +187,22 @@ def _crops(row: Mapping[str, Any], root: Path, folder: Path, known: Sequence[str
 
 @dataclass(frozen=True)
 class _Sentence:
-    """Words, and for a text the numbers of the words that begin and end at a character."""
+    """Words of a sentence, and for a `text` the index of the word that starts or ends at a character position."""
 
     words: tuple[str, ...]
     starts: Mapping[int, int] | None
     ends: Mapping[int, int] | None
 
     def span(self, bounds: Any, where: str) -> tuple[int, int]:
-        """The words [start, end) of an entity as the line gives it."""
+        """Convert the bounds of an entity in the line to a span of words [start, end)."""
         if not isinstance(bounds, list) or [type(bound) for bound in bounds] != [int, int]:
-            raise UserError(f"{where}: expected an entity as whole numbers [start, end], got {bounds}")
+            raise UserError(f"{where}: expected the span of an entity as integers [start, end], got {bounds}")
         start, end = bounds
         if self.starts is None or self.ends is None:
             return start, end
         if start not in self.starts or end not in self.ends:
             raise UserError(
-                f"{where}: the entity at the characters [{start}, {end}] begins or ends inside a word; words are "
-                "divided by white space, so put a space there, or give 'tokens' instead of 'text'"
+                f"{where}: the entity at characters [{start}, {end}] does not start and end at word boundaries; words "
+                "are separated by white space, so insert a space there, or use 'tokens' instead of 'text'"
             )
         return self.starts[start], self.ends[end]

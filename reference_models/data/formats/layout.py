@@ -1,4 +1,4 @@
-"""Where the parts of a split are."""
+"""Paths of the parts of a split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of one split.
+    """Paths of one split.
 
     Attributes:
-        labels: the files that samples and labels are read from.
-        images: folder of the images.
-        crops: folder of the object crops.
-        dictionaries: where the crop dictionary may lie; the first that exists counts, a new one becomes the first.
-        key_type: of the dictionary's keys: `str` for image names, `int` for the places of samples in the split.
+        labels: Files from which samples and labels are read.
+        images: Folder of the images.
+        crops: Folder of the object crops.
+        dictionaries: Possible paths of the crop dictionary. The first existing file is read; a new one is written to
+            the first path.
+        key_type: Type of the dictionary keys: `str` for image names, `int` for positions of samples in the split.
     """
 
     labels: tuple[Path, ...]
@@ -23,5 +24,5 @@ class Layout:
     key_type: type[str] | type[int] = int
 
     def dictionary(self) -> Path | None:
-        """The crop dictionary that exists; None if there is none."""
+        """Return the path of the existing crop dictionary; None if there is none."""
         return next((path for path in self.dictionaries if path.is_file()), None)

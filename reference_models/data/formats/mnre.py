@@ -1,4 +1,4 @@
-"""The MNRE files: sentences with two marked entities and their relation, each with an image and its object crops."""
+"""MNRE files: sentences with two marked entities and their relation, each with an image and object crops."""
 
 import ast
 import json
@@ -34,41 +34,42 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def read_relations(root: Path) -> dict[str, int]:
-    """The relations of `root/ours_rel2id.json` and their ids, in the order of the ids.
+    """Read the relations and their ids from `root/ours_rel2id.json`, in the order of the ids.
 
     Raises:
-        UserError: the file is no JSON object that numbers relations from 0 without a gap.
+        UserError: If the file is not a JSON object that numbers relations from 0 without gaps.
     """
     path = root / RELATION_IDS
     text = "\n".join(read_lines(path))
     try:
         relations = json.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        raise UserError(f"{path}: expected JSON, a dict of relation names to ids ({error})") from error
+    except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
+        raise UserError(f"{path}: expected a JSON object of relation names to ids ({error})") from error
     if not isinstance(relations, dict) or not all(type(number) is int for number in relations.values()):
-        raise UserError(f"{path}: expected a dict of relation names to ids (whole numbers)")
+        raise UserError(
+            f'{path}: expected a JSON object of relation names to integer ids, as in {{"None": 0}}, got {text[:80]!r}'
+        )
     if sorted(relations.values()) != list(range(len(relations))):
-        raise UserError(f"{path}: expected ids from 0 up, each once, got {sorted(relations.values())}")
+        raise UserError(f"{path}: expected the ids 0, 1, 2, ..., each once, got {sorted(relations.values())}")
     if not relations:
-        raise UserError(f"{path}: expected relations, got none")
+        raise UserError(f"{path}: expected one relation or more, got none")
     return dict(sorted(relations.items(), key=lambda item: item[1]))
 
 
 @register_format("mnre")
 class Mnre(DataFormat):
-    """The layout that the field's code bases share for relations.
+    """The usual layout of MNRE in published code.
 
-    Rows are in `txt/ours_{train,val,test}.txt`, images in `img_org/{train,val,test}/`, crops in
-    `img_vg/{train,val,test}/crops/`, and which crops belong to which row in `txt/mre_{train,dev,test}_dict.pth`, by the
-    row's place in its file, from 0 (keys without a row are normal). Each row is a Python dict on one line, read as a
-    literal and never executed; its `caption` is read if it has one, and further keys are ignored. The relations and
-    their ids are in `ours_rel2id.json`.
+    Rows are in `txt/ours_{train,val,test}.txt`, images in `img_org/{train,val,test}/` and crops in
+    `img_vg/{train,val,test}/crops/`. `txt/mre_{train,dev,test}_dict.pth` maps the index of a row (from 0) to its crops;
+    extra keys are normal. Each row is a Python dict on one line, which is parsed as a literal and never executed. Its
+    `caption` is read if present; other keys are ignored. The relations and their ids are in `ours_rel2id.json`.
     """
 
     task = "re"
 
     def layout(self, root: Path, split: Split) -> Layout:
-        """See `DataFormat`; the public name of the validation file, "ours_val .txt", is accepted as well."""
+        """See `DataFormat`; "ours_val .txt", the name of the public validation file, is accepted too."""
         part = TEXT_NAMES[split]
         path = root / "txt" / f"ours_{part}.txt"
         spaced = path.with_name(f"{path.stem} .txt")
@@ -96,14 +97,17 @@ class Mnre(DataFormat):
             if not line.strip():
                 blank = blank or number
                 continue
-            if blank:  # one gap would give every later row the crops of its neighbour
+            if blank:  # a blank line would shift the crops of all later rows by one
                 raise UserError(
-                    f"{path}:{blank}: expected a row, got a blank line; crops are found by a row's place in the file"
+                    f"{path}:{blank}: expected a row, got a blank line; remove it, because crops are assigned by the "
+                    "index of a row in the file"
                 )
             where = f"{path}:{number}"
             row = _row(line, where)
             if row["relation"] not in relations:
-                raise UserError(f"{where}: unknown relation {row['relation']!r}, it is not in {root / RELATION_IDS}")
+                raise UserError(
+                    f"{where}: unknown relation {row['relation']!r}, expected one of those in {root / RELATION_IDS}"
+                )
             names = crop_names.get(number - 1, ())
             yield Sample(
                 id=f"{path.name}:{number}",
@@ -117,7 +121,7 @@ class Mnre(DataFormat):
             )
 
     def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
-        """See `DataFormat`; without `labels` the relations are numbered in the order of the alphabet."""
+        """See `DataFormat`; without `labels`, the relations are numbered in alphabetical order."""
         (root / "txt").mkdir(parents=True, exist_ok=True)
         used = {sample.relation for rows in samples.values() for sample in rows if sample.relation is not None}
         for split, rows in samples.items():
@@ -125,7 +129,9 @@ class Mnre(DataFormat):
             lines, dictionary = [], {}
             for number, sample in enumerate(rows):
                 if sample.image is None or sample.head is None or sample.tail is None or sample.relation is None:
-                    raise UserError(f"{sample.id}: expected an image and a relation of two entities, as MNRE has")
+                    raise UserError(
+                        f"{sample.id}: expected an image and a relation of two entities, which the MNRE format needs"
+                    )
                 pair = {
                     key: {"name": " ".join(sample.words[slice(*span)]), "pos": list(span)}
                     for key, span in (("h", sample.head), ("t", sample.tail))
@@ -145,7 +151,8 @@ def _row(line: str, where: str) -> dict[str, Any]:
         row = ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
-            f"{where}: expected a Python dict literal, got code or a damaged row (not executed): {line[:80]!r}"
+            f"{where}: expected a Python dict literal on one line, got code or a damaged row (not executed): "
+            f"{line[:80]!r}"
         ) from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a Python dict literal, got {line[:80]!r}")
@@ -162,5 +169,5 @@ def _caption(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if words is None:
         return ()
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{where}: expected a text or a list of words under 'caption', got {str(value)[:80]!r}")
+        raise UserError(f"{where}: expected a string or a list of words under 'caption', got {str(value)[:80]!r}")
     return (("caption", " ".join(words)),)

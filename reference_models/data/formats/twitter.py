@@ -1,4 +1,4 @@
-"""The Twitter-2015 and Twitter-2017 files: sentences with BIO tags, each with an image and its object crops."""
+"""Twitter-2015 and Twitter-2017 files: sentences with BIO tags, each with an image and object crops."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,19 +19,19 @@ PREFIX = "IMGID:"
 
 @register_format("twitter")
 class Twitter(DataFormat):
-    """The layout that the field's code bases share for named entities.
+    """The usual layout of Twitter-2015 and Twitter-2017 in published code.
 
     With `root` = `.../twitter2017`: sentences are in `twitter2017/{train,valid,test}.txt`, images in
-    `twitter2017_images/`, crops in `twitter2017_aux_images/{train,val,test}/crops/`, and which crops belong to which
-    image in `twitter2017/twitter2017_{train,val,test}_dict.pth` (keys without a sentence are normal). The type OTHER is
-    read as MISC; an I- tag that follows no B- stays as it is.
+    `twitter2017_images/` and crops in `twitter2017_aux_images/{train,val,test}/crops/`.
+    `twitter2017/twitter2017_{train,val,test}_dict.pth` maps the name of an image to its crops; extra keys are normal.
+    The type OTHER is read as MISC. An I- tag without a preceding B- is not changed.
     """
 
     task = "ner"
 
     def layout(self, root: Path, split: Split) -> Layout:
-        """See `DataFormat`; images and crops are beside `root`."""
-        folder = Path(os.path.abspath(root))  # so that "." has a name too
+        """See `DataFormat`; the folders of images and crops are siblings of `root`."""
+        folder = Path(os.path.abspath(root))  # absolute, because "." has no name
         part = "val" if split == "valid" else split
         names = dict.fromkeys((part, split))
         return Layout(
@@ -43,7 +43,7 @@ class Twitter(DataFormat):
         )
 
     def recognises(self, root: Path) -> bool:
-        """See `DataFormat`: a label file that begins with the name of an image."""
+        """See `DataFormat`: whether a label file starts with the name of an image."""
         files = [path for split in SPLITS for path in self.layout(root, split).labels if path.is_file()]
         return any(_first_line(path).startswith(PREFIX) for path in files)
 
@@ -58,7 +58,10 @@ class Twitter(DataFormat):
             columns = [row for _, row in rows if row]
             where = f"{path}:{number}"
             if not columns:
-                raise UserError(f"{where}: expected words below '{PREFIX}{name}', this sample has none")
+                raise UserError(
+                    f"{where}: expected words below '{PREFIX}{name}', this sample has none; add its words or remove "
+                    "the line"
+                )
             words, tags = zip(*columns, strict=True)
             names = crop_names.get(f"{name}.jpg", ())
             yield Sample(
@@ -78,7 +81,9 @@ class Twitter(DataFormat):
             dictionary: dict[str, list[str]] = {}
             for sample in rows:
                 if sample.image is None or sample.image.suffix != ".jpg":
-                    raise UserError(f"{sample.id}: expected a .jpg image, which this data format needs")
+                    raise UserError(
+                        f"{sample.id}: expected a .jpg image, which this data format needs, got {sample.image}"
+                    )
                 name = relative_name(sample.image, place.images, sample)
                 dictionary[name] = [relative_name(crop, place.crops, sample) for crop in sample.crops]
                 words = zip(sample.words, sample.tags or ["O"] * len(sample.words), strict=True)
@@ -95,9 +100,9 @@ def _first_line(path: Path) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[tuple[int, str], tuple[str, str] | None]]:
-    """Each word with its tag, behind the number of its sentence's IMGID line and the name of the image there.
+    """Yield ((line number of the IMGID line, image name), (word, tag)) for each word.
 
-    The IMGID line itself comes first, with None for a word.
+    The IMGID line itself is yielded before its words, with None instead of a word.
     """
     sentence, inside = (0, ""), False
     for number, line in enumerate(read_lines(path), start=1):
@@ -105,7 +110,7 @@ def _rows(path: Path) -> Iterator[tuple[tuple[int, str], tuple[str, str] | None]
         if line.startswith(PREFIX):
             name = line.removeprefix(PREFIX).strip()
             if not name or "\t" in name:
-                raise UserError(f"{where}: expected '{PREFIX}' and the name of one image, got {line!r}")
+                raise UserError(f"{where}: expected '{PREFIX}' followed by the name of one image, got {line!r}")
             sentence, inside = (number, name), True
             yield sentence, None
         elif not line.strip(" "):

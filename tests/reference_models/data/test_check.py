@@ -136,10 +136,10 @@ def test_orphan_tags() -> None:
 
 def test_the_format_is_recognised_or_asked_for(tmp_path: Path, ner: Path, relations: Path) -> None:
     assert (recognise(ner).name, recognise(relations).name) == ("twitter", "mnre")
-    with pytest.raises(UserError, match=r"expected the files of one data format, these are of none; .* are conll, "):
+    with pytest.raises(UserError, match=r"expected files that match one data format, these match none; .* are conll, "):
         recognise(tmp_path)
-    with pytest.raises(UserError, match=r"nowhere: expected the folder of a data set, and there is none"):
+    with pytest.raises(UserError, match=r"nowhere: expected the folder of a data set, but this folder does not exist"):
         recognise(tmp_path / "nowhere")
     shutil.copytree(relations / "txt", ner / "txt")
-    with pytest.raises(UserError, match=r"these are of several \(mnre, twitter\)"):
+    with pytest.raises(UserError, match=r"these match several \(mnre, twitter\)"):
         recognise(ner)

@@ -101,7 +101,7 @@ def test_damaged_shard_is_one_error(damage: object, tmp_path: Path) -> None:
     file = shard_file(tmp_path, 1)
     file.write_bytes(damage(file.read_bytes()))
     for read in (lambda: read_index(tmp_path), lambda: cache.read([Path("1-0.jpg")])):
-        with pytest.raises(UserError, match=r"shard-000001\.safetensors is a damaged file .* delete it") as error:
+        with pytest.raises(UserError, match=r"shard-000001\.safetensors is a damaged feature file .*delete") as error:
             read()
         assert "\n" not in str(error.value)
     cache.read([Path("0-0.jpg")])
@@ -122,7 +122,7 @@ def test_every_changed_byte_of_a_row_is_noticed(tmp_path: Path) -> None:
         try:
             cache.read([Path("0-0.jpg")])
         except UserError as error:
-            assert "row 0 does not have its checksum" in str(error)  # noqa: PT017
+            assert "row 0 does not match its checksum" in str(error)  # noqa: PT017
             noticed += 1
         else:
             with pytest.raises(UserError, match="row 1"):

@@ -32,10 +32,10 @@ def test_sample_keeps_what_it_is_given() -> None:
         ({"words": ()}, r"a\.txt:7: .*non-empty words, got \[\]"),
         ({"words": ("a", "")}, r"a\.txt:7: .*non-empty words"),
         ({"words": ("a", "\ud83d")}, r"a\.txt:7: .*half a character"),
-        ({"tags": ("O",)}, r"a\.txt:7: got 1 tags for 3 words"),
+        ({"tags": ("O",)}, r"a\.txt:7: expected one tag for each word, got 1 tags for 3 words"),
         ({"tags": ("O", "O", "CAT")}, r"a\.txt:7: unknown tag 'CAT', expected O, B-TYPE or I-TYPE"),
         ({"tags": ("O", "O", "B-")}, r"a\.txt:7: unknown tag 'B-'"),
-        ({"head": (0, 1)}, r"a\.txt:7: expected head and tail together"),
+        ({"head": (0, 1)}, r"a\.txt:7: expected both head and tail"),
         ({"head": (0, 4), "tail": (1, 2)}, r"a\.txt:7: the head entity's span \[0, 4\] .* 3 words"),
         ({"head": (0, 1), "tail": (2, 2)}, r"a\.txt:7: the tail entity's span \[2, 2\] is empty"),
         ({"head": (0, 1), "tail": (2, 1)}, r"a\.txt:7: the tail entity's span \[2, 1\]"),
@@ -138,7 +138,8 @@ def test_an_absent_crop_dictionary_is_a_warning(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert read_crop_names([tmp_path / "a.pth", tmp_path / "b.pth"], str, 3) == {}
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'a.pth'}: no crop dictionary here, so no sample of this split has object crops"
+        f"{tmp_path / 'a.pth'}: this crop dictionary does not exist, so no sample of this split has object crops; "
+        "`i2srm data crops` can make them"
     ]
 
 
@@ -188,7 +189,7 @@ def test_code_in_a_crop_dictionary_is_not_executed(tmp_path: Path, as_torch_file
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(UserError, match=r"a\.pth: .* other than strings, or is damaged, and was not executed"):
+    with pytest.raises(UserError, match=r"a\.pth: .* damaged file or one with other objects \(not executed\)"):
         read_crop_names([path], str, 3)
     assert not trap.exists()
 

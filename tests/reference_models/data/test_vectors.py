@@ -28,7 +28,7 @@ def test_vectors_of_the_words_that_are_asked_for(vectors: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a 1 2\nb 3\n", r"glove\.txt:2: expected 2 numbers, as before, got 1"),
+        (b"a 1 2\nb 3\n", r"glove\.txt:2: expected 2 numbers, as on the lines before, got 1"),
         (b"a 1 x\n", r"glove\.txt:1: expected a word and numbers"),
         (b"a \xff\n", r"glove\.txt: expected UTF-8"),
     ],
@@ -67,5 +67,5 @@ def test_vectors_fill_the_rows_of_their_words(vectors: str) -> None:
     assert table.weight[ids["rome"]].tolist() == [1, 2, 3]
     assert table.weight[ids["paris"]].tolist() == [4, 5, 6]
     assert torch.equal(table.weight[ids["old"]], before[ids["old"]])
-    with pytest.raises(UserError, match="has vectors of 3 numbers, and the system has words of 5"):
+    with pytest.raises(UserError, match="has vectors of width 3, but the system expects width 5"):
         fill_words(nn.Embedding(len(ids), 5), vectors, ids)

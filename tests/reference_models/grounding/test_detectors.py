@@ -136,7 +136,7 @@ def test_the_version_names_the_weights(folders: dict[str, Path], tmp_path: Path)
 
 
 def test_wrong_weights_are_one_clear_error(folders: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"grounding\.weights: expected a grounding-dino model, .* holds owlv2"):
+    with pytest.raises(UserError, match=r"grounding\.weights: expected a grounding-dino model, .* is owlv2"):
         load_detector(GroundingConfig(detector="grounding-dino", weights=str(folders["owlv2"])))
     with pytest.raises(UserError, match=r"grounding\.weights: .* local folder of a owlv2 model .*cannot be loaded"):
         load_detector(GroundingConfig(detector="owlv2", weights=str(tmp_path)))
@@ -184,7 +184,7 @@ def test_the_centre_detector_covers_the_image() -> None:
 def test_detectors_are_found_by_name() -> None:
     with pytest.raises(UserError, match=r"unknown detector 'dino', expected one of annotations, "):
         load_detector(GroundingConfig(detector="dino"))
-    with pytest.raises(ValueError, match="another detector 'centre' already"):
+    with pytest.raises(ValueError, match="the detector 'centre' is already registered"):
         register_detector("centre")(lambda config: CentreDetector())
 
 
@@ -193,5 +193,5 @@ def test_marked_boxes_scale_with_the_image() -> None:
     assert isinstance(detector, AnnotationDetector)
     assert detector.boxes([Region(0.1, 0.25, 1.0, 0.5, "a girl")], 200, 40) == [Box(20, 10, 200, 20, 1.0, "a girl")]
     assert detector.detect([Image.new("RGB", (4, 4))], [[]]) == [[]]
-    with pytest.raises(UserError, match="which a post has not; choose another detector"):
+    with pytest.raises(UserError, match="which a post does not have; choose another detector"):
         PostGrounder(False, GroundingConfig(detector="annotations"), Path("crops"))

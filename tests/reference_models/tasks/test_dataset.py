@@ -38,7 +38,7 @@ def test_a_dropped_relation_is_counted_and_named(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         split = EncodedSplit([LONG, SHORT, LONG], make(), "drop")
     assert (len(split), list(split.samples), split.dropped) == (1, [SHORT], ["f:2", "f:2"])
-    assert "2 samples too long, dropped: f:2, f:2" in caplog.text
+    assert "dropped 2 samples that are too long: f:2, f:2" in caplog.text
 
 
 def test_images_come_with_their_sample(tmp_path: Path) -> None:

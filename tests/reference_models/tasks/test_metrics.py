@@ -114,7 +114,7 @@ def test_perfect_and_empty_predictions(gold: list[list[str]]) -> None:
 def test_predictions_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="got 1 for 2 sentences"):
         ner_scores([["O"], ["O"]], [["O"]])
-    with pytest.raises(ValueError, match="sentence 1: 2 predicted tags for 1 words"):
+    with pytest.raises(ValueError, match=r"sentence 1: .*got 2 predicted tags for 1 words"):
         ner_scores([["O"], ["O"]], [["O"], ["O", "O"]])
     with pytest.raises(ValueError, match="got 2 for 1 pairs"):
         relation_scores(["None"], ["None", "None"])
@@ -170,5 +170,5 @@ def test_a_metric_is_added_to_its_task_once() -> None:
     assert register_metric("share", "a task")(share) is share
     assert more_scores("a task", ["a", "b"], ["a"]) == {"share": 0.5}
     assert more_scores("another task", ["a"], ["a"]) == {}
-    with pytest.raises(ValueError, match="there is another metric of the task a task 'share' already"):
+    with pytest.raises(ValueError, match="the metric of the task a task 'share' is already registered"):
         register_metric("share", "a task")(lambda true, predicted: 0.0)

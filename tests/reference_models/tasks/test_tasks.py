@@ -24,13 +24,13 @@ def test_tasks_are_found_by_name() -> None:
     assert [get_task(name) for name in list_tasks()] == [NamedEntities, Relations]
     with pytest.raises(UserError, match="unknown task 'nre', expected one of ner, re"):
         get_task("nre")
-    with pytest.raises(ValueError, match="another task 'ner' already: NamedEntities"):
+    with pytest.raises(ValueError, match="the task 'ner' is already registered: NamedEntities"):
         register("ner")(Relations)
     assert register("ner")(NamedEntities) is NamedEntities
 
 
 def test_a_tag_that_the_data_did_not_have_is_named() -> None:
-    with pytest.raises(UserError, match="x:1: unknown tag 'B-cat', the model was made for O, B-PER, I-PER"):
+    with pytest.raises(UserError, match="x:1: unknown tag 'B-cat', the model was trained with O, B-PER, I-PER"):
         NER.encode(tagged("O", "B-cat"), SUBWORDS)
 
 
@@ -52,18 +52,18 @@ def test_relations_are_those_that_are_declared_or_occur() -> None:
     assert (task.labels, task.no_relation) == (["d", "c", "b", "e"], None)
     assert task.score(["b", "c"], ["b", None])["f1"] == pytest.approx(2 / 3)
     assert task.outcomes("b", None) == [("b", None)]
-    with pytest.raises(UserError, match=r"data.no_relation is 'None', and the relations are b, c, d; name the one"):
+    with pytest.raises(UserError, match=r"data.no_relation is 'None', but the relations are b, c, d; set it to"):
         Relations.from_data(samples, None, DataConfig())
 
 
 @pytest.mark.parametrize("task", [NamedEntities, Relations])
 def test_data_without_labels_cannot_be_learnt(task: type[Task]) -> None:
-    with pytest.raises(UserError, match=r"data: expected .* to learn from, and no sample has one"):
+    with pytest.raises(UserError, match=r"data: expected samples with .*, but no sample has one"):
         task.from_data([SAMPLE], None, DataConfig())
 
 
 def test_a_relation_has_no_tags_of_older_baselines() -> None:
-    with pytest.raises(UserError, match=r"label_scheme=x13 is for named entities, and data.format=mnre"):
+    with pytest.raises(UserError, match=r"label_scheme=x13 is for named entities, but data.format=mnre"):
         Relations.from_data([], ["None"], DataConfig(label_scheme="x13"))
 
 

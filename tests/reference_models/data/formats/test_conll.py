@@ -40,7 +40,7 @@ def test_files_of_tweets_with_images_are_others(tmp_path: Path) -> None:
     assert recognise(tmp_path).name == "twitter"
     assert not Conll().recognises(tmp_path)
     (tmp_path / "train.txt").write_text("some text\n")
-    with pytest.raises(UserError, match="these are of none"):
+    with pytest.raises(UserError, match="these match none"):
         recognise(tmp_path)
     assert not Twitter().recognises(tmp_path)
 
@@ -49,7 +49,7 @@ def test_files_of_tweets_with_images_are_others(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("", r"train\.txt: the file is empty"),
-        ("Bert B-PER\nword\n", r"train\.txt:2: expected a word and a tag, divided by a tab or space, got 'word'"),
+        ("Bert B-PER\nword\n", r"train\.txt:2: expected a word and a tag, separated by a tab or space, got 'word'"),
         ("Bert\tB-PER\n\tO\n", r"train\.txt:2: expected a word and a tag"),
         ("Bert\tB-PER\nsings\tVBZ\n", r"train\.txt:2: unknown tag 'VBZ', expected O, B-TYPE or I-TYPE"),
         (b"Bert\tB-PER\n\xff\tO\n", r"train\.txt:2: expected UTF-8"),

@@ -81,13 +81,13 @@ def test_a_mark_of_another_form_is_named(line: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no annotations"),
-        ("<annotation>", "no annotations"),
-        ("<annotation></annotation>", "expected the width and height of the photo"),
-        (ANNOTATIONS.replace("400</width>", "0</width>"), "expected the width and height"),
-        (ANNOTATIONS.replace("400</width>", "wide</width>"), "no annotations"),
-        (ANNOTATIONS.replace("<xmin>40", "<xmin>x"), "no annotations"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]>' + ANNOTATIONS, "declares entities"),
+        ("", "invalid annotations"),
+        ("<annotation>", "invalid annotations"),
+        ("<annotation></annotation>", "expected a positive width and height of the photo"),
+        (ANNOTATIONS.replace("400</width>", "0</width>"), "expected a positive width and height"),
+        (ANNOTATIONS.replace("400</width>", "wide</width>"), "invalid annotations"),
+        (ANNOTATIONS.replace("<xmin>40", "<xmin>x"), "invalid annotations"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]>' + ANNOTATIONS, "declares XML entities"),
     ],
 )
 def test_broken_annotations_are_one_clear_error(text: str, message: str, tmp_path: Path) -> None:

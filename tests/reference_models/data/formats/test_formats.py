@@ -21,7 +21,7 @@ def test_formats_are_found_by_name() -> None:
     class Other(Jsonl):
         pass
 
-    with pytest.raises(ValueError, match="another data format 'jsonl' already: Jsonl"):
+    with pytest.raises(ValueError, match="the data format 'jsonl' is already registered: Jsonl"):
         register_format("jsonl")(Other)
 
 
@@ -35,7 +35,7 @@ def test_a_format_that_is_only_read_says_so(tmp_path: Path) -> None:
         def read(self, root: Path, split: Split, **options: object) -> Iterator[Sample]:
             yield Sample("a:1", ("a",))
 
-    with pytest.raises(UserError, match="the data format mine is only read; write another one, such as jsonl"):
+    with pytest.raises(UserError, match="the data format mine is read-only; write another format, such as jsonl"):
         Mine().write(tmp_path, {})
     assert Mine().labels(tmp_path) is None
     assert Mine().find_task(tmp_path) == "ner"
@@ -47,5 +47,5 @@ def test_a_format_that_is_only_read_says_so(tmp_path: Path) -> None:
 def test_a_file_outside_the_folder_of_a_format_has_no_name_there() -> None:
     sample = Sample("a:1", ("a",))
     assert relative_name(Path("data/a/b.jpg"), Path("data"), sample) == "a/b.jpg"
-    with pytest.raises(UserError, match=r"a:1: expected other/b\.jpg to lie below data"):
+    with pytest.raises(UserError, match=r"a:1: expected other/b\.jpg to be below data"):
         relative_name(Path("other/b.jpg"), Path("data"), sample)

@@ -73,7 +73,8 @@ def test_without_a_dictionary_there_are_no_crops_and_one_warning(root: Path, cap
     assert [sample.crops for sample in samples] == [(), ()]
     assert samples[0].image == root.parent / "tweets_images" / "1 a.jpg"
     assert [record.getMessage() for record in caplog.records] == [
-        f"{root / 'tweets_test_dict.pth'}: no crop dictionary here, so no sample of this split has object crops"
+        f"{root / 'tweets_test_dict.pth'}: this crop dictionary does not exist, so no sample of this split has object "
+        "crops; `i2srm data crops` can make them"
     ]
 
 
@@ -113,8 +114,8 @@ def test_odd_words_are_kept(root: Path) -> None:
         ("IMGID:1\nw\tS-PER\n", r"train\.txt:2: unknown tag 'S-PER'"),
         ("IMGID:1\n\nIMGID:2\nw\tO\n", r"train\.txt:1: expected words below 'IMGID:1', this sample has none"),
         ("IMGID:1\nw\tO\n\nIMGID:2\n", r"train\.txt:4: expected words below 'IMGID:2'"),
-        ("IMGID: \nw\tO\n", r"train\.txt:1: expected 'IMGID:' and the name of one image, got 'IMGID: '"),
-        ("IMGID:1\tO\nw\tO\n", r"train\.txt:1: expected 'IMGID:' and the name of one image"),
+        ("IMGID: \nw\tO\n", r"train\.txt:1: expected 'IMGID:' followed by the name of one image, got 'IMGID: '"),
+        ("IMGID:1\tO\nw\tO\n", r"train\.txt:1: expected 'IMGID:' followed by the name of one image"),
         ("IMGID:1\nw\tO\n\udcff\tO\n", r"train\.txt:3: expected UTF-8"),
     ],
 )
@@ -188,7 +189,7 @@ def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> N
 @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png"])
 def test_crops_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
     torch.save({"2.jpg": ["x.png", name]}, root / "tweets_train_dict.pth")
-    with pytest.raises(UserError, match=rf"train\.txt:6, its crops: expected .* below \S+crops, got '{name}'"):
+    with pytest.raises(UserError, match=rf"train\.txt:6, its crops: expected .* below \S+crops .*, got '{name}'"):
         read(root, "train")
 
 
