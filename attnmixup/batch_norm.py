@@ -1,4 +1,4 @@
-"""BatchNorm in a head: running statistics of the samples that evaluation sees, not of mixed rows."""
+"""BatchNorm in a head: running statistics from the original samples, not from mixed rows."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,14 +13,14 @@ from attnmixup.mixed_batch import MixedBatch
 
 @contextmanager
 def statistics_of_originals(head: nn.Module, mixed: MixedBatch) -> Iterator[None]:
-    """Within this context, BatchNorm layers of a head update their running statistics from original rows alone.
+    """Update the running statistics of BatchNorm layers in a head from original rows only, within this context.
 
-    Rows are normalised by the statistics of all rows in training, as always; only what evaluation will use is kept free
-    of transformed and synthetic rows. Heads whose first axis is that of the rows only.
+    In training all rows are normalised by the statistics of all rows, as usual. Only the running statistics, which
+    evaluation uses, exclude transformed and synthetic rows. The first axis of every layer input must be the rows.
 
     Args:
-        head: The module that is given ``mixed.embeddings``.
-        mixed: The batch that it is given.
+        head: The module that receives ``mixed.embeddings``.
+        mixed: The mixed batch.
 
     Example:
         >>> from attnmixup import AttnMixup

@@ -1,4 +1,4 @@
-"""Checks of what users pass: what was expected, what came, what to do."""
+"""Checks of user input with messages that name the expected value, the value found, and the fix."""
 
 from typing import Any, get_args
 
@@ -19,11 +19,15 @@ def check_ratio(name: str, value: float) -> None:
 
 
 def check_embeddings(embeddings: Tensor, dim: int, mask: Tensor | None, *, may_be_empty: bool = False) -> None:
-    """Raise unless the embeddings are (B, dim) or (B, L, dim), floating point, with a mask that fits."""
-    empty = not may_be_empty and embeddings.shape[:1] == (0,)
+    """Raise unless the embeddings are (B, dim) or (B, L, dim) and floating point, and the mask matches them."""
+    if not isinstance(embeddings, Tensor) or embeddings.is_nested:
+        got = "a nested tensor" if isinstance(embeddings, Tensor) else type(embeddings).__name__
+        raise TypeError(f"embeddings must be a tensor, padded to one length with a mask, got {got}.")
+    empty = 0 in embeddings.shape and not (may_be_empty and embeddings.shape[0] == 0)
     if embeddings.ndim not in (2, 3) or embeddings.shape[-1] != dim or empty:
         raise ValueError(
-            f"embeddings must have shape (B, {dim}) or (B, L, {dim}) with B >= 1, got {tuple(embeddings.shape)}."
+            f"embeddings must have shape (B, {dim}) or (B, L, {dim}) with B >= 1 and L >= 1, got "
+            f"{tuple(embeddings.shape)}."
         )
     if not embeddings.is_floating_point():
         raise TypeError(f"embeddings must be floating point, got {embeddings.dtype}.")
@@ -31,18 +35,30 @@ def check_embeddings(embeddings: Tensor, dim: int, mask: Tensor | None, *, may_b
         check_mask("mask", mask, embeddings.shape[:-1])
 
 
+def check_dtype(name: str, given: Tensor, weight: Tensor) -> None:
+    """Raise TypeError unless the tensor has the dtype of the module's weights, or autocast converts it."""
+    device = given.device.type
+    if given.dtype != weight.dtype and not (
+        torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    ):
+        raise TypeError(
+            f"{name} has dtype {given.dtype}, but the parameters of the module have {weight.dtype}: create the module "
+            f"with dtype={given.dtype}, or use torch.autocast."
+        )
+
+
 def check_mask(name: str, mask: Tensor, shape: torch.Size) -> None:
-    """Raise unless ``mask`` is boolean and has this shape."""
+    """Raise ValueError unless ``mask`` has this shape, TypeError unless it is boolean."""
     if mask.shape != shape:
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(mask.shape)}.")
     if mask.dtype != torch.bool:
-        raise TypeError(f"{name} must be boolean, True for what is real, got {mask.dtype}; use {name}.bool().")
+        raise TypeError(f"{name} must be boolean (True means real), got {mask.dtype}; use {name}.bool().")
 
 
 def check_values(ok: Tensor, message: str) -> None:
-    """Raise ValueError unless all of ``ok`` is true; an accelerator checks it without making the host wait.
+    """Raise ValueError unless all of ``ok`` is true; accelerators assert it asynchronously, so the host does not wait.
 
-    Not checked under torch.compile, which would break its graph.
+    Not checked under torch.compile, because the check would break the graph.
     """
     if torch.compiler.is_compiling():
         return

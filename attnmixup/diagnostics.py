@@ -1,4 +1,4 @@
-"""Whether the modules do anything useful: what the attention tells apart, how H* and images compare."""
+"""Diagnostics of both modules: whether the attention distinguishes samples, and how H* and images compare."""
 
 import math
 from collections.abc import Mapping
@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from attnmixup import functional
+from attnmixup.criteria import IGNORED
 from attnmixup.sample_attention import SampleAttention
 
 
 def attention_stats(
     attention: SampleAttention, embeddings: Tensor, targets: Tensor | None = None, *, mask: Tensor | None = None
 ) -> dict[str, float]:
-    """Numbers of the attention on one batch, without dropout or gradient; :meth:`attnmixup.AttnMixup.stats` says which.
+    """Measure the attention on one batch, without dropout or gradient; see :meth:`attnmixup.AttnMixup.stats`.
 
     Raises:
-        ValueError: Fewer than two samples are real.
+        ValueError: If fewer than two samples are real.
     """
     real = torch.ones(embeddings.shape[:-1], dtype=torch.bool, device=embeddings.device) if mask is None else mask
     by_position = real.ndim == 2 and attention.sequence != "sample"
@@ -24,7 +25,7 @@ def attention_stats(
     kept = positions.sum(1) > 1
     positions = positions[kept]
     if not len(positions):
-        raise ValueError("The attention across samples is measured on two real samples or more.")
+        raise ValueError("Attention statistics need at least two real samples.")
     update: list[Tensor] = []
     hook = attention.dropout.register_forward_pre_hook(lambda module, given: update.append(given[0]))
     training = attention.training
@@ -34,7 +35,7 @@ def attention_stats(
     finally:
         hook.remove()
         attention.train(training)
-    # Of a sequence, samples are compared position by position, where two or more have a token.
+    # Sequences are compared position by position, at positions where two or more samples have a token.
     weights, rows = (part if by_position else part[None] for part in (weights, update[0]))
     stats = {
         "norm/originals": functional.upcast(embeddings[real]).norm(dim=-1).mean().item(),
@@ -50,7 +51,7 @@ def attention_stats(
 
 
 def entropy_over_uniform(weights: Tensor, present: Tensor) -> float:
-    """Entropy of attention weights over that of uniform ones: 1 if every sample receives the mean of the batch.
+    """Divide the entropy of attention weights by that of uniform weights: 1 if all samples receive the batch mean.
 
     Args:
         weights: Shape ``(P, heads, R, B)`` at P positions, where R is B or 1 (the same weights for all).
@@ -61,7 +62,7 @@ def entropy_over_uniform(weights: Tensor, present: Tensor) -> float:
 
 
 def common_share(update: Tensor, present: Tensor) -> float:
-    """Squared length of the mean update over the mean squared length of updates: 1 if all samples receive the same.
+    """Divide the squared norm of the mean update by the mean squared norm of updates: 1 if all updates are equal.
 
     Args:
         update: Shape ``(P, B, C)`` at P positions.
@@ -73,11 +74,11 @@ def common_share(update: Tensor, present: Tensor) -> float:
 
 
 def same_class_over_chance(weights: Tensor, classes: Tensor, present: Tensor) -> float | None:
-    """Weight on other samples of the receiver's class over their share among all others; 1 is chance.
+    """Divide the weight on other samples of the receiver's class by their share of all other samples: 1 is chance.
 
     Args:
         weights: As for :func:`entropy_over_uniform`.
-        classes: Integer, shape ``(B,)``.
+        classes: Integer, shape ``(B,)``; the ignored label -100 is no class.
         present: Boolean, shape ``(P, B)``.
 
     Returns:
@@ -85,7 +86,7 @@ def same_class_over_chance(weights: Tensor, classes: Tensor, present: Tensor) ->
     """
     itself = torch.eye(len(classes), dtype=torch.bool, device=classes.device)
     others = present[:, None, :] & present[:, :, None] & ~itself
-    same = others & (classes[:, None] == classes)
+    same = others & (classes[:, None] == classes) & (classes != IGNORED)
     given = weights.double().mean(1).expand(others.shape) * others
     share = (given * same).sum(-1) / given.sum(-1).clamp_min(1e-12)
     chance = same.sum(-1) / others.sum(-1).clamp_min(1)
@@ -93,50 +94,52 @@ def same_class_over_chance(weights: Tensor, classes: Tensor, present: Tensor) ->
 
 
 def semantic_stats(divergences: Tensor, present: Tensor | None = None) -> dict[str, float]:
-    """Mean divergence of texts from their ``semantic/own`` image and from the ``semantic/other`` images, in nats.
+    """Return the mean divergence of texts from their ``semantic/own`` image and ``semantic/other`` images, in nats.
 
     Args:
         divergences: Shape ``(B, B)``, from :meth:`attnmixup.SemanticKLLoss.divergences`.
         present: Boolean, shape ``(B,)``, True for a sample with an image; None for all.
 
     Raises:
-        ValueError: Fewer than two samples have an image.
+        ValueError: If fewer than two samples have an image.
     """
     kept = divergences if present is None else divergences[present][:, present]
     if len(kept) < 2:
-        raise ValueError("Own and other images are compared on two samples with an image or more.")
+        raise ValueError("Semantic statistics need at least two samples with an image.")
     itself = torch.eye(len(kept), dtype=torch.bool, device=kept.device)
     return {"semantic/own": kept[itself].mean().item(), "semantic/other": kept[~itself].mean().item()}
 
 
 def findings(stats: Mapping[str, float]) -> list[str]:
-    """What is wrong with the numbers of `AttnMixup.stats` and `SemanticKLLoss.stats`, one sentence each."""
+    """Describe the problems that `AttnMixup.stats` and `SemanticKLLoss.stats` show, one message per problem."""
     found = []
     if (entropy := stats.get("attention/entropy", 0)) > 0.98:
         found.append(
-            f"The attention is nearly uniform (entropy {entropy:.3f} of the most there can be): every sample receives "
-            'the mean of the batch. score="cosine" tells samples apart.'
+            f"The attention is nearly uniform (entropy {entropy:.3f} of the maximum): every sample receives the mean "
+            'of the batch. Try score="cosine", which distinguishes samples.'
         )
     if (common := stats.get("attention/common", 0)) > 0.9:
         found.append(
-            f"{common:.0%} of what the attention adds is one vector that all samples share: it acts as a bias, and "
-            'LayerNorm alone would do as well. Try score="cosine".'
+            f"{common:.0%} of the attention update is one vector that all samples share: it acts as a bias, and "
+            'LayerNorm alone would work as well. Try score="cosine".'
         )
     if (same := stats.get("attention/same_class", math.inf)) < 1.1:
         found.append(
-            f"Samples of the receiver's own class have {same:.2f} times the weight that chance gives them: what is "
-            "received says nothing of the class."
+            f"Samples of the receiver's own class get {same:.2f} times the weight expected by chance: the update "
+            "carries no information about the class."
         )
     if "norm/originals" in stats:
         ratio = stats["norm/transformed"] / max(stats["norm/originals"], 1e-12)
         if not 0.5 <= ratio <= 2:
             found.append(
-                f"Rows of H* are {ratio:.2f} times as long as rows of H, and the head has to fit two scales: end the "
-                "encoder with a LayerNorm, or lower transformed_ratio."
+                f"The norm of rows of H* is {ratio:.2f} times that of rows of H, so the head has to fit two scales: "
+                "end the encoder with a LayerNorm, or lower transformed_ratio."
             )
-    if "semantic/own" in stats and stats["semantic/own"] > 0.95 * stats["semantic/other"]:
+    own, other = stats.get("semantic/own", 0), stats.get("semantic/other", 1)
+    if own > 0.95 * other or other == 0:
         found.append(
-            f"The semantic loss does not tell images apart: a text diverges by {stats['semantic/own']:.4f} nats from "
-            f"its own image and by {stats['semantic/other']:.4f} from others. Try contrast=1 with standardize=True."
+            "The semantic loss does not distinguish images: the divergence of a text is "
+            f"{own:.4f} nats from its own image and {other:.4f} nats from others. "
+            "Try contrast=1 with standardize=True."
         )
     return found

@@ -1,4 +1,4 @@
-"""The global batch: rows of all ranks gathered with gradient, and each rank's share of the result."""
+"""The global batch: gather the rows of all ranks with gradient, and assign each rank its share of the result."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -18,23 +18,23 @@ DTYPES = sorted({value for value in vars(torch).values() if isinstance(value, to
 MAX_DIMS = 12
 ABSENT = -1
 
-NOT_ALL_CAME = (
-    "Not every rank reached the mixer: with global_batch=True all ranks must call it equally often. Look for a rank "
-    "that has fewer batches than the others (use drop_last=True or an even sampler), that made an extra step, that "
-    "evaluated under torch.no_grad() while the others trained, or that stopped with an error of its own."
+MISSING_RANK_MESSAGE = (
+    "Not every rank reached the mixer: with global_batch=True all ranks must call it the same number of times. Look "
+    "for a rank that has fewer batches than the others (use drop_last=True or an even sampler), made an extra step, "
+    "evaluated under torch.no_grad() while the others trained, or stopped with its own error."
 )
 
 
 def is_distributed() -> bool:
-    """Whether a process group is initialised; without one the global batch is the local one."""
+    """Return whether a process group is initialised; without one the global batch is the local batch."""
     return dist.is_available() and dist.is_initialized()
 
 
 @dataclass(frozen=True, eq=False)
 class GroupReference:
-    """The ranks that share a global batch, held by a module or a result without being part of its state.
+    """The ranks that share a global batch, stored in a module or a result but not part of its state.
 
-    A deep copy refers to the same ranks. A group of processes cannot be pickled; None, all ranks, can.
+    A deep copy refers to the same ranks. A process group cannot be pickled; None, which means all ranks, can.
 
     Attributes:
         group: The process group; None for all ranks.
@@ -43,11 +43,11 @@ class GroupReference:
     group: dist.ProcessGroup | None = None
 
     def mean(self, sums: Tensor) -> Tensor:
-        """Mean over the ranks, of the same shape, without gradient; every rank must make this call."""
+        """Return the mean over the ranks, of the same shape, without gradient; every rank must make this call."""
         return sum_over_ranks(sums, self.group) / dist.get_world_size(self.group)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Rows of all ranks, as :func:`gather_rows`; every rank must make this call."""
+        """Return the rows of all ranks, as :func:`gather_rows`; every rank must make this call."""
         (gathered,), _ = gather_rows(tensor, group=self.group)
         return gathered
 
@@ -61,19 +61,19 @@ class GroupReference:
         if self.group is not None:
             raise TypeError(
                 "A mixer with a process_group cannot be pickled: save model.state_dict() instead, and load it into a "
-                "model made with a process_group of its own."
+                "new model with its own process_group."
             )
         return GroupReference, ()
 
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What the other ranks must know of one tensor.
+    """Metadata of one tensor that the other ranks need.
 
     Attributes:
         dtype: Its dtype.
         shape: Its shape.
-        gradient: Whether a gradient is to flow back to it.
+        gradient: Whether a gradient must flow back to it.
     """
 
     dtype: torch.dtype
@@ -82,19 +82,19 @@ class TensorHeader:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "TensorHeader":
-        """The header of a tensor."""
+        """Return the header of a tensor."""
         if not 1 <= tensor.ndim <= MAX_DIMS:
             raise ValueError(f"Ranks can gather tensors of 1 to {MAX_DIMS} dimensions, got {tuple(tensor.shape)}.")
         return cls(tensor.dtype, tuple(map(int, tensor.shape)), tensor.requires_grad and torch.is_grad_enabled())
 
     def encode(self) -> list[int]:
-        """As a fixed number of integers."""
+        """Return a fixed number of integers."""
         sides = [*self.shape, *[0] * (MAX_DIMS - len(self.shape))]
         return [DTYPES.index(self.dtype), int(self.gradient), len(self.shape), *sides]
 
     @classmethod
     def decode(cls, codes: Iterator[int]) -> "TensorHeader | None":
-        """Take what :meth:`encode` gave from the front of ``codes``; None if there was no tensor."""
+        """Read the integers of :meth:`encode` from the front of ``codes``; None if there was no tensor."""
         dtype, gradient, ndim = next(codes), bool(next(codes)), next(codes)
         sides = [next(codes) for _ in range(MAX_DIMS)]
         return None if dtype == ABSENT else cls(DTYPES[dtype], tuple(sides[:ndim]), gradient)
@@ -105,12 +105,12 @@ NO_TENSOR = [ABSENT] * (3 + MAX_DIMS)
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What the other ranks must know of a plan.
+    """Metadata of a plan that the other ranks need.
 
     Attributes:
-        size: Number of samples that it is for.
+        size: Number of samples that the plan is for.
         lengths: Number of elements of ``transformed``, ``first``, ``second`` and ``lam``.
-        dtype: That of ``lam``.
+        dtype: Dtype of ``lam``.
     """
 
     size: int
@@ -119,16 +119,16 @@ class PlanHeader:
 
     @classmethod
     def of(cls, plan: MixupPlan) -> "PlanHeader":
-        """The header of a plan."""
+        """Return the header of a plan."""
         return cls(int(plan.size), tuple(int(tensor.numel()) for tensor in _parts(plan)), plan.lam.dtype)
 
     def encode(self) -> list[int]:
-        """As a fixed number of integers."""
+        """Return a fixed number of integers."""
         return [DTYPES.index(self.dtype), self.size, *self.lengths]
 
     @classmethod
     def decode(cls, codes: Iterator[int]) -> "PlanHeader | None":
-        """Take what :meth:`encode` gave from the front of ``codes``; None if there was no plan."""
+        """Read the integers of :meth:`encode` from the front of ``codes``; None if there was no plan."""
         dtype, size, *lengths = (next(codes) for _ in NO_PLAN)
         return None if dtype == ABSENT else cls(size, tuple(lengths), DTYPES[dtype])
 
@@ -138,14 +138,14 @@ NO_PLAN = [ABSENT] * 6
 
 @dataclass(frozen=True)
 class Header:
-    """What every rank tells the others before any of them sends a row.
+    """Metadata that every rank sends to the others before the rows.
 
     Attributes:
         training: Whether the rank is in training mode.
-        gradient: Whether autograd records what it computes.
-        strength: How much transformed and synthetic rows count.
-        tensors: The tensors of the batch by name, None for one that was not given.
-        plan: The plan that was passed, if any.
+        gradient: Whether autograd is enabled.
+        strength: Weight of transformed and synthetic rows.
+        tensors: Headers of the tensors of the batch by name; None for a tensor that was not given.
+        plan: Header of the plan that was passed, if any.
     """
 
     training: bool
@@ -156,7 +156,7 @@ class Header:
 
     @classmethod
     def of(cls, batch: Batch, *, training: bool, plan: MixupPlan | None, strength: float) -> "Header":
-        """The header of what one rank is about to mix."""
+        """Return the header of the batch that a rank is about to mix."""
         given = {name: getattr(batch, name) for name in TENSORS}
         tensors = {name: None if tensor is None else TensorHeader.of(tensor) for name, tensor in given.items()}
         return cls(
@@ -175,13 +175,13 @@ class Header:
 
     @property
     def targets_by_token(self) -> bool:
-        """Whether the second axis of the targets is that of tokens, of which ranks may have different numbers."""
+        """Whether the second axis of the targets is the token axis, whose length may differ between ranks."""
         targets, mask = self.tensors["targets"], self.tensors["mask"]
         same_tokens = targets is not None and mask is not None and targets.shape[:2] == mask.shape
         return self.tensors["target_mask"] is not None or (same_tokens and mask is not None and len(mask.shape) == 2)
 
     def encode(self) -> list[int]:
-        """As integers, equally many on every rank."""
+        """Return integers, the same number on every rank."""
         (strength,) = struct.unpack("<q", struct.pack("<d", self.strength))
         codes = [int(self.training), int(self.gradient), strength]
         codes += NO_PLAN if self.plan is None else self.plan.encode()
@@ -192,7 +192,7 @@ class Header:
 
     @classmethod
     def decode(cls, codes: Sequence[int]) -> "Header":
-        """The header that :meth:`encode` made these integers of."""
+        """Return the header from the integers of :meth:`encode`."""
         training, gradient, bits, *others = codes
         (strength,) = struct.unpack("<d", struct.pack("<q", bits))
         rest = iter(others)
@@ -205,20 +205,20 @@ class Header:
 def exchange(
     batch: Batch, *, training: bool, plan: MixupPlan | None, strength: float, group: dist.ProcessGroup | None
 ) -> list[Header]:
-    """Tell all ranks what this one is about to mix, and learn it of them: the one place where the host waits.
+    """Exchange headers with all ranks before mixing. Only here the host waits.
 
     Args:
         batch: The samples of this rank.
-        training: Whether it is in training mode.
+        training: Whether the rank is in training mode.
         plan: The plan that was passed, if any.
-        strength: How much transformed and synthetic rows count.
+        strength: Weight of transformed and synthetic rows.
         group: The ranks of the global batch; None for all.
 
     Returns:
-        One header of each rank, the same list on all ranks.
+        One header per rank, the same list on all ranks.
 
     Raises:
-        ValueError: If what the ranks have does not go together; the same on every rank.
+        ValueError: If the inputs of the ranks do not match; the same error on every rank.
         RuntimeError: If a rank does not take part.
     """
     if dist.get_rank(group) < 0:
@@ -230,9 +230,9 @@ def exchange(
 
 
 def check_agreement(headers: list[Header]) -> None:
-    """Raise ValueError, the same on every rank, if what the ranks have does not make one global batch.
+    """Raise the same ValueError on every rank if the inputs of the ranks do not form one global batch.
 
-    In evaluation only the mode must be the same, because nothing is gathered.
+    In evaluation only the mode must match, because nothing is gathered.
     """
     _check_same(
         [f"{'training' if header.training else 'evaluation'} mode" for header in headers],
@@ -249,14 +249,14 @@ def check_agreement(headers: list[Header]) -> None:
     )
     _check_same(
         ["no plan" if header.plan is None else "a plan" for header in headers],
-        "Pass plan= on all of them (that of the first rank counts), or on none.",
+        "Pass plan= on all of them (the plan of the first rank is used), or on none.",
     )
     by_token = all(header.targets_by_token for header in headers)
     for name in TENSORS:
         free = 1 if name == "targets" and not by_token else 2
         _check_same(
             [_describe(name, header.tensors[name], free) for header in headers],
-            "They can differ in the number of samples and of tokens only.",
+            "Only the numbers of samples and tokens may differ.",
         )
     embeddings = headers[0].tensors["embeddings"]
     if embeddings is not None and len(embeddings.shape) == 3 and headers[0].tensors["mask"] is None:
@@ -266,13 +266,13 @@ def check_agreement(headers: list[Header]) -> None:
 
 
 def gather_batch(batch: Batch, headers: list[Header], group: dist.ProcessGroup | None) -> Batch:
-    """The global batch, in the order of the ranks; gradients return to the rank that gave a row.
+    """Gather the global batch, in the order of the ranks; gradients flow back to the rank that owns a row.
 
-    Ranks may differ in the number of samples, which may be 0, and of tokens: shorter rows are padded with 0.
+    Ranks may differ in the numbers of samples and tokens. A rank may have 0 samples. Shorter rows are padded with 0.
 
     Args:
         batch: The samples of this rank.
-        headers: What :func:`exchange` returned.
+        headers: Result of :func:`exchange`.
         group: The ranks of the global batch; None for all.
     """
     gathered: dict[str, Tensor] = {}
@@ -284,20 +284,20 @@ def gather_batch(batch: Batch, headers: list[Header], group: dist.ProcessGroup |
 
 
 def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> tuple[list[Tensor], list[int]]:
-    """Concatenate the rows of all ranks, in the order of the ranks; gradients return to the rank that gave a row.
+    """Concatenate the rows of all ranks, in the order of the ranks; gradients flow back to the rank that owns a row.
 
     Ranks may differ in the number of rows, which may be 0, and in lengths: shorter rows are padded with 0 at their end.
-    Every rank must make this call, with as many tensors of the same dtypes and numbers of dimensions.
+    Every rank must make this call, with the same number of tensors, of the same dtypes and numbers of dimensions.
 
     Args:
-        tensors: Of shape ``(B, ...)``, all with one B.
+        tensors: Tensors of shape ``(B, ...)``, all with the same B.
         group: The ranks that take part; None for all.
 
     Returns:
-        The gathered tensors, and the number of rows of every rank.
+        The gathered tensors, and the number of rows on every rank.
 
     Raises:
-        ValueError: If dtypes or numbers of dimensions differ between ranks; the same on every rank.
+        ValueError: If dtypes or numbers of dimensions differ between ranks; the same error on every rank.
         RuntimeError: If a rank does not take part.
     """
     own = [code for tensor in tensors for code in TensorHeader.of(tensor).encode()]
@@ -307,7 +307,8 @@ def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> tup
     for place, tensor in enumerate(tensors):
         blocks = [block for codes in by_rank if (block := TensorHeader.decode(codes)) is not None]
         _check_same(
-            [_describe(f"tensor {place}", block, MAX_DIMS) for block in blocks], "Gather the same kinds on all of them."
+            [_describe(f"tensor {place}", block, MAX_DIMS) for block in blocks],
+            "Pass the same dtypes and numbers of dimensions on all of them.",
         )
         gathered.append(_gather(tensor, blocks, group))
         sizes = [block.shape[0] for block in blocks]
@@ -317,17 +318,17 @@ def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> tup
 def broadcast_plan(
     plan: MixupPlan, headers: list[Header], device: torch.device, group: dist.ProcessGroup | None
 ) -> MixupPlan:
-    """The plan of the first rank, on every rank.
+    """Return the plan of the first rank on every rank.
 
     Args:
-        plan: The plan that was passed to this rank; or the one that it drew, as long on all ranks.
-        headers: What :func:`exchange` returned.
-        device: Where the plan is needed.
+        plan: The plan that was passed to this rank, or the plan that it drew, which has the same length on all ranks.
+        headers: Result of :func:`exchange`.
+        device: Device of the returned plan.
         group: The ranks of the global batch; None for all.
     """
     header = headers[0].plan or PlanHeader.of(plan)
     if dist.get_rank(group) == 0:
-        # One message for all four: float64 holds row numbers exactly.
+        # One message for all four tensors: float64 represents row numbers exactly.
         packed = torch.cat([part.detach().flatten().to(device, torch.float64) for part in _parts(plan)])
     else:
         packed = torch.empty(sum(header.lengths), dtype=torch.float64, device=device)
@@ -339,16 +340,16 @@ def broadcast_plan(
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """What one rank trains on: its own originals, and a proportional part of the other rows of the final set.
+    """The part of the final set that one rank trains on: its originals and a proportional part of the other rows.
 
     Attributes:
-        start: First of its originals among those of all ranks.
-        end: One past its last.
-        first: First of its other rows, transformed ones followed by synthetic ones, among those of all ranks.
-        last: One past its last.
-        plan: The part of the plan that makes its other rows; rows are counted in the global batch.
-        world_size: Number of ranks. Weights times this, averaged over the ranks as DistributedDataParallel does with
-            gradients, make the loss of the global set.
+        start: Index of its first original among the originals of all ranks.
+        end: One past its last original.
+        first: Index of its first other row, among the transformed and then the synthetic rows of all ranks.
+        last: One past its last other row.
+        plan: The part of the plan for its other rows, with row numbers of the global batch.
+        world_size: Number of ranks. Weights are multiplied by it. Averaged over the ranks, as DistributedDataParallel
+            averages gradients, they then give the loss of the global set.
         ranks: The ranks that share the global batch.
     """
 
@@ -361,19 +362,19 @@ class Share:
     ranks: GroupReference
 
     def rows(self, size: int, device: torch.device) -> Tensor:
-        """Its rows in the final set of all ranks, which begins with ``size`` originals."""
+        """Return its row numbers in the final set of all ranks, which begins with ``size`` originals."""
         own = torch.arange(self.start, self.end, device=device)
         return torch.cat([own, torch.arange(size + self.first, size + self.last, device=device)])
 
 
 def share_of(plan: MixupPlan, sizes: list[int], ranks: GroupReference, *, rank: int | None = None) -> Share:
-    """The share of a rank: others are split in proportion to samples, in the order of the ranks.
+    """Return the share of a rank: other rows are split in proportion to samples, in the order of the ranks.
 
     Args:
         plan: The plan for the samples of all ranks.
         sizes: Number of samples of every rank.
         ranks: The ranks that share the global batch.
-        rank: Whose share; None for this process's.
+        rank: The rank of the share; None for this process.
     """
     rank = dist.get_rank(ranks.group) if rank is None else rank
     start, end, total = sum(sizes[:rank]), sum(sizes[: rank + 1]), sum(sizes)
@@ -386,7 +387,7 @@ def share_of(plan: MixupPlan, sizes: list[int], ranks: GroupReference, *, rank: 
 
 
 def sum_over_ranks(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Sum of a tensor over the ranks, without gradient; every rank must make this call, with one shape and dtype."""
+    """Sum a tensor over the ranks, without gradient; every rank must make this call, with one shape and dtype."""
     total = tensor.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=group)
     return total
@@ -397,22 +398,22 @@ def _parts(plan: MixupPlan) -> tuple[Tensor, ...]:
 
 
 def _all_gather_codes(codes: list[int], device: torch.device, group: dist.ProcessGroup | None) -> list[list[int]]:
-    """Integers of all ranks, equally many of each."""
+    """Gather the integers of all ranks, the same number from each."""
     try:
         gathered: list[list[int]] = _all_gather(torch.tensor(codes, device=device), group).tolist()
     except RuntimeError as error:
-        raise RuntimeError(f"{NOT_ALL_CAME} The exchange between the ranks failed with: {error}") from error
+        raise RuntimeError(f"{MISSING_RANK_MESSAGE} The exchange between the ranks failed with: {error}") from error
     return gathered
 
 
 def _check_same(by_rank: list[str], advice: str) -> None:
-    """Raise ValueError unless every rank has the same; the text is in terms of what each rank has."""
+    """Raise ValueError unless every rank has the same value; the message names the value of each rank."""
     ranks: dict[str, list[int]] = {}
     for rank, value in enumerate(by_rank):
         ranks.setdefault(value, []).append(rank)
     if len(ranks) == 1:
         return
-    # What most ranks have comes last, as "the others".
+    # The most common value comes last, as "the others".
     ordered = sorted(ranks.items(), key=lambda item: (len(item[1]), -item[1][0]))
     *few, (common, most) = [(value, which) for value, which in ordered]
     parts = [f"{value} on {_names(which)}" for value, which in few]
@@ -427,7 +428,7 @@ def _names(ranks: list[int]) -> str:
 
 
 def _describe(name: str, tensor: TensorHeader | None, free: int) -> str:
-    """What must be the same on all ranks; of the first ``free`` sides only that they are there."""
+    """Describe what must match on all ranks; of the first ``free`` axes only their existence must match."""
     if tensor is None:
         return f"no {name}"
     letters = ["B", "L"] if free == 2 and len(tensor.shape) > 1 + (name == "embeddings") else ["B"]
@@ -438,19 +439,19 @@ def _describe(name: str, tensor: TensorHeader | None, free: int) -> str:
 
 
 def _gather(tensor: Tensor, blocks: list[TensorHeader], group: dist.ProcessGroup | None) -> Tensor:
-    """Rows of all ranks, given what each of them has."""
+    """Gather the rows of all ranks; ``blocks`` describes the tensor of each rank."""
     largest = [max(sides) for sides in zip(*(block.shape for block in blocks), strict=True)]
     missing = [most - side for most, side in zip(largest, tensor.shape, strict=True)]
     padded = pad(tensor, [amount for side in reversed(missing) for amount in (0, side)]) if any(missing) else tensor
     if any(block.gradient for block in blocks) and torch.is_grad_enabled() and not padded.requires_grad:
-        # The backward pass is a conversation too: a rank that needs no gradient still takes part.
+        # The backward pass communicates too: a rank that needs no gradient must still take part.
         padded = padded.detach().requires_grad_()
     stacked = _AllGather.apply(padded, group)
     return torch.cat([rows[: block.shape[0]] for rows, block in zip(stacked, blocks, strict=True)])
 
 
 class _AllGather(torch.autograd.Function):
-    """Stack one tensor of each rank; the gradient of a rank's tensor is the sum over what all ranks made of it."""
+    """Stack one tensor per rank; the gradient of a rank's tensor is summed over the outputs of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
@@ -466,7 +467,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def _all_gather(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """Stack one tensor of each rank, all of one shape; of any dtype, because bytes are sent."""
+    """Stack one tensor per rank, all of the same shape; any dtype works, because bytes are sent."""
     shape = (dist.get_world_size(group), *tensor.shape)
     if tensor.numel() == 0:
         return tensor.new_empty(shape)

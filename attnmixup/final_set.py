@@ -1,4 +1,4 @@
-"""The final set of Eq. 16: what a plan makes of a batch and its transformed samples."""
+"""The final set of Eq. 16: applies a plan to a batch and its transformed samples."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from attnmixup.sampling import MixupPlan
 
 
 def unmixed(batch: Batch) -> MixedBatch:
-    """The batch as it is, for evaluation."""
+    """Return the batch unchanged, for evaluation and strength 0."""
     rows = torch.arange(batch.size, device=batch.embeddings.device)
     return MixedBatch(
         embeddings=batch.embeddings,
@@ -23,25 +23,27 @@ def unmixed(batch: Batch) -> MixedBatch:
         mask_a=batch.scored_mask,
         mask_b=batch.scored_mask,
         weight=batch.valid / batch.valid.sum().clamp_min(1),
+        valid=batch.valid > 0,
         origin=torch.full_like(rows, Origin.ORIGINAL),
         index_a=rows,
         index_b=rows,
         num_originals=batch.size,
         num_synthetic=0,
+        token_mask=batch.token_mask,
     )
 
 
 def used_rows(plan: MixupPlan) -> Tensor:
-    """Rows of H* that a plan uses, shape ``(R,)``, ascending, each once.
+    """Return the rows of H* that a plan uses, shape ``(R,)``, ascending, without duplicates.
 
-    Where counting them would make the host wait for the device, or would fix their number in a compiled graph, these
-    are all rows.
+    All rows are returned on accelerators, where counting would make the host wait for the device, and under
+    ``torch.compile``, where it would fix their number in the compiled graph.
     """
     size, device = plan.size, plan.first.device
     rows = torch.arange(size, device=device)
     if plan.transformed.shape[0] == plan.first.shape[0] == 0:
         return rows[:0]
-    if device.type != "cpu" or torch.compiler.is_compiling():
+    if device.type != "cpu" or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return rows
     pairs = torch.cat([plan.first, plan.second])
     used = torch.zeros(size, dtype=torch.bool)
@@ -61,25 +63,26 @@ def final_set(
     share: Share | None = None,
     attention: Tensor | None = None,
 ) -> MixedBatch:
-    """Originals, transformed samples and synthetic ones, as the plan says.
+    """Build the original, transformed and synthetic rows that the plan describes.
 
     Args:
         batch: H and its targets, B samples.
         transformed: Rows of H*, shape ``(R, ...)``.
-        rows: Which rows of H* these are, shape ``(R,)``.
+        rows: Row numbers of ``transformed`` in H*, shape ``(R,)``.
         plan: Which rows of H* to keep and which pairs to mix.
-        options: How rows weigh in the loss.
-        strength: What transformed and synthetic rows weigh beside the originals, a scalar.
+        options: Options that set the weights of the rows.
+        strength: Weight of transformed and synthetic rows relative to the originals, a scalar.
         share: The part of the final set that this process trains on; None for all of it.
-        attention: Kept in the result.
+        attention: Attention weights to store in the result.
     """
     size, device = batch.size, batch.embeddings.device
     everything = torch.arange(size, device=device)
     index_a = torch.cat([everything, plan.transformed, plan.first % size])
     index_b = torch.cat([everything, plan.transformed, plan.second % size])
     sizes = (size, plan.transformed.shape[0], plan.first.shape[0])
+    valid = batch.valid[index_a]
     weight = functional.row_weights(
-        batch.valid[index_a],
+        valid,
         sizes,
         strength,
         transformed_ratio=options.transformed_ratio if options.final == "weight" else None,
@@ -91,15 +94,17 @@ def final_set(
     own_plan, start, end = plan, 0, size
     if share is not None:
         own = share.rows(size, device)
-        index_a, index_b, weight, lam, origin = (tensor[own] for tensor in (index_a, index_b, weight, lam, origin))
+        index_a, index_b, weight, valid, lam, origin = (
+            tensor[own] for tensor in (index_a, index_b, weight, valid, lam, origin)
+        )
         weight, own_plan, start, end = weight * share.world_size, share.plan, share.start, share.end
 
-    # Rows of H, then the computed rows of H*: where in these each row of the plan is found.
+    # The pool holds the rows of H, then the computed rows of H*. ``found`` maps rows of the plan to rows of the pool.
     place = torch.zeros_like(everything).scatter(0, rows, torch.arange(rows.shape[0], device=device))
     pool = torch.cat([batch.embeddings, transformed])
     wanted = (size + own_plan.transformed, own_plan.first, own_plan.second)
     found = torch.cat([torch.where(row < size, row, size + place[row % size]) for row in wanted])
-    # Taken at once, so that the backward pass fills the gradient of the pool once.
+    # One indexing operation, so that the backward pass fills the gradient of the pool once.
     kept, first, second = pool[found].split([row.shape[0] for row in wanted])
     synthetic = functional.interpolate(
         first,
@@ -117,11 +122,13 @@ def final_set(
         mask_a=_take(batch.scored_mask, index_a),
         mask_b=_take(batch.scored_mask, index_b),
         weight=weight,
+        valid=valid > 0,
         origin=origin,
         index_a=index_a,
         index_b=index_b,
         num_originals=end - start,
         num_synthetic=own_plan.first.shape[0],
+        token_mask=None if batch.token_mask is None else batch.token_mask[start:end],
         apart=options.averaging == "apart",
         attention=attention,
         ranks=None if share is None else share.ranks,

@@ -1,4 +1,4 @@
-"""The mathematics of both modules: one equation, one pure function; whatever is random comes in as an argument."""
+"""The equations of both modules as pure functions; everything random is passed as an argument."""
 
 import math
 from collections.abc import Callable
@@ -24,17 +24,17 @@ def semantic_kl(
     temperature: float = 1.0,
     direction: Direction = "text_to_image",
 ) -> Tensor:
-    """Divergence between the softmax distributions of text and image, row by row (Eq. 7).
+    """Compute the divergence between the softmax distributions of text and image, row by row (Eq. 7).
 
     ``KL(text || image) = sum_c p_c (log p_c - log q_c)`` with ``p = softmax(text)`` and ``q = softmax(image)`` over the
-    last axis. Computed in log space and in at least float32: finite for every finite input, 0 for equal inputs.
+    last axis. It is computed in log space and in at least float32: finite for all finite inputs, 0 for equal inputs.
 
     Args:
         text: Logits of the prior, shape ``(..., D)``.
         image: Logits pulled towards the prior, same shape.
         temperature: Divides both sides before the softmax.
-        direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` the reverse and ``"symmetric"`` the
-            Jensen-Shannon divergence.
+        direction: ``"text_to_image"`` is KL(text || image), ``"image_to_text"`` is KL(image || text) and
+            ``"symmetric"`` is the Jensen-Shannon divergence.
 
     Returns:
         One value per row, shape ``(...)``.
@@ -51,8 +51,8 @@ def semantic_kl(
             f"text and image must be logits over the same features, got shapes {tuple(text.shape)} and "
             f"{tuple(image.shape)}; project one of them first."
         )
-    log_text = _log_softmax(text, temperature)
-    log_image = _log_softmax(image, temperature)
+    log_text = log_softmax(text, temperature)
+    log_image = log_softmax(image, temperature)
     if direction == "text_to_image":
         return _kl(log_text, log_image)
     if direction == "image_to_text":
@@ -70,13 +70,13 @@ def pairwise_semantic_kl(
     temperature: float = 1.0,
     direction: Direction = "text_to_image",
 ) -> Tensor:
-    """:func:`semantic_kl` of every text with every image.
+    """Compute :func:`semantic_kl` of every text with every image.
 
     Args:
         text: Shape ``(B, D)``.
         image: Shape ``(N, D)``.
         temperature: See :func:`semantic_kl`.
-        direction: See :func:`semantic_kl`; ``"symmetric"`` holds ``B x N x D`` numbers at once.
+        direction: See :func:`semantic_kl`; ``"symmetric"`` stores ``B x N x D`` numbers at once.
 
     Returns:
         Shape ``(B, N)``.
@@ -84,7 +84,7 @@ def pairwise_semantic_kl(
     if direction == "symmetric":
         texts, images = text[:, None].expand(-1, len(image), -1), image.expand(len(text), -1, -1)
         return semantic_kl(texts, images, temperature=temperature, direction=direction)
-    log_text, log_image = _log_softmax(text, temperature), _log_softmax(image, temperature)
+    log_text, log_image = log_softmax(text, temperature), log_softmax(image, temperature)
     if direction == "image_to_text":
         return _pairwise_kl(log_image, log_text).T
     return _pairwise_kl(log_text, log_image)
@@ -97,13 +97,14 @@ def _pairwise_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def semantic_contrast(divergences: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How hard it is to tell which image belongs to a text: ``-log softmax_j(-D_ij)`` at j = i.
+    """Compute the contrastive loss of identifying the image of each text: ``-log softmax_j(-D_ij)`` at j = i.
 
-    InfoNCE (van den Oord et al. 2018), with a divergence for the similarity; about log N where all images look alike.
+    This is InfoNCE (van den Oord et al. 2018) with the negative divergence as similarity. It is about log N if all N
+    images are equally close.
 
     Args:
         divergences: D, text by image, shape ``(B, B)``.
-        mask: Boolean, shape ``(B, B)``, True for an image that is told apart from the text's own; None for all.
+        mask: Boolean, shape ``(B, B)``, True for an image that is contrasted with the text's own; None for all.
 
     Returns:
         Shape ``(B,)``, in nats.
@@ -116,13 +117,14 @@ def semantic_contrast(divergences: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Logits with mean 0 and standard deviation 1 over the last axis, in at least float32; constant ones become 0."""
+    """Give logits mean 0 and standard deviation 1 over the last axis, in at least float32; constant rows become 0."""
     wide = upcast(logits)
     centre = wide - wide.mean(-1, keepdim=True)
     return centre * (centre.square().mean(-1, keepdim=True) + 1e-12).rsqrt()
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """Compute the log-softmax of ``logits / temperature`` over the last axis, finite and in at least float32."""
     logits = upcast(logits)
     centred = (logits - logits.detach().amax(-1, keepdim=True)) / temperature
     # Finite even where the distance to the maximum overflows, so that 0 * log 0 is 0.
@@ -134,7 +136,7 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def upcast(tensor: Tensor) -> Tensor:
-    """The tensor in at least float32: half precision is widened, float64 stays."""
+    """Return the tensor in at least float32: half precision is converted, float64 stays."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -143,7 +145,7 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the real tokens of every sample; zeros for a sample that has none.
+    """Return the mean over the real tokens of every sample; zeros for a sample without real tokens.
 
     Args:
         tokens: Shape ``(B, L, C)``.
@@ -156,7 +158,7 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def zero_padded_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
-    """What :func:`masked_mean` gives for tokens that are 0 where the mask is False, without making them so again.
+    """Return :func:`masked_mean` of tokens that are already 0 where the mask is False, without masking them again.
 
     Args:
         tokens: Shape ``(B, L, C)``.
@@ -172,34 +174,34 @@ def zero_padded_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def finite_padding(embeddings: Tensor, mask: Tensor | None) -> Tensor:
-    """Replace padding that holds NaN or infinity by zeros, so that a head that multiplies padding by 0 gets 0.
+    """Replace padding that contains NaN or infinity by zeros, so that a head that multiplies padding by 0 gets 0.
 
     Args:
         embeddings: Shape ``(B, C)`` or ``(B, L, C)``.
-        mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for what is real; None if everything is.
+        mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for real samples or tokens; None if all are real.
 
     Returns:
-        The shape of ``embeddings``; no gradient flows to what was replaced.
+        The shape of ``embeddings``; no gradient flows to replaced values.
     """
     if mask is None:
         return embeddings
     values = embeddings.detach()
-    finite = values.amax(-1).isfinite() & values.amin(-1).isfinite()  # both are NaN where there is one
+    finite = values.amax(-1).isfinite() & values.amin(-1).isfinite()  # amax and amin are NaN if any value is
     return embeddings.masked_fill((~mask & ~finite).unsqueeze(-1), 0)
 
 
 def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
-    """How much sample j says to sample i: ``r_ij = v^T tanh(query_i + key_j)``, per head (Eq. 8).
+    """Compute the scores ``r_ij = v^T tanh(query_i + key_j)`` of receiver i and sample j, per head (Eq. 8).
 
-    ``query`` holds W_q h_i + b and ``key`` W_k h_j. A query of a single row that holds only the bias gives the equation
-    letter by letter, with the same scores for every sample. From a certain size on, the ``Q x B x width`` pairs are
-    never held at once but computed in tiles, and once more in the backward pass; under ``torch.compile`` the compiler
-    fuses them into the sum instead. Second derivatives hold all pairs at once.
+    ``query`` holds W_q h_i + b and ``key`` holds W_k h_j. A query of a single row that holds only the bias gives the
+    literal Eq. 8, with the same scores for every sample. Above a certain size, the ``Q x B x width`` pairs are never
+    stored in full but computed in tiles, and again in the backward pass. Under ``torch.compile`` the compiler fuses
+    them into the sum instead. Second derivatives store all pairs.
 
     Args:
         query: Shape ``(..., heads, Q, width)``.
         key: Shape ``(..., heads, B, width)``.
-        vector: The learned ``v``, shape ``(heads, width)``.
+        vector: Learned score vectors ``v``, shape ``(heads, width)``.
 
     Returns:
         Scores of shape ``(..., heads, Q, B)``, in at least float32.
@@ -213,13 +215,13 @@ def additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
 
 
 def dot_scores(query: Tensor, key: Tensor) -> Tensor:
-    """Scaled dot product ``query_i . key_j / sqrt(width)``, in the shapes of :func:`additive_scores`."""
+    """Compute scaled dot products ``query_i . key_j / sqrt(width)``, with the shapes of :func:`additive_scores`."""
     with _without_autocast(query.device.type):
         return upcast(query) @ upcast(key).mT / math.sqrt(query.shape[-1])
 
 
 def cosine_scores(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
-    """Scaled cosine ``s cos(query_i, key_j)``, in the shapes of :func:`additive_scores`: lengths do not count.
+    """Compute scaled cosines ``s cos(query_i, key_j)``, with the shapes of :func:`additive_scores`.
 
     Args:
         query: Shape ``(..., heads, Q, width)``.
@@ -232,11 +234,11 @@ def cosine_scores(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
 
 
 def centred(samples: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Samples less their mean, which is what all of them share.
+    """Subtract the mean over the samples, which is the part that all samples share.
 
     Args:
         samples: Shape ``(..., B, C)``.
-        mask: Boolean, shape ``(..., B)``, True for the samples that the mean is of; None for all.
+        mask: Boolean, shape ``(..., B)``, True for samples that count in the mean; None for all.
     """
     wide = upcast(samples)
     if mask is None:
@@ -247,16 +249,16 @@ def centred(samples: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def attention_weights(scores: Tensor, mask: Tensor | None = None, own: Tensor | None = None) -> Tensor:
-    """Softmax over the samples that give (Eq. 9, whose printed bound C can only be B).
+    """Compute the softmax over the samples attended to (Eq. 9, whose printed bound C can only be B).
 
     Args:
         scores: Shape ``(..., heads, Q, B)``.
         mask: Boolean, shape ``(..., B)``, True for a sample that may be attended to.
-        own: Integer, shape ``(Q,)``: the sample that each receiver is, which it attends to only if there is no other.
+        own: Integer, shape ``(Q,)``: sample number of each receiver. It attends to itself only if there is no other.
 
     Returns:
-        Weights over the last axis, shape ``(..., heads, Q, B)``. A masked sample weighs exactly 0; if all are masked
-        the weights are uniform, never NaN.
+        Weights over the last axis, shape ``(..., heads, Q, B)``. A masked sample has weight exactly 0; if all samples
+        are masked the weights are uniform, never NaN.
     """
     lowest = torch.finfo(scores.dtype).min
     if own is not None:
@@ -276,17 +278,17 @@ def sample_attention(
     own: Tensor | None = None,
     block_rows: int | None = None,
 ) -> Tensor:
-    """Every sample receives a weighted mean of the others, per head: ``H'_i = sum_j alpha_ij H_j`` (Eq. 9-10).
+    """Compute a weighted mean of the samples for every receiver and head: ``H'_i = sum_j alpha_ij H_j`` (Eq. 9-10).
 
     Args:
         score: Maps query and key to scores ``(..., heads, Q, B)``, such as :func:`dot_scores`.
         query: Shape ``(..., heads, Q, width)``.
         key: Shape ``(..., heads, B, width)``.
-        values: What is given, shape ``(..., 1, B, C)``, or ``(..., heads, B, C)`` if it differs by head.
-        mask: Boolean, shape ``(..., B)``, True for a sample that gives.
+        values: Values of the samples, shape ``(..., 1, B, C)``, or ``(..., heads, B, C)`` if they differ by head.
+        mask: Boolean, shape ``(..., B)``, True for a sample that may be attended to.
         own: See :func:`attention_weights`.
-        block_rows: Hold the scores of so many receiving rows at a time and compute them again in the backward pass.
-            The result is the same; None does all rows at once.
+        block_rows: Number of receivers whose scores are in memory at a time; scores are recomputed in the backward
+            pass. The result is the same. None processes all rows at once, as do torch.compile and torch.func.
 
     Returns:
         Shape ``(..., heads, Q, C)``.
@@ -295,12 +297,14 @@ def sample_attention(
 
     def attend(rows: Tensor, own: Tensor | None) -> Tensor:
         weights = attention_weights(score(rows, key), mask, own).to(values.dtype)
-        # Heads that share their values are rows of one product, so that values are neither copied nor summed by head;
-        # those of a receiver lie side by side there, so that they are concatenated without a copy.
+        # One matrix product serves all heads that share values, so that values are neither copied nor summed by head.
+        # In it the heads of a receiver are adjacent, so that they are concatenated without a copy.
         context = rearrange(weights, "... (g h) q b -> ... g (q h) b", g=groups) @ values
         return rearrange(context, "... g (q h) c -> ... (g h) q c", h=heads // groups)
 
-    if block_rows is None or torch.compiler.is_compiling() or block_rows >= query.shape[-2]:
+    # Neither torch.compile nor torch.func supports the hooks of a checkpoint.
+    without_hooks = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if block_rows is None or without_hooks or block_rows >= query.shape[-2]:
         return attend(query, own)
     rows = torch.split(query, block_rows, dim=-2)
     owns = [None] * len(rows) if own is None else torch.split(own, block_rows)
@@ -319,15 +323,15 @@ def interpolate(
     first_mask: Tensor | None = None,
     second_mask: Tensor | None = None,
 ) -> Tensor:
-    """Synthetic samples ``lam * first + (1 - lam) * second`` (Eq. 14); lambda weights the first of each pair.
+    """Compute synthetic samples ``lam * first + (1 - lam) * second`` (Eq. 14); lambda weights the first of each pair.
 
     Args:
         first: Shape ``(M, ...)``.
         second: Same shape.
         lam: Shape ``(M,)``, in [0, 1].
-        first_mask: Boolean, shape ``(M, L)`` for tensors ``(M, L, ...)``, True for a real token of the first. Where
-            only one of the two has a token, that token is used unmixed; where neither has, the first's padding.
-        second_mask: The same for the second; give both or neither.
+        first_mask: Boolean, shape ``(M, L)`` for tensors ``(M, L, ...)``, True for a real token of the first. If only
+            one of the two has a token, it is used unmixed; if neither has one, the padding of the first is used.
+        second_mask: The same for the second; pass both or neither.
 
     Returns:
         Shape ``(M, ...)``, in the dtype of ``first``.
@@ -359,10 +363,10 @@ def interpolate_targets(
     first_mask: Tensor | None = None,
     second_mask: Tensor | None = None,
 ) -> Tensor:
-    """Soft targets ``lam * y_first + (1 - lam) * y_second`` of synthetic samples (Eq. 15).
+    """Compute soft targets ``lam * y_first + (1 - lam) * y_second`` of synthetic samples (Eq. 15).
 
     Args:
-        first: Class indices ``(M,)`` or tags ``(M, L)``, of which an ignored label such as -100 becomes zeros; or
+        first: Class indices ``(M,)`` or tags ``(M, L)``, where ignored labels such as -100 become zeros; or
             floating-point targets ``(M, ..., num_classes)``.
         second: The same kind.
         lam: Shape ``(M,)``.
@@ -386,7 +390,7 @@ def interpolate_targets(
 
 
 def mixed_loss(loss_first: Tensor, loss_second: Tensor, lam: Tensor) -> Tensor:
-    """Loss of synthetic rows ``lam * l(y_i) + (1 - lam) * l(y_j)``: Eq. 15 for any loss that is linear in the label.
+    """Compute the loss of synthetic rows ``lam * l(y_i) + (1 - lam) * l(y_j)`` (Eq. 15 for losses linear in the label).
 
     Args:
         loss_first: Loss of each row against the first target, shape ``(M,)``.
@@ -405,18 +409,18 @@ def row_weights(
     original_share: Tensor | None = None,
     apart: bool = False,
 ) -> Tensor:
-    """Share of each row of the final set in the loss.
+    """Compute the weight of each row of the final set in the loss.
 
     Args:
         valid: 1 for a row made of real samples and 0 for padding, shape ``(N,)``.
         sizes: Numbers of original, transformed and synthetic rows, in this order.
-        strength: What transformed and synthetic rows weigh beside the originals' 1, a scalar.
-        transformed_ratio: Delta, if it is meant as a weight: transformed rows weigh Delta and synthetic ones 1 - Delta.
-        original_share: What original rows weigh instead of 1, a scalar.
-        apart: Add a mean over real and one over synthetic rows, instead of one mean over all.
+        strength: Weight of transformed and synthetic rows relative to the originals, a scalar.
+        transformed_ratio: Delta, if used as a weight: transformed rows weigh Delta and synthetic rows 1 - Delta.
+        original_share: Weight of original rows instead of 1, a scalar.
+        apart: Add a mean over real rows and a mean over synthetic rows, instead of one mean over all rows.
 
     Returns:
-        Shape ``(N,)``; the sum is 1, or for ``apart`` up to 2.
+        Shape ``(N,)``; the sum is 1, or up to 2 with ``apart``, or 0 without a real sample.
     """
     originals, transformed, synthetic = torch.split(valid, list(sizes))
     num_synthetic = synthetic.sum()
@@ -425,8 +429,8 @@ def row_weights(
     if transformed_ratio is not None:
         transformed, synthetic = transformed_ratio * transformed, (1 - transformed_ratio) * synthetic
     real, extra = torch.cat([originals, strength * transformed]), strength * synthetic
-    # Without any real sample all shares are 0.
+    # Without real samples all weights are 0.
     if apart:
-        total = real.sum()  # below 1 where the originals' share is
+        total = real.sum()  # can be below 1 if original_share is
         return torch.cat([real / total.masked_fill(total == 0, 1), extra / num_synthetic.clamp_min(1)])
     return torch.cat([real, extra]) / (real.sum() + extra.sum()).clamp_min(1)

@@ -1,4 +1,4 @@
-"""The options of the mixup step, and the presets: the paper, its code, what helps most, and published neighbours."""
+"""Options of the mixup step, and presets: paper, release, recommended, and related published methods."""
 
 import math
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ PAPER: dict[str, Any] = {
     "averaging": "together",
     "counts": "round",
 }
-# What each preset changes of the paper.
+# The options in which each preset differs from the paper.
 PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {},
     "release": {
@@ -57,7 +57,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 
 
 def preset_options(preset: Preset | None, dim: int, given: dict[str, Any]) -> dict[str, Any]:
-    """The options given, and for those that are None the preset's for a width of ``dim``; None is ``"paper"``."""
+    """Return the options. Those that are None come from the preset (default ``"paper"``) for width ``dim``."""
     preset = preset or "paper"
     check_choice("preset", preset, Preset)
     options = PAPER | PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
@@ -68,7 +68,7 @@ def preset_options(preset: Preset | None, dim: int, given: dict[str, Any]) -> di
 
 @dataclass(frozen=True, kw_only=True)
 class MixupOptions:
-    """How pairs are made and what enters the final set; :class:`attnmixup.AttnMixup` says what each option does."""
+    """Options for the pairs and the final set; :class:`attnmixup.AttnMixup` documents each option."""
 
     sample_ratio: float
     transformed_ratio: float
@@ -97,30 +97,30 @@ class MixupOptions:
         check_choice("averaging", self.averaging, Averaging)
         check_choice("counts", self.counts, Counts)
         if self.final == "mixed" and self.averaging == "apart":
-            raise ValueError('final="mixed" trains on synthetic rows alone: use averaging="together".')
+            raise ValueError('final="mixed" trains only on synthetic rows: use averaging="together".')
         object.__setattr__(self, "sample_share", _fraction(self.sample_ratio))
         object.__setattr__(self, "transformed_share", _fraction(self.transformed_ratio))
 
     def num_original(self, size: int) -> int:
-        """Rows of H in the set of Eq. 13, for a batch of this size."""
+        """Return the number of rows of H in the set of Eq. 13, for a batch of this size."""
         return self._count(self.sample_share, size)
 
     def num_transformed_in_slice(self, size: int) -> int:
-        """Rows of H* in the set of Eq. 13 under ``sampling="slice"``: all but the first 1 - delta."""
+        """Return how many rows of H* are in the set of Eq. 13 for ``sampling="slice"``: all but the first 1 - delta."""
         kept, whole = self.sample_share
         return size - self._count((whole - kept, whole), size) if self.counts == "truncate" else self.num_original(size)
 
     def num_transformed(self, size: int) -> int:
-        """Rows of H* in the final set of Eq. 16, for a batch of this size."""
+        """Return the number of rows of H* in the final set of Eq. 16, for a batch of this size."""
         return self._count(self.transformed_share, size)
 
     def num_mixed(self, pairs: int) -> int:
-        """Pairs of which ``final="slice"`` takes the mixed rows, the first 1 - Delta of all."""
+        """Return the number of mixed rows that ``final="slice"`` keeps, the first 1 - Delta of all pairs."""
         kept, whole = self.transformed_share
         return self._count((whole - kept, whole), pairs)
 
     def never_transforms(self, size: int) -> bool:
-        """Whether no row of H* is used, as in plain mixup."""
+        """Return whether no row of H* is used, as in plain mixup."""
         if self.sampling == "slice":
             none_in_pairs = self.num_transformed_in_slice(size) == 0
         else:
@@ -134,7 +134,7 @@ class MixupOptions:
 
 
 def rounded_share(share: tuple[int, int], size: int) -> int:
-    """Compute ``share * size`` of a fraction, rounded half up, in integers: one graph for all sizes."""
+    """Compute ``share * size``, rounded half up, in integer arithmetic, so that one graph serves all sizes."""
     top, bottom = share
     return (2 * top * size + bottom) // (2 * bottom)
 

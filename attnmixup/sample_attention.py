@@ -7,49 +7,50 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from attnmixup import functional, sampling
-from attnmixup.checks import check_choice, check_embeddings
+from attnmixup.checks import check_choice, check_dtype, check_embeddings
 
 AttentionScore = Literal["additive", "shared", "dot", "cosine"]
 Sequence = Literal["pooled", "position", "sample"]
 
-# s of the cosine scores at the start: a sample just like the receiver weighs e^10 times as much as an orthogonal one.
+# Initial s of the cosine scores: a sample in the receiver's direction weighs e^10 times as much as an orthogonal one.
 COSINE_SCALE = 10.0
-# So many weights are held at once, 64 MiB in float32; larger batches go in blocks of rows, computed twice.
+# Maximum number of weights in memory, 64 MiB in float32. Larger batches are processed in blocks of rows, each twice.
 BLOCK_ELEMENTS = 2**24
 
 
 class SampleAttention(nn.Module):
-    """Multi-head attention across the batch, with residual and LayerNorm, giving H* (Eq. 8-12).
+    """Multi-head attention across the batch with residual and LayerNorm, which computes H* (Eq. 8-12).
 
-    Each head h scores every pair of samples, ``r_ij``, and mixes all C features of the samples by
-    ``alpha_ij = softmax_j(r_ij)``; the heads are concatenated (kC), mapped back to C and added to the input. The
-    softmax runs over the samples: the bound C printed in Eq. 9 would let nothing pass between them.
+    Each head scores every pair of samples, ``r_ij``, and mixes all C features of the samples with the weights
+    ``alpha_ij = softmax_j(r_ij)``. The heads are concatenated (kC), mapped back to C and added to the input. The
+    softmax runs over the samples: with the bound C printed in Eq. 9 no information would pass between samples.
 
-    The width of a score is ``dim // heads`` per head. Neither the ``B x B x dim`` pairs nor the ``heads x B x B``
-    weights of a large batch are held at once: they are computed part by part, and again in the backward pass.
+    The width of a score is ``dim // heads`` per head. For large batches, neither the ``B x B x dim`` pairs nor the
+    ``heads x B x B`` weights are stored in full: they are computed in parts, and again in the backward pass.
 
     Args:
         dim: Width C of the embeddings.
         heads: Number of heads k.
-        score: ``"additive"``: ``v^T tanh(W_q h_i + W_k h_j + b)``. ``"shared"``: ``v^T tanh(W h_j + b)``, Eq. 8 letter
-            by letter, the same context for every sample, in O(B). ``"dot"``: scaled dot product of samples, with values
-            projected to ``dim // heads`` per head as in a transformer. ``"cosine"``: ``s cos(W h_i, W h_j)`` of samples
-            less their mean, which give what they differ by from it, with a learned s per head that starts at 10; a
-            sample does not attend to itself. Where the other scores of a trained model are nearly the same for all
-            samples, and so is what these receive, this one tells samples apart.
-        sequence: How ``(B, L, C)`` is attended. ``"pooled"``: scores from the mean of each sample's tokens, used at
-            every position, among the samples that have a token there. ``"position"``: scores of their own at each
-            position. ``"sample"``: scores and what is given are of the means, so that all tokens of a sample receive
-            the same, and nothing of a token that happens to have their position.
-        dropout: Rate after the attention, and in the feed-forward block.
+        score: ``"additive"``: ``v^T tanh(W_q h_i + W_k h_j + b)``. ``"shared"``: ``v^T tanh(W h_j + b)``, the literal
+            Eq. 8, with the same context for every sample, in O(B). ``"dot"``: scaled dot product of samples, with
+            values projected to ``dim // heads`` per head as in a transformer. ``"cosine"``: ``s cos(W h_i, W h_j)`` of
+            samples minus their mean, with a learned s per head that starts at 10. The values are also the samples minus
+            their mean, and a sample does not attend to itself. With the other scores a trained model can give nearly
+            the same scores, and so the same update, to all samples; ``"cosine"`` distinguishes them.
+        sequence: Attention on ``(B, L, C)``. ``"pooled"``: scores from the mean of each sample's tokens, used at every
+            position, among the samples that have a token there. ``"position"``: separate scores at each position.
+            ``"sample"``: scores and values come from the means, so all tokens of a sample receive the same update, and
+            nothing from tokens that happen to share their position.
+        dropout: Dropout rate after the attention and in the feed-forward block.
         feed_forward: Hidden width of a feed-forward block with a second LayerNorm; 0 for none. With ``score="dot"``
-            this is ``nn.TransformerEncoderLayer`` across the batch, without dropout on the weights.
-        gate: Multiply the update of each feature by a learned number that starts at 0, so that H* starts as LN(H).
-        device: Of the parameters.
-        dtype: Of the parameters.
+            the module is ``nn.TransformerEncoderLayer`` across the batch, without dropout on the attention weights.
+        gate: Multiply the update of each feature by a learned number that starts at 0, so that H* starts as LN(H),
+            before a feed-forward block.
+        device: Device of the parameters.
+        dtype: Dtype of the parameters.
 
-    All parameters belong to ``nn.Linear`` and ``nn.LayerNorm`` layers, so that whoever initialises these (``to_empty``
-    with ``reset_parameters``, ``from_pretrained``) initialises this module.
+    All parameters belong to ``nn.Linear`` and ``nn.LayerNorm`` layers. Code that initialises these layers (``to_empty``
+    with ``reset_parameters``, ``from_pretrained``) therefore initialises this module too.
     """
 
     def __init__(
@@ -100,23 +101,24 @@ class SampleAttention(nn.Module):
 
         Args:
             embeddings: H, shape ``(B, C)`` or ``(B, L, C)``.
-            mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for a real sample or token. What is masked gives nothing
-                and comes out as it went in.
-            rows: Integer, shape ``(R,)``: transform these samples alone, from all samples; None for all.
-            generator: Source of the dropout, on the device of the embeddings.
+            mask: Boolean, shape ``(B,)`` or ``(B, L)``, True for a real sample or token. Masked ones are not attended
+                to and are returned unchanged.
+            rows: Integer, shape ``(R,)``: transform only these samples, which attend to all samples; None for all.
+            generator: Generator for the dropout, on the device of the embeddings.
             need_attention: Also return the weights.
 
         Returns:
-            H*, in the dtype of ``embeddings``, shape ``(R, C)`` or ``(R, L, C)``, and the weights ``(heads, R, B)``, or
-            ``(L, heads, R, B)`` for sequences but with ``sequence="sample"`` (``1`` for R with ``score="shared"``), or
-            None if not asked for. R is B without ``rows``.
+            H*, in the dtype of ``embeddings``, shape ``(R, C)`` or ``(R, L, C)``, and the attention weights, None
+            unless ``need_attention``. R is B without ``rows``. The weights have shape ``(heads, R, B)``, or
+            ``(L, heads, R, B)`` for sequences unless ``sequence="sample"``; with ``score="shared"``, R is 1 there.
         """
         check_embeddings(embeddings, self.dim, mask)
+        check_dtype("embeddings", embeddings, self.project_output.weight)
         if rows is None:
             rows = torch.arange(embeddings.shape[0], device=embeddings.device)
         by_token = embeddings.ndim == 3
         clean = embeddings if mask is None else embeddings.masked_fill(~mask.unsqueeze(-1), 0)
-        # Samples are the last axis but one from here on: (B, C) or (L, B, C).
+        # From here on samples are the second to last axis: (B, C) or (L, B, C).
         tokens = clean.transpose(0, 1) if by_token else clean
         giving = scored = tokens
         present = scored_present = mask.T if mask is not None and by_token else mask
@@ -165,7 +167,7 @@ class SampleAttention(nn.Module):
             return result, None
         weights = functional.attention_weights(self._scores(query, key), present, own)
         if by_token and self.sequence != "sample":
-            # Without a mask, pooled scores are those of every position.
+            # Without a mask, pooled scores are the same at every position.
             weights = weights.expand(embeddings.shape[1], -1, -1, -1)
         return result, weights
 
@@ -178,15 +180,15 @@ class SampleAttention(nn.Module):
 
 
 class _ScoreVectors(nn.Linear):
-    """The vectors v of Eq. 8, shape ``(heads, width)``; a linear layer, so that it is initialised as one."""
+    """Learned score vectors v of Eq. 8, shape ``(heads, width)``. A linear layer, so that it is initialised as one."""
 
     def reset_parameters(self) -> None:
-        """Draw as is usual for a layer before a tanh."""
+        """Initialise as is usual for a layer before a tanh."""
         nn.init.xavier_uniform_(self.weight)
 
 
 class _LayerNormBias(nn.LayerNorm):
-    """Learned numbers that start at 0: the bias of a layer norm, also by name, so that they are initialised as one."""
+    """Learned vector that starts at 0: the bias of a LayerNorm in type and name, so that it is initialised as one."""
 
     def __init__(self, size: int, **factory: Any) -> None:
         super().__init__(size, **factory)

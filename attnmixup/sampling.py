@@ -1,4 +1,4 @@
-"""What is random in AttnMixup: lambda, partners and subsets. Drawn here, on the device, and applied elsewhere."""
+"""Random draws of AttnMixup: lambda, partners and subsets, drawn on the device and applied in other modules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,20 +8,21 @@ from torch import Generator, Tensor
 
 from attnmixup import functional
 from attnmixup.checks import check_values
+from attnmixup.criteria import IGNORED
 from attnmixup.options import MixupOptions
 
 
 @dataclass(frozen=True, eq=False)
 class MixupPlan:
-    """Everything that is random about one mixup step.
+    """All random choices of one mixup step.
 
     ``first`` and ``second`` count rows of H (0 to B - 1) followed by rows of H* (B to 2B - 1).
 
     Attributes:
         transformed: Rows of H* that enter the final set, shape ``(T,)``.
-        first: First of each pair, shape ``(M,)``.
-        second: Second of each pair, shape ``(M,)``.
-        lam: Weight of the first, shape ``(M,)``.
+        first: First row of each pair, shape ``(M,)``.
+        second: Second row of each pair, shape ``(M,)``.
+        lam: Weight of the first row, shape ``(M,)``.
         size: Number of samples B that the plan is for.
     """
 
@@ -31,10 +32,17 @@ class MixupPlan:
     lam: Tensor
     size: int
 
-    def check(self, size: int) -> None:
-        """Raise ValueError unless the plan is for ``size`` samples and its parts go together."""
+    def check(self, group: Tensor) -> None:
+        """Raise ValueError unless the plan fits the samples and its parts are consistent.
+
+        Args:
+            group: Integer, shape ``(B,)``; the two rows of a pair must come from samples of one number.
+        """
+        size = group.shape[0]
         if self.size != size:
-            raise ValueError(f"The plan is for {self.size} samples, the batch has {size}: draw one by draw({size}).")
+            raise ValueError(
+                f"The plan is for {self.size} samples, but the batch has {size}: draw a new plan with draw({size})."
+            )
         if (
             self.transformed.ndim != 1
             or self.first.ndim != 1
@@ -52,6 +60,10 @@ class MixupPlan:
         ):
             check_values((rows >= 0) & (rows < limit), f"The plan's {name} must be rows from 0 to {limit - 1}.")
         check_values((self.lam >= 0) & (self.lam <= 1), "The plan's lam must be between 0 and 1.")
+        check_values(
+            group[self.first % size] == group[self.second % size],
+            "The plan pairs real samples with padding, or samples of different groups: pass mask and group to draw().",
+        )
 
 
 def draw_plan(
@@ -64,10 +76,13 @@ def draw_plan(
     generator: Generator | None = None,
     device: torch.device | None = None,
 ) -> MixupPlan:
-    """Draw what is random about mixing ``size`` samples; :meth:`attnmixup.AttnMixup.draw` documents the arguments."""
+    """Draw the random part of mixing ``size`` samples; :meth:`attnmixup.AttnMixup.draw` documents the arguments."""
     if device is None:
         given = next((tensor for tensor in (targets, group, embeddings) if tensor is not None), None)
         device = None if given is None else given.device
+    for name, tensor in (("targets", targets), ("embeddings", embeddings), ("group", group)):
+        if tensor is not None and tensor.shape[:1] != (size,):
+            raise ValueError(f"{name} must have one row for each of {size} samples, got {tuple(tensor.shape)}.")
     rows = torch.arange(size, device=device)
     group = torch.zeros_like(rows) if group is None else group
     num_original = options.num_original(size)
@@ -75,19 +90,20 @@ def draw_plan(
         pairing_set = torch.cat([rows[:num_original], rows[size - options.num_transformed_in_slice(size) :] + size])
     else:
         transformed_in_set = draw_rows(size, size, generator=generator, device=device) >= num_original
-        balanced = options.sampling == "balanced" and not _without_class(targets)
+        balanced = options.sampling == "balanced" and (targets is None or not _without_class(targets))
         rows_of_set = draw_balanced(group, class_of(targets), generator=generator) if balanced else rows
         pairing_set = rows_of_set + size * transformed_in_set
 
     sources = pairing_set % size
     group = group[sources]
-    if options.partner in ("uniform", "derangement"):
-        draw_within = draw_permutation if options.partner == "uniform" else draw_derangement
-        partner = draw_within(group, generator=generator)
+    if options.partner == "uniform":
+        partner = draw_permutation(group, generator=generator)
+    elif options.partner == "derangement":
+        partner = draw_derangement(group, sources, generator=generator)
     elif options.partner == "nearest":
         if embeddings is None:
             raise ValueError('partner="nearest" needs embeddings.')
-        partner = draw_nearest(group, embeddings[sources], options.neighbours, generator=generator)
+        partner = draw_nearest(group, sources, embeddings[sources], options.neighbours, generator=generator)
     else:
         draw_partner = draw_other_class if options.partner == "other_class" else draw_balanced
         partner = draw_partner(group, class_of(targets)[sources], generator=generator)
@@ -96,8 +112,8 @@ def draw_plan(
     if options.final == "sample":
         if options.sampling == "slice" and pairing_set.shape[0] < size - num_transformed:
             raise ValueError(
-                f'sampling="slice" with sample_ratio={options.sample_ratio} makes {pairing_set.shape[0]} pairs of '
-                f'{size} samples, final="sample" needs {size - num_transformed}: raise sample_ratio or '
+                f'sampling="slice" with sample_ratio={options.sample_ratio} makes {pairing_set.shape[0]} pairs from '
+                f'{size} samples, but final="sample" needs {size - num_transformed}: raise sample_ratio or '
                 "transformed_ratio."
             )
         transformed = draw_rows(size, num_transformed, generator=generator, device=device)
@@ -114,7 +130,7 @@ def draw_plan(
 
 
 def _from(generator: Generator | None) -> dict[str, Any]:
-    # torch.compile breaks its graph at generator=None given by keyword.
+    # Passing generator=None by keyword causes a graph break in torch.compile.
     return {} if generator is None else {"generator": generator}
 
 
@@ -123,8 +139,8 @@ def draw_lam(
 ) -> Tensor:
     """Draw lambda from Beta(alpha, alpha), shape ``(count,)``.
 
-    Two Gamma(alpha) variates, x / (x + y), taken in log space as Gamma(alpha + 1) times U^(1 / alpha): exact, and
-    without the underflow that a small alpha has.
+    Computes x / (x + y) of two Gamma(alpha) variates in log space, each as Gamma(alpha + 1) times U^(1 / alpha). This
+    is exact and does not underflow for a small alpha.
     """
     shape = torch.full((2, count), alpha + 1.0, dtype=torch.float32, device=device)
     gamma = torch._standard_gamma(shape, **_from(generator))
@@ -158,35 +174,49 @@ def _shuffled_by_group(group: Tensor, generator: Generator | None) -> Tensor:
     return shuffled[group[shuffled].argsort(stable=True)]
 
 
-def draw_derangement(group: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Draw a random cyclic order of each group and map every row to the next: no row to itself, unless it is alone.
+def draw_derangement(group: Tensor, samples: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Draw a random permutation that maps every row to a row of its group that comes from another sample.
+
+    Each group is brought into a random cyclic order in which the rows of a sample are adjacent. Every row maps to the
+    row that many places further that the most frequent sample has rows. Rows of a sample that has more than half of the
+    rows of its group can map to the same sample.
 
     Args:
         group: Integer, shape ``(S,)``.
+        samples: Sample that each row comes from, shape ``(S,)``; a sample has one group.
 
     Returns:
         Row indices, shape ``(S,)``.
     """
-    places = _shuffled_by_group(group, generator)
-    ordered = group[places]
+    shuffled = _shuffled_by_group(group, generator)
+    first_of_sample = (samples[shuffled][:, None] == samples[shuffled]).to(torch.uint8).argmax(1)
+    first_of_sample, order = first_of_sample.sort(stable=True)
+    places = shuffled[order]
+    start, end = _bounds(group[places])
+    first, last = _bounds(first_of_sample)
+    step = torch.zeros_like(places).scatter_reduce(0, start, last - first, "amax")[start]
     positions = torch.arange(group.shape[0], device=group.device)
-    last = torch.searchsorted(ordered, ordered, right=True) - 1
-    following = torch.where(positions == last, torch.searchsorted(ordered, ordered), positions + 1)
+    following = start + (positions - start + step) % (end - start)
     return torch.empty_like(places).scatter(0, places, places[following])
 
 
+def _bounds(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """For each number of a sorted tensor, return the start and end of the run of equal numbers."""
+    return torch.searchsorted(ordered, ordered), torch.searchsorted(ordered, ordered, right=True)
+
+
 def draw_other_class(group: Tensor, classes: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Draw for every row a partner of its group and another class; any row of the group if there is none.
+    """Draw for every row a partner of its group and another class; any row of the group if there is no other class.
 
     Args:
         group: Integer, shape ``(S,)``.
-        classes: Class of each row, shape ``(S,)``.
+        classes: Class of each row, shape ``(S,)``; a row with the ignored label -100 has none and is no partner.
 
     Returns:
         Row indices, shape ``(S,)``.
     """
     together = group[:, None] == group
-    other = together & (classes[:, None] != classes)
+    other = together & (classes[:, None] != classes) & (classes != IGNORED)
     return _weighted_choice(torch.where(other.any(1, keepdim=True), other, together).float(), generator)
 
 
@@ -195,30 +225,35 @@ def draw_balanced(group: Tensor, classes: Tensor, *, generator: Generator | None
 
     Args:
         group: Integer, shape ``(S,)``.
-        classes: Class of each row, shape ``(S,)``.
+        classes: Class of each row, shape ``(S,)``; a row with the ignored label -100 has none and is drawn only in a
+            group without classes.
 
     Returns:
         Row indices, shape ``(S,)``.
     """
     together = group[:, None] == group
     peers = (together & (classes[:, None] == classes)).sum(1)
-    return _weighted_choice(together / peers, generator)
+    with_class = together & (classes != IGNORED)
+    return _weighted_choice(torch.where(with_class.any(1, keepdim=True), with_class, together) / peers, generator)
 
 
-def draw_nearest(group: Tensor, embeddings: Tensor, neighbours: int, *, generator: Generator | None = None) -> Tensor:
-    """Draw for every row one of its nearest others in the group, all alike; itself if it is alone.
+def draw_nearest(
+    group: Tensor, samples: Tensor, embeddings: Tensor, neighbours: int, *, generator: Generator | None = None
+) -> Tensor:
+    """Draw for every row one of the nearest rows of other samples in its group with equal probability.
 
     Args:
         group: Integer, shape ``(S,)``.
-        embeddings: One vector of each row, shape ``(S, C)``, compared by their Euclidean distance.
-        neighbours: Number of others to draw from; all others where they are fewer.
+        samples: Sample that each row comes from, shape ``(S,)``.
+        embeddings: One vector per row, shape ``(S, C)``, compared by Euclidean distance.
+        neighbours: Number of nearest rows to draw from; all rows of other samples if there are fewer.
 
     Returns:
-        Row indices, shape ``(S,)``.
+        Row indices, shape ``(S,)``; the row itself if its group holds no other sample.
     """
     count = embeddings.shape[0]
     itself = torch.eye(count, dtype=torch.bool, device=group.device)
-    others = (group[:, None] == group) & ~itself
+    others = (group[:, None] == group) & (samples[:, None] != samples)
     wide = functional.upcast(embeddings.detach())
     distances = torch.cdist(wide, wide).masked_fill(~others, torch.inf)
     near = others & (distances.argsort(1).argsort(1) < neighbours)
@@ -226,34 +261,36 @@ def draw_nearest(group: Tensor, embeddings: Tensor, neighbours: int, *, generato
 
 
 def _weighted_choice(weights: Tensor, generator: Generator | None) -> Tensor:
-    # The largest of weight / Exponential(1) is a draw by weight; torch.multinomial would wait for the device.
+    # The argmax of weight / Exponential(1) samples by weight; torch.multinomial would wait for the device.
     waits = torch.empty_like(weights).exponential_(**_from(generator)).clamp_min(torch.finfo(weights.dtype).tiny)
     return (weights / waits).argmax(1)
 
 
-def _without_class(targets: Tensor | None) -> bool:
-    """Whether these are tags ``(B, L)`` or values ``(B,)``, of which no sample has one class."""
-    return targets is not None and (targets.ndim == 1) == targets.is_floating_point()
+def _without_class(targets: Tensor) -> bool:
+    """Return whether these are tags ``(B, L, ...)`` or values ``(B,)`` or ``(B, 1)``: no single class per sample."""
+    if targets.is_floating_point():
+        return targets.ndim != 2 or targets.shape[1] == 1
+    return targets.ndim > 1
 
 
 def class_of(targets: Tensor | None) -> Tensor:
-    """Class of each sample, shape ``(B,)``, from class indices ``(B,)`` or one-hot or soft targets ``(B, K)``."""
+    """Return the class of each sample, ``(B,)``, from class indices ``(B,)`` or one-hot or soft targets ``(B, K)``."""
     if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
         return targets
     if targets is not None and targets.ndim == 2 and targets.is_floating_point():
         check_values(
             (targets.sum(1) - 1).abs() < 1e-2,
-            "Samples can be chosen by class only where each has one: rows of targets (B, K) must sum to 1, which "
-            'several labels of a sample do not; use sampling="random" and partner="uniform".',
+            "Sampling by class needs one class per sample: rows of targets (B, K) must sum to 1, which multi-label "
+            'targets do not; use sampling="random" and partner="uniform".',
         )
         return targets.argmax(1)
     got = "no targets" if targets is None else f"{targets.dtype} of shape {tuple(targets.shape)}"
     raise ValueError(
-        "Samples can be chosen by class only for class indices (B,) or floating-point targets (B, K), got "
+        "Sampling by class needs class indices (B,) or floating-point targets (B, K), got "
         f'{got}; use sampling="random" and partner="uniform".'
     )
 
 
 def draw_dropout(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:
-    """Draw the factors of dropout, 0 at this rate and else ``1 / (1 - rate)``, in the shape and dtype of ``like``."""
+    """Draw dropout factors, 0 with probability ``rate`` and else ``1 / (1 - rate)``, in shape and dtype of ``like``."""
     return torch.empty_like(like).bernoulli_(1 - rate, **_from(generator)).div_(1 - rate)

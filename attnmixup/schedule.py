@@ -1,4 +1,4 @@
-"""How strongly AttnMixup acts over the steps of a training."""
+"""Schedules for the strength of AttnMixup over the training steps."""
 
 import math
 from typing import Literal
@@ -9,12 +9,12 @@ Shape = Literal["constant", "linear", "cosine"]
 
 
 def strength_at(step: int, *, steps: int, shape: Shape = "linear", start: float = 0.0, end: float = 1.0) -> float:
-    """Strength after ``step`` steps of a ramp from ``start`` to ``end``, for ``AttnMixup.set_strength``.
+    """Return the strength after ``step`` steps of a ramp from ``start`` to ``end``, for ``AttnMixup.set_strength``.
 
     Args:
-        step: Steps made so far.
+        step: Number of completed steps.
         steps: Length of the ramp; the strength stays at ``end`` afterwards.
-        shape: ``"linear"``, ``"cosine"`` (slow at both ends), or ``"constant"``, which is ``end`` throughout.
+        shape: ``"linear"``, ``"cosine"`` (slow at both ends), or ``"constant"``, which is always ``end``.
         start: Strength at step 0.
         end: Strength from ``steps`` on.
 

@@ -1,4 +1,4 @@
-"""The additive score of many pairs, tile by tile: never more memory than one tile, forward or backward."""
+"""Additive scores of many pairs in tiles: temporary memory of one tile in the forward and backward pass."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements of a tile: what stays in the cache of a CPU, and what keeps an accelerator busy.
+# Elements of a tile: small enough for a CPU cache, or large enough to keep an accelerator busy.
 CPU_TILE = 2**18
 ACCELERATOR_TILE = 2**26
-# e^(2 x) of larger numbers loses more digits than the sum of two such numbers does.
+# Above this, e^(2 x) loses more digits than the sum of two such numbers.
 LARGEST = 20.0
 
 
 def tile_elements(device: torch.device) -> int:
-    """Elements of a tile on this device; so many or fewer are better computed at once."""
+    """Return the number of elements of a tile on this device; smaller problems are faster without tiles."""
     return CPU_TILE if device.type == "cpu" else ACCELERATOR_TILE
 
 
 def tiled_additive_scores(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
-    """What :func:`attnmixup.functional.additive_scores` computes, in the same shapes, in tiles.
+    """Compute :func:`attnmixup.functional.additive_scores` in tiles, with the same shapes.
 
-    Each tile is computed once more in the backward pass. Second derivatives, forward mode and ``torch.func`` work too;
-    they hold all pairs at once.
+    Each tile is recomputed in the backward pass. Second derivatives, forward mode and ``torch.func`` are supported, but
+    store all pairs.
     """
     heads = key.shape[:-2]
     flat = (query.flatten(0, -3), key.flatten(0, -3), vector.expand(*heads, -1).flatten(0, -2))
@@ -36,7 +36,7 @@ class _TiledAdditiveScores(torch.autograd.Function):
     @staticmethod
     def forward(query: Tensor, key: Tensor, vector: Tensor) -> Tensor:
         scores = query.new_empty(*query.shape[:-1], key.shape[-2])
-        for heads, rows, columns, tile in _halves(query, key):
+        for heads, rows, columns, tile in _half_tanh_tiles(query, key):
             of_tile = tile.flatten(1, 2) @ vector[heads].unsqueeze(-1)
             scores[heads, rows, columns] = of_tile.view(tile.shape[:-1])
         return scores.mul_(-2)
@@ -81,10 +81,10 @@ def _gradients(gradient: Tensor, query: Tensor, key: Tensor, vector: Tensor) -> 
 def _gradients_in_tiles(gradient: Tensor, query: Tensor, key: Tensor, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     of_query, of_key, of_vector = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(vector)
     quarter = query.new_full((), 0.25)
-    for heads, rows, columns, tile in _halves(query, key):
+    for heads, rows, columns, tile in _half_tanh_tiles(query, key):
         of_scores = gradient[heads, rows, columns]
         of_vector[heads] += (of_scores.flatten(1).unsqueeze(1) @ tile.flatten(1, 2)).squeeze(1)
-        # The derivative of tanh is 1 - tanh^2, of which this is a quarter.
+        # The derivative of tanh is 1 - tanh^2; this is a quarter of it.
         slopes = torch.addcmul(quarter, tile, tile, value=-1, out=tile).mul_(of_scores.unsqueeze(-1))
         of_query[heads, rows] += slopes.sum(2)
         of_key[heads, columns] += slopes.sum(1)
@@ -92,11 +92,11 @@ def _gradients_in_tiles(gradient: Tensor, query: Tensor, key: Tensor, vector: Te
     return of_query * slope, of_key * slope, -2 * of_vector
 
 
-def _halves(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor]]:
-    """Tile by tile ``-tanh(query_i + key_j) / 2``, which is ``1 / (1 + e^(2 query_i) e^(2 key_j)) - 1/2``.
+def _half_tanh_tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice, Tensor]]:
+    """Yield tiles of ``-tanh(query_i + key_j) / 2``, which equals ``1 / (1 + e^(2 query_i) e^(2 key_j)) - 1/2``.
 
-    On a CPU the exponentials are taken before the pairs are made: a pair then costs a product and an inverse, a quarter
-    of a tanh.
+    On a CPU the exponentials are computed before the pairs are formed. Each pair then costs a product and a reciprocal,
+    which is a quarter of the cost of a tanh.
     """
     apart = query.device.type == "cpu" and all(bool((side.abs() < LARGEST).all()) for side in (query, key))
     first, second = ((2 * side).exp() if apart else side for side in (query, key))
@@ -111,7 +111,7 @@ def _halves(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice, T
 
 
 def _tiles(query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Heads, rows of the query, and rows of the key of each tile."""
+    """Yield heads, rows of the query, and rows of the key of each tile."""
     num_heads, num_rows, width = query.shape
     num_columns = key.shape[1]
     elements = tile_elements(query.device)

@@ -1,4 +1,4 @@
-"""Checks of a training: is everything that should learn in the optimizer?"""
+"""Check that the optimizer holds all trainable parameters."""
 
 import warnings
 
@@ -9,14 +9,14 @@ from torch.optim import Optimizer
 def missing_parameters(module: nn.Module, optimizer: Optimizer) -> list[str]:
     """List the trainable parameters of a module that no parameter group of an optimizer holds.
 
-    Models that choose parameters by name often leave out those of a mixer, which then never learns.
+    Code that selects parameters by name often leaves out the parameters of a mixer, which then never learns.
 
     Args:
         module: The whole model.
         optimizer: Its optimizer.
 
     Returns:
-        Names, in the order of ``module.named_parameters()``; empty if everything is trained.
+        Names, in the order of ``module.named_parameters()``; empty if none is missing.
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ def missing_parameters(module: nn.Module, optimizer: Optimizer) -> list[str]:
 
 
 def warn_of_missing_parameters(module: nn.Module, optimizer: Optimizer) -> None:
-    """Warn if :func:`missing_parameters` finds any, naming up to five."""
+    """Warn if :func:`missing_parameters` finds any; the warning names up to five."""
     missing = missing_parameters(module, optimizer)
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")

@@ -1,1 +1,1 @@
-"""Both modules in a training that exists already; each file imports its framework only when it is itself imported."""
+"""Integrations of both modules into training frameworks; importing one file imports only its own framework."""

@@ -1,8 +1,9 @@
-"""Hugging Face: both modules in a model for (token) classification, for a Trainer that needs no change."""
+"""Hugging Face: both modules in a (token) classification model that works with an unmodified Trainer."""
 
 import copy
 import inspect
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ from transformers.utils.generic import ModelOutput
 from attnmixup.attn_mixup import AttnMixup
 from attnmixup.batch_norm import statistics_of_originals
 from attnmixup.criteria import IGNORED, Criterion
+from attnmixup.integrations.loop import check_images
 from attnmixup.mixed_batch import MixedBatch
 from attnmixup.schedule import Shape, strength_at
 from attnmixup.semantic_kl import SemanticKLLoss
 from attnmixup.training import warn_of_missing_parameters
 
+# Number of unused losses before a warning; a trainer uses the loss of a step before it takes the next one.
+PATIENCE = 20
 PROBLEMS: dict[str, Criterion] = {
     "regression": F.mse_loss,
     "single_label_classification": F.cross_entropy,
@@ -42,7 +46,7 @@ PROBLEMS: dict[str, Criterion] = {
 
 
 class _Bound:
-    """A method of a wrapper, with the signature of the wrapped model."""
+    """A method of a wrapper with the signature of the wrapped model."""
 
     def __init__(self, method: Callable[..., Any], wrapper: "AttnMixupForClassification") -> None:
         self.method, self.wrapper = method, wrapper
@@ -56,7 +60,7 @@ class _Bound:
 
 
 class _WithSignatureOfModel:
-    """Decorates a method; what an instance has of it is :class:`_Bound`. By its signature a Trainer chooses columns."""
+    """Decorator that gives each instance a :class:`_Bound` method; a Trainer selects columns by its signature."""
 
     def __init__(self, method: Callable[..., Any]) -> None:
         self.method = method
@@ -67,37 +71,40 @@ class _WithSignatureOfModel:
 
 
 class AttnMixupForClassification(nn.Module):
-    """A classification or token-classification model that mixes what goes into its head.
+    """A classification or token-classification model that mixes the input of its head.
 
-    The embeddings are whatever the head is given: ``(B, C)`` after a pooler, or ``(B, L, C)``. With a mixer of that
-    width, any model works whose head is a module that treats rows independently. Give an instance to a ``Trainer``,
-    which sees the arguments of the model and those of :meth:`forward`. Its checkpoints hold both modules, and
-    :meth:`save_pretrained` saves the model without them, of use in training only.
+    The embeddings are the input of the head: ``(B, C)`` after a pooler, or ``(B, L, C)``. Any model works if its head
+    is a module that treats rows independently and the mixer has the width of the embeddings. Pass an instance to a
+    ``Trainer``, which sees the arguments of the model and of :meth:`forward`. Trainer checkpoints contain both modules.
+    :meth:`save_pretrained` saves the model without them, because only training uses them.
 
-    Heads that read the first token of ``(B, L, C)`` alone, as that of RoBERTa does, are found when the wrapper is made,
-    by running a copy of the head on a probe: where its logits are those of the first token alone, only that is mixed.
+    Some heads, such as the head of RoBERTa, read only the first token of ``(B, L, C)``. The wrapper detects this when
+    it is created by running a copy of the head on a probe. If the logits depend only on the first token, only the first
+    token is mixed.
 
-    Activation checkpointing of the model's layers works. The head may be checkpointed within its ``forward``, but not
-    around it, which would run it again without mixing.
+    Activation checkpointing of the model's layers works. The head may use it inside its ``forward``, but must not be
+    checkpointed as a whole, because the recomputation would run it without mixing.
 
-    LoRA: let peft wrap the model before this class does (or ``wrapped.model`` afterwards), not the whole, where names
-    in ``target_modules`` might be found in the mixer too; give ``head`` as the model's ``named_modules()`` then has it.
+    LoRA: wrap the model with peft before this class (or ``wrapped.model`` afterwards). Do not wrap this class, because
+    names in ``target_modules`` may also match modules of the mixer. Pass ``head`` as it is named in the
+    ``named_modules()`` of the resulting model.
 
     Args:
-        model: Such as ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification`` give.
-        mixer: As wide as the input of the head.
-        head: Name of the head's module within ``model``, such as ``"classifier.1"`` for one within a Sequential.
-        criterion: Any that :meth:`MixedBatch.loss` takes. None is what the model itself would use: by
-            ``config.problem_type`` or, where that is None, by the number of labels and their dtype.
-        semantic: Adds the semantic loss in training, where ``image_embeddings`` come with the batch.
+        model: A model such as those of ``AutoModelForSequenceClassification`` or ``AutoModelForTokenClassification``.
+        mixer: The mixer; its width is the width of the head's input.
+        head: Name of the head's module within ``model``, such as ``"classifier.1"`` for a layer of a Sequential.
+        criterion: Any criterion that :meth:`MixedBatch.loss` accepts. None is the criterion of the model, chosen by
+            ``config.problem_type`` or, if that is None, by the number of labels and their dtype.
+        semantic: Adds the semantic loss between the input of the head and ``image_embeddings`` in training.
         semantic_weight: Weight of the semantic loss (lambda_sem in Eq. 17 and 19).
-        first_token_only: Whether the head reads the first token alone, so that only this is mixed; None finds out.
+        first_token_only: Whether the head reads only the first token, so that only this token is mixed; None detects
+            it.
     """
 
-    # Trainer: the loss is the mean of a batch, so that gradient accumulation has to average it.
+    # Tells Trainer that the loss is the mean of a batch, so that gradient accumulation averages it.
     accepts_loss_kwargs = False
 
-    # Not PreTrainedModel, some of whose methods have no types.
+    # Not PreTrainedModel: some of its methods have no type hints.
     model: Any
 
     def __init__(
@@ -114,6 +121,7 @@ class AttnMixupForClassification(nn.Module):
         super().__init__()
         self.model, self.mixer, self.config = model, mixer, model.config
         self.head, self.criterion = head, criterion
+        self._unused_losses = 0
         self.semantic, self.semantic_weight = semantic, semantic_weight
         module = model.get_submodule(head)
         self.first_token_only = _reads_first_token(module, mixer.dim) if first_token_only is None else first_token_only
@@ -129,36 +137,39 @@ class AttnMixupForClassification(nn.Module):
         sample_mask: Tensor | None = None,
         **inputs: Any,
     ) -> ModelOutput | tuple[Any, ...]:
-        """Run the model; the head sees the final set, and the output has the logits of the samples that came in.
+        """Run the model with the final set as the head's input, and return the logits of the original samples.
 
         Args:
             *arguments: Passed to the model.
-            labels: Targets ``(B,)`` or ``(B, K)``; for tokens ``(B, L)``, where -100 has no part in the loss.
-            image_embeddings: Shape ``(B, D)``, for the semantic loss.
+            labels: Targets ``(B,)`` or ``(B, K)``; for tokens ``(B, L)``, where -100 does not count in the loss.
+            image_embeddings: Shape ``(B, D)``, required in training with the semantic loss.
             sample_mask: Shape ``(B,)``, False for a sample without an image.
             **inputs: Passed to the model. An ``attention_mask`` ``(B, L)`` is also the mask of the embeddings.
 
         Returns:
-            The model's output: loss (with labels), logits ``(B, ...)``, and what else it gives.
+            The model's output: loss (with labels), logits ``(B, ...)``, and its other fields.
 
         Raises:
-            TypeError: If arguments by position are too many, or also given by name.
-            ValueError: In training without labels; if the head does not run once, on rows that are those of the logits;
-                or if the attention mask does not fit the embeddings.
+            TypeError: If there are too many positional arguments, or one is also given by keyword.
+            ValueError: In training without labels; in training if there is a semantic loss without images or images
+                without a semantic loss; if the head does not run exactly once, on the rows of the logits; or
+                if the attention mask does not match the embeddings.
         """
         if arguments:
             signature = _signature_for(_forward_of(self.model))
-            # Raises for an argument too many, or given twice.
+            # Raises TypeError for an argument that is superfluous or given twice.
             signature.bind_partial(*arguments, **inputs)
             inputs |= zip(signature.parameters, arguments, strict=False)
         labels = inputs.pop("labels", labels)
         as_tuple = inputs.pop("return_dict", None) is False
         if self.training and labels is None:
             raise ValueError(
-                "In training the model needs labels, by which it mixes, and it makes the loss itself. A Trainer with "
-                "label_smoothing_factor, compute_loss_func or a compute_loss of its own takes them away: put the loss "
-                "into AttnMixupForClassification, as in criterion=partial(F.cross_entropy, label_smoothing=0.1)."
+                "In training the model needs labels: it mixes them and computes the loss itself. A Trainer with "
+                "label_smoothing_factor, compute_loss_func or its own compute_loss removes the labels: pass the loss "
+                "to AttnMixupForClassification instead, as in criterion=partial(F.cross_entropy, label_smoothing=0.1)."
             )
+        if self.training:
+            check_images(self.semantic, image_embeddings, "image_embeddings")
         call = _Call(self, labels, inputs.get("attention_mask"))
         outer, _running.call = _running.call, call
         try:
@@ -172,7 +183,7 @@ class AttnMixupForClassification(nn.Module):
         fields = {**output, "logits": call.mixed.originals(logits)}
         if labels is not None:
             fields["loss"] = self._loss(call.mixed, logits, labels)
-            if self.training and self.semantic is not None and image_embeddings is not None:
+            if self.training and self.semantic is not None:
                 images_present = None if sample_mask is None else sample_mask.bool()
                 semantic = self.semantic(call.embeddings, image_embeddings, mask=call.mask, sample_mask=images_present)
                 fields["loss"] = fields["loss"] + self.semantic_weight * semantic
@@ -184,10 +195,28 @@ class AttnMixupForClassification(nn.Module):
         is_value = labels.is_floating_point() or criterion is F.mse_loss
         if is_value and logits.shape[-1] == 1 and logits.ndim == labels.ndim + 1:
             logits = logits.squeeze(-1)
-        return mixed.loss(criterion, logits)
+        loss = mixed.loss(criterion, logits)
+        if self.training and loss.requires_grad and not torch.compiler.is_compiling():
+            self._warn_if_unused(loss)
+        return loss
+
+    def _warn_if_unused(self, loss: Tensor) -> None:
+        """Warn once if no loss of the last steps has received a gradient, as in a Trainer that computes its own."""
+
+        def used(gradient: Tensor) -> None:
+            self._unused_losses = 0
+
+        loss.register_hook(used)
+        self._unused_losses += 1
+        if self._unused_losses == PATIENCE:
+            warnings.warn(
+                f"The last {PATIENCE} losses of AttnMixupForClassification were not used for training. A loss that is "
+                "computed from its logits covers the original samples only, without mixing: train with output.loss.",
+                stacklevel=4,
+            )
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever the wrapper itself lacks is the model's, such as ``device`` or ``gradient_checkpointing_enable``."""
+        """Look up missing attributes in the model, such as ``device`` or ``gradient_checkpointing_enable``."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -196,12 +225,12 @@ class AttnMixupForClassification(nn.Module):
             return getattr(self.model, name)
 
     def save_pretrained(self, folder: str | Path, *, state_dict: dict[str, Any] | None = None, **options: Any) -> None:
-        """Save the model alone, as ``AutoModelForSequenceClassification.from_pretrained`` and the like load it.
+        """Save only the model, so that ``AutoModelForSequenceClassification.from_pretrained`` and others can load it.
 
         Args:
-            folder: Where to.
-            state_dict: A state of this wrapper, if it is not to be taken from it (as with sharded training).
-            **options: Of the model's own ``save_pretrained``.
+            folder: Output directory.
+            state_dict: State of this wrapper, if it must not be read from the wrapper (as with sharded training).
+            **options: Options of the model's own ``save_pretrained``.
         """
         if state_dict is not None:
             state_dict = {
@@ -211,12 +240,12 @@ class AttnMixupForClassification(nn.Module):
 
 
 class StrengthCallback(TrainerCallback):
-    """Schedules the strength of a mixer over a share of the training's steps.
+    """Schedule the strength of a mixer over a share of the training steps.
 
     Args:
         mixer: The mixer.
         shape: See :func:`attnmixup.schedule.strength_at`.
-        ramp: Share of all steps after which the strength is full.
+        ramp: Share of all steps after which the strength is 1.
     """
 
     def __init__(self, mixer: AttnMixup, *, shape: Shape = "linear", ramp: float = 0.1) -> None:
@@ -232,21 +261,21 @@ class StrengthCallback(TrainerCallback):
         optimizer: Optimizer | None = None,
         **kwargs: Any,
     ) -> None:
-        """Warn of trainable parameters that the optimizer does not hold."""
+        """Warn about trainable parameters that the optimizer does not hold."""
         if model is not None and optimizer is not None:
             warn_of_missing_parameters(model, optimizer)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Set the strength of the step that begins."""
+        """Set the strength for the next step."""
         steps = max(1, round(self.ramp * state.max_steps))
         self.mixer.set_strength(strength_at(state.global_step, steps=steps, shape=self.shape))
 
 
 @dataclass
 class _Call:
-    """One forward pass: what the hook on the head needs to know, and what it leaves."""
+    """State of one forward pass, shared by the wrapper and the hook on the head."""
 
     wrapper: AttnMixupForClassification
     labels: Tensor | None
@@ -260,7 +289,7 @@ class _Call:
         self.head: nn.Module = self.wrapper.model.get_submodule(self.wrapper.head)
 
     def mix(self, embeddings: Tensor) -> Tensor:
-        """What the head is to be given in the place of ``embeddings``, shape ``(B, C)`` or ``(B, L, C)``."""
+        """Return the mixed input for the head in place of ``embeddings``, shape ``(B, C)`` or ``(B, L, C)``."""
         if self.mixed is not None:
             raise _wrong_head(self.wrapper)
         self.embeddings = embeddings
@@ -271,20 +300,20 @@ class _Call:
         target_mask = None if self.labels is None else _target_mask(self.labels, used)
         self.mixed = self.wrapper.mixer(used, self.labels, mask=mask, target_mask=target_mask)
         if any(isinstance(layer, _BatchNorm) and layer.training for layer in self.head.modules()):
-            # The lock is for threads that share a head, or hooks as the replicas of DataParallel do.
+            # The lock protects threads that share a head, or that share hooks as the replicas of DataParallel do.
             self.until_end = ExitStack()
             self.until_end.enter_context(_batch_norm_lock)
             self.until_end.enter_context(statistics_of_originals(self.head, self.mixed))
         return self.mixed.embeddings.unsqueeze(1) if first_only else self.mixed.embeddings
 
     def end(self) -> None:
-        """Leave what the head was run within."""
+        """Close the contexts in which the head ran."""
         if self.until_end is not None:
             self.until_end.close()
 
 
 class _Running(threading.local):
-    """The call that runs in this thread. Not a context variable, which torch.compile cannot set."""
+    """The call that runs in this thread. torch.compile cannot set a context variable, so this is thread-local."""
 
     def __init__(self) -> None:
         self.call: _Call | None = None
@@ -295,34 +324,34 @@ _batch_norm_lock = threading.RLock()
 
 
 def _mix_input(head: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The hook on a head: it stays there, and acts only within a call of the wrapper in the same thread."""
+    """Pre-forward hook of a head. It is never removed and acts only inside a wrapper call of the same thread."""
     call = _running.call
     if call is None or call.head is not head:
         return None
     if not arguments:
         raise ValueError(
-            f"{type(head).__name__} is given its input by name, expected it as the first positional argument: choose "
-            "another module as head, such as the layer within this one."
+            f"{type(head).__name__} gets its input by keyword, expected it as the first positional argument: choose "
+            "another module as head, such as a layer inside this one."
         )
     return (call.mix(arguments[0]), *arguments[1:])
 
 
 def _wrong_head(wrapper: AttnMixupForClassification) -> ValueError:
     return ValueError(
-        f"{type(wrapper.model).__name__}.{wrapper.head} must run once and its rows must be those of the logits: give "
-        "the name of the module that makes the logits."
+        f"{type(wrapper.model).__name__}.{wrapper.head} must run once per forward pass, on the rows of the logits: "
+        "set head to the name of the module that computes the logits."
     )
 
 
 def _forward_of(model: Any) -> Callable[..., Any]:
-    """The ``forward`` of the model's class; of the model within, if peft wraps it."""
+    """Return ``forward`` of the model's class; if peft wraps the model, of the inner model's class."""
     base: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return type(base).forward
 
 
 @cache
 def _signature_for(forward: Callable[..., Any]) -> Signature:
-    """Signature of a model's ``forward`` without ``self``, and with the arguments that the wrapper adds."""
+    """Return the signature of a model's ``forward`` without ``self``, plus the arguments that the wrapper adds."""
     own = list(inspect.signature(forward).parameters.values())[1:]
     names = {parameter.name for parameter in own}
     added = [
@@ -335,9 +364,9 @@ def _signature_for(forward: Callable[..., Any]) -> Signature:
 
 
 def _reads_first_token(head: nn.Module, dim: int) -> bool:
-    """Whether a head that is given ``(B, L, C)`` makes the same of ``(B, 1, C)``, the first token."""
+    """Return whether a head gives the same output for ``(B, L, C)`` and for its first token ``(B, 1, C)``."""
     try:
-        # Not called as a module, which would run the hooks that are on it.
+        # Calling ``forward`` directly skips the hooks of the head.
         logits = copy.deepcopy(head).to("cpu", torch.float32).eval().forward
         probe = torch.linspace(-1, 1, 2 * 3 * dim).reshape(2, 3, dim)
         with torch.no_grad():
@@ -350,7 +379,7 @@ def _reads_first_token(head: nn.Module, dim: int) -> bool:
 
 
 def _mask_of_embeddings(model: nn.Module, embeddings: Tensor, attention_mask: Tensor) -> Tensor:
-    """The attention mask as a boolean mask of the embeddings, shape ``(B, L)``."""
+    """Return the attention mask as a boolean mask of the embeddings, shape ``(B, L)``."""
     if attention_mask.shape == embeddings.shape[:2]:
         return attention_mask.bool()
     downsample: Any = getattr(model, "_get_feature_vector_attention_mask", None)
@@ -359,13 +388,13 @@ def _mask_of_embeddings(model: nn.Module, embeddings: Tensor, attention_mask: Te
         return mask.bool()
     raise ValueError(
         f"The attention mask {tuple(attention_mask.shape)} must be as long as the embeddings {tuple(embeddings.shape)} "
-        f"that the head is given, and {type(model).__name__} has no _get_feature_vector_attention_mask to shorten it: "
-        "choose a head whose input has one vector for each position of the mask, or one for each sample."
+        f"of the head's input, and {type(model).__name__} has no _get_feature_vector_attention_mask to shorten it: "
+        "choose a head whose input has one vector per position of the mask, or one vector per sample."
     )
 
 
 def _target_mask(labels: Tensor, embeddings: Tensor) -> Tensor | None:
-    """Which labels count, if there is one for each token of the embeddings; as in the model, whatever is attended."""
+    """Return which labels count if each token has one. As in the model, this ignores the attention mask."""
     if embeddings.ndim < 3 or labels.ndim < 2 or labels.shape[:2] != embeddings.shape[:2]:
         return None
     if labels.ndim == 2 and not labels.is_floating_point():
@@ -374,7 +403,7 @@ def _target_mask(labels: Tensor, embeddings: Tensor) -> Tensor | None:
 
 
 def _criterion_of(config: PretrainedConfig, logits: Tensor, labels: Tensor) -> Criterion:
-    """The criterion that models of transformers choose: that of a problem type, and cross entropy for tokens."""
+    """Return the criterion that transformers models use: that of the problem type, or cross entropy for tokens."""
     if logits.ndim > 2:
         return F.cross_entropy
     problem = getattr(config, "problem_type", None)

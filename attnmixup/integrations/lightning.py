@@ -1,4 +1,4 @@
-"""Lightning: the steps of a LightningModule around a MixedModel, with a schedule of the strength."""
+"""Lightning: the steps of a LightningModule for a MixedModel, with a schedule of the strength."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,18 +12,19 @@ from attnmixup.training import warn_of_missing_parameters
 
 
 class AttnMixupSteps:
-    """Trains a :class:`MixedModel` on batches that are dicts of its arguments.
+    """Steps that train a :class:`MixedModel` on batches that are dicts of its arguments.
 
-    To be inherited together with the ``LightningModule`` of ``lightning`` or ``pytorch_lightning``, whichever is used::
+    Inherit from it together with the ``LightningModule`` of ``lightning`` or ``pytorch_lightning``::
 
         class Module(AttnMixupSteps, LightningModule):
             pass
 
     Args:
         model: Encoder, mixer and head.
-        learning_rate: Of AdamW.
-        shape: How the strength of the mixer rises, see :func:`attnmixup.schedule.strength_at`.
-        ramp_steps: Steps until the strength is full.
+        learning_rate: Learning rate of AdamW.
+        shape: How the strength of the mixer rises, see :func:`attnmixup.schedule.strength_at`. ``"constant"`` leaves
+            the strength unchanged.
+        ramp_steps: Number of steps until the strength is 1.
     """
 
     trainer: Any
@@ -39,25 +40,27 @@ class AttnMixupSteps:
         self.shape, self.ramp_steps = shape, ramp_steps
 
     def on_train_start(self) -> None:
-        """Warn of trainable parameters that no optimizer holds, if ``configure_optimizers`` was overridden."""
+        """Warn about trainable parameters that the only optimizer, from ``configure_optimizers``, does not hold."""
         if len(self.trainer.optimizers) == 1:
             warn_of_missing_parameters(self.model, self.trainer.optimizers[0])
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
-        """Loss of the final set."""
-        self.model.mixer.set_strength(strength_at(self.global_step, steps=self.ramp_steps, shape=self.shape))
+        """Return the loss of the final set and log it."""
+        if self.shape != "constant":
+            self.model.mixer.set_strength(strength_at(self.global_step, steps=self.ramp_steps, shape=self.shape))
         output = self.model(**batch)
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        interval = self.trainer.log_every_n_steps
+        if interval and self.global_step % interval == 0:
             self.log_dict({f"train/{name}": value for name, value in output.mixed.stats().items()})
         loss: Tensor = output.loss
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        """Loss of the samples as they are."""
+        """Log the loss of the original samples."""
         output = self.model(**batch)
         self.log("val/loss", output.loss, batch_size=len(output.logits))
 
     def configure_optimizers(self) -> Optimizer:
-        """AdamW over all parameters, those of the two modules included."""
+        """Return AdamW over all parameters, including those of both modules."""
         return AdamW(self.model.parameters(), lr=self.learning_rate)

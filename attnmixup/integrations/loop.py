@@ -1,4 +1,4 @@
-"""A plain loop: an encoder and a head with both modules between them, and one epoch of training."""
+"""Plain PyTorch loop: an encoder and a head with both modules between them, and one epoch of training."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,14 +17,25 @@ from attnmixup.semantic_kl import SemanticKLLoss
 from attnmixup.training import warn_of_missing_parameters
 
 
+def check_images(semantic: SemanticKLLoss | None, image: Tensor | None, name: str = "image") -> None:
+    """Raise ValueError if there is a semantic loss without images, or images without a semantic loss."""
+    if semantic is not None and image is None:
+        raise ValueError(
+            f"The semantic loss needs {name} in training, got None: pass it, with sample_mask for samples without an "
+            "image, or leave out semantic."
+        )
+    if semantic is None and image is not None:
+        raise ValueError(f"Got {name} without a semantic loss: pass semantic=SemanticKLLoss(...), or leave out {name}.")
+
+
 @dataclass(frozen=True)
 class MixedOutput:
-    """What :class:`MixedModel` returns.
+    """Output of :class:`MixedModel`.
 
     Attributes:
-        logits: Of the samples that came in, shape ``(B, ...)``.
+        logits: Logits of the original samples, shape ``(B, ...)``.
         loss: A scalar; None without targets.
-        mixed: The final set that was trained on.
+        mixed: The final set used for the loss.
     """
 
     logits: Tensor
@@ -33,13 +44,13 @@ class MixedOutput:
 
 
 class MixedModel(nn.Module):
-    """Encoder, AttnMixup, head. BatchNorm layers of the head learn their running statistics from original rows alone.
+    """Encoder, AttnMixup and head. BatchNorm layers of the head update running statistics from original rows only.
 
     Args:
         encoder: Maps inputs to embeddings ``(B, C)`` or ``(B, L, C)``.
         head: Maps embeddings to logits, row by row.
-        mixer: Stands between the two in training.
-        criterion: Any that :meth:`MixedBatch.loss` takes.
+        mixer: Mixes the embeddings in training.
+        criterion: Any criterion that :meth:`MixedBatch.loss` accepts.
         semantic: Adds the semantic loss between embeddings and the image in training.
         semantic_weight: Weight of the semantic loss (lambda_sem in Eq. 17 and 19).
     """
@@ -68,22 +79,27 @@ class MixedModel(nn.Module):
         image: Tensor | None = None,
         sample_mask: Tensor | None = None,
     ) -> MixedOutput:
-        """Predict, and compute the loss if there are targets.
+        """Compute the logits, and the loss if there are targets.
 
         Args:
             inputs: Passed to the encoder.
-            targets: Passed to the mixer, as are ``mask`` and ``target_mask``.
-            mask: Boolean, True for what is real.
+            targets: Passed to the mixer, like ``mask`` and ``target_mask``.
+            mask: Boolean, True for real samples or tokens.
             target_mask: Boolean, True for the targets' real tokens.
-            image: Image embeddings ``(B, D)``, for the semantic loss.
+            image: Image embeddings ``(B, D)``, required in training with the semantic loss.
             sample_mask: Boolean, shape ``(B,)``, False for a sample without an image.
+
+        Raises:
+            ValueError: In training, if there is a semantic loss without images or images without a semantic loss.
         """
+        if self.training and targets is not None:
+            check_images(self.semantic, image)
         embeddings = self.encoder(inputs)
         mixed = self.mixer(embeddings, targets, mask=mask, target_mask=target_mask)
         with statistics_of_originals(self.head, mixed):
             logits = self.head(mixed.embeddings)
         loss = None if targets is None else mixed.loss(self.criterion, logits)
-        if loss is not None and self.training and self.semantic is not None and image is not None:
+        if loss is not None and self.training and self.semantic is not None:
             semantic = self.semantic(embeddings, image, mask=mask, sample_mask=sample_mask)
             loss = loss + self.semantic_weight * semantic
         return MixedOutput(mixed.originals(logits), loss, mixed)
@@ -94,8 +110,8 @@ def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: 
 
     Args:
         model: A :class:`MixedModel`.
-        batches: Arguments of its ``forward``.
-        optimizer: Has the parameters of the whole model.
+        batches: Dicts of arguments for its ``forward``.
+        optimizer: Optimizer of all parameters of the model.
 
     Returns:
         The statistics of the last batch, and the mean ``loss``.
@@ -110,7 +126,7 @@ def train_epoch(model: nn.Module, batches: Iterable[dict[str, Any]], optimizer: 
     for batch in batches:
         output: MixedOutput = model(**batch)
         if output.loss is None:
-            raise ValueError("Every batch needs targets to train on.")
+            raise ValueError("Every batch needs targets for training.")
         optimizer.zero_grad()
         torch.autograd.backward(output.loss)
         optimizer.step()

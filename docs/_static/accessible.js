@@ -1,4 +1,4 @@
-// What axe-core asks of the theme: headings of the menu have a level, and whatever scrolls can be reached with the keyboard.
+// Fixes of the theme for axe-core: menu headings get a level, and elements that scroll get keyboard focus.
 const scrolling = ".article-container :is(pre, .math-block, .table-wrapper)";
 
 function reachable() {

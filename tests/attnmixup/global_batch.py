@@ -1,4 +1,4 @@
-"""A model and a batch for every kind of global batch, and the part of one rank."""
+"""A model and a batch for every kind of global batch, and the samples of one rank."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ CASES = {
     "an empty rank": {},
     "strength 0": {},
 }
-# Samples of each rank: odd, even and of one.
+# Number of samples of each rank.
 SPLITS = {"sequences": (3, 2), "all rows": (4, 1), "an empty rank": (5, 0)}
 
 
@@ -55,7 +55,7 @@ def batch_of(case):
 
 
 def part_of(case, rank):
-    """The samples of one rank, no longer than its own longest."""
+    """Return the samples of one rank, padded to the longest of the rank."""
     inputs, targets, mask, group = batch_of(case)
     first = SPLITS.get(case, (3, 2))[0]
     rows = slice(0, first) if rank == 0 else slice(first, 5)
@@ -70,7 +70,7 @@ def train(model, batch):
     loss.backward()
     rows, labels = mixed.embeddings.detach(), [mixed.targets_a, mixed.targets_b]
     if mixed.mask is not None:
-        # What stands in the padding depends on how long the longest is.
+        # The content of the padding depends on the length of the longest sample.
         rows = rows.masked_fill(~mixed.mask.unsqueeze(-1), 0)
         labels = [label.masked_fill(~mask, 0) for label, mask in zip(labels, (mixed.mask_a, mixed.mask_b), strict=True)]
     return {

@@ -1,4 +1,4 @@
-"""Slow, obvious second implementations: plain Python loops over lists of floats, one line per line of the paper."""
+"""Slow, obvious reference implementations: plain Python loops over lists of floats, one line per line of the paper."""
 
 import math
 from fractions import Fraction
@@ -82,8 +82,8 @@ def centred(rows, counted):
 def attend(attention, scored, rows, present, given=None, giving=None):
     """Eq. 8-12 for a list of vectors.
 
-    ``scored`` are the vectors that the scores are made of, ``given`` what samples give (their rows, if None), and
-    ``giving`` says which give (those present, if None).
+    ``scored`` are the vectors for the scores, ``given`` the vectors that are attended to (the rows, if None), and
+    ``giving`` marks which of them exist (``present``, if None).
     """
     given, giving = given or rows, giving or present
     width = attention.dim // attention.heads

@@ -1,4 +1,4 @@
-"""Real processes of a gloo group, and what each of them found."""
+"""Run a function in the processes of a gloo group."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 
 
 def on_ranks(work, folder, ranks, *, seconds=20):
-    """What `work(rank)`, of the top of a module, returns on each rank; an operation that waits longer is an error."""
+    """Return the results of `work(rank)`, a top-level function, on all ranks; waits over `seconds` raise an error."""
     mp.spawn(_run, (work, str(folder), ranks, seconds), nprocs=ranks)
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 

@@ -1,4 +1,4 @@
-"""What hypothesis draws: batches of every kind, with ragged masks and every kind of target."""
+"""Hypothesis strategies: batches of every kind, with ragged masks and every kind of target."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from attnmixup.options import MixupOptions
 
 
 def draws_without_values():
-    """Whether this torch can trace the draw of a gamma variable, as torch.compile and the meta device need."""
+    """Return whether this torch can trace the draw of a gamma variable, as torch.compile and the meta device need."""
     try:
         return torch._standard_gamma(torch.ones(1, device="meta")).is_meta
     except NotImplementedError:
@@ -59,7 +59,7 @@ def tensors(seed, *shape):
 
 @st.composite
 def masks(draw, size, length):
-    """Right-padded, with any length of row, nothing at all included."""
+    """Right-padded masks with rows of any length, including empty rows."""
     counts = draw(st.lists(st.integers(0, length), min_size=size, max_size=size))
     return torch.arange(length) < torch.tensor(counts)[:, None]
 
@@ -80,7 +80,7 @@ def targets_of(kind, size, length, generator):
 def cases(draw, kinds=LABEL_KINDS):
     """Vectors, or sequences for tags, in double precision."""
     size, kind = draw(sizes), draw(st.sampled_from(kinds))
-    # Several labels of a sample, as many as there are tokens, would be taken for one value of each token.
+    # If a sample had as many labels as tokens, they would be read as one value per token.
     length = draw(lengths.filter(lambda count: kind not in ("soft", "multilabel") or count != CLASSES))
     generator = torch.Generator().manual_seed(draw(seeds))
     by_token = kind == "tags" or draw(st.booleans())

@@ -38,7 +38,7 @@ def test_the_final_set_is_the_oracle(final, case, averaging, strength):
     mixer = mixer_of(final=final, averaging="together" if final == "mixed" else averaging)
     mixer.set_strength(strength)
     size = len(case.embeddings)
-    plan = mixer.draw(size, generator=case.generator)
+    plan = mixer.draw(size, mask=case.mask, generator=case.generator)
     mixed = mixer(case.embeddings, case.targets, mask=case.mask, plan=plan)
 
     transformed = mixer.attention(case.embeddings, mask=case.mask)[0]
@@ -436,7 +436,7 @@ def test_a_plan_must_fit():
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     for other, message in (
-        (mixer.draw(4), "The plan is for 4 samples, the batch has 5: draw one by draw(5)."),
+        (mixer.draw(4), "The plan is for 4 samples, but the batch has 5: draw a new plan with draw(5)."),
         (replace(plan, transformed=plan.transformed + 5), "The plan's transformed must be rows from 0 to 4."),
         (replace(plan, first=plan.first + 10), "The plan's first must be rows from 0 to 9."),
         (replace(plan, second=plan.second - 10), "The plan's second must be rows from 0 to 9."),
@@ -444,6 +444,16 @@ def test_a_plan_must_fit():
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             mixer(embeddings, plan=other)
+    across = replace(plan, first=torch.tensor([0, 1]), second=torch.tensor([4, 2]))
+    for apart in ({"mask": torch.arange(5) < 4}, {"group": torch.tensor([0, 1, 1, 1, 128], dtype=torch.uint8)}):
+        with pytest.raises(ValueError, match=r"^The plan pairs real samples with padding, .* mask and group to draw"):
+            mixer(embeddings, plan=across, **apart)
+        for _ in range(20):
+            mixer(embeddings, plan=mixer.draw(5, **apart), **apart)
+    tokens = torch.arange(3) < torch.tensor([[3], [1], [0], [2], [0]])
+    sequences = tensors(0, 5, 3, DIM)
+    for _ in range(20):
+        mixer(sequences, mask=tokens, plan=mixer.draw(5, mask=tokens), generator=torch.Generator())
     with pytest.raises(ValueError, match=r"first, second and lam \(M,\), got \(3,\), \(2,\), \(2,\) and \(1,\)"):
         mixer(embeddings, plan=replace(plan, lam=plan.lam[:1]))
 
@@ -466,8 +476,8 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
     for _ in range(2):
         mixer(embeddings)
     message = (
-        "The parameters of AttnMixup have not changed in 3 training steps: are they in the optimizer? "
-        "attnmixup.training.missing_parameters(model, optimizer) lists what is not."
+        "The parameters of AttnMixup have not changed in 3 training steps: check that they are in the "
+        "optimizer. attnmixup.training.missing_parameters(model, optimizer) lists the missing parameters."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         mixer(embeddings)
@@ -492,6 +502,41 @@ def test_no_optimizer_is_taken_for_none(options, monkeypatch):
             optimizer.zero_grad()
             mixer(embeddings).embeddings.square().sum().backward()
             optimizer.step()
+
+
+def test_a_plan_may_use_transformed_rows_where_the_options_never_do():
+    embeddings = tensors(0, 6, DIM)
+    mixer = AttnMixup(DIM, preset="manifold_mixup").double().train()
+    plan = mixer.draw(6)
+    transformed = replace(plan, transformed=torch.tensor([2]), second=plan.second % 6 + 6)
+    mixed = mixer(embeddings, plan=transformed, need_attention=False, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    star = mixer.attention(embeddings, rows=torch.arange(6), generator=torch.Generator().manual_seed(0))[0]
+    torch.testing.assert_close(mixed.embeddings[6], star[2])
+    expected = (
+        transformed.lam[:, None] * embeddings[plan.first] + (1 - transformed.lam[:, None]) * star[plan.second % 6]
+    )
+    torch.testing.assert_close(mixed.embeddings[7:], expected.double())
+
+
+def test_targets_must_be_tensors():
+    for name in ("targets", "target_mask", "group"):
+        with pytest.raises(TypeError, match=r"^targets, target_mask and group must be tensors\."):
+            mixer_of()(tensors(0, 3, DIM), **{name: [0, 1, 2]})
+
+
+def test_an_ensemble_mixes_under_vmap_with_draws_of_its_own():
+    mixers = [AttnMixup(DIM, dropout=0.0) for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(mixers)
+    embeddings, targets = torch.randn(5, DIM), torch.arange(5)
+
+    def of_one(parameters, buffers):
+        mixed = torch.func.functional_call(mixers[0], (parameters, buffers), (embeddings, targets))
+        return mixed.embeddings, mixed.lam
+
+    rows, lam = torch.func.vmap(of_one, randomness="different")(parameters, buffers)
+    assert rows.shape == (3, 10, DIM)
+    assert not torch.equal(lam[0], lam[1])
 
 
 def test_tensors_of_torch_func_are_not_watched(monkeypatch):
@@ -524,7 +569,7 @@ WRONG_OPTIONS = {
     "partner must be one of 'uniform', 'derangement', 'other_class', 'balanced', 'nearest', got 'best'.": {
         "partner": "best"
     },
-    'final="mixed" trains on synthetic rows alone: use averaging="together".': {"final": "mixed", "averaging": "apart"},
+    'final="mixed" trains only on synthetic rows: use averaging="together".': {"final": "mixed", "averaging": "apart"},
 }
 
 
@@ -544,9 +589,9 @@ def test_errors():
         mixer(embeddings, torch.zeros(4))
     generator = torch.Generator()
     message = (
-        "AttnMixup runs again within a backward pass (activation checkpointing), where its generator would draw other "
-        "numbers than in the forward pass: leave out generator= (the global random state is restored), or keep the "
-        "mixer out of the checkpointed part."
+        "AttnMixup ran again in a backward pass (activation checkpointing), where the generator would draw different "
+        "numbers: leave out generator= (checkpointing restores the global random state), or keep the mixer outside the "
+        "checkpointed part."
     )
     leaf = torch.zeros(3, DIM, requires_grad=True)
     loss = checkpoint(lambda rows: mixer(rows, generator=generator).embeddings.sum(), leaf, use_reentrant=False)

@@ -64,8 +64,8 @@ def test_values_of_tokens_are_warned_of_where_the_mixer_is_called():
             return batch_of(targets=torch.zeros(3, 4), mask=MASK).scored_mask
 
     message = (
-        "Floating-point targets (3, 4) are as wide as the mask and are taken as one value for each token. Pass "
-        "target_mask to say which of them count: mask itself, or all True for several labels of a sample."
+        "Floating-point targets (3, 4) have the shape of the mask and are taken as one value per token. Pass "
+        "target_mask to define which of them count: the mask itself, or all True for multi-label targets."
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as record:
         assert Mixer()() is MASK
@@ -89,12 +89,12 @@ WRONG = {
     "a mask without targets": (
         {"target_mask": MASK},
         ValueError,
-        "target_mask goes with targets of shape (B, L, ...).",
+        "target_mask needs targets of shape (B, L, ...).",
     ),
     "a mask of labels": (
         {"targets": torch.zeros(3), "target_mask": MASK},
         ValueError,
-        "target_mask goes with targets of shape (B, L, ...).",
+        "target_mask needs targets of shape (B, L, ...).",
     ),
     "another mask": (
         {"targets": torch.zeros(3, 5, 2), "target_mask": MASK},
@@ -104,7 +104,7 @@ WRONG = {
     "a mask of numbers": (
         {"targets": torch.zeros(3, 4), "target_mask": MASK.long()},
         TypeError,
-        "target_mask must be boolean, True for what is real, got torch.int64; use target_mask.bool().",
+        "target_mask must be boolean (True means real), got torch.int64; use target_mask.bool().",
     ),
     "groups": (
         {"group": torch.arange(2)},

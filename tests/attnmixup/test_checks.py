@@ -22,10 +22,26 @@ WRONG = {
         f"embeddings {shape}": (
             lambda shape=shape: checks.check_embeddings(torch.zeros(shape), 2, None),
             ValueError,
-            f"embeddings must have shape (B, 2) or (B, L, 2) with B >= 1, got {shape}.",
+            f"embeddings must have shape (B, 2) or (B, L, 2) with B >= 1 and L >= 1, got {shape}.",
         )
-        for shape in [(2,), (3, 1), (3, 2, 1), (3, 1, 1, 2), (0, 2)]
+        for shape in [(2,), (3, 1), (3, 2, 1), (3, 1, 1, 2), (0, 2), (3, 0, 2)]
     },
+    "a list": (
+        lambda: checks.check_embeddings([ROWS], 2, None),
+        TypeError,
+        "embeddings must be a tensor, padded to one length with a mask, got list.",
+    ),
+    "nested": (
+        lambda: checks.check_embeddings(torch.nested.nested_tensor([ROWS, ROWS], layout=torch.jagged), 2, None),
+        TypeError,
+        "embeddings must be a tensor, padded to one length with a mask, got a nested tensor.",
+    ),
+    "dtype": (
+        lambda: checks.check_dtype("text", ROWS.half(), ROWS),
+        TypeError,
+        "text has dtype torch.float16, but the parameters of the module have torch.float32: create the module with "
+        "dtype=torch.float16, or use torch.autocast.",
+    ),
     "integers": (
         lambda: checks.check_embeddings(ROWS.long(), 2, None),
         TypeError,
@@ -39,7 +55,7 @@ WRONG = {
     "numbers": (
         lambda: checks.check_mask("present", torch.ones(3), torch.Size([3])),
         TypeError,
-        "present must be boolean, True for what is real, got torch.float32; use present.bool().",
+        "present must be boolean (True means real), got torch.float32; use present.bool().",
     ),
     "values": (lambda: checks.check_values(torch.tensor([True, False]), "No."), ValueError, "No."),
 }
@@ -58,6 +74,10 @@ def test_what_fits_is_accepted():
         checks.check_ratio("share", ratio)
     for shape in ((1, 2), (1, 1, 2)):
         checks.check_embeddings(torch.zeros(shape), 2, torch.ones(shape[:-1]) > 0)
+    checks.check_embeddings(torch.zeros(0, 2), 2, None, may_be_empty=True)
+    checks.check_dtype("text", ROWS, ROWS)
+    with torch.autocast("cpu", torch.bfloat16):
+        checks.check_dtype("text", ROWS.bfloat16(), ROWS)
     checks.check_embeddings(torch.zeros(0, 2), 2, None, may_be_empty=True)
     checks.check_values(torch.tensor([True, True]), "No.")
     checks.check_values(torch.zeros(2, dtype=torch.bool, device="meta"), "No.")

@@ -138,7 +138,7 @@ def test_a_focal_loss_is_not_given_the_mask(seed):
     outputs = tensors(seed, 4, 3, CLASSES)
     expected = focal(outputs[mask], labels[mask]).mean()
     torch.testing.assert_close(mixed.loss(focal, outputs, per="element"), expected)
-    with pytest.raises(ValueError, match="no argument of the name mask"):
+    with pytest.raises(ValueError, match="no argument named mask"):
         mixed.loss(focal, outputs)
 
 
@@ -176,7 +176,7 @@ def test_a_likelihood_of_sequences_keeps_its_mask(seed):
             return likelihood(outputs, targets, given["mask"], "none")
 
     torch.testing.assert_close(mixed.loss(Callable(), outputs), expected)
-    with pytest.raises(ValueError, match=r"one loss per row, shape \(4,\), got \(\): leave out its own mean"):
+    with pytest.raises(ValueError, match=r"one loss per row, shape \(4,\), got \(\): disable its own mean"):
         mixed.loss(likelihood, outputs)
 
 
@@ -220,6 +220,23 @@ def test_nothing_counts_where_every_label_is_ignored(seed, strength):
     outputs = tensors(seed, len(mixed.lam), CLASSES)
     assert float(mixed.loss(F.cross_entropy, outputs)) == 0
     assert float(mixed.loss(lambda a, b: F.cross_entropy(a, b, reduction="none"), outputs)) == 0
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 6), (4, 3, 2)])
+@pytest.mark.parametrize("criterion", [F.binary_cross_entropy_with_logits, nn.MSELoss()])
+@pytest.mark.parametrize("mean_over", ["tokens", "rows"])
+def test_integer_labels_of_minus_100_are_ignored_by_losses_of_values(criterion, shape, mean_over):
+    torch.manual_seed(0)
+    labels, outputs = torch.randint(2, shape), torch.randn(shape)
+    labels[1], labels[2, ...] = -100, 1
+    labels.flatten()[-1] = -100
+    mixed = AttnMixup(DIM).eval()(torch.randn(shape[0], DIM), labels)
+    kept = labels != -100
+    elements = F.binary_cross_entropy_with_logits if criterion is F.binary_cross_entropy_with_logits else F.mse_loss
+    losses = elements(outputs, labels.clamp_min(0).float(), reduction="none")
+    rows = [losses[row][kept[row]].mean() for row in range(shape[0]) if kept[row].any()]
+    expected = losses[kept].mean() if mean_over == "tokens" else torch.stack(rows).mean()
+    torch.testing.assert_close(mixed.loss(criterion, outputs, mean_over=mean_over), expected)
 
 
 class Seen:
@@ -334,35 +351,45 @@ ERRORS = {
     ),
     "shape": (
         lambda mixed, outputs: mixed.loss(F.cross_entropy, torch.zeros(10, 4, 5)),
-        "targets must have the shape of the outputs (10, 4, 5), or that without the last axis, got (10,).",
+        "targets must have the shape of the outputs (10, 4, 5), with or without the last axis, got (10,).",
     ),
     "shape by element": (
         lambda mixed, outputs: mixed.loss(lambda a, b: a - b.T, torch.zeros(10, 1, 2), per="element"),
-        "targets must have the shape of the outputs (10, 1, 2), or that without the last axis, got (10,).",
+        "targets must have the shape of the outputs (10, 1, 2), with or without the last axis, got (10,).",
     ),
     "a mean of its own": (
         lambda mixed, outputs: mixed.loss(lambda a, b: a.sum(), outputs, per="element"),
-        "The criterion made losses of shape () from outputs (10, 4), expected one for each element: leave out its own "
-        'mean (reduction="none"), or pass per="row" if it looks at whole rows.',
+        "The criterion returned losses of shape () for outputs (10, 4), expected one loss per element: disable its own "
+        'mean (reduction="none"), or pass per="row" if it scores whole rows.',
     ),
     "a mean over rows": (
         lambda mixed, outputs: mixed.loss(nn.KLDivLoss(reduction="batchmean"), outputs, targets=torch.zeros(5, 4)),
-        'The criterion has reduction=\'batchmean\', expected "mean", "sum" or "none": leave it out, or pass a '
+        'The criterion has reduction=\'batchmean\', expected "mean", "sum" or "none": use one of these, or pass a '
         'function that returns one loss per row, with per="row".',
     ),
     "not one loss per row": (
         lambda mixed, outputs: mixed.loss(lambda a, b: a, outputs),
-        "The criterion must return one loss per row, shape (10,), got (10, 4): leave out its own mean "
-        '(reduction="none"), or pass per="element" if it gives one loss for each element.',
+        "The criterion must return one loss per row, shape (10,), got (10, 4): disable its own mean "
+        '(reduction="none"), or pass per="element" if it returns one loss per element.',
     ),
     "no argument for the mask": (
         lambda mixed, outputs: row_losses(focal, outputs, outputs, outputs > 0, mixed.weight > 0),
-        "The targets have a mask, but the criterion has no argument of the name mask: give it one, or pass "
-        'per="element" if it gives one loss for each token.',
+        "The targets have a mask, but the criterion has no argument named mask: add one, or pass "
+        'per="element" if it returns one loss per token.',
+    ),
+    "several labels for a loss of classes": (
+        lambda mixed, outputs: mixed.loss(F.cross_entropy, outputs, targets=torch.ones(5, 4).long()),
+        "This criterion takes integer targets as class indices, of shape (10,), got (10, 4): pass targets.float() if "
+        "they are distributions, or use F.binary_cross_entropy_with_logits if a sample has several labels.",
+    ),
+    "values and outputs of one column": (
+        lambda mixed, outputs: mixed.loss(nn.MSELoss(), outputs[:, :1], targets=torch.ones(5)),
+        "Got one value per target, (10,), for outputs (10, 1): drop the last axis of the outputs with "
+        "outputs.squeeze(-1).",
     ),
     "another mask": (
         lambda mixed, outputs: row_losses(F.mse_loss, outputs, outputs, torch.ones(10, 3) > 0, mixed.weight > 0),
-        "The mask of the targets (10, 3) must fit the outputs, got outputs (10, 4).",
+        "The mask of the targets (10, 3) must match the outputs, got outputs (10, 4).",
     ),
 }
 

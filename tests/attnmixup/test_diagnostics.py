@@ -53,6 +53,7 @@ def test_weight_on_the_same_class_by_hand():
     present = torch.tensor([[True, True, True, False]])
     assert same_class_over_chance(on_partner, classes, present) == pytest.approx(2)
     assert same_class_over_chance(on_partner, classes, ~present & ALL) is None
+    assert same_class_over_chance(on_partner, torch.tensor([-100, -100, 1, 2]), ALL) is None
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -66,9 +67,7 @@ def test_stats_are_the_oracle(score, case, seed):
     positions = [[b for b, real in enumerate(column) if real] for column in mask.T.tolist()]
     positions = [(place, real) for place, real in enumerate(positions) if len(real) > 1]
     if not positions:
-        with pytest.raises(
-            ValueError, match=r"^The attention across samples is measured on two real samples or more\.$"
-        ):
+        with pytest.raises(ValueError, match=r"^Attention statistics need at least two real samples\.$"):
             mixer.stats(case.embeddings, mask=case.mask)
         return
     stats = mixer.stats(case.embeddings, case.targets, mask=case.mask)
@@ -130,7 +129,7 @@ def test_own_and_other_images():
     assert semantic_stats(divergences) == pytest.approx({"semantic/own": 13 / 3, "semantic/other": 46 / 6})
     present = torch.tensor([True, True, False])
     assert semantic_stats(divergences, present) == {"semantic/own": 2.0, "semantic/other": 5.0}
-    with pytest.raises(ValueError, match=r"^Own and other images are compared on two samples with an image or more\.$"):
+    with pytest.raises(ValueError, match=r"^Semantic statistics need at least two samples with an image\.$"):
         semantic_stats(divergences, torch.tensor([True, False, False]))
     loss = SemanticKLLoss(3, 4, standardize=True)
     text, image = torch.randn(5, 3), torch.randn(5, 4)
@@ -140,6 +139,9 @@ def test_own_and_other_images():
     shown = torch.tensor([True, True, False, True, True])
     expected = semantic_stats(loss.divergences(sequences[:, 0], image), shown)
     assert loss.stats(sequences, image, mask=mask, sample_mask=shown) == pytest.approx(expected)
+    # A sample counts if it has a token and an image, as in the loss.
+    absent, unseen = mask & shown[:, None], image.masked_fill(~shown[:, None], math.nan)
+    assert loss.stats(sequences, unseen, mask=absent) == pytest.approx(expected)
 
 
 GOOD = {
@@ -158,33 +160,38 @@ GOOD = {
     [
         (
             {"attention/entropy": 0.99},
-            "The attention is nearly uniform (entropy 0.990 of the most there can be): every sample receives the mean "
-            'of the batch. score="cosine" tells samples apart.',
+            "The attention is nearly uniform (entropy 0.990 of the maximum): every sample receives the mean "
+            'of the batch. Try score="cosine", which distinguishes samples.',
         ),
         (
             {"attention/common": 0.93},
-            "93% of what the attention adds is one vector that all samples share: it acts as a bias, and LayerNorm "
-            'alone would do as well. Try score="cosine".',
+            "93% of the attention update is one vector that all samples share: it acts as a bias, and LayerNorm "
+            'alone would work as well. Try score="cosine".',
         ),
         (
             {"attention/same_class": 0.5},
-            "Samples of the receiver's own class have 0.50 times the weight that chance gives them: what is received "
-            "says nothing of the class.",
+            "Samples of the receiver's own class get 0.50 times the weight expected by chance: the update carries no "
+            "information about the class.",
         ),
         (
             {"norm/transformed": 5.0},
-            "Rows of H* are 5.00 times as long as rows of H, and the head has to fit two scales: end the encoder with "
-            "a LayerNorm, or lower transformed_ratio.",
+            "The norm of rows of H* is 5.00 times that of rows of H, so the head has to fit two scales: end the "
+            "encoder with a LayerNorm, or lower transformed_ratio.",
         ),
         (
             {"norm/transformed": 0.4},
-            "Rows of H* are 0.40 times as long as rows of H, and the head has to fit two scales: end the encoder with "
-            "a LayerNorm, or lower transformed_ratio.",
+            "The norm of rows of H* is 0.40 times that of rows of H, so the head has to fit two scales: end the "
+            "encoder with a LayerNorm, or lower transformed_ratio.",
         ),
         (
             {"semantic/own": 0.97},
-            "The semantic loss does not tell images apart: a text diverges by 0.9700 nats from its own image and by "
-            "1.0000 from others. Try contrast=1 with standardize=True.",
+            "The semantic loss does not distinguish images: the divergence of a text is 0.9700 nats from its own image "
+            "and 1.0000 nats from others. Try contrast=1 with standardize=True.",
+        ),
+        (
+            {"semantic/own": 0.0, "semantic/other": 0.0},
+            "The semantic loss does not distinguish images: the divergence of a text is 0.0000 nats from its own image "
+            "and 0.0000 nats from others. Try contrast=1 with standardize=True.",
         ),
     ],
 )

@@ -61,23 +61,23 @@ DISAGREEMENTS = {
     ),
     "plan": (
         [header_of(plan=AttnMixup(6).draw(4)), header_of()],
-        "Ranks disagree: no plan on rank 1, a plan on rank 0. Pass plan= on all of them (that of the first rank "
-        "counts), or on none.",
+        "Ranks disagree: no plan on rank 1, a plan on rank 0. Pass plan= on all of them (the plan of the first rank "
+        "is used), or on none.",
     ),
     "targets": (
         [header_of(), header_of(Batch(torch.zeros(1, 6), torch.zeros(1, 2), None, None, None))],
         "Ranks disagree: targets of torch.float32 and shape (B, 2) on rank 1, targets of torch.float32 and shape (B, "
-        "3) on rank 0. They can differ in the number of samples and of tokens only.",
+        "3) on rank 0. Only the numbers of samples and tokens may differ.",
     ),
     "embeddings": (
         [header_of(tokens_of()), header_of(tokens_of(5))],
         "Ranks disagree: embeddings of torch.float32 and shape (B, L, 5) on rank 1, embeddings of torch.float32 and "
-        "shape (B, L, 6) on rank 0. They can differ in the number of samples and of tokens only.",
+        "shape (B, L, 6) on rank 0. Only the numbers of samples and tokens may differ.",
     ),
     "one target": (
         [header_of(Batch(torch.zeros(2, 6), targets, None, None, None)) for targets in (None, torch.zeros(2))],
-        "Ranks disagree: targets of torch.float32 and shape (B,) on rank 1, no targets on rank 0. They can differ in "
-        "the number of samples and of tokens only.",
+        "Ranks disagree: targets of torch.float32 and shape (B,) on rank 1, no targets on rank 0. Only the numbers "
+        "of samples and tokens may differ.",
     ),
     "no mask": (
         [header_of(tokens_of(mask=False))] * 2,

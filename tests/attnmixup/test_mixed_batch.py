@@ -157,7 +157,7 @@ def test_targets_may_have_tokens_of_their_own():
 def test_floating_point_targets_as_wide_as_the_mask_are_values_of_tokens_unless_said():
     mask = torch.tensor([[True, False, False]] * 4)
     mixer, embeddings, targets, outputs = AttnMixup(DIM), torch.randn(4, 3, DIM), torch.rand(4, 3), torch.randn(8, 3)
-    with pytest.warns(UserWarning, match="taken as one value for each token"):
+    with pytest.warns(UserWarning, match="taken as one value per token"):
         mixed = mixer(embeddings, targets, mask=mask)
     rows = mixed.loss(F.mse_loss, outputs, reduction="none")
     torch.testing.assert_close(rows[0], (outputs[0, 0] - mixed.targets_a[0, 0]) ** 2)
@@ -239,7 +239,7 @@ def test_originals_are_the_batch(case, seed):
 
 
 def test_stats_are_floats_to_log():
-    mixed = AttnMixup(DIM)(torch.randn(10, DIM), need_attention=True)
+    mixed = AttnMixup(DIM)(torch.randn(10, DIM))
     stats = mixed.stats()
     assert all(type(value) is float for value in stats.values())
     assert stats["rows/original"] == 10
@@ -247,9 +247,7 @@ def test_stats_are_floats_to_log():
     assert stats["rows/synthetic"] == 4
     assert stats["weight/synthetic"] == pytest.approx(0.2)
     assert stats["lam/mean"] == pytest.approx(float(mixed.lam[16:].mean()))
-    expected = -(mixed.attention * mixed.attention.log()).sum(-1).mean()
-    assert stats["attention/entropy"] == pytest.approx(float(expected))
-    assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean", "attention/entropy"}
+    assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean"}
 
 
 def test_origins_are_numbered():
@@ -282,11 +280,26 @@ def test_a_global_batch_takes_from_all_ranks_and_divides_by_their_mean():
         torch.testing.assert_close(shared, times * plain)
 
 
-def test_the_entropy_of_attention_is_that_of_its_rows():
-    mixed = AttnMixup(DIM)(torch.randn(3, DIM))
-    attention = torch.rand(2, 3, 5).softmax(-1).requires_grad_()
-    expected = sum(-p * math.log(p) for p in attention.flatten().tolist()) / 6
-    assert replace(mixed, attention=attention).stats()["attention/entropy"] == pytest.approx(expected)
+@pytest.mark.parametrize("criterion", [F.cross_entropy, partial(F.cross_entropy, reduction="none")])
+def test_originals_of_weight_0_count_in_a_sum_and_have_a_loss_of_their_own(criterion):
+    per = None if criterion is F.cross_entropy else "row"
+    mixed = AttnMixup(DIM, preset="manifold_mixup")(torch.randn(5, DIM), torch.arange(5))
+    outputs = torch.randn(len(mixed.lam), 5)
+    mean, total, rows = (mixed.loss(criterion, outputs, per=per, reduction=how) for how in ("mean", "sum", "none"))
+    torch.testing.assert_close(total, 5 * mean)
+    torch.testing.assert_close(rows[:5], F.cross_entropy(outputs[:5], torch.arange(5), reduction="none"))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_other_targets_of_the_same_tokens_obey_the_mask(training):
+    mask = torch.arange(4) < torch.tensor([[4], [2], [0]])
+    tags = torch.randint(CLASSES, (3, 4))
+    mixed = AttnMixup(DIM).train(training)(torch.randn(3, 4, DIM), tags, mask=mask)
+    outputs = torch.randn(len(mixed.lam), 4, CLASSES).masked_fill(~mixed.mask[..., None], math.nan)
+    expected = mixed.loss(F.cross_entropy, outputs)
+    assert expected.isfinite()
+    assert torch.equal(mixed.loss(F.cross_entropy, outputs, targets=tags), expected)
+    assert mixed.loss(F.cross_entropy, torch.randn(len(mixed.lam), 3), targets=torch.arange(3)).isfinite()
 
 
 ERRORS = {
@@ -324,7 +337,7 @@ ERRORS = {
     ),
     "a mask alone": (
         lambda mixed: mixed.loss(F.cross_entropy, torch.zeros(10, 5), target_mask=torch.ones(5, 1) > 0),
-        "target_mask goes with targets: pass both, or neither.",
+        "target_mask needs targets: pass both or neither.",
     ),
     "a mask of another shape": (
         lambda mixed: mixed.loss(

@@ -144,7 +144,7 @@ def test_a_rank_that_needs_no_gradient_gives_the_others_theirs(by_rank):
 
 
 def test_a_bad_plan_is_an_error_on_every_rank(by_rank):
-    assert all("The plan is for 4 samples, the batch has 6" in ranked["a bad plan"] for ranked in by_rank)
+    assert all("The plan is for 4 samples, but the batch has 6" in ranked["a bad plan"] for ranked in by_rank)
 
 
 def test_an_extra_step_is_an_error(by_rank):

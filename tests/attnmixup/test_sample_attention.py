@@ -192,6 +192,18 @@ def test_large_batches_go_block_by_block(monkeypatch, score):
         torch.testing.assert_close(plain, blocked)
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_torch_func_works_where_blocks_would_be_used(monkeypatch, score):
+    attention, embeddings = attention_of(score=score), tensors(0, 9, DIM)
+
+    def loss(embeddings):
+        return attention(embeddings)[0].square().sum()
+
+    expected = torch.func.grad(loss)(embeddings)
+    monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 50)
+    torch.testing.assert_close(torch.func.grad(loss)(embeddings), expected)
+
+
 def test_blocks_are_used(monkeypatch):
     seen = []
     attend = sample_attention.functional.sample_attention
@@ -274,3 +286,5 @@ def test_inputs_are_checked():
         attention(torch.zeros(0, DIM))
     with pytest.raises(TypeError, match=r"use mask\.bool\(\)"):
         attention(torch.zeros(3, DIM), mask=torch.ones(3))
+    with pytest.raises(TypeError, match=r"^embeddings has dtype torch\.float64, .* have torch\.float32: "):
+        attention(torch.zeros(3, DIM).double())

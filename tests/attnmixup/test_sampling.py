@@ -67,7 +67,8 @@ def test_permutations_are_uniform():
 
 @given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
 def test_a_derangement_gives_no_row_itself(groups, seed):
-    partner = sampling.draw_derangement(torch.tensor(groups), generator=generator(seed)).tolist()
+    rows = torch.arange(len(groups))
+    partner = sampling.draw_derangement(torch.tensor(groups), rows, generator=generator(seed)).tolist()
     assert sorted(partner) == list(range(len(groups)))
     assert [groups[row] for row in partner] == groups
     assert all(row != own or groups.count(groups[own]) == 1 for own, row in enumerate(partner))
@@ -76,11 +77,38 @@ def test_a_derangement_gives_no_row_itself(groups, seed):
 def test_derangements_give_every_other_row_alike():
     draw = generator()
     group = torch.zeros(4, dtype=torch.long)
-    partners = torch.stack([sampling.draw_derangement(group, generator=draw) for _ in range(3000)])
+    partners = torch.stack([sampling.draw_derangement(group, torch.arange(4), generator=draw) for _ in range(3000)])
     for row in range(4):
         counts = torch.bincount(partners[:, row], minlength=4).tolist()
         assert counts.pop(row) == 0
         assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@given(samples=st.lists(st.integers(0, 5), min_size=1, max_size=12), seed=seeds)
+def test_a_derangement_pairs_different_samples_wherever_this_is_possible(samples, seed):
+    groups = [sample % 2 for sample in samples]
+    given_rows = (torch.tensor(groups), torch.tensor(samples))
+    partner = sampling.draw_derangement(*given_rows, generator=generator(seed)).tolist()
+    assert sorted(partner) == list(range(len(samples)))
+    assert [groups[row] for row in partner] == groups
+    for group in set(groups):
+        rows = [row for row in range(len(samples)) if groups[row] == group]
+        most = max([samples[row] for row in rows].count(samples[row]) for row in rows)
+        same = sum(samples[row] == samples[partner[row]] for row in rows)
+        # A sample with more than half of the rows has too few rows of others: 2 * most - len(rows) pairs are its own.
+        assert same == max(0, 2 * most - len(rows))
+
+
+@pytest.mark.parametrize("partner", ["derangement", "nearest"])
+@pytest.mark.parametrize("how", ["random", "balanced", "slice"])
+def test_no_pair_has_the_same_sample_twice(partner, how):
+    final = "slice" if how == "slice" else "sample"
+    options = replace(PAPER, partner=partner, sampling=how, final=final, neighbours=1)
+    draw = generator()
+    for _ in range(50):
+        targets, embeddings = torch.randint(3, (16,), generator=draw), torch.randn(16, 2, generator=draw)
+        plan = sampling.draw_plan(options, 16, targets=targets, embeddings=embeddings, generator=draw)
+        assert (plan.first % 16 != plan.second % 16).all()
 
 
 @given(
@@ -113,9 +141,10 @@ def test_a_group_of_one_class_keeps_to_itself():
 
 def test_plans_are_checked_at_their_bounds():
     plan = sampling.draw_plan(PAPER, 5, generator=generator())
-    plan.check(5)
+    group = torch.zeros(5, dtype=torch.long)
+    plan.check(group)
     one = torch.ones_like(plan.lam)
-    replace(plan, lam=one).check(5)
+    replace(plan, lam=one).check(group)
     for changed, message in (
         ({"transformed": torch.full_like(plan.transformed, 5)}, "^The plan's transformed must be rows from 0 to 4.$"),
         ({"first": torch.full_like(plan.first, 10)}, "^The plan's first must be rows from 0 to 9.$"),
@@ -125,7 +154,12 @@ def test_plans_are_checked_at_their_bounds():
         ({"first": plan.first[:, None], "second": plan.second[:, None], "lam": one[:, None]}, "^A plan needs"),
     ):
         with pytest.raises(ValueError, match=message):
-            replace(plan, **changed).check(5)
+            replace(plan, **changed).check(group)
+    of_own = replace(plan, second=(plan.first + 5) % 10)
+    of_own.check(torch.arange(5))
+    message = "The plan pairs real samples with padding, or samples of different groups: pass mask and group to draw()."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        replace(of_own, second=(of_own.first + 1) % 10).check(torch.arange(5))
 
 
 def test_other_class_and_balanced_draw_evenly():
@@ -148,7 +182,7 @@ def test_classes_come_from_indices_or_vectors():
         (torch.zeros(2, 3, dtype=torch.long), "torch.int64 of shape (2, 3)"),
     ):
         message = re.escape(
-            "Samples can be chosen by class only for class indices (B,) or floating-point targets (B, K), "
+            "Sampling by class needs class indices (B,) or floating-point targets (B, K), "
             f'got {got}; use sampling="random" and partner="uniform".'
         )
         with pytest.raises(ValueError, match=f"^{message}$"):
@@ -159,7 +193,8 @@ def test_nearest_draws_evenly_from_the_nearest_of_the_group():
     embeddings = torch.tensor([[0.0], [1.0], [3.0], [6.0], [10.0], [0.5], [100.0]])
     group = torch.tensor([0, 0, 0, 0, 0, 1, 2])
     draw = generator()
-    partners = torch.stack([sampling.draw_nearest(group, embeddings, 2, generator=draw) for _ in range(2000)])
+    samples = torch.arange(7)
+    partners = torch.stack([sampling.draw_nearest(group, samples, embeddings, 2, generator=draw) for _ in range(2000)])
     for row, near in enumerate([{1, 2}, {0, 2}, {0, 1}, {2, 4}, {2, 3}]):
         counts = torch.bincount(partners[:, row], minlength=7)
         assert set(counts.nonzero().flatten().tolist()) == near
@@ -168,7 +203,8 @@ def test_nearest_draws_evenly_from_the_nearest_of_the_group():
 
 
 def test_more_neighbours_than_there_are_are_all_others():
-    partners = torch.stack([sampling.draw_nearest(torch.zeros(3), torch.zeros(3, 2), 9) for _ in range(200)])
+    samples = torch.arange(3)
+    partners = torch.stack([sampling.draw_nearest(torch.zeros(3), samples, torch.zeros(3, 2), 9) for _ in range(200)])
     assert [sorted(set(column.tolist())) for column in partners.T] == [[1, 2], [0, 2], [0, 1]]
 
 
@@ -185,8 +221,8 @@ def test_nearest_needs_embeddings():
 def test_several_labels_of_a_sample_are_no_class():
     for partner in ("other_class", "balanced"):
         message = re.escape(
-            "Samples can be chosen by class only where each has one: rows of targets (B, K) must sum to 1, which "
-            'several labels of a sample do not; use sampling="random" and partner="uniform".'
+            "Sampling by class needs one class per sample: rows of targets (B, K) must sum to 1, which multi-label "
+            'targets do not; use sampling="random" and partner="uniform".'
         )
         with pytest.raises(ValueError, match=f"^{message}$"):
             sampling.draw_plan(replace(PAPER, partner=partner), 2, targets=torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
@@ -205,7 +241,7 @@ def test_draws_follow_the_device_of_what_is_given():
 
 def test_slices_that_make_too_few_pairs_are_an_error():
     options = replace(PAPER, sampling="slice", sample_ratio=0.1)
-    with pytest.raises(ValueError, match=r'makes 2 pairs of 10 samples, final="sample" needs 4: raise sample_ratio'):
+    with pytest.raises(ValueError, match=r'makes 2 pairs from 10 samples, but final="sample" needs 4: raise'):
         sampling.draw_plan(options, 10)
     plan = sampling.draw_plan(replace(options, sample_ratio=0.2), 10)
     assert len(plan.transformed) + len(plan.first) == 10
@@ -339,12 +375,40 @@ def test_balanced_sampling_draws_both_of_a_pair_by_class():
         assert stats.chisquare(torch.bincount(rows[rows < 18], minlength=18).numpy()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("targets", [torch.zeros(9, 3, dtype=torch.long), torch.zeros(9), torch.zeros(9, 3, 2).long()])
+@pytest.mark.parametrize("partner", ["balanced", "other_class"])
+def test_a_sample_with_the_ignored_label_is_no_partner_and_no_source(partner):
+    targets = torch.tensor([0] * 6 + [1] * 6 + [-100] * 4)
+    options = replace(PAPER, sampling="balanced", partner=partner, transformed_ratio=0.0)
+    draw = generator()
+    for _ in range(50):
+        plan = sampling.draw_plan(options, 16, targets=targets, generator=draw)
+        assert (targets[plan.first % 16] >= 0).all()
+        assert (targets[plan.second % 16] >= 0).all()
+    nothing = sampling.draw_plan(options, 4, targets=torch.full((4,), -100), generator=draw)
+    assert len(nothing.first) == 4
+
+
+@pytest.mark.parametrize("name", ["targets", "embeddings", "group"])
+def test_what_is_given_to_draw_has_a_row_for_each_sample(name):
+    with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 samples, got \(4,\)\.$"):
+        sampling.draw_plan(PAPER, 5, **{name: torch.zeros(4)})
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.zeros(9, 3, dtype=torch.long),
+        torch.zeros(9),
+        torch.zeros(9, 1),
+        torch.zeros(9, 3, 2).long(),
+        torch.zeros(9, 3, 2),
+    ],
+)
 def test_balanced_sampling_of_what_has_no_class_is_random(targets):
     options = replace(PAPER, sampling="balanced", transformed_ratio=0.0)
     plan = sampling.draw_plan(options, 9, targets=targets, generator=generator())
     assert sorted((plan.first % 9).tolist()) == list(range(9))
-    with pytest.raises(ValueError, match=r"^Samples can be chosen by class only for .*, got no targets"):
+    with pytest.raises(ValueError, match=r"^Sampling by class needs .*, got no targets"):
         sampling.draw_plan(options, 9)
 
 

@@ -231,14 +231,16 @@ WRONG = {
     "pool must be one of 'mean', 'first', 'token', got 'max'.": {"pool": "max"},
     "direction must be one of 'text_to_image', 'image_to_text', 'symmetric', got 'both'.": {"direction": "both"},
     "reduction must be one of 'batchmean', 'sum', 'none', got 'mean'.": {"reduction": "mean"},
-    "shared_dim goes with project=\"both\", got None with project='both'.": {"project": "both"},
-    "shared_dim goes with project=\"both\", got 3 with project='text'.": {"shared_dim": 3},
+    "shared_dim and project=\"both\" go together, got shared_dim=None with project='both'.": {"project": "both"},
+    "shared_dim and project=\"both\" go together, got shared_dim=3 with project='text'.": {"shared_dim": 3},
     'project="none" needs equal widths, got text_dim=4 and image_dim=5.': {"project": "none"},
     "contrast must be 0 or more and finite, got -1.0.": {"contrast": -1.0},
     "contrast must be 0 or more and finite, got inf.": {"contrast": math.inf},
-    'contrast compares whole samples: it goes with pool="mean" or "first".': {"contrast": 1.0, "pool": "token"},
-    "temperature must be positive, got 0.0.": {"temperature": 0.0},
-    'detach_prior and detach_image leave nothing to learn with project="none".': {
+    'contrast compares whole samples: use pool="mean" or "first".': {"contrast": 1.0, "pool": "token"},
+    "temperature must be positive and finite, got 0.0.": {"temperature": 0.0},
+    "temperature must be positive and finite, got nan.": {"temperature": float("nan")},
+    "temperature must be positive and finite, got inf.": {"temperature": float("inf")},
+    'detach_prior and detach_image leave nothing to train with project="none".': {
         "project": "none",
         "detach_prior": True,
         "detach_image": True,
@@ -254,16 +256,24 @@ def test_options_that_cannot_be_are_refused(message):
 
 def test_inputs_are_checked():
     loss = SemanticKLLoss(TEXT, IMAGE)
-    for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (3, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,))):
+    for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,)), ((2, TEXT), (IMAGE,))):
         message = f"Expected text (B, 4) or (B, L, 4) and image (B, 5), got {text} and {image}."
-        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            loss(torch.zeros(text), torch.zeros(image))
+        for call in (loss, loss.stats, loss.divergences):
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+                call(torch.zeros(text), torch.zeros(image))
+    for call in (loss, loss.stats):
+        with pytest.raises(ValueError, match=r"^Expected one image per text, got 3 images for 2 texts\.$"):
+            call(torch.zeros(2, TEXT), torch.zeros(3, IMAGE))
     text, image, mask = torch.zeros(2, 3, TEXT), torch.zeros(2, IMAGE), torch.ones(2, 3) > 0
     with pytest.raises(ValueError, match=r"^mask must have shape \(2, 3\), got \(2, 4\)\.$"):
         loss(text, image, mask=torch.ones(2, 4, dtype=torch.bool))
-    for options in ({}, {"mask": mask}):
-        with pytest.raises(TypeError, match=r"^sample_mask must be boolean, .*use sample_mask\.bool\(\)\.$"):
-            loss(text, image, sample_mask=torch.ones(2), **options)
+    for call, options in ((loss, {}), (loss, {"mask": mask}), (loss.stats, {})):
+        with pytest.raises(TypeError, match=r"^sample_mask must be boolean .*use sample_mask\.bool\(\)\.$"):
+            call(text, image, sample_mask=torch.ones(2), **options)
+    for name, sides in (("text", (text.double(), image)), ("image", (text, image.double()))):
+        both = SemanticKLLoss(TEXT, IMAGE, project="both", shared_dim=3)
+        with pytest.raises(TypeError, match=rf"^{name} has dtype torch\.float64, .*dtype=torch\.float64"):
+            both(*sides)
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "token"])

@@ -32,14 +32,14 @@ def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
 
 @pytest.mark.parametrize(("elements", "tiles"), [(3, 70), (24, 10), (63, 4), (105, 2), (209, 2), (210, 1)])
 def test_no_tile_is_larger_than_allowed_or_smaller_than_it_must_be(monkeypatch, elements, tiles):
-    halves, seen = tiled._halves, []
+    halves, seen = tiled._half_tanh_tiles, []
 
     def watch(query, key):
         for part in halves(query, key):
             seen.append(part[-1])
             yield part
 
-    monkeypatch.setattr(tiled, "_halves", watch)
+    monkeypatch.setattr(tiled, "_half_tanh_tiles", watch)
     monkeypatch.setattr(tiled, "CPU_TILE", elements)
     query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((2, 5, 3), (2, 7, 3), (2, 3)))
     tiled.tiled_additive_scores(query, key, vector).sum().backward()

@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from attnmixup import AttnMixup, SemanticKLLoss
+from attnmixup.integrations import hugging_face
 from attnmixup.integrations.hugging_face import AttnMixupForClassification, StrengthCallback
 
 SMALL = {
@@ -225,10 +226,15 @@ def test_the_semantic_loss_is_added_in_training_only():
     wrapped = wrapped_of("tags", semantic=SemanticKLLoss(8, 4), semantic_weight=1.0)
     batch, image = batch_of("tags"), torch.randn(8, 4)
     losses = []
-    for extra in ({}, {"image_embeddings": image}):
+    for semantic, extra in ((None, {}), (wrapped.semantic, {"image_embeddings": image})):
+        wrapped.semantic = semantic
         torch.manual_seed(0)
         losses.append(wrapped(**batch, **extra)["loss"])
     assert losses[1] > losses[0]
+    with pytest.raises(ValueError, match=r"^The semantic loss needs image_embeddings in training, got None: "):
+        wrapped(**batch)
+    with pytest.raises(ValueError, match=r"^Got image_embeddings without a semantic loss: "):
+        wrapped_of("tags")(**batch, image_embeddings=image)
     wrapped.eval()
     assert wrapped(**batch, image_embeddings=image)["loss"] == wrapped(**batch)["loss"]
 
@@ -316,6 +322,21 @@ def test_a_trainer_with_its_own_loss_is_refused(tmp_path):
     with pytest.raises(ValueError, match="In training the model needs labels"):
         trainer.train()
     assert trainer.evaluate()["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_trainer_that_ignores_the_loss_is_warned_of(own, tmp_path, monkeypatch, recwarn):
+    class Own(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            outputs = model(**inputs)
+            loss = F.cross_entropy(outputs.logits, inputs["labels"]) if own else outputs.loss
+            return (loss, outputs) if return_outputs else loss
+
+    monkeypatch.setattr(hugging_face, "PATIENCE", 3)
+    options = arguments_of(tmp_path, max_steps=8, per_device_train_batch_size=1)
+    Own(wrapped_of("vectors"), options, train_dataset=samples("vectors")).train()
+    warned = [str(warning.message) for warning in recwarn if "were not used for training" in str(warning.message)]
+    assert len(warned) == own
 
 
 def test_labels_are_smoothed_by_the_criterion():
@@ -624,7 +645,7 @@ def test_a_head_that_is_given_its_input_by_name_is_refused():
         return wrapped.model.classifier(input=output)
 
     wrapped.model.dropout.register_forward_hook(call_by_name)
-    with pytest.raises(ValueError, match="is given its input by name"):
+    with pytest.raises(ValueError, match="gets its input by keyword"):
         wrapped(**batch_of("vectors"))
 
 

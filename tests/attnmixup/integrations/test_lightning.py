@@ -60,9 +60,22 @@ def test_steps():
     assert module.model.mixer.strength == 0.5
     assert module.logged["train/loss"] == loss
     assert module.logged["train/rows/original"] == 6
+    module.trainer.log_every_n_steps, module.logged = 0, {}
+    module.training_step(batch(), 0)
+    assert list(module.logged) == ["train/loss"]
     module.eval()
     module.validation_step(batch(), 0)
     assert module.logged["val/loss"] > 0
+
+
+def test_without_a_schedule_the_strength_stays_as_it_is_set():
+    class Module(AttnMixupSteps, Recorder):
+        pass
+
+    module = Module(model())
+    module.model.mixer.set_strength(0.25)
+    module.training_step(batch(), 0)
+    assert module.model.mixer.strength == 0.25
 
 
 def test_a_trainer_trains(tmp_path):

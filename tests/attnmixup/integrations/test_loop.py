@@ -44,8 +44,14 @@ def test_it_reports():
 def test_the_semantic_loss_is_added_in_training_only():
     model, batch = model_of(semantic=SemanticKLLoss(8, 5), semantic_weight=2.0), next(batches(1))
     image = torch.randn(16, 5)
+    semantic, model.semantic = model.semantic, None
     torch.manual_seed(0)
     plain = model(**batch).loss
+    with pytest.raises(ValueError, match=r"^Got image without a semantic loss: "):
+        model(**batch, image=image)
+    model.semantic = semantic
+    with pytest.raises(ValueError, match=r"^The semantic loss needs image in training, got None: "):
+        model(**batch)
     torch.manual_seed(0)
     both = model(**batch, image=image).loss
     expected = plain + 2 * model.semantic(model.encoder(batch["inputs"]), image)
