@@ -1,4 +1,4 @@
-"""The model card of a run: what the model does, its data, scores and limits, and how to use it."""
+"""Model card of a run: task, labels, data, scores, limits and usage."""
 
 import json
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ CITATION = """\
 
 
 def model_card(run: Path, system: str, processor: Processor) -> str:
-    """The card of a finished run, in Markdown with the hub's header.
+    """Return the model card of a finished run, in Markdown with the header of the Hugging Face hub.
 
     Args:
-        run: its folder.
-        system: name of the system.
-        processor: of the model.
+        run: The run directory.
+        system: Name of the system.
+        processor: Processor of the model.
 
     Raises:
-        UserError: the scores of the run cannot be read.
+        UserError: If the scores of the run cannot be read.
     """
     metrics, task = read_json(run / METRICS, AGAIN), processor.task
     header = {"library_name": "attnmixup", "tags": ["attnmixup", "multimodal", task.name, system]}
     lines = [f"{key}: {json.dumps(value)}" for key, value in header.items()]
-    images = "a sentence alone" if processor.image_size is None else "a sentence with its image and the image's crops"
+    inputs = "text only" if processor.image_size is None else "a sentence with its image and object crops of the image"
     post = ", ".join(['"Ann Lee lives in Rome"', *(f'{key}="{name}"' for key, name in _pair(task.post_keys))])
     return "\n".join(
         [
@@ -47,7 +47,7 @@ def model_card(run: Path, system: str, processor: Processor) -> str:
             "",
             f"# {task.title.capitalize()} with {system}",
             "",
-            f"Finds {task.title} in a post: it reads {images}.",
+            f"This model finds {task.title} in a post. It reads {inputs}.",
             "",
             "## Labels",
             "",
@@ -55,19 +55,21 @@ def model_card(run: Path, system: str, processor: Processor) -> str:
             "",
             "## Data and scores",
             "",
-            f"Trained on {metrics['samples']['train']} samples; fingerprint of the labels "
-            f"`{metrics['labels_fingerprint']}`, seed {metrics['seed']}, epoch {metrics['kept_epoch']:g}. This is one "
-            "run of one seed: scores vary with the seed.",
+            f"The model was trained on {metrics['samples']['train']} samples with seed {metrics['seed']}. Its weights "
+            f"are from epoch {metrics['kept_epoch']:g}. The fingerprint of the labels is "
+            f"`{metrics['labels_fingerprint']}`. These are the scores of a single run; they vary with the seed.",
             "",
-            "| percent | precision | recall | F1 | samples |",
+            "| split | precision (%) | recall (%) | F1 (%) | samples |",
             "|---|---|---|---|---|",
             *(_row(metrics, split) for split in ("valid", "test")),
             "",
             "## Limits",
             "",
-            f"Sentences are read up to {processor.max_length} sub-words; words are divided by spaces. Labels other "
-            "than those above are never given. Names, places and opinions in posts are personal data: check that you "
-            "may use them. The scores hold for data like those of the training.",
+            f"- The model reads at most {processor.max_length} sub-words of a sentence and ignores the rest.",
+            "- Words must be separated by spaces.",
+            "- The model predicts only the labels above.",
+            "- The scores apply only to data that are similar to the training data.",
+            "- Names, places and opinions in posts are personal data. Check that you are allowed to use them.",
             "",
             "## Use",
             "",
@@ -95,7 +97,7 @@ def model_card(run: Path, system: str, processor: Processor) -> str:
 
 
 def settings_without_paths(run: Path) -> dict[str, Any]:
-    """The settings of a run's system and training; where files lie on this machine is nobody's business."""
+    """Return the model and training settings of a run without paths, which would reveal folders of this machine."""
     with readable(run / CONFIG, AGAIN):
         settings = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
     kept: dict[str, Any] = {"system": settings["system"]}

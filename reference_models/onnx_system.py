@@ -1,4 +1,4 @@
-"""A system as ONNX graphs, for ONNX Runtime and for programs without PyTorch."""
+"""Export of a system to ONNX graphs, and prediction with ONNX Runtime."""
 
 import copy
 import warnings
@@ -21,21 +21,21 @@ from reference_models.tasks.heads import Head
 from reference_models.tasks.processor import Processor
 
 SCORES, IMAGES = "scores.onnx", "images.onnx"
-MADE_FROM = "attnmixup.model"  # in the graphs' metadata
+MADE_FROM = "attnmixup.model"  # key in the metadata of the graphs
 TOLERANCE = 1e-4
 Batch = Mapping[str, Tensor]
 
 
 class OnnxSystem:
-    """The graphs of a system in its place, computed by ONNX Runtime on the CPU.
+    """A drop-in for a system in evaluation mode that runs its graphs with ONNX Runtime on the CPU.
 
     Args:
-        system: whose head decodes the scores.
-        folder: of the graphs, see `export_system`.
-        made_from: what tells the system's model from others.
+        system: The system; its head decodes the scores.
+        folder: Folder of the graphs, see `export_system`.
+        made_from: Fingerprint of the model files.
 
     Raises:
-        UserError: no graphs are there, or they are of another model.
+        UserError: If the graphs do not exist or belong to another model.
     """
 
     device = torch.device("cpu")
@@ -47,17 +47,17 @@ class OnnxSystem:
         self._images = _open(folder / IMAGES, made_from) if system.vision is not None else None
 
     def __call__(self, **batch: Tensor) -> SystemOutput:
-        """Predictions and scores, as `System.forward` gives them without labels."""
+        """Compute predictions and scores, as `System.forward` does without labels."""
         if self._images is not None:
-            batch = self._look(batch)
+            batch = self._compute_views(batch)
         scores, *mask = _run(self._scores, batch)
         predictions = self.head.decode(scores, mask[0] if mask else None)
         return SystemOutput(predictions=predictions, scores=scores)
 
-    def _look(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch with views of its images instead of pixels."""
+    def _compute_views(self, batch: Batch) -> dict[str, Tensor]:
+        """Replace the pixels of a batch by views of its images."""
         seen = batch["image_mask"]
-        rows = seen.any(dim=1)  # an absent image of a sample that has another one may be attended to, as a mean colour
+        rows = seen.any(dim=1)  # an absent image of a sample with another one may be attended to, as the mean colour
         pixels = batch["pixel_values"][rows].flatten(0, 1)
         views = _run(self._images, {"pixels": pixels, "shown": seen[rows].flatten()})
         looked = {key: value for key, value in batch.items() if key != "pixel_values"}
@@ -69,7 +69,7 @@ class OnnxSystem:
 
 
 class _Scores(nn.Module):
-    """From the tensors of a batch, in the order of `names`, to the scores and, for tags, the mask of the words."""
+    """Maps the tensors of a batch, in the order of `names`, to the scores and, for tags, the mask of the words."""
 
     def __init__(self, system: System, names: Sequence[str]) -> None:
         super().__init__()
@@ -82,12 +82,12 @@ class _Scores(nn.Module):
 
 
 class _Images(nn.Module):
-    """From pixels, and where they are shown, to the views in the order of the settings."""
+    """Maps pixels and the mask of present images to the views, in the order of the settings."""
 
     def __init__(self, vision: VisionBackbone, views: Sequence[View]) -> None:
         super().__init__()
         self.vision, self.views = copy.copy(vision), views
-        self.vision.frozen = False  # all images at once, whatever their number
+        self.vision.frozen = False  # a frozen backbone splits large batches, which a graph cannot do
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         views = self.vision(*values)
@@ -96,25 +96,25 @@ class _Images(nn.Module):
 
 @torch.no_grad()
 def export_system(system: System, processor: Processor, folder: Path, made_from: str) -> list[Path]:
-    """Write a system as ONNX graphs, and check them with ONNX Runtime.
+    """Export a system to ONNX graphs and check them with ONNX Runtime.
 
-    `scores.onnx` goes from the batch of the processor, with views of the images in the place of pixels, to the scores
-    (B, words, labels) and the mask (B, words) of tags, or (B, labels) of relations. `images.onnx`, of a system that
-    reads images, goes from `pixels` (N, 3, size, size), uint8 RGB, and `shown` (N,) to these views. B, N and all
-    lengths are free. The CRF is left to the reader: its transitions are in the model.
+    `scores.onnx` maps a batch of the processor, with views of the images instead of pixels, to the scores. For tags
+    these are scores (B, words, labels) and a mask (B, words); for relations, scores (B, labels). `images.onnx`, written
+    for systems that read images, maps `pixels` (N, 3, size, size), uint8 RGB, and `shown` (N,) to the views. B, N and
+    all lengths are dynamic. The graphs do not include CRF decoding; the transitions are stored in the model.
 
     Args:
-        system: in evaluation mode, on the CPU.
-        processor: of the system.
-        folder: for the graphs.
-        made_from: what tells the model from others; it is kept in the graphs.
+        system: The system, in evaluation mode, on the CPU.
+        processor: Processor of the system.
+        folder: Folder for the graphs.
+        made_from: Fingerprint of the model files, stored in the graphs.
 
     Returns:
-        The files.
+        Paths of the written files.
 
     Raises:
-        UserError: an operation of the system has no form in ONNX, the graphs compute something else, or the folder
-            cannot be written.
+        UserError: If an operation of the system cannot be exported to ONNX, the scores of the graphs differ from the
+            model's, or the folder cannot be written.
     """
     batch, paths = _example(processor, ("one", "two", "three"), 2), []
     if system.vision is not None:
@@ -133,12 +133,12 @@ def export_system(system: System, processor: Processor, folder: Path, made_from:
     if not (difference := given.abs().max().item()) <= TOLERANCE:
         for path in paths:
             path.unlink()
-        raise UserError(f"the graphs gave other scores than the model, by {difference:.1e}, and were deleted")
+        raise UserError(f"the scores of the graphs differ from the model's by {difference:.1e}; they were deleted")
     return paths
 
 
 def _example(processor: Processor, words: tuple[str, ...], size: int) -> dict[str, Tensor]:
-    """A batch of one post, so many times, with noise for its image and crops."""
+    """Make a batch that repeats one post `size` times, with noise as its image and crops."""
     texts = tuple((kind, " ".join(words)) for kind in processor.texts)
     sample = Sample("example", words, head=(0, 1), tail=(1, 2), image_texts=texts)
     item = processor.encode(sample)
@@ -154,17 +154,17 @@ def _example(processor: Processor, words: tuple[str, ...], size: int) -> dict[st
 
 
 def _write(module: nn.Module, inputs: Batch, outputs: Sequence[str], path: Path, made_from: str) -> Path:
-    """Write a module as a graph; all lengths of its inputs are free but for the sizes of images and of their views."""
+    """Export a module to a graph; all input lengths are dynamic, except the sizes of images and of their views."""
     free = tuple(
         dict.fromkeys(range(1 if name == "pixels" or name.startswith("image_") else value.ndim), Dim.DYNAMIC)
         for name, value in inputs.items()
     )
-    import onnxscript  # noqa: F401 - the exporter's own, looked for here so that a lack of it is said plainly
+    import onnxscript  # noqa: F401 - the exporter needs it; importing it here gives a clear error if it is missing
 
     count = len(module.eval()(*inputs.values()))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about names of axes, say
+            warnings.simplefilter("ignore")  # such as warnings about axis names
             exported = torch.onnx.export(
                 module,
                 tuple(inputs.values()),
@@ -175,12 +175,12 @@ def _write(module: nn.Module, inputs: Batch, outputs: Sequence[str], path: Path,
                 verbose=False,
             )
             program = cast(torch.onnx.ONNXProgram, exported)
-    except Exception as error:  # an operation without a form in ONNX can fail with almost any exception
+    except Exception as error:  # an unsupported operation can fail with almost any exception
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-        raise UserError(f"this system cannot be written as ONNX ({reason})") from error
+        raise UserError(f"this system cannot be exported to ONNX ({reason})") from error
     program.model.metadata_props[MADE_FROM] = made_from
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,17 +190,17 @@ def _write(module: nn.Module, inputs: Batch, outputs: Sequence[str], path: Path,
 
 def _open(path: Path, made_from: str) -> onnxruntime.InferenceSession:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; i2srm export MODEL {path.parent} writes it")
+        raise UserError(f"{path}: the file does not exist; write it with i2srm export MODEL {path.parent}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with readable(path, "export the model again"):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     if session.get_modelmeta().custom_metadata_map.get(MADE_FROM) != made_from:
-        raise UserError(f"{path} was made from another model; export this one")
+        raise UserError(f"{path} was made from another model; export this model")
     return session
 
 
 def _run(session: onnxruntime.InferenceSession, batch: Batch) -> list[Tensor]:
-    """The outputs of a graph; it may not need all of the batch."""
+    """Run a graph on the tensors of the batch that it needs, and return its outputs."""
     given = {wanted.name: batch[wanted.name].numpy() for wanted in session.get_inputs()}
     return [torch.from_numpy(output) for output in session.run(None, given)]

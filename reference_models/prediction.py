@@ -1,4 +1,4 @@
-"""Prediction for posts: from sentences and images to entities or relations."""
+"""Prediction of entities or relations in posts, that is, sentences with images."""
 
 import itertools
 import json
@@ -28,26 +28,26 @@ logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
 CARD = "README.md"
 KEYS = ("id", "text", "image", "crops", "image_texts")
-WINDOW = 16  # batches of a file's posts that are sorted by length together
+WINDOW = 16  # number of batches of a file that are sorted by length together
 
 
 class Predictor:
-    """A trained model, ready for posts.
+    """A trained model that makes predictions for posts.
 
     Args:
-        model: folder of a finished run, folder of a model, or the name of a model on the Hugging Face hub.
-        batch_size: posts that are computed at once.
-        ground: makes the crops of a post's image, see `grounding.posts.PostGrounder`.
-        int8: compute the text encoder in int8, see `encoders.int8`.
-        fast_float32: faster products of float32 matrices, see `training.products`.
-        onnx: folder of the model's graphs, which `export_onnx` wrote, to be computed by ONNX Runtime; then neither of
-            the two before it has a meaning.
+        model: Run directory of a finished run, folder of a model, or the name of a model on the Hugging Face hub.
+        batch_size: Number of posts in a mini-batch.
+        ground: Finds the crops of a post's image, see `grounding.posts.PostGrounder`.
+        int8: Run the text encoder in int8, see `encoders.int8`.
+        fast_float32: Use faster float32 matrix products, see `training.products`.
+        onnx: Folder of ONNX graphs written by `export_onnx`. The model then runs in ONNX Runtime, and `int8` and
+            `fast_float32` must be False.
 
     Attributes:
-        sees_crops_alone: whether an image without crops tells the model nothing.
+        sees_crops_alone: Whether the model reads only the crops of an image, so that an image without crops is ignored.
 
     Raises:
-        UserError: there is no such model, or it cannot be computed in that way here.
+        UserError: If the model does not exist, or an option is not supported on this machine or with the other options.
 
     Example:
         >>> predictor = Predictor.from_pretrained("runs/twitter2017")  # doctest: +SKIP
@@ -66,7 +66,7 @@ class Predictor:
         onnx: Path | str | None = None,
     ) -> None:
         if onnx is not None and (int8 or fast_float32):
-            raise UserError("int8 and fast_float32 are for PyTorch, and onnx computes by ONNX Runtime; leave them out")
+            raise UserError("int8 and fast_float32 apply to PyTorch, but onnx uses ONNX Runtime; leave them out")
         self.folder = find_model(model)
         self.model, self.processor = load_model(self.folder, int8=int8)
         self._scorer: Scorer = self.model
@@ -77,35 +77,34 @@ class Predictor:
         self.onnx = onnx is not None
         self.batch_size, self.ground, self.int8 = batch_size, ground, int8
         self.fast_float32 = fast_float32
-        with self._products():  # a machine that cannot do it is told now
+        with self._products():  # raises now if this machine does not support it
             pass
-        # A model of crops alone learnt that an image without crops tells nothing.
         self.sees_crops_alone = self.model.settings.inputs.crops_alone
         self._warned = False
 
     @property
     def system(self) -> str:
-        """Name of the model's system."""
+        """Name of the system of the model."""
         return self.model.config.model_type.removeprefix("attnmixup-")
 
     @classmethod
     def from_pretrained(cls, model: Path | str, **options: Any) -> "Predictor":
-        """The predictor of a model; see the class for the arguments."""
+        """Load the predictor of a model; see the class for the arguments."""
         return cls(model, **options)
 
     def save_pretrained(self, folder: Path | str) -> None:
-        """Write the model, its processor and its card, README.md, into a folder that `from_pretrained` reads.
+        """Write the model, its processor and its model card, README.md, to a folder that `from_pretrained` can load.
 
         Args:
-            folder: a new or empty one.
+            folder: A new or empty folder.
 
         Raises:
-            UserError: the folder holds files, cannot be written, or the model is not that of a finished run and has no
-                card.
+            UserError: If the folder is not empty or cannot be written, or if the model has no card and does not come
+                from a finished run.
         """
         target, run = Path(folder), self.folder.parent
         if target.exists() and any(target.iterdir()):
-            raise UserError(f"{target} is not empty; name a new folder for the model")
+            raise UserError(f"{target} is not empty; choose a new folder for the model")
         own = self.folder / CARD
         if own.is_file():
             card = own.read_text(encoding="utf-8")
@@ -116,17 +115,17 @@ class Predictor:
             (target / CARD).write_text(card, encoding="utf-8")
 
     def push_to_hub(self, name: str, *, private: bool = False) -> str:
-        """Upload what `save_pretrained` writes to the Hugging Face hub.
+        """Upload the files of `save_pretrained` to the Hugging Face hub.
 
         Args:
-            name: of the model there, as in "user/model"; it is made if there is none.
-            private: whether a new one is for its owner alone.
+            name: Name of the repository, such as "user/model"; it is created if it does not exist.
+            private: Whether a new repository is private.
 
         Returns:
-            Its address.
+            URL of the repository.
 
         Raises:
-            UserError: see `save_pretrained`.
+            UserError: See `save_pretrained`.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -135,13 +134,13 @@ class Predictor:
         return str(address)
 
     def export_onnx(self, folder: Path | str) -> list[Path]:
-        """Write the model as ONNX graphs, which the argument `onnx` takes; see `onnx_system.export_system`.
+        """Export the model to ONNX graphs for the argument `onnx`; see `onnx_system.export_system`.
 
         Args:
-            folder: for the graphs.
+            folder: Folder for the graphs.
 
         Returns:
-            The files.
+            Paths of the written files.
         """
         from reference_models.onnx_system import export_system
 
@@ -151,27 +150,30 @@ class Predictor:
         return fingerprint(self.folder / name for name in ("config.json", "model.safetensors", FILE))
 
     def __call__(self, text: str, **post: Any) -> dict[str, Any]:
-        """The record of one post.
+        """Predict one post.
 
         Args:
-            text: its words, divided by white space.
+            text: The sentence, with words separated by white space.
             **post: `image`, `crops`, `head` and `tail`, see `read`.
 
         Returns:
-            As `Task.to_json`, with `words_cut` where the length limit cuts words off.
+            A record as in `Task.to_json`, with `words_cut` if the length limit cuts words off.
         """
         [record] = self.predict_posts([{"text": text, **post}])
         return record
 
     def predict_posts(self, posts: Sequence[Mapping[str, Any]], folder: Path | str = "") -> list[dict[str, Any]]:
-        """The records of posts, in their order, computed in batches.
+        """Predict posts in mini-batches.
 
         Args:
-            posts: as `read` takes them.
-            folder: where relative paths begin.
+            posts: Posts as in `read`.
+            folder: Base folder of relative paths.
+
+        Returns:
+            One record per post, in the order of the posts.
 
         Raises:
-            UserError: something is wrong with a post, which the message names by its number from 1.
+            UserError: If a post is invalid. The message gives its number, counted from 1.
         """
         names = [f"post {number}" for number in range(1, len(posts) + 1)] if len(posts) > 1 else ["the post"]
         samples = []
@@ -184,36 +186,36 @@ class Predictor:
         return self._records([post["text"] for post in posts], samples, items)
 
     def facts(self) -> dict[str, Any]:
-        """What its predictions depend on: the model's files, how products are computed, and how crops are made."""
+        """Return everything that predictions depend on: model files, numerical options, and how crops are found."""
         products = {"int8": self.int8, "fast_float32": self.fast_float32, "onnx": self.onnx}
         return {"model": self._made_from(), **products, "ground": getattr(self.ground, "version", None)}
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
-        """Predictions for any number of samples, in their order."""
+        """Predict samples; returns the predictions in the order of the samples."""
         return self._predict(samples, [self.processor.encode(sample) for sample in samples])
 
     def read(self, post: Mapping[str, Any], folder: Path, name: str = "the post") -> Sample:
-        """The sample of a post.
+        """Convert a post to a sample.
 
         Args:
-            post: `text`, words divided by spaces; `image` and `crops`, paths; for relations `head` and `tail`, the two
-                entities as they stand in the text. An image without crops is given to `ground`; without `ground` the
-                sample has no crops, as in training, and a model of crops alone does not see the image. For a model that
-                reads them `image_texts`, texts about the image by kind, such as {"caption": "two dogs"}.
-            folder: where relative paths begin.
-            name: of the post, its id.
+            post: A dict with `text`, the sentence with words separated by spaces; `image` and `crops`, paths; for
+                relations `head` and `tail`, the two entities exactly as in the text. For models that read them,
+                `image_texts` holds texts about the image by kind, such as {"caption": "two dogs"}. If an image has no
+                crops, `ground` finds them. Without `ground` the sample has no crops, as in training, and a model that
+                reads only crops does not see the image.
+            folder: Base folder of relative paths.
+            name: Id of the post.
 
         Raises:
-            UserError: a key or value that does not belong there, an entity that is not in the text, or an image that
-                cannot be read.
+            UserError: If a key or value is invalid, an entity is not in the text, or an image cannot be read.
         """
         task = self.processor.task
         _check_keys(post, task)
         if self.processor.image_size is None and ("image" in post or "crops" in post):
             instead = "give image_texts instead of" if self.processor.texts else "leave out"
-            raise UserError(f"this model reads text alone; {instead} image and crops")
+            raise UserError(f"this model reads only text; {instead} image and crops")
         if not self.processor.texts and "image_texts" in post:
-            raise UserError("this model reads no texts about images; leave image_texts out")
+            raise UserError("this model does not read texts about images; leave out image_texts")
         texts = tuple(check_texts(post.get("image_texts", {}), name).items())
         words = tuple(post["text"].split())
         given = task.read_post(post, words)
@@ -225,8 +227,8 @@ class Predictor:
         elif image and not crops and self.sees_crops_alone and not self._warned:
             self._warned = True
             logger.warning(
-                "%s: this model sees an image by its crops alone, and there are none; give crops, or have them found "
-                "(--ground of i2srm predict)",
+                "%s: this model reads only the crops of an image, and there are none; give crops, or let i2srm predict "
+                "find them with --ground",
                 name,
             )
         if len(crops) > self.processor.max_crops:
@@ -234,16 +236,15 @@ class Predictor:
         return check_images([sample], "error", progress=False)[0][0]
 
     def records(self, posts: Iterable[bytes], folder: Path, *, first: int = 1) -> Iterator[dict[str, Any]]:
-        """One record for each line of JSON, in order; a line that is no post gives a record with its `error`.
+        """Predict lines of JSON; yields one record per line, in order.
 
-        A record has `words_cut`, the number of last words that lie behind the length limit, if there are any.
-
-        Lines are read and records given `WINDOW` batches at a time.
+        An invalid line gives a record with an `error`. If the length limit cuts words off, the record has `words_cut`,
+        the number of these words. Lines are read and records are yielded `WINDOW` batches at a time.
 
         Args:
-            posts: lines, each with an object as `read` takes it; an `id` goes along to the record.
-            folder: where relative paths begin.
-            first: number of the first line.
+            posts: Lines, each a JSON object as in `read`. An `id` is copied to the record.
+            folder: Base folder of relative paths.
+            first: Number of the first line.
         """
         numbered = enumerate(posts, start=first)
         while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):
@@ -268,7 +269,7 @@ class Predictor:
     def _records(
         self, texts: Sequence[str], samples: Sequence[Sample], items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The records of samples that were read from texts, and what they are encoded to."""
+        """Make the records of samples, given their original texts and encoded items."""
         predictions = zip(texts, samples, items, self._predict(samples, items), strict=True)
         return [
             self.processor.task.to_json(sample, prediction, text)
@@ -280,7 +281,7 @@ class Predictor:
         return float32_products(fast=self.fast_float32, device=self.model.device)
 
     def _predict(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> list[Prediction]:
-        """Predictions for samples and what they are encoded to; images are loaded a batch at a time."""
+        """Predict samples, given their encoded items; images are loaded batch by batch."""
 
         def item(number: int) -> dict[str, Any]:
             if self.processor.image_size is None:
@@ -306,16 +307,16 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _check_keys(post: Mapping[str, Any], task: Task) -> None:
     if "text" not in post:
-        raise UserError(f"expected a text, got only {sorted(post)}")
+        raise UserError(f"expected a text, got only the keys {sorted(post)}")
     allowed = {*KEYS, *task.post_keys}
     if odd := sorted(set(post) - allowed):
         raise UserError(
-            f"unknown key {odd[0]!r}; a post for a model of {task.title} has some of {', '.join(sorted(allowed))}"
+            f"unknown key {odd[0]!r}; a post for a model of {task.title} can have {', '.join(sorted(allowed))}"
         )
     if missing := [key for key in task.post_keys if key not in post]:
-        raise UserError(f"a model of {task.title} needs {' and '.join(task.post_keys)}, and {missing[0]} is missing")
+        raise UserError(f"a model of {task.title} needs {' and '.join(task.post_keys)}, but {missing[0]} is missing")
     for key in {"text", "image", *task.post_keys} & set(post):
-        # A path may have bytes that are no UTF-8, which Python holds as half characters.
+        # Python represents bytes of a path that are not UTF-8 as lone surrogates, so a path may contain them.
         if not isinstance(post[key], str) or not (key == "image" or _is_unicode(post[key])):
             raise UserError(f"{key} must be a string of Unicode characters, got {post[key]!r}")
     crops = post.get("crops", [])
@@ -324,4 +325,4 @@ def _check_keys(post: Mapping[str, Any], task: Task) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)  # half a surrogate pair, from "\\ud83d"
+    return not any("\ud800" <= character <= "\udfff" for character in text)  # a lone surrogate, from "\\ud83d"

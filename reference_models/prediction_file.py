@@ -1,4 +1,4 @@
-"""Prediction for a file of posts into a file of records, which a stop leaves to be continued."""
+"""Prediction for one file of posts; an interrupted call can be resumed."""
 
 import hashlib
 import itertools
@@ -21,32 +21,33 @@ class TakenError(UserError):
 
 
 def predict_file(predictor: Predictor, posts: Path, output: Path) -> dict[str, int]:
-    """Predict a file of posts, one JSON object a line, into a file of records in the same order.
+    """Predict a file of posts, one JSON object per line, and write the records to a file in the same order.
 
-    Records are written to `output.partial`, which becomes `output` at the end; the same call resumes an interrupted
-    one. What they were made from is in `output.partial.json`, so that no other model and no other posts continue it.
+    Records are written to `output.partial`, which is renamed to `output` at the end. The same call resumes an
+    interrupted one. `output.partial.json` stores the model and the posts, so that a call with another model or other
+    posts does not resume it.
 
     Returns:
         See `write_records`.
 
     Raises:
-        UserError: `posts` cannot be read, `output` cannot be written or exists already, its unfinished records are of
-            another call, or another process is writing them.
+        UserError: If `posts` cannot be read, `output` already exists or cannot be written, its unfinished records
+            belong to another call, or another process is writing them.
     """
     with locked(output):
         if output.exists():
-            raise UserError(f"{output} exists already; name another file with --output")
+            raise UserError(f"{output} already exists; choose another file with --output")
         facts = {"input": digest_of(posts), **predictor.facts()}
         return write_records(predictor, posts, output, facts, note=lambda counts: None)
 
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Keep other processes from writing `output`; what goes wrong with the disk inside is said with the file's name.
+    """Lock `output` against other processes; OS errors inside the block become a `UserError` that names the file.
 
     Raises:
-        TakenError: another process is writing it.
-        UserError: it cannot be written.
+        TakenError: If another process is writing the file.
+        UserError: If the file cannot be written.
     """
     lock = FileLock(_beside(output, ".lock"), timeout=0)
     try:
@@ -54,7 +55,7 @@ def locked(output: Path) -> Iterator[None]:
             yield
             Path(lock.lock_file).unlink()
     except Timeout as error:
-        raise TakenError(f"another process is writing {output}; wait for it, or name another --output") from error
+        raise TakenError(f"another process is writing {output}; wait for it, or choose another --output") from error
     except OSError as error:
         where = error.filename or _beside(output, ".partial")
         raise UserError(f"{where}: cannot be written ({error.strerror or error})") from error
@@ -69,22 +70,22 @@ def write_records(
     note: Callable[[dict[str, int]], object],
     progress: bool = True,
 ) -> dict[str, int]:
-    """Predict what `output.partial` lacks, and give it its name; see `predict_file`.
+    """Predict the posts that are missing in `output.partial`, then rename it to `output`; see `predict_file`.
 
     Args:
-        predictor: of the records.
-        posts: file of posts.
-        output: file of records, locked by the caller.
-        facts: what the records are made from.
-        note: is given the counts before the file has its name.
-        progress: show a progress bar.
+        predictor: Makes the records.
+        posts: File of posts.
+        output: File of records, locked by the caller.
+        facts: What the records depend on, see `Predictor.facts`.
+        note: Called with the counts before the file is renamed.
+        progress: Show a progress bar.
 
     Returns:
-        How many `lines` there were, how many of them gave an `errors` record, how many posts were `cut` by the length
-        limit, and how many were `done` before.
+        Counts: `lines` in the file, `errors` (records with an error), `cut` (posts cut by the length limit) and `done`
+        (records of an earlier call).
 
     Raises:
-        UserError: unfinished records of another call.
+        UserError: If the unfinished records belong to another call.
     """
     partial, described = _beside(output, ".partial"), _beside(output, ".partial.json")
     _check_facts(partial, described, facts)
@@ -110,7 +111,7 @@ def _beside(output: Path, suffix: str) -> Path:
 
 
 def _check_facts(partial: Path, facts: Path, now: dict[str, Any]) -> None:
-    """Check that unfinished records, if there are any, were made from the same; if there are none, write down what."""
+    """Check that unfinished records have the same facts as this call; if there are none, write the facts."""
     if not partial.exists():
         write_json(facts, now)
         return
@@ -122,7 +123,7 @@ def _check_facts(partial: Path, facts: Path, now: dict[str, Any]) -> None:
     if changed:
         what = ", ".join(f"{key} was {before.get(key, 'unknown')} and is now {now[key]}" for key in changed)
         raise UserError(
-            f"{partial} holds the unfinished records of another call: {what}; delete it, or name another file with "
+            f"{partial} holds unfinished records of another call: {what}; delete it, or choose another file with "
             "--output"
         )
 
@@ -136,10 +137,10 @@ def _lines(posts: Path) -> Iterator[bytes]:
 
 
 def digest_of(posts: Path) -> str:
-    """What tells a file of posts from another, 12 hexadecimal digits.
+    """Return the fingerprint of a file of posts, 12 hexadecimal digits.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: If the file cannot be read.
     """
     digest = hashlib.sha256()
     for line in _lines(posts):
@@ -148,10 +149,10 @@ def digest_of(posts: Path) -> str:
 
 
 def _whole_lines(partial: Path) -> list[dict[str, Any]]:
-    """The records of an unfinished file; one that a stop cut short is removed from it.
+    """Read the records of an unfinished file, and remove a truncated last line from it.
 
     Raises:
-        UserError: a line is no record.
+        UserError: If a line is not a record.
     """
     if not partial.exists():
         return []

@@ -1,4 +1,4 @@
-"""Prediction for many files of posts, by processes that share the work through the folder they write to."""
+"""Prediction for many files of posts by several processes, which coordinate through the output folder."""
 
 import time
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ COUNTS = ("lines", "errors", "cut")
 
 @dataclass(frozen=True)
 class Work:
-    """What every process is told.
+    """Work that the processes share.
 
     Attributes:
-        model: see `Predictor`; so are `int8`, `fast_float32` and `onnx`.
-        inputs: files of posts, with different names.
-        output: folder for the files of records, which are named as the posts' are.
-        grounding: how crops are found for images that have none; None leaves them without.
+        model: See `Predictor`, also for `int8`, `fast_float32` and `onnx`.
+        inputs: Files of posts with distinct names.
+        output: Folder for the files of records, which have the names of the input files.
+        grounding: Settings to find crops for images without crops; None finds none.
     """
 
     model: Path | str
@@ -44,14 +44,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a call of `predict_files` did.
+    """Summary of a call of `predict_files`.
 
     Attributes:
-        predicted: posts that it predicted.
-        seconds: that it took.
-        finished: counts and seconds of the finished files, by file, whichever process predicted them.
-        elsewhere: files that other processes are writing.
-        failed: why a file could not be predicted, by file.
+        predicted: Number of posts that the call predicted.
+        seconds: Duration of the call in seconds.
+        finished: Counts and seconds of each finished file, including files that other calls predicted.
+        elsewhere: Files that other processes are writing.
+        failed: Reason of the failure, for each file that failed.
     """
 
     predicted: int
@@ -61,7 +61,7 @@ class Summary:
     failed: dict[Path, str]
 
     def __str__(self) -> str:
-        """The summary in words."""
+        """Return the summary as text."""
         lines, errors, cut = (sum(entry[key] for entry in self.finished.values()) for key in COUNTS)
         files = len(self.finished) + len(self.elsewhere) + len(self.failed)
         told = [
@@ -79,38 +79,38 @@ class Summary:
 
 
 def predict_files(work: Work, jobs: int) -> Summary:
-    """Predict files of posts into files of records of the same names.
+    """Predict files of posts, and write the records to files of the same names in the output folder.
 
-    Each process takes the next file that nobody is writing and that is not finished, so that the same call on another
-    machine, with the same folder, helps. A call after a stop goes on where the files were left. `manifest.json` in the
-    folder says of each finished file what it was made from, its counts and its seconds.
+    Each process takes the next file that is neither finished nor being written by another process. The same call on
+    another machine with the same output folder therefore shares the work. After an interruption, the same call resumes.
+    `manifest.json` in the output folder stores the model, the posts, the counts and the seconds of each finished file.
 
     Args:
-        work: what to do.
-        jobs: processes, each with an equal share of the threads.
+        work: The work to do.
+        jobs: Number of processes; each gets an equal share of the threads.
 
     Returns:
-        What this call did.
+        A summary of this call.
 
     Raises:
-        UserError: two inputs of one name, one that does not exist or is in the output's folder, `jobs` less than 1, a
-            folder that cannot be written, or a model that cannot be used. What is wrong with a single file is in the
-            summary, and does not stop the others.
+        UserError: If two inputs have the same name, an input does not exist or is in the output folder, `jobs` is less
+            than 1, the folder cannot be written, or the model cannot be used. The failure of a single file is reported
+            in the summary and does not stop the others.
     """
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {jobs}")
     names: dict[str, Path] = {}
     for path in work.inputs:
         if not path.is_file():
-            raise UserError(f"{path}: there is no such file")
+            raise UserError(f"{path}: the file does not exist")
         if path.name == MANIFEST:
-            raise UserError(f"{path}: {MANIFEST} is the name of what is said about all files; rename it")
+            raise UserError(f"{path}: the name {MANIFEST} is reserved for the summary of all files; rename the file")
         if path.resolve().parent == work.output.resolve():
-            raise UserError(f"{path} is in {work.output}, where its records would have its name; name another --output")
+            raise UserError(f"{path} is in {work.output}, and its records would have its name; choose another --output")
         if path.name in names:
             raise UserError(
-                f"{names[path.name]} and {path} have one name, and so would their records; rename one, or predict them "
-                "into different folders"
+                f"{names[path.name]} and {path} have the same name, so their records would too; rename one, or choose "
+                "different output folders"
             )
         names[path.name] = path
     start = time.perf_counter()
@@ -132,7 +132,7 @@ def predict_files(work: Work, jobs: int) -> Summary:
         try:
             _check_finished(
                 work.output / path.name, manifest[path.name], model
-            )  # another call may have finished it by another model
+            )  # another call may have finished it with another model
             finished[path] = manifest[path.name]
         except UserError as error:
             failed[path] = str(error)
@@ -140,7 +140,7 @@ def predict_files(work: Work, jobs: int) -> Summary:
 
 
 def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str], dict[str, Any]]:
-    """Predict, in a process of its own, what is left; how many posts, why a file failed, and what the model is."""
+    """Predict the remaining files in one process; returns the number of posts, the failures and the model's facts."""
     predictor = Predictor(work.model, int8=work.int8, fast_float32=work.fast_float32, onnx=work.onnx)
     if work.grounding is not None:
         predictor.ground = PostGrounder(predictor.processor.task.pairs, work.grounding, work.output)
@@ -151,7 +151,7 @@ def _work_through(_: int, work: Work) -> tuple[int, dict[Path, str], dict[str, A
         if isinstance(predictor.ground, PostGrounder):
             predictor.ground.folder = output.with_name(f"{output.name}.crops")
         try:
-            with locked(output):  # a file that another process has is not even read
+            with locked(output):  # taken before reading, so that a file of another process is skipped at once
                 facts = {"input": digest_of(posts), **model}
                 if output.exists():
                     _check_finished(output, _read_manifest(work.output).get(output.name, {}), facts)
@@ -177,7 +177,7 @@ def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _note(output: Path, facts: dict[str, Any], start: float, counts: dict[str, int]) -> None:
-    """Add a file to the manifest, which other processes write too."""
+    """Add a file to the manifest, under a lock because other processes write it too."""
     entry = {**{key: counts[key] for key in COUNTS}, "seconds": time.perf_counter() - start, **facts}
     with FileLock(output.parent / f"{MANIFEST}.lock"):
         write_json(output.parent / MANIFEST, _read_manifest(output.parent) | {output.name: entry})
@@ -185,4 +185,4 @@ def _note(output: Path, facts: dict[str, Any], start: float, counts: dict[str, i
 
 def _check_finished(output: Path, entry: dict[str, Any], facts: dict[str, Any]) -> None:
     if changed := [key for key, value in facts.items() if entry.get(key) != value]:
-        raise UserError(f"{output} holds the records of another call ({changed[0]} was another); delete it")
+        raise UserError(f"{output} holds records of another call ({changed[0]} differs); delete it")

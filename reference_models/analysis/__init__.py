@@ -1,1 +1,1 @@
-"""Numbers that are computed from a model, without plotting."""
+"""Analysis of trained models, without plotting."""

@@ -1,4 +1,4 @@
-"""How much each word of a post looks at each of its images: the attention of the text layers to the visual prefix."""
+"""Attention of each word of a post to each of its images, from the text layers to the visual prefix."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,10 @@ class CropAttention:
     """Attention of words to images.
 
     Attributes:
-        words: as they are read, markers included, up to the length limit.
-        images: those that are attended to.
-        shares: (words, images), the share of a word's attention that an image takes, 0 to 1: the mean over the layers,
-            the heads and the sub-words of the word. What is missing to 1 goes to the text.
+        words: Words as the model reads them, including markers, up to the length limit.
+        images: Images that the words attend to.
+        shares: (words, images), share from 0 to 1 of a word's attention that goes to an image, averaged over the
+            layers, the heads and the sub-words of the word. The rest goes to the text.
     """
 
     words: list[str]
@@ -33,10 +33,10 @@ class CropAttention:
 
 @torch.inference_mode()
 def crop_attention(model: System, processor: Processor, sample: Sample) -> CropAttention | None:
-    """The attention in a model that is in evaluation mode.
+    """Compute the attention for one sample; the model must be in evaluation mode.
 
     Returns:
-        None if the system has no attention to single images, or the sample none of the images that it attends to.
+        The attention; None if the system has no attention to single images, or the sample has no image for it.
     """
     if model.prefix_images is None or model.text_encoder is None:
         return None
@@ -49,7 +49,7 @@ def crop_attention(model: System, processor: Processor, sample: Sample) -> CropA
     words = processor.task.words_read(sample)
     _, numbers = processor.subwords(words)
     count = len(numbers)
-    # The prefix comes before the text, and each image has as many tokens in it as any other.
+    # The prefix comes before the text and has the same number of tokens for each image.
     to_images = weights[:, : weights.shape[1] - count].reshape(count, len(slots), -1).sum(dim=2)
     rows = [
         to_images[[place for place, number in enumerate(numbers) if number == word]].mean(dim=0)
@@ -61,7 +61,7 @@ def crop_attention(model: System, processor: Processor, sample: Sample) -> CropA
 
 
 def record_attention(model: System, encoder: TextEncoder, batch: dict[str, Tensor]) -> Tensor:
-    """The attention (L, P + L) of the model's text encoder in a batch of one sample, the mean over layers and heads."""
+    """Return the text encoder's attention (L, P + L) in a batch of one sample, averaged over layers and heads."""
     body = encoder.body
     recorded: list[Tensor] = []
 

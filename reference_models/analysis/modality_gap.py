@@ -1,4 +1,4 @@
-"""What a trained model makes of test samples: both sides of the semantic loss, and the attention across a batch."""
+"""Modality gap and batch attention of a trained model: both sides of the semantic loss, and AttnMixup's weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from reference_models.tasks.dataset import EncodedSplit
 
 @dataclass(frozen=True)
 class Gap:
-    """How far apart the modalities are.
+    """Distance between the modalities.
 
     Attributes:
-        own: mean divergence between a text and its own image, nats.
-        other: the same with the image of another sample.
-        means: divergence between the mean distributions of the modalities, nats.
-        distance: between the means of the log-probabilities.
-        spread: mean distance of the log-probabilities of a text, and of an image, from the mean of their modality.
-        features: over how many features the distribution of a text, and of an image, spreads: exp of its mean entropy.
+        own: Mean divergence between a text and its own image, in nats.
+        other: Mean divergence between a text and the image of another sample, in nats.
+        means: Divergence between the mean distributions of the modalities, in nats.
+        distance: Distance between the mean log-probabilities of the modalities.
+        spread: Mean distance of log-probabilities from the mean of their modality, for texts and for images.
+        features: Effective number of features, exp of the mean entropy, for texts and for images.
     """
 
     own: float
@@ -36,16 +36,15 @@ class Gap:
 
 @torch.inference_mode()
 def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N, D) of texts and of images, as the semantic loss compares them.
+    """Return the log-probabilities (N, D) of texts and of images that the semantic loss compares.
 
-    A sample without an image has no part. Of a loss that compares every word, the mean of the words stands for the
-    text.
+    Samples without an image are skipped. If the loss compares every word, a text is the mean of its words.
 
     Raises:
-        ValueError: the model has no semantic loss.
+        ValueError: If the model has no semantic loss.
     """
     if (semantic := model.semantic) is None:
-        raise ValueError("expected a model with a semantic loss, as it was trained")
+        raise ValueError("expected a model with a semantic loss; load the whole trained model")
 
     def compare(numbers: Sequence[int]) -> list[tuple[Tensor, Tensor] | None]:
         batch = load_batch(model, split.processor, [split[number] for number in numbers])
@@ -67,8 +66,8 @@ def semantic_sides(model: System, split: EncodedSplit, batch_size: int) -> tuple
 
 
 def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
-    """The gap between log-probabilities (N, D) of texts and of their images, of two samples or more."""
-    # Neighbours of a file may share an image, which those half of the samples away hardly do.
+    """Measure the gap between log-probabilities (N, D) of texts and of their images; N must be at least 2."""
+    # Adjacent samples may share an image; samples half the data set apart rarely do.
     others = image.roll(len(image) // 2, dims=0)
     own, other = (semantic_kl(text, side, direction=semantic.direction).mean().item() for side in (image, others))
     (text_spread, text_features), (image_spread, image_features) = map(_spread_of, (text, image))
@@ -84,12 +83,12 @@ def measure_gap(text: Tensor, image: Tensor, semantic: SemanticKLLoss) -> Gap:
 
 
 def _spread_of(side: Tensor) -> tuple[float, float]:
-    """The `spread` and the `features` of one modality, see `Gap`."""
+    """Return the `spread` and the `features` of one modality, see `Gap`."""
     return (side - side.mean(dim=0)).norm(dim=1).mean().item(), (-(side.exp() * side).sum(dim=1)).mean().exp().item()
 
 
 def gap_scores(model: System, split: EncodedSplit, batch_size: int) -> dict[str, float]:
-    """The gap as numbers to log, of a model with a semantic loss and a split with two images or more; else none."""
+    """Return the gap as values to log; empty without a semantic loss or with fewer than two images."""
     if model.semantic is None:
         return {}
     text, image = semantic_sides(model, split, batch_size)
@@ -100,11 +99,15 @@ def gap_scores(model: System, split: EncodedSplit, batch_size: int) -> dict[str,
 
 
 def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides (N, D) on their first two principal components (N, 2), and the components' shares of the variance."""
+    """Project both sides (N, D) onto their first two principal components.
+
+    Returns:
+        Projected texts (N, 2), projected images (N, 2), and the share of the variance of each component (2,).
+    """
     rows = torch.cat([text, image])
     rows = rows - rows.mean(dim=0)
     _, scale, directions = torch.linalg.svd(rows, full_matrices=False)
-    # The sign of a component is left open; its largest entry shall be positive.
+    # The sign of a component is arbitrary: make its largest entry positive.
     directions = directions[:2]
     directions = directions * directions.gather(1, directions.abs().argmax(dim=1, keepdim=True)).sign()
     placed_text, placed_image = (rows @ directions.T).chunk(2)
@@ -113,13 +116,16 @@ def project(text: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.inference_mode()
 def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[str, float]]:
-    """AttnMixup's attention in one batch: weights (B, B), the mean of heads and words, and the mixer's `stats`.
+    """Compute AttnMixup's attention with all samples of a split as one batch.
+
+    Returns:
+        Weights (B, B), averaged over heads and words, and the mixer's `stats`, which are empty for a single sample.
 
     Raises:
-        ValueError: the model has no AttnMixup.
+        ValueError: If the model has no AttnMixup.
     """
     if (mixer := model.mixer) is None:
-        raise ValueError("expected a model with AttnMixup, as it was trained")
+        raise ValueError("expected a model with AttnMixup; load the whole trained model")
     batch = load_batch(model, split.processor, [split[number] for number in range(len(split))])
     encoded = model.encode(batch)
     _, weights = mixer.attention(encoded.h, mask=encoded.mask, need_attention=True)
@@ -128,14 +134,14 @@ def batch_attention(model: System, split: EncodedSplit) -> tuple[Tensor, dict[st
 
 
 def mean_attention(weights: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over heads and over the words that a sample really has.
+    """Average attention weights over heads and over the real words of each sample.
 
     Args:
-        weights: (heads, B, B), or (words, heads, B, B); 1 for the first B where all samples attend alike.
-        mask: (B, words), True for a word, of weights by word.
+        weights: (heads, B, B) or (words, heads, B, B). The first B may be 1 if all samples have the same weights.
+        mask: (B, words), True for a real word; None for weights without words.
 
     Returns:
-        (B, B); each row sums to 1.
+        Weights (B, B); each row sums to 1.
     """
     weights = weights.mean(dim=-3)
     weights = weights.expand(*weights.shape[:-2], weights.shape[-1], weights.shape[-1])

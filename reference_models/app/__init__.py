@@ -1,1 +1,1 @@
-"""`i2srm app`: a page in the browser that shows what a trained model says about a post, with its image and without."""
+"""`i2srm app`: a browser page that shows a model's predictions for a post, with and without its image."""

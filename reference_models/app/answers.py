@@ -1,4 +1,4 @@
-"""What the page asks the model: a post with its image and without, and a file of posts."""
+"""Predictions for the page: one post with and without its image, or a file of posts."""
 
 import json
 import tempfile
@@ -20,21 +20,21 @@ from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import Predictor
 from reference_models.tasks.task import Prediction
 
-GIVEN, WITHOUT = "given", "none"  # beside the names of detectors
-NO_DETECTORS = ("annotations",)  # take what came with the data, which a post has not
+GIVEN, WITHOUT = "given", "none"  # choices besides the names of the detectors
+NO_DETECTORS = ("annotations",)  # these read boxes that come with a data set; a post has none
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says about a post.
+    """The model's answer to a post.
 
     Attributes:
-        sample: the post as it was read.
-        prediction: with all that was given.
-        alone: of the same words without image and crops; None where there was none.
-        boxes: where the crops lie in the image, as far as that is known, in the order of the crops.
-        attention: of the words to the images, in a system that has it.
-        notes: what a reader should know about it.
+        sample: The sample read from the post.
+        prediction: The prediction from the whole post.
+        alone: The prediction from the same words without image and crops; None if the post has neither.
+        boxes: The position of each crop in the image, in the order of the crops; None where it is unknown.
+        attention: Attention of the words to the images; None if the system has none.
+        notes: Remarks for the reader.
     """
 
     sample: Sample
@@ -46,12 +46,12 @@ class Answer:
 
 
 class Answers:
-    """Asks a model, with a detector for images that come without crops.
+    """Predicts posts with a model, and finds crops with a detector.
 
     Args:
-        predictor: of the model.
-        grounding: settings of the detectors.
-        folder: for crops and for files that are made.
+        predictor: The predictor of the model.
+        grounding: Settings of the detectors.
+        folder: Folder for crops and output files.
     """
 
     def __init__(self, predictor: Predictor, grounding: GroundingConfig, folder: Path) -> None:
@@ -67,20 +67,20 @@ class Answers:
 
     @property
     def detectors(self) -> list[str]:
-        """The names of the detectors that can be chosen, the one of the settings first."""
+        """Names of the available detectors, the one in the settings first."""
         names = [name for name in list_detectors() if name not in NO_DETECTORS]
         return sorted(names, key=lambda name: name != self.grounding.detector)
 
     def answer(self, post: Mapping[str, Any], crops: str = GIVEN, boxes: Mapping[str, Bounds] | None = None) -> Answer:
-        """The answer to one post.
+        """Predict one post.
 
         Args:
-            post: as `Predictor.read` takes it.
-            crops: which to take: those of the post ("given"), none, or those that the detector of this name finds.
-            boxes: where the crops of the post lie, by their paths.
+            post: A post as in `Predictor.read`.
+            crops: Source of the crops: the post ("given"), no crops ("none"), or the name of a detector.
+            boxes: Positions of the post's crops in its image, by crop path.
 
         Raises:
-            UserError: something is wrong with the post, or the detector cannot be loaded.
+            UserError: If the post is invalid or the detector cannot be loaded.
         """
         text = {key: value for key, value in post.items() if key not in ("image", "crops")}
         shown = dict(post) if crops == GIVEN else text | {"image": post["image"]} if "image" in post else text
@@ -102,24 +102,24 @@ class Answers:
         )
 
     def answer_file(self, files: Sequence[Path], crops: str = GIVEN) -> tuple[Path, dict[str, int]]:
-        """The answers to a file of posts, in a new file with one record a line.
+        """Predict a file of posts and write one record per line to a new file.
 
         Args:
-            files: one ".jsonl" of posts, and the images that its posts name. Images are found by their names alone, so
-                that a post reaches no other file of this machine.
-            crops: as for `answer`; a detector is for posts that come without crops.
+            files: One ".jsonl" file of posts, and the images that its posts name. Only the file name of an image is
+                used, so a post cannot read other files of this machine.
+            crops: As in `answer`; a detector is used for posts without crops.
 
         Returns:
-            The file, and how many `posts` there are and how many of them gave an `error`.
+            The new file, and the counts `posts` (all posts) and `errors` (posts with an error).
 
         Raises:
-            UserError: there is not one file of posts, or it is empty.
+            UserError: If there is not exactly one file of posts, or if it is empty.
         """
         posts = [file for file in files if file.suffix == ".jsonl"]
         if len(posts) != 1:
             names = ", ".join(file.name for file in files) or "nothing"
             raise UserError(
-                f"expected one file of posts that ends in .jsonl, and the images that it names; got {names}"
+                f"expected one .jsonl file of posts, together with the images that its posts name; got {names}"
             )
         ground = None
         if self.sees_images and crops not in (GIVEN, WITHOUT):
@@ -136,7 +136,7 @@ class Answers:
                     counts["errors"] += "error" in record
                     written.write(json.dumps(without_folder(record, name)) + "\n")
         if not counts["posts"]:
-            raise UserError(f"{posts[0].name} is empty; expected a post a line, as a JSON object")
+            raise UserError(f"{posts[0].name} is empty; expected one post per line, each a JSON object")
         return output, counts
 
     @contextmanager
@@ -160,7 +160,7 @@ class Answers:
                 self._grounders[detector] = PostGrounder(self.task.pairs, config, self.folder / "crops")
             except UserError as error:
                 raise UserError(
-                    f"{error}. This page downloads nothing: choose another detector, or start it again with "
+                    f"{error}. This page downloads nothing: choose another detector, or restart the page with "
                     f"--grounding.detector {detector} --grounding.weights FOLDER"
                 ) from error
         return self._grounders[detector]
@@ -168,13 +168,13 @@ class Answers:
     def _notes(self, sample: Sample) -> Iterator[str]:
         processor = self.predictor.processor
         if cut := processor.encode(sample)["words_cut"]:
-            yield f"The last {cut} words lie behind the limit of {processor.max_length} sub-words and were not read."
+            yield f"The last {cut} words are beyond the limit of {processor.max_length} sub-words and were ignored."
         if sample.image is not None and not sample.crops and self.predictor.sees_crops_alone:
-            yield "This model sees crops alone, and there are none: it did not see the image. Choose a detector."
+            yield "This model reads only crops, and there are none, so it did not see the image. Choose a detector."
 
 
 def by_name(line: bytes) -> bytes:
-    """A line of posts with the names of its images alone; a line that is no post is left for `records` to refuse."""
+    """Reduce the image paths of a post to file names; an invalid line stays as it is, and `records` reports it."""
     try:
         post = json.loads(line)
     except (ValueError, RecursionError):
@@ -189,7 +189,7 @@ def by_name(line: bytes) -> bytes:
 
 
 def without_folder(record: dict[str, Any], folder: str) -> dict[str, Any]:
-    """A record whose error names a file as the user knows it, not by the folder that it was copied to."""
+    """Remove the temporary folder from the file names in a record's error message."""
     if "error" in record:
         return record | {"error": record["error"].replace(f"{folder}/", "")}
     return record

@@ -1,4 +1,4 @@
-"""Posts of a run's test split, to begin with."""
+"""Example posts from the test split of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ Bounds = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """A post as `Predictor.read` takes it.
+    """An example post.
 
     Attributes:
-        title: the sentence, as one line of a list.
-        post: `text`, `image`, `crops` and the keys of the task, paths as strings.
-        boxes: where its crops lie in its image, by the path of the crop: left, top, right, bottom in pixels.
+        title: Title in the list of examples.
+        post: A post as in `Predictor.read`: `text`, `image`, `crops` and the keys of the task. Paths are strings.
+        boxes: Position of each crop in the image, by crop path: left, top, right, bottom in pixels.
     """
 
     title: str
@@ -33,15 +33,15 @@ class Example:
 
 
 def read_examples(config: RunConfig, task: Task, count: int) -> list[Example]:
-    """Posts of the test split, evenly spaced, those with images and crops first.
+    """Read evenly spaced posts of the test split; if any have crops, only those are taken.
 
     Args:
-        config: settings of the run.
-        task: of the model.
-        count: of examples at most.
+        config: Settings of the run.
+        task: Task of the model.
+        count: Maximum number of examples.
 
     Raises:
-        UserError: the data are no longer where they were.
+        UserError: If the data set cannot be read.
     """
     samples = read_samples(config, "test")
     fitting = [number for number, sample in enumerate(samples) if is_post(task, sample)]
@@ -59,13 +59,13 @@ def read_examples(config: RunConfig, task: Task, count: int) -> list[Example]:
 
 
 def title_of(post: Mapping[str, Any], task: Task) -> str:
-    """A post as one line of a list."""
+    """Return the title of a post in the list of examples."""
     asked = ", ".join(f"{key} {post[key]}" for key in task.post_keys)
     return f"{post['text']} ({asked})" if asked else post["text"]
 
 
 def is_post(task: Task, sample: Sample) -> bool:
-    """Whether a post can say what a sample holds: words divided by spaces, and entities found by their words."""
+    """Return whether a post can represent a sample: no spaces inside words, and entities that their words identify."""
     if tuple(" ".join(sample.words).split()) != sample.words:
         return False
     try:
@@ -76,7 +76,7 @@ def is_post(task: Task, sample: Sample) -> bool:
 
 
 def known_boxes(config: RunConfig) -> dict[str, Bounds]:
-    """Where the crops of the test split lie in their images, as far as the set says so."""
+    """Return the known positions of the test split's crops in their images, by crop path."""
     root = Path(config.data.root)
     place = get_format(config.data.format).layout(root, "test")
     rows = read_manifest(root / "crops_test.jsonl")
@@ -87,5 +87,5 @@ def known_boxes(config: RunConfig) -> dict[str, Bounds]:
 
 
 def titles(examples: Sequence[Example]) -> list[tuple[str, int]]:
-    """The titles with the number of each example, as choices of a list."""
+    """Return the title and number of each example, as choices of a dropdown."""
     return [(example.title, number) for number, example in enumerate(examples)]

@@ -1,4 +1,4 @@
-"""The page in the browser: a thin layer of Gradio over `answers` and `view`. No request leaves the machine."""
+"""The browser page: a thin Gradio layer over `answers` and `view`. No request leaves the machine."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ from reference_models.errors import UserError
 from reference_models.prediction import Predictor
 from reference_models.training.folder import CONFIG
 
-EXAMPLES = 12  # posts of the test split at most
+EXAMPLES = 12  # maximum number of posts from the test split
 FONTS = ["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"]
 FIXED_FONTS = ["ui-monospace", "Consolas", "monospace"]
 WIDTH = ".gradio-container { max-width: 76rem !important; margin: 0 auto !important; }"
@@ -26,20 +26,20 @@ WIDTH = ".gradio-container { max-width: 76rem !important; margin: 0 auto !import
 
 @contextmanager
 def served(model: Path | str, config: RunConfig, *, host: str, port: int | None) -> Iterator[str]:
-    """Serve the page of a model; gives its address, and ends the server and its files when the block ends.
+    """Serve the page of a model and yield its address; on exit, stop the server and delete its files.
 
     Args:
-        model: folder of a finished run or of a model, or the name of a model on the Hugging Face hub.
-        config: settings of the run, perhaps with another data folder or detector. Of a model without its run, only the
-            detector's are used.
-        host: address of this machine that the server listens at; "127.0.0.1" is reached from this machine alone.
-        port: of the server; None for the first free one from 7860.
+        model: Folder of a finished run or of a model, or the name of a model on the Hugging Face hub.
+        config: Settings of the run, possibly with another data folder or detector. For a model without its run, only
+            the detector settings are used.
+        host: Address that the server listens on; "127.0.0.1" can be reached only from this machine.
+        port: Port of the server; None for the first free port from 7860.
 
     Raises:
-        UserError: there is no such model, the port is taken, or the host is no address of this machine.
+        UserError: If the model does not exist, the port is taken, or the host is not an address of this machine.
     """
     with tempfile.TemporaryDirectory() as name:
-        os.environ["GRADIO_TEMP_DIR"] = name  # of what is uploaded; a process serves one page at a time
+        os.environ["GRADIO_TEMP_DIR"] = name  # for uploads; a process serves one page at a time
         predictor = Predictor(model)
         answers = Answers(predictor, config.grounding, Path(name))
         examples, missing = [], ""
@@ -48,7 +48,7 @@ def served(model: Path | str, config: RunConfig, *, host: str, port: int | None)
                 examples = read_examples(config, predictor.processor.task, EXAMPLES)
             except UserError as error:
                 missing = f"No examples: {error}"
-        page = build_page(answers, examples, f"{predictor.system} of {model}", missing)
+        page = build_page(answers, examples, f"{predictor.system} from {model}", missing)
         try:
             _, address, _ = page.launch(
                 server_name=host,
@@ -72,7 +72,7 @@ def served(model: Path | str, config: RunConfig, *, host: str, port: int | None)
 
 
 def make_theme() -> gr.themes.Base:
-    """The fonts of the reader's machine, and colours with enough contrast to be read."""
+    """Return a theme with the system fonts and accessible colour contrast."""
     return gr.themes.Base(font=FONTS, font_mono=FIXED_FONTS).set(
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
@@ -84,32 +84,32 @@ def make_theme() -> gr.themes.Base:
 
 
 def build_page(answers: Answers, examples: Sequence[Example], title: str, missing: str = "") -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
-        answers: asks the model.
-        examples: posts to begin with.
-        title: of the page.
-        missing: why there are no examples.
+        answers: Predicts posts with the model.
+        examples: Posts to choose from.
+        title: Title of the page.
+        missing: Why there are no examples.
     """
     task = answers.task
-    # One thing at a time is asked of the model, by whatever button.
+    # All buttons share one queue, so the model handles one request at a time.
     model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
     free: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     page = gr.Blocks(title=f"i2srm: {title}", analytics_enabled=False)
     with page:
-        gr.Markdown(f"# {task.title.capitalize()} of a post\n\nModel: {title}. {missing}")
+        gr.Markdown(f"# {task.title.capitalize()} in a post\n\nModel: {title}. {missing}")
         chosen = gr.State(None)  # number of the example whose image is shown
         with gr.Tab("One post"), gr.Row():
             with gr.Column(scale=2, min_width=320):
                 example = gr.Dropdown(titles(examples), value=None, label="Example", visible=bool(examples))
-                text = gr.Textbox(label="Sentence, its words divided by spaces", lines=2, max_lines=6)
+                text = gr.Textbox(label="Sentence, with spaces between the words", lines=2, max_lines=6)
                 keys = [
-                    gr.Textbox(label=f"{key.capitalize()} entity, as it stands in the sentence", max_lines=1)
+                    gr.Textbox(label=f"{key.capitalize()} entity, exactly as in the sentence", max_lines=1)
                     for key in task.post_keys
                 ]
                 image: Any = gr.Image(
-                    label="Image: upload or paste one",
+                    label="Image: upload or paste",
                     sources=["upload", "clipboard"],
                     image_mode=None,
                     type="filepath",
@@ -118,27 +118,27 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
                     buttons=[],
                     alt_text="The image of the post",
                 )
-                # The file as it was uploaded: one that cannot be read is told by our message, not by Gradio's.
+                # Pass the uploaded file on unread, so that our message reports an unreadable file, not Gradio's.
                 image.preprocess = lambda payload: payload and payload.path
                 crops = gr.Radio(
-                    [("of the example", GIVEN), *answers.detectors, ("none", WITHOUT)],
+                    [("from the example", GIVEN), *answers.detectors, ("none", WITHOUT)],
                     value=GIVEN if examples else answers.detectors[0],
-                    label="Object crops: those of the example, or found by a detector",
+                    label="Object crops: from the example, or found by a detector",
                     visible=answers.sees_images,
                 )
                 ask = gr.Button("Predict", variant="primary")
             with gr.Column(scale=3, min_width=320):
-                answer = gr.HTML(label="Answer", elem_id="answer", apply_default_css=False)
+                answer = gr.HTML(label="Prediction", elem_id="answer", apply_default_css=False)
         with gr.Tab("A file of posts"):
             gr.Markdown(
-                "A file that ends in .jsonl with one post a line, as in "
-                f"`{example_line(answers)}`. Upload it together with the images that its posts name."
+                "Upload a .jsonl file with one post per line, for example "
+                f"`{example_line(answers)}`, together with the images that its posts name."
             )
             files = gr.File(label="Posts and their images", file_count="multiple", height=200, elem_id="posts")
             of_file = gr.Radio(
                 [*answers.detectors, ("none", GIVEN)],
                 value=answers.detectors[0],
-                label="Object crops of posts that name none: found by a detector",
+                label="Object crops for posts that name none: found by a detector",
                 visible=answers.sees_images,
             )
             ask_file = gr.Button("Predict the file", variant="primary")
@@ -186,7 +186,7 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
 
 
 def example_line(answers: Answers) -> str:
-    """A line of a file of posts."""
+    """Return an example line of a file of posts."""
     parts = ['"text": "Ann Lee lives in Rome"']
     parts += [f'"{key}": "{value}"' for key, value in zip(answers.task.post_keys, ("Ann Lee", "Rome"), strict=False)]
     parts += ['"image": "1.jpg"'] if answers.sees_images else []

@@ -1,4 +1,4 @@
-"""The looks of what `view` makes, in the colours of the page's own light or dark theme."""
+"""CSS of the HTML that `view` makes, in the colours of the page's light or dark theme."""
 
 STYLE = """
 .answer-view { color: var(--body-text-color);
@@ -37,7 +37,7 @@ STYLE = """
   background: color-mix(in srgb, var(--link-text-color) calc(var(--heat) * .45), transparent); }
 .answer-view .heat thead th { text-align: center; }
 button[role="tab"].selected { color: var(--link-text-color) !important; }
-/* Gradio's second upload button holds a control that no keyboard reaches; clearing gives the first one again. */
+/* Gradio's second upload button has a control that the keyboard cannot reach; clearing brings the first one back. */
 #posts .icon-button[aria-haspopup] { display: none; }
 input[role="combobox"] { padding-right: 1.75rem !important; text-overflow: ellipsis; }
 .problem { padding: .7rem 1rem; border-left: 4px solid var(--error-border-color); border-radius: 4px;

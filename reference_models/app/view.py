@@ -1,4 +1,4 @@
-"""What the page shows, as HTML: marked sentences, probabilities, crops in their image, attention, and what is wrong."""
+"""HTML for the page: marked sentences, probabilities, crops in their image, attention, and errors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,15 +14,15 @@ from reference_models.tasks import Task
 from reference_models.tasks.task import Prediction
 
 LARGEST = 640  # longer side of the image of a post, pixels
-CROP = 96  # of a crop
-LIKELIEST = 5  # probabilities that are shown
+CROP = 96  # longer side of a crop, pixels
+LIKELIEST = 5  # number of probabilities shown
 
 
 def answer_view(task: Task, answer: Answer) -> Markup:
-    """All that is said about a post."""
-    columns = [said(task, "With the image" if answer.alone else "Answer", answer.sample, answer.prediction)]
+    """Show the whole answer to a post."""
+    columns = [said(task, "With the image" if answer.alone else "Prediction", answer.sample, answer.prediction)]
     if answer.alone:
-        columns.append(said(task, "The same words without the image", answer.sample, answer.alone))
+        columns.append(said(task, "Without the image", answer.sample, answer.alone))
     parts = [note(text) for text in answer.notes]
     parts.append(element("div", *columns, class_="columns"))
     if answer.sample.image or answer.sample.crops:
@@ -33,18 +33,18 @@ def answer_view(task: Task, answer: Answer) -> Markup:
 
 
 def said(task: Task, title: str, sample: Sample, prediction: Prediction) -> Markup:
-    """A prediction: the sentence with what was found in it, and the probabilities."""
+    """Show a prediction: the sentence with marked spans, and the probabilities."""
     line = task.line(task.to_row(sample, prediction.answer), "predicted")
     parts = [element("p", sentence(sample.words, line.marks or ()), class_="sentence")]
     if line.text is not None:
         parts.append(element("p", f"{task.noun}: ", element("strong", line.text)))
     rows = task.likeliest(sample, prediction)[:LIKELIEST]
-    parts.append(probabilities(task.noun, rows) if rows else element("p", f"no {task.noun} found", class_="note"))
+    parts.append(probabilities(task.noun, rows) if rows else element("p", f"No {task.noun} found.", class_="note"))
     return element("section", element("h2", title), *parts, class_="said")
 
 
 def probabilities(noun: str, rows: Sequence[tuple[str, float]]) -> Markup:
-    """A table of what has a probability, such as an "entity", with a bar for each."""
+    """Show a table of names and probabilities with a bar for each; `noun` titles the names, such as "entity"."""
     lines = [
         [name, join([element("span", class_="bar", style=f"--share:{100 * p:.1f}%"), f"{100 * p:.1f}%"])]
         for name, p in rows
@@ -53,7 +53,7 @@ def probabilities(noun: str, rows: Sequence[tuple[str, float]]) -> Markup:
 
 
 def seen(sample: Sample, boxes: Sequence[Bounds | None]) -> Markup:
-    """The image with the boxes of its crops, and the crops, by their numbers."""
+    """Show the image with the numbered boxes of its crops, and the crops."""
     shown = [boxed_image(sample.image, boxes)] if sample.image else []
     crops = [
         element("figure", thumbnail(path, CROP), element("figcaption", f"crop {number}"))
@@ -63,12 +63,12 @@ def seen(sample: Sample, boxes: Sequence[Bounds | None]) -> Markup:
     if not crops:
         told.append(note("There are no crops."))
     elif sample.image and not any(boxes):
-        told.append(note("Where these crops lie in the image is not known."))
-    return element("section", element("h2", "What it sees"), *told, element("div", *shown, *crops, class_="images"))
+        told.append(note("The positions of these crops in the image are unknown."))
+    return element("section", element("h2", "Image and crops"), *told, element("div", *shown, *crops, class_="images"))
 
 
 def boxed_image(path: Path, boxes: Sequence[Bounds | None]) -> Markup:
-    """An image with numbered boxes (left, top, right, bottom in its pixels); None has no box."""
+    """Draw numbered boxes (left, top, right, bottom in pixels) on an image; None leaves a box out."""
     image = decode_image(path)
     width, height = image.size
     image.thumbnail((LARGEST, LARGEST))
@@ -93,18 +93,18 @@ def boxed_image(path: Path, boxes: Sequence[Bounds | None]) -> Markup:
 
 
 def attention(found: CropAttention, sample: Sample) -> Markup:
-    """The attention of the words of a sample to its images, as a heat map."""
+    """Show the attention of a sample's words to its images as a heat map."""
     strongest = max(found.shares.max().item(), 1e-9)
     cells = [[(f"{100 * share:.1f}", share / strongest) for share in row] for row in found.shares.tolist()]
     known = {path: f"crop {number}" for number, path in enumerate(sample.crops, start=1)}
     names = [known.get(path, "image") for path in found.images]
     return element(
         "section",
-        element("h2", "Where the words look"),
+        element("h2", "Attention to the images"),
         element(
             "p",
-            "Percent of a word's attention (row) that goes to each image (column), the mean over all layers and heads; "
-            "the rest goes to the other words.",
+            "Percentage of each word's attention (row) that goes to each image (column), averaged over all layers and "
+            "heads. The rest goes to the text.",
             class_="note",
         ),
         heat_map("word", found.words, names, cells),
@@ -112,16 +112,16 @@ def attention(found: CropAttention, sample: Sample) -> Markup:
 
 
 def file_view(counts: Mapping[str, int]) -> Markup:
-    """What came of a file of posts."""
-    errors = f"{counts['errors']} of them with an error" if counts["errors"] else "none of them with an error"
-    return element("p", f"{counts['posts']} posts were read, {errors}.", role="status", class_="done")
+    """Show how many posts of a file were processed and how many had an error."""
+    errors = f"{counts['errors']} with an error" if counts["errors"] else "none with an error"
+    return element("p", f"{counts['posts']} posts processed, {errors}.", role="status", class_="done")
 
 
 def note(text: str) -> Markup:
-    """A remark."""
+    """Show a remark."""
     return element("p", text, class_="note")
 
 
 def problem(text: str) -> Markup:
-    """What is wrong, said at once by a screen reader."""
-    return element("div", element("strong", "This cannot be answered. "), text, role="alert", class_="problem")
+    """Show an error message, which a screen reader announces at once."""
+    return element("div", element("strong", "No prediction: "), text, role="alert", class_="problem")

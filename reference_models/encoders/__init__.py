@@ -1,1 +1,1 @@
-"""Encoders: text, images, and the attention that joins them."""
+"""Encoders of text and images, and the attention between them."""

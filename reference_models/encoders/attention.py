@@ -1,4 +1,4 @@
-"""Attention with a visual prefix, registered with transformers, in two implementations that agree."""
+"""Attention with a visual prefix for transformers, in two equivalent implementations."""
 
 from typing import Literal, Protocol
 
@@ -18,14 +18,14 @@ NAMES: dict[Implementation, str] = {"sdpa": "visual_prefix_sdpa", "eager": "visu
 def prepend(
     layer: int, key: Tensor, value: Tensor, mask: Tensor | None, length: int, prefix: Prefix
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Begin a layer's keys and values (B, heads, L, head width) and its mask with the prefix.
+    """Prepend the prefix to the keys, values and mask of a text layer.
 
     Args:
-        layer: number of the text layer.
-        key, value: of the text.
-        mask: boolean (B, 1, queries, L), or None where the text attends to all of itself.
-        length: number of queries.
-        prefix: of all layers.
+        layer: Index of the text layer.
+        key, value: Keys and values of the text, (B, heads, L, head width).
+        mask: Boolean mask (B, 1, queries, L), or None if the text attends to all of its tokens.
+        length: Number of queries.
+        prefix: Prefix of all layers.
 
     Returns:
         Keys and values (B, heads, P + L, head width) and the mask (B, 1, queries, P + L).
@@ -38,11 +38,11 @@ def prepend(
 
 
 class AttentionLayer(Protocol):
-    """What is read of an attention layer of transformers, beside its `dropout` if it has one.
+    """The attributes of a transformers attention layer that we read, in addition to an optional `dropout`.
 
     Attributes:
-        layer_idx: number of the text layer.
-        training: whether the layer is in training mode.
+        layer_idx: Index of the text layer.
+        training: Whether the layer is in training mode.
     """
 
     layer_idx: int
@@ -50,7 +50,7 @@ class AttentionLayer(Protocol):
 
 
 def fast_dropout(module: AttentionLayer) -> FastDropout | None:
-    """The dropout of an attention layer if it was replaced, see `encoders.dropout`."""
+    """Return the dropout of an attention layer if it is a `FastDropout`, else None."""
     dropout = getattr(module, "dropout", None)
     return dropout if isinstance(dropout, FastDropout) else None
 
@@ -67,9 +67,13 @@ def sdpa_attention(
     prefix: Prefix | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention by PyTorch's fused kernels, as transformers calls it; returns (B, queries, heads, head width).
+    """Compute attention with PyTorch's fused kernels, in the interface of transformers.
 
-    On a CPU they have no dropout, and PyTorch goes step by step; so do we where that is faster.
+    The fused CPU kernels have no dropout, so PyTorch falls back to unfused steps. With `FastDropout` we use
+    `eager_attention` there, which is faster.
+
+    Returns:
+        The output (B, queries, heads, head width), and None instead of weights.
     """
     if dropout > 0 and query.device.type == "cpu" and fast_dropout(module) is not None:
         output, _ignored = eager_attention(
@@ -94,7 +98,11 @@ def eager_attention(
     prefix: Prefix | None = None,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
-    """The same, step by step; returns the weights (B, heads, queries, P + L) too."""
+    """Compute attention step by step, in the interface of transformers.
+
+    Returns:
+        The output (B, queries, heads, head width) and the weights (B, heads, queries, P + L).
+    """
     if prefix is not None:
         key, value, attention_mask = prepend(module.layer_idx, key, value, attention_mask, query.shape[2], prefix)
     scores = query @ key.transpose(2, 3) * scaling
@@ -108,4 +116,4 @@ def eager_attention(
 
 for _name, _function in ((NAMES["sdpa"], sdpa_attention), (NAMES["eager"], eager_attention)):
     AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, sdpa_mask)  # boolean masks for both; without it padding would be attended to
+    AttentionMaskInterface.register(_name, sdpa_mask)  # boolean masks; without this, padding would be attended to

@@ -1,4 +1,4 @@
-"""The letter of Eq. 4: visual tokens as hidden states before the text in each layer, by hooks on the layers."""
+"""Literal Eq. 4: visual tokens as hidden states before the text in each layer, added by hooks on the layers."""
 
 import inspect
 from typing import Any
@@ -10,25 +10,25 @@ from reference_models.encoders.prefix import PrefixStates
 
 
 def find_layers(body: nn.Module, depth: int) -> nn.ModuleList:
-    """The layers of an encoder: its first list of `depth` modules.
+    """Return the layers of an encoder: its first `ModuleList` of `depth` modules.
 
     Raises:
-        ValueError: there is none.
+        ValueError: If there is no such list.
     """
     for module in body.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module
-    raise ValueError(f"it has no list of its {depth} layers")
+    raise ValueError(f"it has no ModuleList of {depth} layers")
 
 
 def add_concat(layers: nn.ModuleList) -> None:
-    """Let each layer put its states of `prefix_states=PrefixStates(...)`, a keyword of `forward`, before the text's.
+    """Make each layer prepend its states of the keyword argument `prefix_states` (`PrefixStates`) to the text's states.
 
-    A layer's visual tokens attend and are attended to, and are replaced at the next layer; none leaves the last one.
-    Where positions are rotated into the keys, visual tokens stand at none.
+    The visual tokens of a layer attend and are attended to. They are removed after the layer, and the next layer has
+    its own. With rotary positions, visual tokens are not rotated.
 
     Raises:
-        ValueError: the layers take no `attention_mask`.
+        ValueError: If the layers do not take an `attention_mask`.
     """
     for number, layer in enumerate(layers):
         names = tuple(inspect.signature(layer.forward).parameters)
@@ -39,21 +39,21 @@ def add_concat(layers: nn.ModuleList) -> None:
 
 
 def extend_mask(mask: Tensor | None, hidden: Tensor, prefix: Tensor) -> Tensor:
-    """A boolean mask (B, 1, P + L, P + L): every token sees the visual ones that count, and what text it saw.
+    """Extend an attention mask by the visual tokens, which every token may attend to unless `prefix` masks them.
 
     Args:
-        mask: boolean (B, 1, L, L), or None where the text attends to all of itself.
-        hidden: (B, L, C), the text.
-        prefix: (B, P), True = attended.
+        mask: Boolean mask (B, 1, L, L), or None if the text attends to all of its tokens.
+        hidden: Hidden states of the text, (B, L, C).
+        prefix: Mask of the visual tokens (B, P), True = attended.
 
     Returns:
-        (B, 1, P + L, P + L), True = attended.
+        Boolean mask (B, 1, P + L, P + L), True = attended.
     """
     size, length = hidden.shape[:2]
     count = prefix.shape[1]
     text = hidden.new_ones(1, dtype=torch.bool) if mask is None else mask
     text = text.expand(size, 1, length, length)
-    # Visual queries see what the first token sees: their states are thrown away, but no row may be empty.
+    # Visual queries use the mask of the first token: their outputs are discarded, but no row may be fully masked.
     columns = torch.cat([text[:, :, :1].expand(-1, -1, count, -1), text], dim=2)
     return torch.cat([prefix[:, None, None, :].expand(-1, -1, count + length, -1), columns], dim=-1)
 
@@ -64,13 +64,13 @@ def _rotate_none(cosine: Tensor, sine: Tensor, count: int) -> tuple[Tensor, Tens
 
 
 def _strip(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-    """After a layer: leave the text's states."""
+    """Keep only the states of the text after a layer."""
     prefix: PrefixStates | None = kwargs.get("prefix_states")
     return output if prefix is None else output[:, prefix.mask.shape[1] :]
 
 
 class _Join:
-    """Before layer `number`: join states, mask and rotations of the visual tokens to the text's."""
+    """Forward pre-hook of layer `number`: prepends states, mask and rotations of the visual tokens."""
 
     def __init__(self, number: int, names: tuple[str, ...]) -> None:
         self.number, self.names = number, names

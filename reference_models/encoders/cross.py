@@ -1,4 +1,4 @@
-"""A transformer layer whose queries come from one sequence, and its keys and values from another."""
+"""Cross-attention transformer layer: queries from one sequence, keys and values from another."""
 
 from functools import partial
 
@@ -9,12 +9,13 @@ from transformers import PreTrainedConfig
 
 
 class CrossBlock(nn.Module):
-    """A BERT layer Block(X, Y): X attends to Y, then a feed-forward layer; residuals from X, each with a LayerNorm.
+    """BERT layer Block(X, Y): X attends to Y, followed by a feed-forward layer; both with a residual and a LayerNorm.
 
     S = softmax(X Wq (Y Wk)^T / sqrt(d)),  U = LN(X + S Y Wv Wo),  Block = LN(U + gelu(U W1) W2)
 
     Args:
-        config: of a text encoder, which has the widths, heads, dropout rates and range of the initial weights.
+        config: Configuration of a text encoder; sets widths, heads, dropout rates and the standard deviation of the
+            initial weights.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -30,17 +31,18 @@ class CrossBlock(nn.Module):
         self.apply(partial(draw_like_bert, deviation=getattr(config, "initializer_range", 0.02)))
 
     def forward(self, queries: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """Attend.
+        """Compute Block(X, Y).
 
         Args:
             queries: X, (B, L, C).
             context: Y, (B, K, C).
-            mask: (B, K), True for what may be attended to. The output of a sample without any of it means nothing.
+            mask: (B, K), True for rows of Y that may be attended to. The output of a sample with only False is
+                meaningless.
 
         Returns:
-            (B, L, C).
+            Hidden states (B, L, C).
         """
-        mask = mask | ~mask.any(dim=1, keepdim=True)  # a softmax over nothing is not defined
+        mask = mask | ~mask.any(dim=1, keepdim=True)  # a softmax over an empty set is undefined
         query, key, value = (
             rearrange(layer(rows), "b l (h d) -> b h l d", h=self.heads)
             for layer, rows in ((self.query, queries), (self.key, context), (self.value, context))
@@ -54,7 +56,7 @@ class CrossBlock(nn.Module):
 
 
 def draw_like_bert(module: nn.Module, deviation: float = 0.02) -> None:
-    """Draw the weights of a linear layer from N(0, deviation^2), with biases of 0; for `Module.apply`."""
+    """Initialise a linear layer with weights from N(0, deviation^2) and zero biases; for `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=deviation)
         if module.bias is not None:

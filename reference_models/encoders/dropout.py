@@ -1,4 +1,4 @@
-"""Dropout with cheaper random numbers on a CPU, where drawing them takes up to a tenth of a training step."""
+"""Dropout with cheaper random numbers on a CPU, where they take up to a tenth of a training step."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,14 @@ LEVELS = 2**16
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout` that on a CPU decides about four elements by each 64 bits of the default generator.
+    """`nn.Dropout` that uses 16 random bits per element on a CPU, that is, 64 bits for four elements.
 
-    The rate is met to 1 / 65,536, and the scale is that of the rate that is met. Elsewhere it is `nn.Dropout`.
+    The rate is rounded to a multiple of 1 / 65,536, and the scale matches the rounded rate. On other devices it behaves
+    as `nn.Dropout`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """`input` with elements zeroed, and the others scaled up."""
+        """Zero elements of `input` at random and scale up the others."""
         dropped = round(self.p * LEVELS)
         if not self.training or input.device.type != "cpu" or dropped in (0, LEVELS):
             return super().forward(input)
@@ -24,7 +25,7 @@ class FastDropout(nn.Dropout):
 
 
 def replace_dropout(module: nn.Module, kind: type[nn.Dropout]) -> None:
-    """Put `kind` in place of every `nn.Dropout` below a module, with the same rate."""
+    """Replace every `nn.Dropout` inside a module by `kind`, with the same rate."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.Dropout):
             module.set_submodule(name, kind(layer.p).train(layer.training))

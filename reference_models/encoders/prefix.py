@@ -1,4 +1,4 @@
-"""The visual prefix (Eq. 3-4): images become extra tokens of every text layer."""
+"""Visual prefix (Eq. 3-4): images become extra tokens of every text layer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,17 +30,18 @@ class PrefixStates:
 
 
 class VisualPrefix(nn.Module):
-    """Turns the pooled stages of a batch's images into a prefix for each text layer.
+    """Maps the pooled stages of images to a prefix for each text layer.
 
     Args:
-        stage_widths: channels of the stages.
-        layers, heads, width: depth, attention heads and hidden width C of the text encoder.
-        reading: how the stages become tokens: "paper" by `GatedConvolutions`, "release" by `GatedPerceptron`.
-        fusion: "prefix" makes keys and values, "concat" hidden states.
-        scramble_cells: the published reshape, which makes tokens of blocks of channels instead of cells.
-        scramble_heads: the published reshape, which divides keys and values among the heads without transposing, so
-            that a head sees slices of all heads' features. It also mixes tokens, so that they cannot be masked one by
-            one: of a sample all images are seen, or none.
+        stage_widths: Channels of the stages.
+        layers, heads, width: Depth, attention heads and hidden width C of the text encoder.
+        reading: How the stages become tokens: "paper" uses `GatedConvolutions`, "release" uses `GatedPerceptron`.
+        fusion: "prefix" makes keys and values, "concat" makes hidden states.
+        scramble_cells: Use the reshape of the published code, which makes tokens from blocks of channels instead of
+            cells.
+        scramble_heads: Use the reshape of the published code, which splits keys and values into heads without
+            transposing, so that a head gets slices of all heads' features. This also mixes tokens, so single tokens
+            cannot be masked: either all images of a sample are seen, or none.
     """
 
     def __init__(
@@ -62,14 +63,14 @@ class VisualPrefix(nn.Module):
         self.mixer = mixer(stage_widths, layers, 2 * width if fusion == "prefix" else width)
 
     def forward(self, cells: Tensor, seen: Tensor) -> Prefix | PrefixStates:
-        """Prefix of a batch.
+        """Make the prefix of a batch.
 
         Args:
-            cells: (M, GRID * GRID, sum of the stages' channels) of the M images that are seen, in the order of `seen`.
-            seen: (B, images), True for those M; the others are masked out.
+            cells: (M, GRID * GRID, sum of the stages' channels) of the M images in `seen`, in the same order.
+            seen: (B, images), True for these M images; all others are masked out.
 
         Returns:
-            A `Prefix` of 4 tokens for each image, or `PrefixStates` for the fusion "concat".
+            A `Prefix` with 4 tokens per image, or `PrefixStates` for the fusion "concat".
         """
         if self.scramble_cells:
             cells = cells.transpose(1, 2).reshape(cells.shape)

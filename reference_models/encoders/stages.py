@@ -1,4 +1,4 @@
-"""Eq. 3: the four stages of images, pooled to a few cells, become features for each text layer, in two readings."""
+"""Eq. 3 in two readings: the four backbone stages, pooled to a few cells, become features for each text layer."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,9 +19,15 @@ def pool_stages(stages: Sequence[Tensor], pooling: Pooling = "whole") -> tuple[T
     """Average-pool maps (M, channels, height, width) to cells (M, GRID * GRID, channels), row by row.
 
     Args:
-        stages: the maps.
-        pooling: cells cover the "whole" map, so that those of an odd one overlap; or "floor", cells of half the height
-            and width, rounded down, as published code has them: the last row and column of an odd map are left out.
+        stages: The maps.
+        pooling: "whole": cells cover the whole map and overlap if its size is odd. "floor": cells have half the height
+            and width, rounded down, as in published code, so the last row and column of an odd map are left out.
+
+    Returns:
+        The cells of each map.
+
+    Raises:
+        UserError: If a map is smaller than GRID x GRID and `pooling` is "floor".
     """
     if pooling == "floor":
         if min(min(stage.shape[2:]) for stage in stages) < GRID:
@@ -36,14 +42,14 @@ def pool_stages(stages: Sequence[Tensor], pooling: Pooling = "whole") -> tuple[T
 
 
 class GatedConvolutions(nn.Module):
-    """The equation: r^(l) = sum_s g_ls Conv1x1_s(AvgPool(stage_s)), g_l = softmax of a learned gate over the stages.
+    """The paper's Eq. 3: r^(l) = sum_s g_ls Conv1x1_s(AvgPool(stage_s)), g_l = softmax of a learned gate over stages.
 
-    On pooled cells a 1 x 1 convolution is a linear map of the channels.
+    On pooled cells, a 1 x 1 convolution is a linear map of the channels.
 
     Args:
-        stage_widths: channels of the stages.
-        layers: depth of the text encoder.
-        features: what each token has.
+        stage_widths: Channels of the stages.
+        layers: Depth of the text encoder.
+        features: Features of each token.
     """
 
     def __init__(self, stage_widths: tuple[int, ...], layers: int, features: int) -> None:
@@ -52,19 +58,20 @@ class GatedConvolutions(nn.Module):
         self.gates = nn.Parameter(torch.zeros(layers, len(stage_widths)))
 
     def forward(self, cells: Sequence[Tensor]) -> Tensor:
-        """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
+        """Map pooled stages (M, P, channels) to tokens (layers, M, P, features)."""
         levels = torch.stack([project(x) for project, x in zip(self.projections, cells, strict=True)])
         return torch.einsum("ls,smpf->lmpf", self.gates.softmax(dim=-1), levels)
 
 
 class GatedPerceptron(nn.Module):
-    """The release: stages concatenated, a two-layer tanh MLP makes as many shares, mixed by gates that see the image.
+    """The published code's Eq. 3: a two-layer tanh MLP over all stages, and gates that depend on the image.
 
-    The gates are softmax(leaky_relu(W_l u)), u the mean of the shares of all tokens of the image.
+    The MLP makes as many shares as there are stages. For layer l, the gates softmax(leaky_relu(W_l u)) mix the shares,
+    where u is the mean of the shares, with all tokens of the image concatenated.
 
     Args:
-        stage_widths, layers, features: as for `GatedConvolutions`.
-        hidden: width of the MLP.
+        stage_widths, layers, features: As in `GatedConvolutions`.
+        hidden: Hidden width of the MLP.
     """
 
     def __init__(self, stage_widths: tuple[int, ...], layers: int, features: int, hidden: int = 800) -> None:
@@ -76,7 +83,7 @@ class GatedPerceptron(nn.Module):
         self.gates = nn.Linear(GRID * GRID * features, layers * self.shares)
 
     def forward(self, cells: Sequence[Tensor]) -> Tensor:
-        """Tokens (layers, M, P, features) of pooled stages (M, P, channels)."""
+        """Map pooled stages (M, P, channels) to tokens (layers, M, P, features)."""
         shares = rearrange(self.perceptron(torch.cat(tuple(cells), dim=-1)), "m p (s f) -> s m p f", s=self.shares)
         scores = F.leaky_relu(self.gates(shares.mean(dim=0).flatten(1)))
         gates = rearrange(scores, "m (l s) -> l s m", l=self.layers).softmax(dim=1)

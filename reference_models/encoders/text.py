@@ -1,4 +1,4 @@
-"""The text encoder: a Hugging Face encoder whose layers attend to a visual prefix."""
+"""Text encoder: a Hugging Face encoder whose layers can attend to a visual prefix."""
 
 from functools import partial
 
@@ -20,21 +20,21 @@ OFFSET_POSITIONS = (
     "roberta-prelayernorm",
     "xmod",
 )
-REFUSED = "the text encoder {name!r} cannot take a visual prefix: {reason}. Choose a BERT- or RoBERTa-like encoder"
+REFUSED = "the text encoder {name!r} cannot use a visual prefix: {reason}. Choose a BERT- or RoBERTa-like encoder"
 
 
 class TextEncoder(nn.Module):
-    """An encoder of transformers, randomly initialised, whose attention is chosen by `AttentionInterface`.
+    """A randomly initialised transformers encoder, whose attention is set through `AttentionInterface`.
 
     Args:
-        config: of the encoder.
+        config: Configuration of the encoder.
         attention: "sdpa" (fused kernels) or "eager" (step by step).
-        fusion: "prefix" adds keys and values to each layer, "concat" hidden states; None for text alone, where any
-            encoder goes, with the attention that transformers chooses for it.
+        fusion: "prefix" adds keys and values to each layer, "concat" adds hidden states. None is for text only: any
+            encoder works, with the attention that transformers chooses.
 
     Raises:
-        UserError: the encoder ignores its prefix, is changed by one that is wholly masked, or has an attention that
-            needs more than queries, keys, values and a mask (all probed at construction).
+        UserError: If the encoder ignores its prefix, changes its output for a fully masked prefix, or its attention
+            needs more than queries, keys, values and a mask. All of this is tested at construction.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class TextEncoder(nn.Module):
         except (AttributeError, TypeError, ValueError) as error:
             raise UserError(REFUSED.format(name=config.model_type, reason=str(error).split("\n")[0])) from error
         if hasattr(self.body, "pooler"):
-            self.body.pooler = None  # never used, and a parameter without gradient is a trap
-        # A model that is being loaded was probed when it was made.
+            self.body.pooler = None  # never used, so its parameters would never get a gradient
+        # A model on the meta device is being loaded; it was probed when it was built.
         if fusion is not None and self.body.device.type != "meta":
             probe(self, NAMES[attention], fusion)
 
@@ -65,13 +65,16 @@ class TextEncoder(nn.Module):
         *,
         shift: int = 0,
     ) -> Tensor:
-        """Last hidden states (B, L, C).
+        """Encode a batch of texts.
 
         Args:
             input_ids: (B, L).
             attention_mask: (B, L), 1 = token; padding is on the right.
-            prefix: what the layers attend to beside the text.
-            shift: how many positions later than without it the text begins.
+            prefix: Visual tokens that the layers attend to in addition to the text.
+            shift: Number of positions by which the text is shifted.
+
+        Returns:
+            Last hidden states (B, L, C).
         """
         visual = {"prefix_states" if isinstance(prefix, PrefixStates) else "prefix": prefix}
         positions = {}
@@ -83,15 +86,15 @@ class TextEncoder(nn.Module):
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Let the layers of a model compute their activations again in the backward pass, instead of keeping them."""
-    # The older name is deprecated where there is the newer one.
+    """Switch on activation checkpointing: the layers recompute their activations in the backward pass."""
+    # The older name is deprecated in versions that have the newer one.
     newer = getattr(model, "activation_checkpointing_enable", None)
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 @torch.no_grad()
 def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
-    """Check that a prefix moves the output, and that nothing else about our attention does; see `TextEncoder`."""
+    """Check that the encoder uses its prefix, and that our attention is otherwise equivalent; see `TextEncoder`."""
     body, training = encoder.body, encoder.training
     encoder.eval()
     generator = torch.Generator().manual_seed(0)
@@ -99,7 +102,7 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
     states = torch.randn(encoder.layers, 1, 4, encoder.width, generator=generator, device="cpu").to(body.device) * 10
     heads = states.unflatten(-1, (encoder.heads, -1)).transpose(2, 3)
     attended = torch.ones(1, 4, dtype=torch.bool, device=body.device)
-    # Without padding some encoders leave the mask out and rely on a flag, which our attention does not read.
+    # Without padding, some encoders drop the mask and rely on a flag that our attention does not read.
     full = torch.ones_like(ids)
     padded = full * (torch.arange(6, device=body.device) < 4)
 
@@ -115,16 +118,16 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
         body.set_attn_implementation("eager")
         own, own_unpadded = run(padded), run(full)
         body.set_attn_implementation(attention)
-    except Exception as error:  # an encoder that is not made for this can fail with almost any exception
-        reason = f"it fails with one ({str(error).split(chr(10))[0]})"
+    except Exception as error:  # an unsuitable encoder can fail with almost any exception
+        reason = f"it fails with a prefix ({str(error).split(chr(10))[0]})"
         raise UserError(REFUSED.format(name=body.config.model_type, reason=reason)) from error
     encoder.train(training)
     tolerance = 1e-4 if body.dtype == torch.float32 else 5e-2
     near = partial(torch.allclose, rtol=0, atol=tolerance)
     reasons = {
         "its output does not change with the prefix": near(seen, bare),
-        "a wholly masked prefix changes its output": not near(masked, bare),
-        "its attention is of another kind": not (near(own, bare) and near(own_unpadded, unpadded)),
+        "a fully masked prefix changes its output": not near(masked, bare),
+        "its attention is not plain softmax attention": not (near(own, bare) and near(own_unpadded, unpadded)),
     }
     for reason, refused in reasons.items():
         if refused:
@@ -132,16 +135,16 @@ def probe(encoder: TextEncoder, attention: str, fusion: Fusion) -> None:
 
 
 def shifted_positions(config: PreTrainedConfig, mask: Tensor, shift: int) -> Tensor:
-    """Position ids (B, L) under a mask (B, L), as an encoder counts them itself, but so many later.
+    """Return the position ids (B, L) that the encoder itself would use for a mask (B, L), shifted by `shift`.
 
     Raises:
-        UserError: the encoder has no such position.
+        UserError: If the encoder has too few positions.
     """
     readable, needed = readable_length(config), shift + mask.shape[1]
     if readable is not None and needed > readable:
         raise UserError(
-            f"model.shift_positions lets the text of {mask.shape[1]} sub-words begin {shift} positions later, and the "
-            f"text encoder has {readable}; set data.max_length to {readable - shift} or less"
+            f"model.shift_positions shifts a text of {mask.shape[1]} sub-words by {shift} positions, but the text "
+            f"encoder has {readable}; set data.max_length to {readable - shift} or less"
         )
     places = torch.arange(shift, needed, device=mask.device)
     if config.model_type not in OFFSET_POSITIONS:
@@ -151,10 +154,10 @@ def shifted_positions(config: PreTrainedConfig, mask: Tensor, shift: int) -> Ten
 
 
 def readable_length(config: PreTrainedConfig) -> int | None:
-    """How many sub-words an encoder can read at once; None where its positions have no end."""
+    """Return the maximum number of sub-words of an encoder; None if it has no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions <= 0:
         return None
-    # RoBERTa and its relatives count their positions from behind the padding token's.
+    # RoBERTa-like encoders start their positions after the id of the padding token.
     offset = config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
     return int(positions) - offset

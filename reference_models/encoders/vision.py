@@ -1,4 +1,4 @@
-"""Image backbones: one pass over images gives every view of them that is asked for."""
+"""Image backbones, which compute all requested views of images in one pass."""
 
 from collections.abc import Iterable
 
@@ -19,29 +19,29 @@ BACKBONES = (*RESNETS, "mobilenet_v2", "tiny")
 RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
 MOBILENET_STAGES = ("features.3", "features.6", "features.13", "features.18")
 TINY_WIDTHS = (16, 32, 48, 64)
-CLASSIFIERS = ("fc.", "classifier.")  # what the logits alone depend on
-CPU_PIECE = 8  # images that a CPU takes at once without gradients: maps of more leave its caches
-GRID_SIDE = 7  # cells on each side of the grid view at most
-# ImageNet statistics of torchvision's weights; `tiny` learns from scratch and takes the same scaling.
+CLASSIFIERS = ("fc.", "classifier.")  # prefixes of the weights that only the logits need
+CPU_PIECE = 8  # images per pass on a CPU without gradients; the maps of more images do not fit into its caches
+GRID_SIDE = 7  # maximum number of cells per side of the grid view
+# ImageNet statistics of torchvision's weights; `tiny`, trained from scratch, uses the same scaling.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VisionBackbone(nn.Module):
-    """A ResNet or MobileNetV2, randomly initialised, read at its four stages.
+    """A randomly initialised ResNet or MobileNetV2 that returns features of its four stages.
 
     Args:
-        name: one of `BACKBONES`.
-        frozen: no gradients, and batch statistics that never move.
-        train_mode: let the batch statistics of a frozen one move.
-        views: what `forward` gives, see `forward`. Only with "logits" is there a layer for the classes.
-        pooling: of the stages to cells, see `pool_stages`.
+        name: One of `BACKBONES`.
+        frozen: Compute no gradients and keep the batch statistics fixed.
+        train_mode: Update the batch statistics of a frozen backbone in training.
+        views: Views that `forward` returns. The classification layer exists only with "logits".
+        pooling: How stages are pooled to cells, see `pool_stages`.
 
     Attributes:
-        stage_widths: channels of the four stages.
-        widths: features of each view.
+        stage_widths: Channels of the four stages.
+        widths: Features of each view.
 
     Raises:
-        UserError: an unknown name, or class logits of `tiny`, which has none.
+        UserError: If the name is unknown, or the view is "logits" for `tiny`, which has none.
     """
 
     def __init__(
@@ -84,22 +84,22 @@ class VisionBackbone(nn.Module):
             self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "VisionBackbone":
-        """Switch the mode; a frozen backbone stays in evaluation mode unless its batch statistics are to move."""
+        """Set the mode; a frozen backbone stays in evaluation mode unless `train_mode` is set."""
         return super().train(mode and (self.train_mode or not self.frozen))
 
     def forward(self, pixels: Tensor, shown: Tensor | None = None) -> dict[View, Tensor]:
-        """The views of images.
+        """Compute the views of images.
 
         Args:
             pixels: (N, 3, height, width), uint8 RGB.
-            shown: (N,), False for an image to be read as zeros after the scaling, which is the mean colour.
+            shown: (N,), False for images that are replaced by zeros after scaling, that is, by the mean colour.
 
         Returns:
-            Of those that were asked for: "cells" (N, 4, sum of the stages' channels), each stage pooled to 2 x 2, row
-            by row; "grid" (N, R, D), the last stage, pooled to 7 x 7 if it is larger; "pooled" (N, D), its mean;
-            "logits" (N, 1000).
+            The requested views: "cells" (N, 4, sum of the stages' channels), each stage pooled to 2 x 2, row by row;
+            "grid" (N, R, D), the last stage, pooled to 7 x 7 if it is larger; "pooled" (N, D), the mean of the last
+            stage; "logits" (N, 1000).
         """
-        # Batch statistics need several images: with fewer, the running ones serve.
+        # Batch statistics need several images; for a single image the running statistics are used.
         self.body.train(self.training and len(pixels) > 1)
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (MEAN, STD))
         scaled = (pixels / 255 - mean) / std
@@ -122,7 +122,7 @@ class VisionBackbone(nn.Module):
         return views
 
     def _in_pieces(self, scaled: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """`_stages`, of a few images at a time where that is faster, and where images do not depend on each other."""
+        """Call `_stages` on a few images at a time if that is faster and images do not depend on each other."""
         if not self.frozen or self.training or scaled.device.type != "cpu" or len(scaled) <= CPU_PIECE:
             return self._stages(scaled)
         stages, logits = zip(*map(self._stages, scaled.split(CPU_PIECE)), strict=True)
@@ -130,7 +130,7 @@ class VisionBackbone(nn.Module):
         return joined, torch.cat(logits) if "logits" in self.views else None
 
     def _stages(self, scaled: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """The maps of the four stages, and the logits if they are asked for."""
+        """Compute the maps of the four stages, and the logits if they are requested."""
         if isinstance(self.body, ResNetModel):
             return self.body(scaled, output_hidden_states=True).hidden_states[1:], None
         outputs = tuple(self.body(scaled).values())

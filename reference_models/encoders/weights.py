@@ -1,4 +1,4 @@
-"""Pre-trained weights of encoders; only this file reads them, from the hub or from local files."""
+"""Pre-trained weights of encoders, loaded from the hub or from local files."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from reference_models.hub import hub_weights
 
 
 def tiny_text_config(vocabulary: int) -> BertConfig:
-    """A BERT small enough to learn from scratch on a CPU in a minute."""
+    """Return the configuration of a BERT that is small enough to train from scratch on a CPU in a minute."""
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=128,
@@ -29,17 +29,17 @@ def tiny_text_config(vocabulary: int) -> BertConfig:
 
 
 def load_text(name: str, vocabulary: int) -> PreTrainedModel:
-    """A text encoder with its weights, and embeddings for a vocabulary of this size at least.
+    """Load a text encoder with its weights; its embeddings are extended to the vocabulary if needed.
 
     Args:
-        name: hub name or local folder.
-        vocabulary: tokens of its tokenizer, with those that were added.
+        name: Hub name or local folder.
+        vocabulary: Number of tokens of its tokenizer, including added tokens.
 
     Returns:
         The encoder, in float32.
 
     Raises:
-        UserError: there is none under that name, or its files are damaged.
+        UserError: If there is no encoder of that name or its files are damaged.
     """
     try:
         model: PreTrainedModel = AutoModel.from_pretrained(name, dtype=torch.float32)
@@ -52,10 +52,10 @@ def load_text(name: str, vocabulary: int) -> PreTrainedModel:
 
 
 def fill_text(encoder: TextEncoder, pretrained: PreTrainedModel, name: str) -> None:
-    """Give an encoder the weights of another of its configuration.
+    """Copy the weights of `pretrained` into an encoder of the same configuration.
 
     Raises:
-        UserError: some are missing.
+        UserError: If weights are missing.
     """
     missing, _ = encoder.body.load_state_dict(pretrained.state_dict(), strict=False)
     if missing:
@@ -63,19 +63,19 @@ def fill_text(encoder: TextEncoder, pretrained: PreTrainedModel, name: str) -> N
 
 
 def fill_backbone(backbone: VisionBackbone, weights: str) -> None:
-    """Give a backbone weights of its name.
+    """Load pre-trained weights into a backbone.
 
     Args:
-        backbone: which is filled in place.
+        backbone: The backbone, changed in place.
         weights: "imagenet" (torchvision's hub), or a local file.
 
     Raises:
-        UserError: there are none, the file is damaged or holds anything but tensors, or they do not fit.
+        UserError: If the weights do not exist or do not fit, or the file is damaged or holds anything but tensors.
     """
     wanted = backbone.body.state_dict()
     state = _read_weights(backbone.name, weights)
     extra = {key for key in state if not key.startswith(CLASSIFIERS)} - set(wanted)
-    missing = {key for key in wanted if not key.endswith("num_batches_tracked")} - set(state)  # older files lack those
+    missing = {key for key in wanted if not key.endswith("num_batches_tracked")} - set(state)  # missing in older files
     wrong = {key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape}
     if odd := sorted(extra | missing | wrong):
         raise UserError(f"model.vision_weights: {weights} does not fit {backbone.name}: {', '.join(odd[:3])}")
@@ -92,7 +92,7 @@ def _read_weights(name: str, weights: str) -> dict[str, Tensor]:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail with almost any exception
-        raise UserError(f"model.vision_weights: {path} is no readable file of weights, and was not executed") from error
+        raise UserError(f"model.vision_weights: {path} is not a readable weights file; it was not executed") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"model.vision_weights: expected {path} to hold a dict of names to tensors (a state_dict)")
     return state

@@ -1,4 +1,4 @@
-"""Tables of words, filled from pre-trained vectors, and encoders of their characters."""
+"""Word embeddings with pre-trained vectors, and character encoders."""
 
 from collections.abc import Mapping
 
@@ -11,32 +11,32 @@ from reference_models.errors import UserError
 
 
 def fill_words(table: nn.Embedding, path: str, ids: Mapping[str, int]) -> None:
-    """Put pre-trained vectors into the rows of their words.
+    """Copy pre-trained vectors into the rows of their words.
 
     Args:
-        table: which is filled in place.
-        path: of the vectors; "none" for none.
-        ids: of the words.
+        table: Word embeddings, changed in place.
+        path: File of the vectors; "none" for no vectors.
+        ids: Ids of the words.
 
     Raises:
-        UserError: see `read_vectors`, or vectors of another width.
+        UserError: If the vectors have another width than the embeddings; see also `read_vectors`.
     """
     for word, vector in read_vectors(path, ids.keys()).items():
         if len(vector) != table.embedding_dim:
             raise UserError(
-                f"model.word_vectors: {path} has vectors of {len(vector)} numbers, and the system has words of "
+                f"model.word_vectors: {path} has vectors of width {len(vector)}, but the system expects width "
                 f"{table.embedding_dim}; choose a file of that width"
             )
         table.weight.data[ids[word]] = torch.tensor(vector)
 
 
 def bidirectional(lstm: nn.LSTM, rows: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a bidirectional LSTM over right-padded sequences; the backward direction begins at the last real row.
+    """Run a bidirectional LSTM over right-padded sequences; the backward direction starts at the last real row.
 
     Args:
-        lstm: of one layer.
+        lstm: LSTM with one layer.
         rows: (N, L, C).
-        mask: (N, L), True for a real row. A sequence without any is run as one of its first row.
+        mask: (N, L), True for a real row. An empty sequence is treated as a sequence of its first row.
 
     Returns:
         The states (N, L, 2 H), zeros at padding, and the last states of both directions (N, 2 H).
@@ -49,7 +49,7 @@ def bidirectional(lstm: nn.LSTM, rows: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def draw_lstm(lstm: nn.LSTM) -> None:
-    """Draw matrices from U(+-sqrt(6 / (rows + columns))), with biases of 0, but 1 for the forget gate."""
+    """Initialise the gate matrices from U(+-sqrt(6 / (rows + columns))), biases with 0 and the forget gate's with 1."""
     for name, parameter in lstm.named_parameters():
         if parameter.ndim == 2:
             gates = parameter.data.chunk(4)
@@ -63,15 +63,15 @@ def draw_lstm(lstm: nn.LSTM) -> None:
 
 
 class CharacterCNN(nn.Module):
-    """A word as the largest values of a convolution over its characters (Ma and Hovy, ACL 2016).
+    """Character encoder of words: max-pooling of a convolution over the characters (Ma and Hovy, ACL 2016).
 
     Args:
-        count: ids of characters; 0 pads.
-        width: of a character's vector.
-        filters: of the convolution, which is the width of the output.
-        dropout: of the characters' vectors.
-        mask: False takes padding for characters, as published code does, so that a word depends on the longest one
-            beside it.
+        count: Number of character ids; id 0 is padding.
+        width: Width of the character embeddings.
+        filters: Filters of the convolution, the width of the output.
+        dropout: Dropout of the character embeddings.
+        mask: False treats padding as characters, as in published code, so that the vector of a word depends on the
+            longest word of the batch.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CharacterCNN(nn.Module):
         self.width, self.mask = filters, mask
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Vectors (N, filters) of words, whose characters are (N, S)."""
+        """Encode words with character ids (N, S) as vectors (N, filters)."""
         found = self.convolution(self.dropout(self.table(characters)).transpose(1, 2))
         mask = characters > 0 if self.mask else torch.ones_like(characters, dtype=torch.bool)
         found = found.masked_fill(~(mask | ~mask.any(dim=1, keepdim=True))[:, None], -torch.inf)
@@ -95,11 +95,11 @@ class CharacterCNN(nn.Module):
 
 
 class CharacterLSTM(nn.Module):
-    """A word as the last states of both directions of an LSTM over its characters (Lample et al., NAACL 2016).
+    """Character encoder of words: last states of a bidirectional LSTM over the characters (Lample et al., NAACL 2016).
 
     Args:
-        count: ids of characters; 0 pads.
-        width: of a character's vector, and of each direction.
+        count: Number of character ids; id 0 is padding.
+        width: Width of the character embeddings and of each direction.
     """
 
     def __init__(self, count: int, width: int = 25) -> None:
@@ -110,5 +110,5 @@ class CharacterLSTM(nn.Module):
         self.width = 2 * width
 
     def forward(self, characters: Tensor) -> Tensor:
-        """Vectors (N, 2 width) of words, whose characters are (N, S)."""
+        """Encode words with character ids (N, S) as vectors (N, 2 width)."""
         return bidirectional(self.lstm, self.table(characters), characters > 0)[1]

@@ -1,1 +1,1 @@
-"""What a run leaves for people to look at."""
+"""The HTML report of a run."""

@@ -1,4 +1,4 @@
-"""The charts of the page, as SVG in the ink of the reader's light or dark theme."""
+"""Charts of the report, as SVG in the text colour of the reader's light or dark theme."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from reference_models.report.markup import Markup, element
 from reference_models.training.figure import History, points
 
 TEXT, IMAGE = "#3f7fd6", "#dd8428"
-INK = "#010203"  # no line or letter is to be seen in this colour: the theme's ink takes its place
+INK = "#010203"  # placeholder: every use is replaced with the text colour of the theme
 THEME = "<style>svg{color:#2a2f38}@media(prefers-color-scheme:dark){svg{color:#cdd2da}}</style>"
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -27,7 +27,7 @@ STYLE: dict[Any, Any] = {
 
 
 def curve_chart(history: History, key: str, title: str, colour: str, **settings: object) -> Markup:
-    """A quantity of the history over the epochs; `settings` are those of the axes."""
+    """Plot a quantity of the history over the epochs; `settings` go to `Axes.set`."""
     with rc_context(STYLE):
         figure, axes = _axes(title)
         axes.plot(*zip(*points(history, key), strict=True), marker=".", color=colour)
@@ -41,7 +41,7 @@ def curve_chart(history: History, key: str, title: str, colour: str, **settings:
 
 
 def projection_chart(sides: Mapping[str, Tensor], shares: Tensor) -> Markup:
-    """Points (N, 2) of the two modalities, and the share of the variance along each axis."""
+    """Plot the points (N, 2) of both modalities, with the share of the variance on each axis."""
     with rc_context(STYLE):
         figure, axes = _axes("text and image embeddings")
         for (name, rows), colour in zip(sides.items(), (TEXT, IMAGE), strict=True):

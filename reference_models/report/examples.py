@@ -1,4 +1,4 @@
-"""Test samples as a reader sees them: image, crops, and the sentence with what is true and what was predicted."""
+"""Test samples as HTML: image, crops, and the sentence with the true and predicted spans."""
 
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
@@ -19,29 +19,29 @@ IMAGE, CROP = 240, 96  # longer side, pixels
 
 
 def pick(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many rows or fewer, evenly spaced."""
+    """Return at most `count` evenly spaced rows."""
     return [rows[number * len(rows) // count] for number in range(count)] if len(rows) > count else list(rows)
 
 
 def pick_examples(task: Task, rows: Sequence[Row], count: int) -> tuple[list[Row], list[Row]]:
-    """Rows that are right, and rows that are wrong, among those where there was something to find or was found."""
+    """Return correct rows and wrong rows; rows with nothing to find and nothing predicted are left out."""
     telling = [row for row in rows if set(outcomes(task, row)) - {(None, None)}]
     right, wrong = ([row for row in telling if is_right(task, row) == verdict] for verdict in (True, False))
     return pick(right, count), pick(wrong, count)
 
 
 def outcomes(task: Task, row: Row) -> list[tuple[str | None, str | None]]:
-    """The outcomes of a row of predictions, see `Task.outcomes`."""
+    """Return the outcomes of a row of predictions, see `Task.outcomes`."""
     return task.outcomes(row["true"], row["predicted"])
 
 
 def is_right(task: Task, row: Row) -> bool:
-    """Whether all that is true was predicted, and nothing else."""
+    """Return whether the prediction equals the truth."""
     return all(true == predicted for true, predicted in outcomes(task, row))
 
 
 def example(task: Task, row: Row, sample: Sample) -> Markup:
-    """A row of predictions with the images of its sample."""
+    """Show a row of predictions with the images of its sample."""
     images = [thumbnail(sample.image, IMAGE)] if sample.image else []
     crops = element("div", *(thumbnail(path, CROP) for path in sample.crops), class_="crops")
     shown = element("div", *images, crops, class_="images") if images or sample.crops else Markup()
@@ -50,14 +50,14 @@ def example(task: Task, row: Row, sample: Sample) -> Markup:
 
 
 def labelled(task: Task, row: Row) -> Markup:
-    """The sentence of a row with what is true of it."""
+    """Show the sentence of a row with its true spans or relation."""
     line = task.line(row, "true")
     said = sentence(row["words"], line.marks or ())
     return said if line.text is None else join([said, " ", element("span", f"({line.text})", class_="note")])
 
 
 def sentence(words: Sequence[str], marks: Sequence[Span], expected: Collection[Span] | None = None) -> Markup:
-    """The words with marked spans, which may overlap; a mark that is not among the expected ones looks wrong."""
+    """Mark spans in a sentence; spans may overlap, and a span that is not in `expected` is styled as wrong."""
     pieces: list[str] = []
     covering = [tuple(mark for mark in marks if mark[0] <= number < mark[1]) for number in range(len(words))]
     for over, numbers in groupby(range(len(words)), key=covering.__getitem__):
@@ -71,7 +71,7 @@ def sentence(words: Sequence[str], marks: Sequence[Span], expected: Collection[S
 
 
 def thumbnail(path: Path, side: int) -> Markup:
-    """An image in its own proportions, its longer side so many pixels, within the page."""
+    """Embed an image, scaled so that its longer side has `side` pixels."""
     with Image.open(path, formats=FORMATS) as header:
         longest = max(header.size)
         width, height = (max(1, round(side * length / longest)) for length in header.size)
@@ -81,7 +81,7 @@ def thumbnail(path: Path, side: int) -> Markup:
 
 
 def embedded(image: Image.Image) -> str:
-    """The address of an RGB image that holds the image itself, as a JPEG."""
+    """Return a data URL that holds an RGB image as JPEG."""
     file = BytesIO()
     image.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"

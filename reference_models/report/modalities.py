@@ -1,4 +1,4 @@
-"""The sections of the page that the trained model is asked for: the gap between the modalities, and the attention."""
+"""Sections of the report that need the trained model: the gap between the modalities, and the attention."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.figure import History, points
 
 STATS = {
-    "norm/originals": "mean length of the rows of H",
-    "norm/transformed": "mean length of the rows of H*",
-    "attention/entropy": "entropy of the attention, of the most there can be",
-    "attention/common": "share of the update that all samples receive alike",
-    "attention/same_class": "weight on samples of the same class, 1 is chance",
+    "norm/originals": "mean norm of the rows of H",
+    "norm/transformed": "mean norm of the rows of H*",
+    "attention/entropy": "entropy of the attention, as a share of the maximum",
+    "attention/common": "share of the update that is the same for all samples",
+    "attention/same_class": "weight on samples of the same class, relative to chance",
 }
 DIVERGENCES = {
     "text_to_image": "KL(text || image)",
@@ -25,12 +25,12 @@ DIVERGENCES = {
 
 
 def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -> Markup:
-    """The size of the semantic loss and the distance between the two sides that it compares."""
+    """Show the semantic loss, and the distance between the text and image distributions that it compares."""
     if model.semantic is None:
-        return _note("The run was trained without the semantic loss, so there are no two sides to compare.")
+        return _note("The run was trained without the semantic loss, so there are no distributions to compare.")
     text, image = semantic_sides(model, split, batch_size)
     if len(text) < 2:
-        return _note(f"Of {len(split)} test samples {len(text)} have an image: too few to compare the modalities.")
+        return _note(f"{len(text)} of {len(split)} test samples have an image: too few to compare the modalities.")
     measured = measure_gap(text, image, model.semantic)
     divergence = DIVERGENCES[model.semantic.direction]
     of_text, of_image = measured.spread
@@ -38,11 +38,11 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
         [f"{divergence}, each text and its own image", f"{measured.own:.4g} nats"],
         [f"{divergence}, each text and the image of another sample", f"{measured.other:.4g} nats"],
         [f"{divergence} of the mean distributions", f"{measured.means:.4g} nats"],
-        ["distance between the means of the log-probabilities", f"{measured.distance:.4g}"],
+        ["distance between the mean log-probabilities", f"{measured.distance:.4g}"],
         ["mean distance of a text from the mean of the texts", f"{of_text:.4g}"],
         ["mean distance of an image from the mean of the images", f"{of_image:.4g}"],
-        [f"features, of {text.shape[1]}, over which a text spreads", f"{measured.features[0]:.1f}"],
-        [f"features, of {text.shape[1]}, over which an image spreads", f"{measured.features[1]:.1f}"],
+        [f"effective number of features of a text (of {text.shape[1]})", f"{measured.features[0]:.1f}"],
+        [f"effective number of features of an image (of {text.shape[1]})", f"{measured.features[1]:.1f}"],
     ]
     losses = [loss for _, loss in points(history, "semantic_loss")]
     over_time = [
@@ -59,13 +59,13 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
         [
             element(
                 "p",
-                f"In training the semantic loss went from {losses[0]:.4g} to {losses[-1]:.4g} nats (the curve above). "
-                f"Below is the final model in evaluation mode, on {len(text)} test samples with an image: the "
-                "log-probabilities that the loss compares, on their two principal components, the mean of each "
-                "modality marked by a cross.",
+                f"During training the semantic loss went from {losses[0]:.4g} to {losses[-1]:.4g} nats (see Training). "
+                f"The chart shows the final model in evaluation mode on {len(text)} test samples with an image: the "
+                "log-probabilities that the loss compares, projected onto their first two principal components. A "
+                "cross marks the mean of each modality.",
             ),
             element("div", projection_chart({"text": placed_text, "image": placed_image}, shares), class_="charts"),
-            element("p", "The gap over the epochs, on the first validation samples in evaluation mode:"),
+            element("p", "The gap over the epochs, measured on the first validation samples in evaluation mode:"),
             element("div", *over_time, class_="charts"),
             table(["gap", "final model"], rows),
             *map(_note, findings({"semantic/own": measured.own, "semantic/other": measured.other})),
@@ -75,9 +75,9 @@ def gap(model: System, split: EncodedSplit, history: History, batch_size: int) -
 
 
 def attention(model: System, batch: EncodedSplit, sentences: Sequence[Markup]) -> Markup:
-    """How much each sample of a batch takes from each other one, with their sentences."""
+    """Show the AttnMixup attention between the samples of a batch, with their sentences."""
     if model.mixer is None:
-        return _note("The run was trained without AttnMixup, so no sample attends to another.")
+        return _note("The run was trained without AttnMixup, so there is no attention between samples.")
     weights, stats = batch_attention(model, batch)
     strongest = weights.max().item()
     names = [str(number) for number in range(1, len(batch) + 1)]
@@ -86,12 +86,13 @@ def attention(model: System, batch: EncodedSplit, sentences: Sequence[Markup]) -
         [
             element(
                 "p",
-                f"Percent that a sample (row) takes from each sample of its batch (column) in AttnMixup, the mean over "
-                f"{model.mixer.attention.heads} heads; alike for all it would be {100 / len(batch):.1f}. The batch is "
-                f"{len(batch)} test samples: the attention acts in training alone and does not touch predictions.",
+                f"AttnMixup attention in a batch of {len(batch)} test samples: the percentage that each sample (row) "
+                f"takes from each sample (column), averaged over {model.mixer.attention.heads} heads. "
+                f"Uniform attention is {100 / len(batch):.1f}. AttnMixup runs only in training and does not change "
+                "predictions.",
             ),
             heat_map("takes \\ from", names, names, cells),
-            table(["of this batch", "final model"], [[STATS[name], f"{value:.3g}"] for name, value in stats.items()]),
+            table(["this batch", "final model"], [[STATS[name], f"{value:.3g}"] for name, value in stats.items()]),
             *map(_note, findings(stats)),
             element("ol", *(element("li", sentence) for sentence in sentences), class_="sentences"),
         ]

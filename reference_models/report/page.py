@@ -1,4 +1,4 @@
-"""`report.html`: all that a finished run tells, on one page that needs no other file."""
+"""`report.html`: the self-contained HTML report of a finished run."""
 
 import json
 from collections.abc import Mapping
@@ -20,31 +20,31 @@ from reference_models.training.folder import CONFIG, METRICS
 from reference_models.training.run import AGAIN, HISTORY, PREDICTIONS, load_whole_model, read_samples
 
 REPORT = "report.html"
-COMPARED = 400  # test samples at most whose modalities are compared
-EXAMPLES = 6  # right ones, and wrong ones, at most
-ATTENDING = 16  # samples of a batch at most that can be read in a heat map
+COMPARED = 400  # maximum number of test samples for the comparison of the modalities
+EXAMPLES = 6  # maximum number of correct examples, and of wrong ones
+ATTENDING = 16  # maximum batch size that is readable as a heat map
 
-# A browser that reads the page runs no script and fetches nothing, whatever words the data hold.
+# The browser runs no script and fetches nothing, whatever text the data contain.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_report(run: Path, config: RunConfig) -> Path:
-    """Write the page of a finished run into its folder; the same run gives the same page.
+    """Write the report of a finished run into its run directory; the same run always gives the same page.
 
     Args:
-        run: folder of the run.
-        config: its settings, perhaps with another data folder.
+        run: The run directory.
+        config: Settings of the run, possibly with another data folder.
 
     Returns:
-        The page.
+        Path of the report.
 
     Raises:
-        UserError: data that are gone, or are not those of the run.
+        UserError: If the data are missing or are not the data of the run.
     """
     metrics, history = read_json(run / METRICS, AGAIN), read_json(run / HISTORY, AGAIN)
     with readable(run / PREDICTIONS, AGAIN), (run / PREDICTIONS).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    # What the length limit kept from being predicted cannot be encoded either.
+    # Samples that were too long to predict cannot be encoded either.
     model, processor = load_whole_model(run)
     task = processor.task
     compared = pick([row for row in rows if "too_long" not in row], COMPARED)
@@ -69,16 +69,16 @@ def write_report(run: Path, config: RunConfig) -> Path:
 
 
 def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sample]:
-    """Those samples of the test split that are wanted, by id, with images that can be read."""
+    """Read the wanted samples of the test split, by id, and check their images."""
     root = Path(config.data.root)
     if not root.is_dir():
-        raise UserError(f"the data of the run are no longer in {root}; name their folder with --data.root FOLDER")
+        raise UserError(f"the data of the run are no longer in {root}; give their folder with --data.root FOLDER")
     kind = get_format(config.data.format)
     files = [path for split in SPLITS for path in kind.layout(root, split).labels]
     if (found := fingerprint(files)) != known:
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
     samples = read_samples(config, "test")
-    # The test split is scored whole: under the policy "drop" too, a bad image is blanked.
+    # All test samples are scored, so the policy "drop" blanks a bad image here.
     policy: Policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)
     return {sample.id: sample for sample in checked}

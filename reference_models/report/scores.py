@@ -1,4 +1,4 @@
-"""What was predicted beside what is true: scores of each type, and which types are taken for which."""
+"""Tables that compare predictions with the truth: scores of each type, and the confusion of types."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from reference_models.report.markup import Markup, heat_map, table
 from reference_models.tasks.metrics import relation_scores
 
-Outcome = tuple[str | None, str | None]  # true and predicted class; None where there is nothing
-NOTHING = ""  # what the scorer takes for nothing; no class has this name
+Outcome = tuple[str | None, str | None]  # true and predicted class; None for no entity or relation
+NOTHING = ""  # stands for None in the scorer; no class has this name
 
 
 def types_by_support(pairs: Sequence[Outcome]) -> list[str]:
-    """The types that occur, those with the most true samples first."""
+    """Return the types that occur, sorted by their number of true occurrences, largest first."""
     support = Counter(true for true, _ in pairs)
     kinds = {kind for pair in pairs for kind in pair if kind is not None}
     return sorted(kinds, key=lambda kind: (-support[kind], kind))
 
 
 def type_table(pairs: Sequence[Outcome], noun: str) -> Markup:
-    """Precision, recall and F1 of each type, in percent, and of all."""
+    """Make a table of precision, recall and F1 in percent, for each type and for all."""
     rows = []
     for kind in types_by_support(pairs):
         alone = [(kind if true == kind else None, kind if found == kind else None) for true, found in pairs]
@@ -27,15 +27,15 @@ def type_table(pairs: Sequence[Outcome], noun: str) -> Markup:
 
 
 def confusion_map(pairs: Sequence[Outcome], *, missed: str, spurious: str) -> Markup:
-    """Rows are what is true, columns what was predicted.
+    """Make a confusion matrix with true types as rows and predicted types as columns.
 
     Args:
-        pairs: of all samples.
-        missed: name of the column of what is something and was predicted to be nothing.
-        spurious: name of the row of the opposite.
+        pairs: Outcomes of all samples.
+        missed: Name of the column that counts true entities or relations without a prediction.
+        spurious: Name of the row that counts predictions without a true entity or relation.
 
     Returns:
-        A table of counts, whose colours are shares of the rows.
+        A table of counts, coloured by their share of the row.
     """
     counts, support = Counter(pairs), Counter(true for true, _ in pairs)
     kinds = [*types_by_support(pairs), None]

@@ -1,4 +1,4 @@
-"""The sections of the page that come from the files of a run: facts and scores, curves, types, examples."""
+"""Sections of the report that need only the files of a run: facts and scores, curves, types, examples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ BAD_LISTED = 20
 
 
 def facts(task: Task, metrics: Mapping[str, Any], settings: str) -> Markup:
-    """What was run on what, and the scores of both splits."""
+    """Show the task, data and settings of the run, and the scores on the validation and test splits."""
     bad = {split: checked.get("found", []) for split, checked in metrics["bad_images"].items()}
     known = {
         "task": task.title,
@@ -31,7 +31,7 @@ def facts(task: Task, metrics: Mapping[str, Any], settings: str) -> Markup:
         f"{one['file']} of {one['sample']}: {one['reason']}; {one['action']}" for found in bad.values() for one in found
     ]
     if len(listed) > BAD_LISTED:
-        listed[BAD_LISTED:] = [f"and {len(listed) - BAD_LISTED} more, which metrics.json lists"]
+        listed[BAD_LISTED:] = [f"and {len(listed) - BAD_LISTED} more, listed in metrics.json"]
     scores = [name for name in ("precision", "recall", "f1", "accuracy") if name in metrics["test"]]
     rows = [
         [split, *(f"{100 * metrics[split][name]:.2f}" for name in scores), str(metrics["samples"][split])]
@@ -48,35 +48,35 @@ def facts(task: Task, metrics: Mapping[str, Any], settings: str) -> Markup:
 
 
 def curves(history: History) -> Markup:
-    """The losses and the F1 on validation over the epochs."""
+    """Plot the losses and the validation F1 over the epochs."""
     charts = [curve_chart(history, "task_loss", "task loss (nats)", TEXT, yscale="log")]
     told = []
     if points(history, "semantic_loss"):
         charts.append(curve_chart(history, "semantic_loss", "semantic loss (nats)", IMAGE, yscale="log"))
     else:
-        told = [element("p", "There is no curve of a semantic loss: the run was trained without one.", class_="note")]
-    charts.append(curve_chart(history, "eval_f1", "F1 on validation", TEXT, ylim=(0, 1)))
+        told = [element("p", "No semantic loss curve: the run was trained without the semantic loss.", class_="note")]
+    charts.append(curve_chart(history, "eval_f1", "validation F1", TEXT, ylim=(0, 1)))
     return join([element("div", *charts, class_="charts"), *told])
 
 
 def types(task: Task, rows: Sequence[Row]) -> Markup:
-    """The scores of each type on the test split, and the confusion of types."""
+    """Show the test scores of each type, and the confusion matrix."""
     pairs = [pair for row in rows for pair in outcomes(task, row)]
     return join(
         [
-            element("p", "Percent, on the test split.", class_="note"),
+            element("p", "Scores in percent on the test split.", class_="note"),
             type_table(pairs, task.noun),
-            element("h3", "Taken for which"),
-            element("p", f"Counts; the colour is the share of the row. {task.note}", class_="note"),
+            element("h3", "Confusion matrix"),
+            element("p", f"Counts. The colour shows the share of the row. {task.note}", class_="note"),
             confusion_map(pairs, missed=task.missed, spurious=task.spurious),
         ]
     )
 
 
 def examples(task: Task, right: Sequence[Row], wrong: Sequence[Row], samples: Mapping[str, Sample]) -> Markup:
-    """Rows of predictions with the images of their samples."""
+    """Show correct and wrong rows of predictions with the images of their samples."""
     parts = []
-    for title, chosen in (("Right", right), ("Wrong", wrong)):
+    for title, chosen in (("Correct", right), ("Wrong", wrong)):
         shown = [example(task, row, samples[row["id"]]) for row in chosen]
         body = element("div", *shown, class_="examples") if shown else element("p", "None.", class_="note")
         parts += [element("h3", title), body]

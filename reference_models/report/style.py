@@ -1,4 +1,4 @@
-"""The looks of the page: one column, the reader's light or dark theme, and nothing from outside."""
+"""CSS of the report: one column, the reader's light or dark theme, no external resources."""
 
 STYLE = """
 :root {

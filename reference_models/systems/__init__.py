@@ -1,4 +1,4 @@
-"""The systems: one file each, a registry, and what they share. Importing this package registers them all."""
+"""Systems, one per file, with their registry and base class. Importing this package registers all systems."""
 
 from importlib import import_module
 from pkgutil import iter_modules

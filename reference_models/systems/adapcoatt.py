@@ -1,4 +1,4 @@
-"""AdapCoAtt-BERT-CRF (Zhang et al., AAAI 2018): words and image cells attend to each other, and two gates mix them."""
+"""AdapCoAtt-BERT-CRF (Zhang et al., AAAI 2018): co-attention of words and image cells, and two gates that fuse them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,16 @@ from reference_models.systems.registry import register
 
 @dataclass
 class AdapCoAttConfig(TextSystemConfig):
-    """Settings of AdapCoAtt-BERT-CRF, beside those of all systems.
+    """Settings of AdapCoAtt-BERT-CRF, in addition to the common ones.
 
     Args:
-        coattn: how a pair is scored: "add" sums the maps of both sides; "concat", the letter of the paper, joins them,
-            so that the side of the query cancels in the softmax and every word attends alike.
-        attention_width: of the scores; 0 for that of the text encoder.
-        fusion: "paper" weighs what is seen and what is answered by a gate that reads both, and filters their sum by a
-            gate that reads the word too; "code", as published, gates by the sum, maps both parts, joined, to the width
-            of a word, and filters by a gate that does not read the word, which has a map of its own.
+        coattn: How a query-key pair is scored. "add" sums the projections of both. "concat", the literal reading of
+            the paper, concatenates them; the query then cancels in the softmax, and all words have the same attention.
+        attention_width: Hidden width of the attention scores; 0 for the width of the text encoder.
+        fusion: How the visual and the textual attention output are fused. "paper": a gate that reads both sets their
+            shares of a weighted sum, and the filter gate also reads the word. "code", as published: a gate reads the
+            sum of both, a linear layer maps the weighted parts, concatenated, to the width of a word, the filter gate
+            does not read the word, and the word passes a linear layer.
     """
 
     freeze_image_backbone: bool = True
@@ -44,12 +45,12 @@ class AdapCoAttConfig(TextSystemConfig):
 
 
 class PairScores(nn.Module):
-    """Scores of pairs of a query and a key: w . tanh(A key + B query + b), or the same on [A key ; B query + b].
+    """Scores of query-key pairs: w . tanh(A key + B query + b), or w . tanh([A key ; B query + b]).
 
     Args:
-        width: of queries and keys.
-        inner: of the maps.
-        concat: whether both are joined; then the query adds the same to the scores of all keys.
+        width: Width of queries and keys.
+        inner: Hidden width.
+        concat: Concatenate both sides; the query then adds the same value to the scores of all keys.
     """
 
     def __init__(self, width: int, inner: int, *, concat: bool) -> None:
@@ -60,7 +61,7 @@ class PairScores(nn.Module):
         self.query_score = nn.Linear(inner, 1, bias=False) if concat else None
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Scores (B, queries, keys) of `queries` (B, queries, C) and `keys` (B, keys, C)."""
+        """Compute the scores (B, queries, keys) of `queries` (B, queries, C) and `keys` (B, keys, C)."""
         asked, held = self.query(queries)[:, :, None], self.key(keys)[:, None]
         if self.query_score is None:
             scores: Tensor = self.score(torch.tanh(asked + held)).squeeze(-1)
@@ -71,7 +72,7 @@ class PairScores(nn.Module):
 
 @register("adapcoatt")
 class AdapCoAtt(System):
-    """Adaptive co-attention over the words of a text encoder; without an image it is BERT-CRF."""
+    """Adaptive co-attention over the words of a text encoder; without an image it reduces to BERT-CRF."""
 
     config_class = AdapCoAttConfig
     settings: AdapCoAttConfig
@@ -100,7 +101,7 @@ class AdapCoAtt(System):
         self.finish(2 * width)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """[h ; u]: the words, and what passes both gates of the image and of what it asks the words; see `System`."""
+        """Return [h ; u]: word states, and gated visual and textual attention; see `System`."""
         features = self.image_features(batch)
         shown = features.seen["grid"][..., None]
         states = self.dropout(self.text_encoder(batch["input_ids"], batch["attention_mask"]))

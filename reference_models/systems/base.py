@@ -1,4 +1,4 @@
-"""What every system shares: both modules of `attnmixup`, the head and the losses. A system is an `encode`."""
+"""Base class of all systems: head, losses, AttnMixup and the semantic loss. A subclass implements `encode`."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ from reference_models.tasks.heads import Head
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a system makes of a batch.
+    """Encoded batch.
 
     Attributes:
-        h: (B, words, C) for tagging, (B, C) for relations; all that the score depends on.
+        h: Input of the head, (B, words, C) for tagging or (B, C) for relations.
         mask: (B, words), True = real word; None for relations.
-        image: (B, D), the embedding of the whole image for the semantic loss; None leaves it to the base class.
-        has_image: (B,), True where `image` holds one.
-        losses: the system's own losses, scalars by name, already weighted. They are of the B original samples, and of
-            use in training only.
+        image: (B, D), embedding of the whole image for the semantic loss; None lets the base class compute it.
+        has_image: (B,), True for samples with an image.
+        losses: Additional losses of the system: weighted scalars by name, computed on the B original samples. They are
+            used only in training.
     """
 
     h: Tensor
@@ -42,15 +42,16 @@ class Encoded:
 
 @dataclass
 class SystemOutput(ModelOutput):
-    """What a system returns; the losses where labels were given, the rest in evaluation mode.
+    """Output of a system: losses if labels are given; predictions and scores in evaluation mode.
 
     Attributes:
-        loss: task loss + semantic_weight * semantic loss + the system's own losses, a scalar.
-        task_loss: cross-entropy or negative log-likelihood per word, a scalar.
-        semantic_loss: mean L_sem (nats) over the samples with an image, a scalar.
-        own_losses: the system's own losses, scalars by name.
-        predictions: ids of tags (B, words), -100 behind the last word; or of relations (B,).
-        scores: (B, words, labels) or (B, labels) before the CRF or softmax.
+        loss: Task loss + semantic_weight * semantic loss + additional losses of the system, a scalar. In evaluation
+            mode, the task loss.
+        task_loss: Cross-entropy or negative log-likelihood per word, a scalar.
+        semantic_loss: Mean L_sem (nats) over the samples with an image, a scalar; only in training.
+        own_losses: Additional losses of the system, scalars by name; only in training.
+        predictions: Ids of tags (B, words), with -100 after the last word, or of relations (B,).
+        scores: Scores before the CRF or softmax, (B, words, labels) or (B, labels).
     """
 
     loss: Tensor | None = None
@@ -64,16 +65,17 @@ class SystemOutput(ModelOutput):
 class System(PreTrainedModel):
     """Base of all systems: `encode` -> AttnMixup (in training) -> head -> task loss + lambda_sem L_sem (Eq. 17, 19).
 
-    A subclass sets `config_class` to its settings, makes its own modules in `__init__` between the base class's and
-    `finish`, and implements `encode`. It narrows the types of `settings`, `text_encoder` and `vision` to what it has.
+    A subclass sets `config_class` to its settings dataclass and implements `encode`. Its `__init__` calls the base
+    class, creates its modules and then calls `finish`. It annotates `settings`, `text_encoder` and `vision` with their
+    specific types.
 
     Attributes:
-        tasks: names of the tasks that the system is for; None for any.
-        settings: the settings, an instance of `settings_class`.
-        task: the class of the task.
-        text_encoder: an encoder of transformers, or None for a system without one.
-        vision: the image backbone, or None for a system that reads no images.
-        words: the table of words, of systems with `WordSystemConfig` alone.
+        tasks: Names of the supported tasks; None for all.
+        settings: The settings, an instance of `settings_class`.
+        task: The class of the task.
+        text_encoder: A transformers encoder, or None if the system has none.
+        vision: The image backbone, or None if the system reads no images.
+        words: Word embeddings; only in systems with `WordSystemConfig`.
     """
 
     config_class: Any = SystemConfig
@@ -86,7 +88,7 @@ class System(PreTrainedModel):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["crf"]  # noqa: RUF012 - its sums over words lose too much in bfloat16
-    # What training alone reads is saved, but a model that is loaded for prediction has no place for it.
+    # These weights are saved, but a model loaded for prediction does not have the modules that only training uses.
     _keys_to_ignore_on_load_unexpected = [r"^mixer\.", r"^semantic\.", r"^vision\."]  # noqa: RUF012
     accepts_loss_kwargs = False  # each loss is a mean: Trainer divides it by the accumulation steps
 
@@ -106,20 +108,20 @@ class System(PreTrainedModel):
             )
 
     def make_text_encoder(self) -> TextEncoder | None:
-        """The text encoder; a system whose encoder is another one, or that has none, overrides this."""
+        """Create the text encoder; systems with another encoder or without one override this."""
         return TextEncoder(self.config.text_config, fusion=None)
 
     def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
-        """Give the text encoder the weights of `pretrained`, called `name`; see `fill_text` for what it raises."""
+        """Copy the weights of `pretrained`, called `name` in errors, into the text encoder; see `fill_text`."""
         if self.text_encoder is not None:
             fill_text(self.text_encoder, pretrained, name)
 
     def make_head(self, width: int) -> Head:
-        """The output layer for an `h` of `width` features; a system with a head of its own overrides this."""
+        """Create the head for an `h` of `width` features; systems with another head override this."""
         return self.task.make_head(width, self.config)
 
     def finish(self, width: int) -> None:
-        """Make the head and the two modules for an `h` of `width` features."""
+        """Create the head, AttnMixup and the semantic loss for an `h` of `width` features."""
         settings = self.settings
         self.head = self.make_head(width)
         self.mixer = AttnMixup(width, **settings.mixup) if settings.attn_mixup else None
@@ -130,63 +132,63 @@ class System(PreTrainedModel):
 
     @abstractmethod
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """Turn a batch of the processor into `Encoded`.
+        """Encode a batch of the processor.
 
         Args:
-            batch: what `Processor.collate` made; in training with `labels`.
+            batch: Output of `Processor.collate`; in training it includes `labels`.
 
         Returns:
-            See `Encoded`.
+            The encoded batch, see `Encoded`.
         """
 
     @property
     def prefix_images(self) -> Slots | None:
-        """The images that every text layer attends to, each by tokens of its own; None for a system without them."""
+        """Images that every text layer attends to through separate tokens; None if the system has no such prefix."""
         return None
 
     def learning_rates(self) -> dict[str, float]:
-        """Peak rates by the beginning of parameters' names, where the settings of the training name none."""
+        """Return default peak learning rates by parameter name prefix; the training settings can override them."""
         return {"head": self.head.learning_rate}
 
     def image_features(self, batch: Mapping[str, Tensor], *, attend_absent: bool = False) -> ImageFeatures:
-        """The views of the settings' `inputs`, as they were read with a batch, or by one pass of the backbone.
+        """Return the image views of the settings' `inputs`, from the batch or from one pass of the backbone.
 
         Args:
-            batch: with `image_mask` (B, 1 + crops), and `pixel_values` or the views, such as `image_grid`.
-            attend_absent: look at absent images too, as zeros, of samples that have another one.
+            batch: Batch with `image_mask` (B, 1 + crops), and either `pixel_values` or the views, such as `image_grid`.
+            attend_absent: Include absent images of samples that have another image, as zeros.
 
         Returns:
-            See `ImageFeatures`.
+            The features, see `ImageFeatures`.
         """
-        return self._look(
+        return self._load_views(
             batch, self.settings.inputs.images, attend_absent, self.training and self.semantic is not None
         )
 
     def semantic_image(
         self, batch: Mapping[str, Tensor], features: ImageFeatures | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The embedding of each whole image for the semantic loss.
+        """Return the embedding of each whole image for the semantic loss.
 
         Args:
-            batch: as for `encode`.
-            features: those that were computed already; without them, they are.
+            batch: As in `encode`.
+            features: Features that were already computed; None computes them.
 
         Returns:
-            Embeddings (B, D), zeros without an image, and where there is one (B,); None where the loss is switched off
-            or `features` do not have it, as in evaluation.
+            Embeddings (B, D), zeros for samples without an image, and a mask (B,), True for samples with an image.
+            Both are None if the semantic loss is off or `features` has no embedding, as in evaluation.
         """
         if self.semantic is None:
             return None, None
         if features is None:
-            features = self._look(batch, {}, False, True)
+            features = self._load_views(batch, {}, False, True)
         return features.image, None if features.image is None else batch["image_mask"][:, 0]
 
-    def _look(
+    def _load_views(
         self, batch: Mapping[str, Tensor], views: Mapping[View, Slots], attend_absent: bool, with_image: bool
     ) -> ImageFeatures:
-        """Views of images, and the embedding for the semantic loss if it is asked for."""
+        """Compute or read views of images, and the embedding for the semantic loss if requested."""
         if self.vision is None:
-            raise ValueError(f"{type(self).__name__} asked for images, and its settings name no views of them")
+            raise ValueError(f"{type(self).__name__} reads images, but the `inputs` of its settings have no views")
         wanted = list(views.items())
         if with_image:
             wanted.append((self.settings.image_signal, "whole"))
@@ -211,25 +213,25 @@ class System(PreTrainedModel):
         return ImageFeatures(dict(zip(views, rows, strict=False)), masks, image)
 
     def _read(self, batch: Mapping[str, Tensor], view: View, slots: Slots) -> Tensor:
-        """A view that was read with the batch, perhaps of more images than are wanted."""
+        """Read a view from the batch, which may hold more images than `slots`."""
         stored = batch[f"image_{view}"]
         return stored[:, SLOTS[slots]] if self.settings.image_views[view] == "all" else stored
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Keep what the module's own constructor drew."""
+        """Keep the initial weights from the constructor of the module."""
 
     def forward(self, labels: Tensor | None = None, **batch: Tensor) -> SystemOutput:
-        """Losses and, in evaluation mode, predictions for what `Processor.collate` made.
+        """Compute the losses and, in evaluation mode, the predictions for a batch of `Processor.collate`.
 
         Args:
-            labels: tags (B, words) or relations (B,).
-            **batch: everything else of the batch.
+            labels: Tags (B, words) or relations (B,).
+            **batch: The rest of the batch.
 
         Returns:
-            See `SystemOutput`.
+            The output, see `SystemOutput`.
 
         Raises:
-            ValueError: no labels in training.
+            ValueError: If labels are missing in training.
         """
         if not self.training:
             encoded = self.encode(batch)

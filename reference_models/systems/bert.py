@@ -1,4 +1,4 @@
-"""Text alone: BERT with a softmax or a CRF over words, and the entity-marker model of relations that stands for MTB."""
+"""Text-only systems: BERT with a softmax or CRF over words, and the entity-marker model of relations used as MTB."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from reference_models.systems.registry import register
 
 @dataclass
 class BERTConfig(TextSystemConfig):
-    """Settings of the text-only systems, beside those of all systems.
+    """Settings of the text-only systems, in addition to the common ones.
 
     Args:
-        post: what follows the states of a pair of entities: a "linear" layer (Soares et al., ACL 2019), a "layernorm",
-            or "none".
-        freeze: "plkmo" trains the last layer of the text encoder alone, as a public code of MTB does, so that the
-            vectors of the markers stay as they were drawn.
+        post: Layer after the states of the words or of the entity pair: "linear" (Soares et al., ACL 2019),
+            "layernorm" or "none".
+        freeze: "plkmo" trains only the last layer of the text encoder, as a public implementation of MTB does; the
+            embeddings of the markers then keep their random initial values.
     """
 
     post: Literal["none", "linear", "layernorm"] = "none"
@@ -30,7 +30,7 @@ class BERTConfig(TextSystemConfig):
 
 @register("bert")
 class BERT(System):
-    """A text encoder and a head. An image, if the semantic loss is switched on, is read in training alone."""
+    """A text encoder and a head. Images are read only in training, and only if the semantic loss is on."""
 
     config_class = BERTConfig
     settings: BERTConfig
@@ -50,7 +50,7 @@ class BERT(System):
         self.finish(width)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """The words, or the pair of entities, of the encoded text; see `System`."""
+        """Return the states of the words, or of the entity pair; see `System`."""
         hidden = self.text_encoder(batch["input_ids"], batch["attention_mask"])
         h, mask = self.task.gather(hidden, batch, self.config)
         return Encoded(self.post(h), mask)

@@ -1,4 +1,4 @@
-"""Builds a system for a task and its labels, with the pre-trained weights that its settings name."""
+"""Construction of a system with the pre-trained weights from its settings."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from reference_models.tasks.processor import Processor
 
 
 def build_system(name: str, settings: SystemConfig, processor: Processor) -> System:
-    """A system for the processor's task and labels, with the weights that `settings` names.
+    """Build a system for the task and labels of a processor, and load its pre-trained weights.
 
     Args:
-        name: of the system, see `get_system`.
-        settings: an instance of the system's `settings_class`.
-        processor: of its task, labels and vocabulary.
+        name: Name of the system, see `get_system`.
+        settings: Instance of the system's `settings_class`.
+        processor: Processor with the task, labels and vocabulary.
 
     Returns:
         The system, in training mode, on the CPU.
 
     Raises:
-        UserError: a task that the system is not for, weights that cannot be found or do not fit, an encoder that the
-            system cannot use, or options that the two modules do not have.
+        UserError: If the system does not support the task, the weights cannot be found or do not fit, the system cannot
+            use the encoder, or AttnMixup or the semantic loss does not accept its options.
     """
     kind = get_system(name)
     if kind.tasks is not None and processor.task.name not in kind.tasks:
-        raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, and the data are for {processor.task.name}")
+        raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, but the data are for {processor.task.name}")
     fixed: dict[str, Any] = {"task": processor.task.name, "labels": processor.task.labels}
     fixed["vocabulary"], fixed["rare_words"] = len(processor.tokenizer), processor.rare_words
     fixed["characters"] = 0 if processor.characters is None else len(processor.characters) + 2
@@ -42,8 +42,8 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
         if readable is not None and processor.max_length + processor.text_length > readable:
             texts = f" and model.text_length is {processor.text_length}" if processor.texts else ""
             raise UserError(
-                f"data.max_length is {processor.max_length}{texts}, and the text encoder {settings.text!r} reads "
-                f"{readable} sub-words at most; set data.max_length to {readable - processor.text_length} or less"
+                f"data.max_length is {processor.max_length}{texts}, but the text encoder {settings.text!r} reads at "
+                f"most {readable} sub-words; set data.max_length to {readable - processor.text_length} or less"
             )
     config = kind.config_class(**vars(settings), **fixed)
     try:

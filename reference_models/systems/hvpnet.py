@@ -1,4 +1,4 @@
-"""HVPNeT (Chen et al., Findings of NAACL 2022): stages of the images as a prefix of every text layer."""
+"""HVPNeT (Chen et al., Findings of NAACL 2022): backbone stages of the images as a prefix of every text layer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from reference_models.systems.registry import register
 
 @dataclass
 class HVPNeTConfig(TextSystemConfig):
-    """Settings of HVPNeT, beside those of all systems.
+    """Settings of HVPNeT, in addition to the common ones.
 
     Args:
-        prefix: how images become tokens: "release" (the whole image and its crops; an MLP over all stages, as
-            published) or "paper" (the crops; a 1 x 1 convolution and a gate per stage, as I2SRM's Eq. 3).
-        fusion: visual tokens as keys and values of each text layer ("prefix"), or as hidden states before the text's
-            ("concat").
+        prefix: How images become tokens: "release" (the whole image and its crops; an MLP over all stages, as
+            published) or "paper" (only the crops; a 1 x 1 convolution and a gate per stage, as in I2SRM's Eq. 3).
+        fusion: Visual tokens are keys and values of each text layer ("prefix"), or hidden states before those of the
+            text ("concat").
         attention: "sdpa" (fused kernels) or "eager" (step by step).
-        scramble_cells, scramble_heads: what the published reshapes do, see `VisualPrefix`.
-        attend_absent: attend to absent images of a sample that has another one, as zeros, as the published code does.
-        shift_positions: let the positions of the text begin behind those of the visual tokens, as in published code.
-        train_head: False leaves the head as it was drawn, as the published code does for relations.
+        scramble_cells, scramble_heads: Use the reshapes of the published code, see `VisualPrefix`.
+        attend_absent: Attend to absent images of samples that have another image, as zeros, as the published code does.
+        shift_positions: Start the positions of the text after those of the visual tokens, as in published code.
+        train_head: False keeps the random initial weights of the head, as the published code does for relations.
     """
 
     freeze_image_backbone: bool = True
@@ -79,7 +79,7 @@ class HVPNeT(System):
 
     @property
     def prefix_images(self) -> Slots | None:
-        """See `System`; scrambled heads mix the tokens of all images."""
+        """See `System`; None with scrambled heads, which mix the tokens of all images."""
         settings = self.settings
         if settings.fusion != "prefix" or settings.scramble_heads:
             return None
@@ -87,7 +87,7 @@ class HVPNeT(System):
         return slots
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """Encode the text with the images as prefix; see `System`."""
+        """Encode the text with the images as a prefix; see `System`."""
         features = self.image_features(batch, attend_absent=self.settings.attend_absent)
         prefix = self.prefix(features.rows["cells"], features.seen["cells"])
         shift = prefix.mask.shape[1] if self.settings.shift_positions else 0

@@ -7,7 +7,7 @@ from reference_models.encoders.prefix import Reading
 from reference_models.systems.hvpnet import HVPNeT, HVPNeTConfig
 from reference_models.systems.registry import register
 
-# What the code published with the paper meant to do, as in configs/systems/i2srm-release.yaml.
+# Intended behaviour of the code published with the paper, as in configs/systems/i2srm-release.yaml.
 RELEASE: dict[str, Any] = {
     "prefix": "release",
     "scramble_cells": True,
@@ -24,7 +24,7 @@ RELEASE: dict[str, Any] = {
 
 @dataclass
 class I2SRMConfig(HVPNeTConfig):
-    """Settings of I2SRM: those of HVPNeT with the paper's reading of Eq. 3, and both modules of `attnmixup`."""
+    """Settings of I2SRM: those of HVPNeT with the paper's Eq. 3, AttnMixup and the semantic loss as defaults."""
 
     freeze_image_backbone: bool = False
     pair: Literal["mean", "marker"] = "mean"
@@ -35,7 +35,7 @@ class I2SRMConfig(HVPNeTConfig):
 
 @register("i2srm")
 class I2SRM(HVPNeT):
-    """The paper's system: HVPNeT with both modules, which the base class applies."""
+    """The paper's system: HVPNeT with AttnMixup and the semantic loss, which the base class applies."""
 
     config_class = I2SRMConfig
     settings: I2SRMConfig

@@ -1,4 +1,4 @@
-"""Views of the images of a batch, of those images alone that are there."""
+"""Views of the images of a batch, stored only for the images that a system reads."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +15,9 @@ class ImageFeatures:
     """Views of the images of a batch.
 
     Attributes:
-        rows: of each view (M, ...), the M images that were looked at, in the order of `seen`.
-        seen: of each view (B, images), True for those M; the whole image comes before its crops.
-        image: (B, D), the embedding of the whole image for the semantic loss; None where no loss is computed.
+        rows: For each view, features (M, ...) of the M images in `seen`, in the same order.
+        seen: For each view, a mask (B, images), True for these M images; the whole image comes before its crops.
+        image: (B, D), embedding of the whole image for the semantic loss; None if that loss is not computed.
     """
 
     rows: dict[View, Tensor]
@@ -25,7 +25,7 @@ class ImageFeatures:
     image: Tensor | None = None
 
     def padded(self, view: View) -> Tensor:
-        """A view as (B, images, ...), with zeros where none was looked at."""
+        """Return a view as (B, images, ...), with zeros for images that are not in `seen`."""
         rows, seen = self.rows[view], self.seen[view]
         padded = rows.new_zeros(*seen.shape, *rows.shape[1:])
         padded[seen] = rows
@@ -33,10 +33,10 @@ class ImageFeatures:
 
 
 def object_views(objects: Objects) -> dict[View, Slots]:
-    """The views that hold "pooled" vectors of the image and its crops, the cells of the whole image's "grid", or both.
+    """Return the views for `objects`: "pooled" vectors of the image and its crops, "grid" cells of the image, or both.
 
     Returns:
-        Each view with the images that it is of.
+        For each view, the images that it covers.
     """
     views: dict[View, Slots] = {"pooled": "all", "grid": "whole"}
     return views if objects == "both" else {objects: views[objects]}

@@ -1,4 +1,4 @@
-"""The one way from samples to what a model says of them: evaluation, prediction and analysis go through it."""
+"""Inference on samples, shared by evaluation, prediction and analysis."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ Result = TypeVar("Result")
 
 
 class Scorer(Protocol):
-    """What predictions are made with: a `System` in evaluation mode, or its ONNX graphs."""
+    """Interface of a model for inference: a `System` in evaluation mode, or its ONNX graphs."""
 
     @property
     def head(self) -> Head:
-        """Decodes the scores."""
+        """Head that decodes the scores."""
 
     @property
     def device(self) -> torch.device:
-        """Where batches belong."""
+        """Device of the batches."""
 
     def __call__(self, **batch: Tensor) -> SystemOutput:
-        """Predictions and scores for a batch of the processor."""
+        """Compute predictions and scores for a batch of the processor."""
 
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """What a model says of a batch.
+    """Predictions for a batch.
 
     Attributes:
-        ids: that the head decodes: tags (B, words), -100 behind the last word; or relations (B,).
-        scores: of the head, (B, words, labels) or (B, labels).
+        ids: Ids decoded by the head: tags (B, words), with -100 after the last word, or relations (B,).
+        scores: Scores of the head, (B, words, labels) or (B, labels).
     """
 
     ids: Tensor
@@ -56,20 +56,20 @@ def predict_samples(
     probabilities: bool = True,
     progress: bool = False,
 ) -> list[Prediction]:
-    """Predictions of a model in evaluation mode: the one way from samples to answers.
+    """Predict samples with a model in evaluation mode.
 
     Args:
-        model: which.
-        processor: of the model.
-        samples: what to predict for.
-        lengths: of the samples in sub-words; batches are of about one length.
-        item: the encoded sample of a number, with its images.
-        batch_size: samples of a batch.
-        probabilities: whether predictions have them.
-        progress: show a progress bar.
+        model: The model.
+        processor: Processor of the model.
+        samples: Samples to predict.
+        lengths: Length of each sample in sub-words; samples of similar length share a batch.
+        item: Returns the encoded sample of an index, with its images.
+        batch_size: Number of samples in a batch.
+        probabilities: Compute the probabilities of the predictions.
+        progress: Show a progress bar.
 
     Returns:
-        A prediction for each sample, in their order.
+        One prediction per sample, in the order of the samples.
     """
     task = processor.task
     with tqdm(total=len(samples), desc="evaluating", disable=not progress) as bar:
@@ -90,16 +90,16 @@ def predict_samples(
 def map_by_length(
     lengths: Sequence[int], batch_size: int, function: Callable[[Sequence[int]], Sequence[Result]]
 ) -> list[Result]:
-    """Results for samples in their order, computed in batches of about one length, which need little padding.
+    """Apply a function to batches of samples of similar length, which need little padding.
 
     Args:
-        lengths: of the samples, in sub-words. The longest come first, so that what memory cannot hold fails at once;
-            samples of one length stay in their order.
-        batch_size: samples of a batch.
-        function: from the numbers of the samples of a batch to one result for each.
+        lengths: Length of each sample in sub-words. The longest samples come first, so that a batch that does not fit
+            into memory fails at once. Samples of equal length keep their order.
+        batch_size: Number of samples in a batch.
+        function: Maps the indices of the samples of a batch to one result each.
 
     Returns:
-        A result for each sample, in the order of `lengths`.
+        One result per sample, in the order of `lengths`.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     results: dict[int, Result] = {}
@@ -110,37 +110,37 @@ def map_by_length(
 
 
 def load_batch(model: Scorer, processor: Processor, items: Sequence[Item]) -> dict[str, Tensor]:
-    """Encoded samples as one batch on the model's device.
+    """Collate encoded samples to one batch on the device of the model.
 
     Args:
-        model: which.
-        processor: of the model.
-        items: the encoded samples, with their images.
+        model: The model.
+        processor: Processor of the model.
+        items: The encoded samples, with their images.
 
     Returns:
-        What `Processor.collate` gives, with `labels` where they are known.
+        Output of `Processor.collate`, with `labels` if they are known.
     """
     return {name: value.to(model.device) for name, value in processor.collate(items).items()}
 
 
 @torch.inference_mode()
 def predict_batch(model: Scorer, processor: Processor, items: Sequence[dict[str, Any]]) -> PredictedBatch:
-    """Predict for encoded samples, whatever their labels.
+    """Predict encoded samples; their labels are ignored.
 
     Args:
-        model: in evaluation mode.
-        processor: of the model.
-        items: the encoded samples.
+        model: The model, in evaluation mode.
+        processor: Processor of the model.
+        items: The encoded samples, with their images.
 
     Returns:
-        Ids and scores, on the model's device.
+        Ids and scores, on the device of the model.
 
     Raises:
-        ValueError: the model is in training mode.
+        ValueError: If the model is in training mode.
     """
     batch = load_batch(model, processor, items)
     batch.pop("labels", None)
     output = model(**batch)
     if output.predictions is None or output.scores is None:
-        raise ValueError("expected a model in evaluation mode, call model.eval()")
+        raise ValueError("expected a model in evaluation mode; call model.eval()")
     return PredictedBatch(output.predictions, output.scores)

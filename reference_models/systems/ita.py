@@ -1,4 +1,4 @@
-"""ITA (Wang et al., NAACL 2022): the image as text behind the sentence, and the sentence alone as a second view."""
+"""ITA (Wang et al., NAACL 2022): the image as text after the sentence, aligned with the sentence alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,20 +17,19 @@ from reference_models.tasks.heads import LinearHead, SoftmaxTaggingHead, Tagging
 
 @dataclass
 class ITAConfig(TextSystemConfig):
-    """Settings of ITA, beside those of all systems. `head_dropout` is the share of words that the head does not see.
+    """Settings of ITA, in addition to the common ones. `head_dropout` is the rate at which the head ignores words.
 
-    The published code has half of the joined view's loss, the loss of the text alone, and half of the alignment: here
-    2 and 1 beside a task's loss of 1.
+    The published code weights the loss of the sentence with the texts by 1/2, the loss of the sentence alone by 1 and
+    the alignment by 1/2. With a task loss of weight 1, this is `text_weight=2` and `alignment_weight=1`.
 
     Args:
-        texts: kinds of texts about the image, in the order in which they follow the sentence.
-        text_length: sub-words of these texts at most.
+        texts: Kinds of texts about the image, in the order in which they follow the sentence.
+        text_length: Maximum number of sub-words of these texts.
         text_weight: w_T, the weight of the loss of the sentence alone.
         alignment_weight: w_cva, the weight of the divergence between both views.
-        temperature: tau, which flattens the marginals that are compared; the paper has 4 for Twitter-2015 and 2 for
-            Twitter-2017.
-        shared_word_dropout: hide the same words of all sentences of a batch, as the published code does.
-        predict: what predictions are made from: the sentence with the texts ("both"), or the "text" alone.
+        temperature: tau, which flattens the compared marginals; 4 for Twitter-2015 and 2 for Twitter-2017 in the paper.
+        shared_word_dropout: Drop the same word positions in all sentences of a batch, as the published code does.
+        predict: Input of predictions: the sentence with the texts ("both"), or only the sentence ("text").
     """
 
     texts: list[str] = field(default_factory=lambda: ["tags", "caption", "ocr"])
@@ -45,7 +44,7 @@ class ITAConfig(TextSystemConfig):
         super().__post_init__()
         check_at_least(self, "model", text_length=2, text_weight=0, alignment_weight=0, temperature=1e-3)
         if not self.texts:
-            raise UserError("model.texts: expected one kind of texts about the image or more, as in [tags]")
+            raise UserError("model.texts: expected at least one kind of texts about the image, such as [tags]")
 
     @property
     def inputs(self) -> Inputs:
@@ -54,11 +53,11 @@ class ITAConfig(TextSystemConfig):
 
 
 class WordDropout(nn.Dropout):
-    """Sets whole words to zero in training; the others are not scaled up.
+    """Sets whole words to zero in training, without scaling up the others.
 
     Args:
-        p: share of the words.
-        shared: whether all sentences of a batch lose the words of the same places.
+        p: Dropout rate.
+        shared: Drop the same word positions in all sentences of a batch.
     """
 
     def __init__(self, p: float, *, shared: bool = False) -> None:
@@ -66,7 +65,7 @@ class WordDropout(nn.Dropout):
         self.shared = shared
 
     def forward(self, rows: Tensor) -> Tensor:
-        """New rows (N, words, C) of `rows`."""
+        """Apply dropout to the words of `rows` (N, words, C)."""
         if not self.training or self.p == 0:
             return rows
         places = rows.shape[1:2] if self.shared else rows.shape[:2]
@@ -75,16 +74,16 @@ class WordDropout(nn.Dropout):
 
 
 def view_divergence(teacher: Tensor, student: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    """tau^2 KL(q || q') between the flattened marginals q ~ p^(1/tau) of two views, a mean over the words.
+    """Compute tau^2 KL(q || q') between the flattened marginals q ~ p^(1/tau) of two views, averaged over the words.
 
     Args:
-        teacher: log-marginals (B, words, tags), which get no gradient.
-        student: log-marginals (B, words, tags).
+        teacher: Log-marginals (B, words, tags), without gradient.
+        student: Log-marginals (B, words, tags).
         mask: (B, words), True = real word.
         temperature: tau.
 
     Returns:
-        (B,), in nats.
+        Divergences (B,), in nats.
     """
     first = (teacher.detach() / temperature).log_softmax(dim=-1)
     second = (student / temperature).log_softmax(dim=-1)
@@ -94,9 +93,9 @@ def view_divergence(teacher: Tensor, student: Tensor, mask: Tensor, temperature:
 
 @register("ita")
 class ITA(System):
-    """Image-text alignment: one text encoder and one CRF for the sentence with the texts, and for it alone.
+    """Image-text alignment: one text encoder and one head for the sentence with and without the texts.
 
-    The losses are per word, as those of all systems, where the paper's are per sentence.
+    The losses are per word, as in all systems; the paper's are per sentence.
     """
 
     config_class = ITAConfig
@@ -110,13 +109,13 @@ class ITA(System):
         self.finish(self.text_encoder.width)
 
     def make_head(self, width: int) -> LinearHead:
-        """The task's head with dropout of whole words; see `System`."""
+        """Create the task's head with dropout of whole words; see `System`."""
         head = self.task.make_head(width, self.config)
         head.dropout = WordDropout(self.settings.head_dropout, shared=self.settings.shared_word_dropout)
         return head
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """The words as they see the texts about the image; see `System`."""
+        """Return the states of the words, encoded together with the texts about the image; see `System`."""
         if not self.training:
             both = self.settings.predict == "both"
             return Encoded(*self._words(batch, "joined_ids", "joined_mask") if both else self._words(batch))
@@ -137,6 +136,6 @@ class ITA(System):
     def _words(
         self, batch: Mapping[str, Tensor], ids: str = "input_ids", seen: str = "attention_mask"
     ) -> tuple[Tensor, Tensor]:
-        """The states of the words, and their mask; the texts behind a sentence move none of its words."""
+        """Return the states of the words and their mask; texts after a sentence do not change the word positions."""
         h, _ = self.task.gather(self.text_encoder(batch[ids], batch[seen]), batch, self.config)
         return h, batch["word_mask"]

@@ -17,16 +17,16 @@ from reference_models.systems.registry import register
 
 @dataclass
 class LSTMCRFConfig(WordSystemConfig):
-    """Settings of the LSTM taggers, beside those of all systems.
+    """Settings of the LSTM taggers, in addition to the common ones.
 
     Args:
         char_encoder: "cnn" (Ma and Hovy: 200 units per direction) or "lstm" (Lample et al.: 100 units per direction and
             a tanh layer of 100).
-        word_width: of a word's vector.
-        input_dropout: of words joined with their characters, and of the characters of "cnn".
-        unknown_rate: how often, in training, a word that occurs once there is read as the unknown word, so that this
-            one is learnt (Lample et al.: 0.5, with `min_count` 1).
-        mask_characters: False lets "cnn" pool over padding too, as the published code does.
+        word_width: Width of the word embeddings.
+        input_dropout: Dropout of words concatenated with their characters, and of the character embeddings of "cnn".
+        unknown_rate: Probability in training that a word which occurs once in the training split is replaced by the
+            unknown word, so that the unknown word is trained (Lample et al.: 0.5, with `min_count` 1).
+        mask_characters: False makes "cnn" pool over padding too, as the published code does.
     """
 
     head_dropout: float = 0.5
@@ -40,7 +40,7 @@ class LSTMCRFConfig(WordSystemConfig):
         super().__post_init__()
         check_at_least(self, "model", unknown_rate=0)
         if self.unknown_rate > 1:
-            raise UserError(f"model.unknown_rate is a share and must be 1 or less, got {self.unknown_rate}")
+            raise UserError(f"model.unknown_rate is a fraction and must be 1 or less, got {self.unknown_rate}")
 
     @property
     def inputs(self) -> Inputs:
@@ -52,7 +52,7 @@ class LSTMCRFConfig(WordSystemConfig):
 class LSTMCRF(System):
     """A bidirectional LSTM over words and their characters.
 
-    The CRF has constant transitions; Ma and Hovy's depend on the word too.
+    The CRF transitions are constant; in Ma and Hovy's model they also depend on the word.
     """
 
     config_class = LSTMCRFConfig
@@ -79,10 +79,10 @@ class LSTMCRF(System):
         self.finish(2 * units if cnn else 100)
 
     def make_text_encoder(self) -> None:
-        """It reads words; see `System`."""
+        """Return None: the system reads words; see `System`."""
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """The states of both directions at each word; see `System`."""
+        """Return the states of both directions at each word; see `System`."""
         mask = batch["word_mask"]
         ids = batch["input_ids"].gather(1, batch["word_starts"])
         if self.training and self.settings.unknown_rate > 0:

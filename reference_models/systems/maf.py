@@ -1,4 +1,4 @@
-"""MAF (Xu et al., WSDM 2022): how well image and sentence match scales what the image says; both are aligned."""
+"""MAF (Xu et al., WSDM 2022): a matching score scales the visual part, and a contrastive loss aligns text and image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,20 +21,19 @@ from reference_models.systems.registry import register
 
 @dataclass
 class MAFConfig(TextSystemConfig):
-    """Settings of MAF, beside those of all systems.
+    """Settings of MAF, in addition to the common ones.
 
     Args:
-        task_share: lambda, the share of the task's loss, summed over a sentence, in the published total.
-        alignment: whether sentences and images are aligned by the contrastive loss.
-        text_to_image: share of that direction in the contrastive loss.
+        task_share: lambda, the share of the task loss, summed over a sentence, in the published total loss.
+        alignment: Align sentences and images with the contrastive loss.
+        text_to_image: Share of the text-to-image direction in the contrastive loss.
         temperature: tau of the contrastive loss.
-        negatives: how samples that do not match are made: by exchanging "image"s, or by exchanging the fused states of
-            two samples ("context") as the published code does, from which a linear matching head cannot learn.
-        main_on_negatives: let the task learn from the exchanged samples as they were exchanged, as the published code
-            does.
-        match_head: "mlp" over the mean of the words and what they saw, or "linear".
-        sentence: what is aligned: the state of the "first" token, or the output of the encoder's "pooler" as in the
-            published code, which is drawn anew where the encoder has none.
+        negatives: How non-matching samples are made: by exchanging the "image" of two samples, or their fused states
+            ("context"), as the published code does; a linear matching head cannot learn from the latter.
+        main_on_negatives: Use the exchanged images or states for the task loss too, as the published code does.
+        match_head: Matching head on the mean of the words and their visual context: "mlp" or "linear".
+        sentence: Sentence vector for the alignment: the state of the "first" token, or the output of the encoder's
+            "pooler", as in the published code. The pooler is randomly initialised if the encoder has none.
     """
 
     freeze_image_backbone: bool = True
@@ -54,23 +53,23 @@ class MAFConfig(TextSystemConfig):
         check_at_least(self, "model", task_share=0.01, text_to_image=0, temperature=1e-3)
         for name in ("task_share", "text_to_image"):
             if getattr(self, name) > 1:
-                raise UserError(f"model.{name} is a share and must be 1 or less, got {getattr(self, name)}")
+                raise UserError(f"model.{name} is a fraction and must be 1 or less, got {getattr(self, name)}")
 
     @property
     def inputs(self) -> Inputs:
-        """See `SystemConfig`; the pooled image is of use in training alone."""
+        """See `SystemConfig`; the pooled image is used only in training."""
         return Inputs(images={"grid": "whole", "pooled": "whole"})
 
 
 def draw_exchange(images: Tensor, shown: Tensor) -> Tensor:
-    """Draw which samples take each other's image: a quarter of those with one, in pairs of different images.
+    """Draw pairs of samples that exchange their different images: at most a quarter of the samples with an image.
 
     Args:
-        images: (B, D), an embedding; equal rows are the same image.
-        shown: (B,), True where there is an image.
+        images: Image embeddings (B, D); equal rows are the same image.
+        shown: (B,), True for samples with an image.
 
     Returns:
-        (B,), for each sample the one whose image it takes; itself for most.
+        For each sample, the index (B,) of the sample whose image it takes, which is mostly its own.
     """
     source = torch.arange(len(images))
     wanted = int(shown.sum()) // 8
@@ -91,13 +90,13 @@ def draw_exchange(images: Tensor, shown: Tensor) -> Tensor:
 def contrastive_loss(
     texts: Tensor, images: Tensor, same: Tensor, *, temperature: float, text_to_image: float
 ) -> Tensor:
-    """Cross-entropy of each text among all images, and of each image among all texts, by their cosines.
+    """Compute the contrastive loss of matching texts and images, with cosine similarities as logits.
 
     Args:
-        texts, images: (N, D); row i of both belongs together.
-        same: (N, N), True for two samples with the same image, which are no negatives of each other.
-        temperature: by which cosines are divided.
-        text_to_image: share of that direction.
+        texts, images: Embeddings (N, D); row i of both is one sample.
+        same: (N, N), True for samples with the same image, which are not negatives of each other.
+        temperature: Divisor of the cosine similarities.
+        text_to_image: Share of the text-to-image direction.
 
     Returns:
         A scalar; 0 for a single sample.
@@ -115,7 +114,7 @@ def contrastive_loss(
 class MAF(System):
     """Matching and Alignment Framework.
 
-    A sample without an image has a visual part of zero, and no part in matching and alignment.
+    The visual part of a sample without an image is zero, and matching and alignment skip the sample.
     """
 
     config_class = MAFConfig
@@ -147,14 +146,14 @@ class MAF(System):
         self.finish(self.task.width(2 * width))
 
     def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
-        """See `System`; the pooler is filled where `pretrained` has one."""
+        """See `System`; the pooler gets the weights of `pretrained` if it has a pooler."""
         super().fill_text_encoder(pretrained, name)
         pooler = getattr(getattr(pretrained, "pooler", None), "dense", None)
         if hasattr(self, "pooler") and pooler is not None:
             self.pooler.load_state_dict(pooler.state_dict())
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """[T ; g * p C]: the words, and what they see of the image, scaled by how well it matches and by a gate."""
+        """Return [T ; g * p C]: word states, and their visual context scaled by a gate and the matching probability."""
         features = self.image_features(batch)
         grid, shown = features.padded("grid")[:, 0], features.seen["grid"][:, 0]
         real = batch["attention_mask"].bool()
@@ -175,7 +174,7 @@ class MAF(System):
         h, mask = self.task.gather(torch.cat([words, gate * visual], dim=-1), batch, self.config)
         losses: dict[str, Tensor] = {}
         if self.training:
-            # The task's loss is per word here, and summed over a sentence in the published total.
+            # The task loss is per word here, but summed over a sentence in the published total.
             length = 1.0 if mask is None else mask.sum(dim=1).float().mean()
             weight = (1 - self.settings.task_share) / self.settings.task_share / length
             if moved.any():
@@ -187,12 +186,12 @@ class MAF(System):
         return Encoded(h, mask, *self.semantic_image(batch, features), losses=losses)
 
     def match_scores(self, words: Tensor, context: Tensor, real: Tensor) -> Tensor:
-        """Scores (B, 2) of not matching and of matching."""
+        """Compute the scores (B, 2) of a mismatch and of a match."""
         scores: Tensor = self.match(masked_mean(torch.cat([words, context], dim=-1), real))
         return scores
 
     def _exchange(self, words: Tensor, cells: Tensor, context: Tensor, source: Tensor, moved: Tensor) -> Tensor:
-        """The fused states (B, L, C), where those of `moved` are of the image, or the fused states, of `source`."""
+        """Return the fused states (B, L, C), where samples in `moved` use the image or fused states of `source`."""
         if self.settings.negatives == "context":
             return context[source]
         if not moved.any():

@@ -1,4 +1,4 @@
-"""MEGA (Zheng et al., ACM MM 2021), compact: objects look at the words, and are aligned with them a second time."""
+"""Compact MEGA (Zheng et al., ACM MM 2021): objects attend to the words, and a similarity aligns both a second time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,22 +18,21 @@ from reference_models.systems.registry import register
 
 @dataclass
 class MEGAConfig(TextSystemConfig):
-    """Settings of MEGA, beside those of all systems.
+    """Settings of MEGA, in addition to the common ones.
 
-    The paper compares the scene graph of the image with the parse of the sentence, offline. Here the likeness of their
-    features takes the place of this structure, so that results are those of "MEGA-lite".
+    The paper aligns the scene graph of the image with the parse of the sentence, computed offline. Here the similarity
+    of their features replaces this structure, so the results are those of "MEGA-lite".
 
     Args:
-        nodes: what the objects are: "pooled" vectors of the image and its crops, the cells of the whole image's "grid",
-            or "both".
-        align: the second alignment: the "similarity" of features, or "none".
-        align_norm: whether the aligned words are a "mean" over the sentence or a "sum", which grows with it.
-        ner_context: what is added to a word: the objects by their alignment with this "token", or "global", the same
-            for all words. Entities are our reading; the paper has relations alone.
-        scramble_alignment: read the (words x objects) weights as (objects x words) without transposing them, as the
+        nodes: Objects: "pooled" vectors of the image and its crops, the cells of the whole image's "grid", or "both".
+        align: Second alignment: the "similarity" of features, or "none".
+        align_norm: The aligned words are a "mean" over the sentence, or a "sum", which grows with its length.
+        ner_context: Aligned part of a word: the word weighted by its own alignment ("token"), or the aligned words of
+            the sentence, the same for all words ("global"). Entities are our extension; the paper has only relations.
+        scramble_alignment: Reshape the (words x objects) weights to (objects x words) without transposing them, as the
             published code does.
-        mask_padding: False lets objects look at padding, as the published code does.
-        count_absent: let absent objects look and count, as zeros, as the published code does.
+        mask_padding: False lets objects attend to padding, as the published code does.
+        count_absent: Include absent objects, as zeros, in the attention and in the sums, as the published code does.
     """
 
     freeze_image_backbone: bool = True
@@ -54,20 +53,20 @@ class MEGAConfig(TextSystemConfig):
 
 
 def similarity(tokens: Tensor, objects: Tensor) -> Tensor:
-    """`exp(-|o - t|)` of each token and object, scaled to length 1: (B, L, K) of (B, L, D) and (B, K, D)."""
+    """Compute `exp(-|o - t|)` (B, L, K) of tokens (B, L, D) and objects (B, K, D), both scaled to length 1."""
     with torch.autocast(tokens.device.type, enabled=False):
         return torch.exp(-torch.cdist(F.normalize(tokens.float(), dim=-1), F.normalize(objects.float(), dim=-1)))
 
 
 def by_object(weights: Tensor, *, scramble: bool) -> Tensor:
-    """Weights (B, K, L) of tokens for each object, of (B, L, K) as they are stored; `scramble` does not transpose."""
+    """Convert weights (B, L, K) to (B, K, L) by transposing, or by a plain reshape if `scramble` is set."""
     if scramble:
         return weights.reshape(len(weights), weights.shape[2], weights.shape[1])
     return weights.transpose(1, 2)
 
 
 def inner_words(batch: Mapping[str, Tensor]) -> Tensor:
-    """The sub-words of the sentence (B, L), without both ends, padding and the markers of entities."""
+    """Return the mask (B, L) of the sentence's sub-words, without special tokens, padding and entity markers."""
     real = batch["attention_mask"].bool()
     inner = real & F.pad(real, (0, 1))[:, 1:]
     inner[:, 0] = False
@@ -82,7 +81,7 @@ def inner_words(batch: Mapping[str, Tensor]) -> Tensor:
 class MEGA(System):
     """Multimodal relation extraction with efficient graph alignment, without the graphs.
 
-    The sum over objects is taken before the map W_1, which is linear.
+    The sum over the objects is computed before the layer W_1, which is linear.
     """
 
     config_class = MEGAConfig
@@ -101,7 +100,7 @@ class MEGA(System):
         self.finish(width)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """[e ; f] W_2: the pair of entities, or each word, with the sum of the aligned objects; see `System`."""
+        """Return [e ; f] W_2: the entity pair or each word, with the sum of the aligned objects; see `System`."""
         settings, features = self.settings, self.image_features(batch)
         real = batch["attention_mask"].bool()
         rows = [features.padded(view) for view in features.rows]
@@ -137,7 +136,7 @@ class MEGA(System):
         return Encoded(self._fuse(entities, looks, aligned, count), mask, *self.semantic_image(batch, features))
 
     def _alignment(self, words: Tensor, objects: Tensor, inner: Tensor, seen: Tensor) -> Tensor:
-        """The weight of each token for each object (B, K, L); 0 where one of them is none."""
+        """Return the weight (B, K, L) of each token for each object; 0 for masked tokens and absent objects."""
         if self.settings.align == "none":
             return words.new_zeros(len(words), objects.shape[1], words.shape[1])
         weights = similarity(words, objects).to(words.dtype)
@@ -147,7 +146,7 @@ class MEGA(System):
         return by_object(weights, scramble=self.settings.scramble_alignment)
 
     def _fuse(self, entities: Tensor, looks: Tensor, aligned: Tensor, count: Tensor) -> Tensor:
-        """[e ; [G ; R] W_1 + count b_1] W_2 + b_2, where G and R are sums over `count` objects."""
+        """Compute [e ; [G ; R] W_1 + count b_1] W_2 + b_2, where G and R are sums over `count` objects."""
         objects = F.linear(torch.cat([looks, aligned], dim=-1), self.join.weight) + count * self.join.bias
         fused: Tensor = self.output(torch.cat([entities, objects], dim=-1))
         return fused

@@ -1,4 +1,4 @@
-"""PCNN (Zeng et al., EMNLP 2015): a convolution over words, pooled before, between and behind the two entities."""
+"""PCNN (Zeng et al., EMNLP 2015): a convolution over words, max-pooled before, between and after the two entities."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from reference_models.config import WordSystemConfig, check_at_least
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
-REACH = 128  # distances from an entity beyond it count as this
+REACH = 128  # distances to an entity are clamped to this
 SEGMENTS = 3
 
 
 @dataclass
 class PCNNConfig(WordSystemConfig):
-    """Settings of PCNN, beside those of all systems.
+    """Settings of PCNN, in addition to the common ones.
 
     Args:
-        word_width: of a word's vector.
-        position_width: of the vector of a distance to an entity.
-        filters: of the convolution.
-        nonlinearity: after pooling: "tanh" (the paper) or "relu" (OpenNRE).
-        boundary: which word of an entity closes a segment: its first, the "start" (OpenNRE), or its last, the "end".
-        double_dropout: drop out features of `h` too, at the rate of the head, as OpenNRE does.
+        word_width: Width of the word embeddings.
+        position_width: Width of the embedding of a distance to an entity.
+        filters: Filters of the convolution.
+        nonlinearity: Function after pooling: "tanh" (the paper) or "relu" (OpenNRE).
+        boundary: Word of an entity that ends a segment: its first ("start", OpenNRE) or its last ("end").
+        double_dropout: Apply dropout to `h` too, at the rate of the head, as OpenNRE does.
     """
 
     head_dropout: float = 0.5
@@ -44,16 +44,16 @@ class PCNNConfig(WordSystemConfig):
 def without_markers(
     ids: Tensor, mask: Tensor, entities: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, dict[str, dict[str, Tensor]]]:
-    """Take the markers around both entities out of sentences.
+    """Remove the markers around both entities from sentences.
 
     Args:
-        ids: (B, L), of words.
+        ids: Ids of the words (B, L).
         mask: (B, L), True for a real word or marker.
-        entities: of each entity (B, L), True from behind its opening marker to its closing one.
+        entities: For each entity, a mask (B, L), True between its opening and closing marker.
 
     Returns:
-        The same without the four markers of each sentence; of each entity the places (B,) of its first word, the
-        "start", and of its last, the "end".
+        The ids and the mask without the four markers of each sentence, and for each entity the positions (B,) of its
+        first word ("start") and its last word ("end").
     """
     places = torch.arange(ids.shape[1], device=ids.device)
     markers = torch.zeros_like(mask)
@@ -71,15 +71,15 @@ def without_markers(
 
 
 def pool_segments(rows: Tensor, mask: Tensor, head: Tensor, tail: Tensor) -> Tensor:
-    """The largest value of each feature before, between and behind the entities; 0 where a segment has no word.
+    """Max-pool features before, between and after the entities; an empty segment gives 0.
 
     Args:
-        rows: (B, L, C).
+        rows: Features (B, L, C).
         mask: (B, L), True for a real word.
-        head, tail: (B,), the place of a word of each entity; the earlier one closes the first segment.
+        head, tail: Position (B,) of a word of each entity; the earlier one ends the first segment.
 
     Returns:
-        (B, 3 C).
+        Pooled features (B, 3 C).
     """
     places = torch.arange(rows.shape[1], device=rows.device)
     left, right = torch.minimum(head, tail)[:, None], torch.maximum(head, tail)[:, None]
@@ -93,7 +93,7 @@ def pool_segments(rows: Tensor, mask: Tensor, head: Tensor, tail: Tensor) -> Ten
 
 @register("pcnn")
 class PCNN(System):
-    """Words with their distances to both entities; entities are known by these and the segments alone."""
+    """Convolution over words and their distances to both entities, without entity markers."""
 
     config_class = PCNNConfig
     settings: PCNNConfig
@@ -116,10 +116,10 @@ class PCNN(System):
         self.finish(SEGMENTS * settings.filters)
 
     def make_text_encoder(self) -> None:
-        """It reads words; see `System`."""
+        """Return None: the system reads words; see `System`."""
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """The pooled segments; see `System`."""
+        """Return the pooled segments; see `System`."""
         entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
         ids, mask, spans = without_markers(batch["input_ids"], batch["attention_mask"].bool(), entities)
         places = torch.arange(ids.shape[1], device=ids.device)

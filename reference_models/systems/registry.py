@@ -1,4 +1,4 @@
-"""The registry of systems, and the Hugging Face configuration that is made from the settings of each."""
+"""Registry of systems, and their Hugging Face configurations, which are generated from their settings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,18 +20,19 @@ _SYSTEMS: "Registry[type[System]]" = Registry("system", "package.module:name for
 
 
 class HubConfig(PreTrainedConfig):
-    """What the configuration of every saved system holds beside its settings.
+    """Configuration of every saved system, in addition to its settings.
 
-    It is written as classes of transformers were before they became dataclasses, which old and new versions read.
+    The class is written in the style from before transformers made configurations dataclasses, because old and new
+    versions of transformers accept it.
 
     Args:
-        text_config: configuration of the text encoder, or its content; that of BERT by default.
-        task: name of the task.
-        labels: in the order of their ids.
-        vocabulary: tokens of the tokenizer, for a system that has its own table of them.
-        rare_words: how many of them, see `learn_words`, occur once in the training text.
-        characters: ids of characters, for a system that has its own table of them.
-        **values: settings of the system by name, and what transformers keeps in every configuration.
+        text_config: Configuration of the text encoder, as an object or a dict; BERT's by default.
+        task: Name of the task.
+        labels: Labels in the order of their ids.
+        vocabulary: Number of tokens of the tokenizer, for systems with their own token embeddings.
+        rare_words: Number of tokens that occur once in the training text, see `learn_words`.
+        characters: Number of character ids, for systems with character embeddings.
+        **values: Settings of the system by name, and the common entries of transformers configurations.
     """
 
     checked: ClassVar[type[SystemConfig]]
@@ -62,20 +63,20 @@ class HubConfig(PreTrainedConfig):
 
 
 def register(name: str) -> Callable[[AnySystem], AnySystem]:
-    """Make a subclass of `System` known under a name, to the settings of a run and to transformers' Auto classes.
+    """Register a subclass of `System` under a name, for the settings of a run and for transformers' Auto classes.
 
-    The class names its settings, a dataclass derived from `SystemConfig`, as `config_class`. From these a Hugging Face
-    configuration is made, which takes their place there; the dataclass stays as `settings_class`.
+    The class sets `config_class` to its settings, a dataclass derived from `SystemConfig`. The decorator moves them to
+    `settings_class` and sets `config_class` to a Hugging Face configuration generated from them.
 
     Args:
-        name: as in `system: umt`; the `model_type` of saved models is "attnmixup-" and the name.
+        name: Name as in `system: umt`; the `model_type` of saved models is "attnmixup-" followed by the name.
 
     Returns:
-        A decorator that gives the class back.
+        A decorator that returns the class.
 
     Raises:
-        ValueError: another system has this name.
-        TypeError: the class has no `config_class` of its own, or one that is no settings.
+        ValueError: If another system has this name.
+        TypeError: If the class does not set `config_class`, or not to a subclass of `SystemConfig`.
     """
 
     def add(system: AnySystem) -> AnySystem:
@@ -93,16 +94,16 @@ def register(name: str) -> Callable[[AnySystem], AnySystem]:
 
 
 def get_system(name: str) -> "type[System]":
-    """The class of a system.
+    """Return the class of a system.
 
     Args:
-        name: in the registry; "package.module:name" imports the module first, for a system of another package.
+        name: Name in the registry. "package.module:name" imports the module first, for a system of another package.
 
     Returns:
         The class, a subclass of `System`.
 
     Raises:
-        UserError: there is none of that name, or the module cannot be imported.
+        UserError: If there is no system of that name, or the module cannot be imported.
     """
     module, _, short = name.rpartition(":")
     if module:
@@ -114,20 +115,20 @@ def get_system(name: str) -> "type[System]":
 
 
 def list_systems() -> list[str]:
-    """The names of all systems, in the order of the alphabet."""
+    """Return the names of all systems in alphabetical order."""
     return list(_SYSTEMS)
 
 
 def _make_config(name: str, settings: type[SystemConfig]) -> type[PreTrainedConfig]:
-    # A class of its own, because `strict` changes the one that it is given.
+    # A subclass, because `strict` changes the class that it is given.
     checked: type[SystemConfig] = strict(dataclass(type(settings.__name__, (settings,), {"__doc__": settings.__doc__})))
     content: dict[str, Any] = {
         "checked": checked,
-        # New versions take a name such as "temperature" for one of generation unless it is declared, and make an
-        # __init__ for a class that has none of its own.
+        # New versions of transformers treat a name such as "temperature" as a generation setting unless it is
+        # declared, and they generate an __init__ for a class that does not define one.
         "__annotations__": {part.name: Any for part in fields(settings)},
         "__init__": HubConfig.__init__,
-        "model_type": f"attnmixup-{name}",  # "bert" alone is transformers' own
+        "model_type": f"attnmixup-{name}",  # "bert" is already taken by transformers
         "__module__": settings.__module__,
         "__doc__": settings.__doc__,
     }

@@ -1,4 +1,4 @@
-"""UMGF (Zhang et al., AAAI 2021): words and images are nodes of one graph, which exchange gated messages."""
+"""UMGF (Zhang et al., AAAI 2021): words and images are nodes of one graph and exchange gated messages."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,16 +21,18 @@ HEADS = 8
 
 @dataclass
 class UMGFConfig(TextSystemConfig):
-    """Settings of UMGF, beside those of all systems. The defaults are the paper's; its code has 6 layers and 0.4.
+    """Settings of UMGF, in addition to the common ones.
+
+    The defaults of `graph_layers` and `graph_dropout` are the paper's; its code has 6 layers and a dropout of 0.4.
 
     Args:
-        text_init: how the states of words become nodes: by a "linear" map as in the published code, or, with sines and
-            cosines of their places, by an MLP ("pe_mlp") as in the paper, which does not say how deep it is.
-        nodes: images that are nodes: the whole one and its crops, or the "crops" alone as in the paper.
-        graph_layers: layers of the graph.
-        graph_width: of its nodes.
-        graph_dropout: in its layers, and in the map of the images.
-        tied_init: let all layers begin as copies of the first, and keys as copies of queries, as the published code
+        text_init: How word states become nodes: by a "linear" layer, as in the published code, or by sinusoidal
+            positions and an MLP ("pe_mlp"), as in the paper, which does not state the depth of the MLP.
+        nodes: Images that are nodes: the whole image and its crops, or only the "crops", as in the paper.
+        graph_layers: Number of graph layers.
+        graph_width: Width of the nodes.
+        graph_dropout: Dropout in the graph layers and in the MLPs that make nodes.
+        tied_init: Initialise all layers as copies of the first, and keys as copies of queries, as the published code
             does.
     """
 
@@ -50,7 +52,7 @@ class UMGFConfig(TextSystemConfig):
         if self.graph_width % HEADS:
             raise UserError(f"model.graph_width must be a multiple of {HEADS}, got {self.graph_width}")
         if self.graph_dropout >= 1:
-            raise UserError(f"model.graph_dropout is a share and must be below 1, got {self.graph_dropout}")
+            raise UserError(f"model.graph_dropout is a fraction and must be below 1, got {self.graph_dropout}")
 
     @property
     def inputs(self) -> Inputs:
@@ -59,12 +61,12 @@ class UMGFConfig(TextSystemConfig):
 
 
 class SelfAttention(nn.Module):
-    """Attention of the nodes of one modality to each other, with a residual and a LayerNorm.
+    """Self-attention of the nodes of one modality, with a residual and a LayerNorm.
 
     Args:
-        width: of the nodes.
-        dropout: of the weights and of what they give.
-        whole: False leaves out the maps of values and output, as the published code does for images.
+        width: Width of the nodes.
+        dropout: Dropout of the attention weights and of the output.
+        whole: False leaves out the value and output layers, as the published code does for images.
     """
 
     def __init__(self, width: int, dropout: float, *, whole: bool) -> None:
@@ -74,7 +76,7 @@ class SelfAttention(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, nodes: Tensor, mask: Tensor) -> Tensor:
-        """New nodes (B, N, D) of `nodes`, which see those of `mask` (B, N); without any, all, and it means nothing."""
+        """Update `nodes` (B, N, D), which attend to nodes in `mask` (B, N); an empty mask gives meaningless output."""
         mask = mask | ~mask.any(dim=1, keepdim=True)
         query, key, value = (
             rearrange(layer(nodes), "b n (h d) -> b h n d", h=HEADS) for layer in (self.query, self.key, self.value)
@@ -86,13 +88,13 @@ class SelfAttention(nn.Module):
 
 
 class GatedMessages(nn.Module):
-    """Each node takes from all nodes of the other modality, feature by feature through a gate that sees both.
+    """Messages from all nodes of the other modality, with a gate per feature that depends on both nodes.
 
-    sum over j of sigmoid(x_i W1 + o_j W2 + b) * o_j, with a residual and a LayerNorm; the sum is no mean.
+    sum over j of sigmoid(x_i W1 + o_j W2 + b) * o_j, with a residual and a LayerNorm; it is a sum, not a mean.
 
     Args:
-        width: of the nodes.
-        dropout: of the sum.
+        width: Width of the nodes.
+        dropout: Dropout of the sum.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -101,7 +103,7 @@ class GatedMessages(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, nodes: Tensor, senders: Tensor, mask: Tensor) -> Tensor:
-        """New nodes (B, N, D) of `nodes`; `senders` (B, M, D) of `mask` (B, M) send."""
+        """Update `nodes` (B, N, D) with messages from the `senders` (B, M, D) in `mask` (B, M)."""
         gates = (self.own(nodes)[:, :, None] + self.other(senders)[:, None]).sigmoid()
         messages = (gates * senders[:, None]).masked_fill(~mask[:, None, :, None], 0.0).sum(dim=2)
         result: Tensor = self.norm(nodes + self.dropout(messages))
@@ -109,7 +111,7 @@ class GatedMessages(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps over half the width, with a residual and a LayerNorm."""
+    """Feed-forward layer of half the width, with a residual and a LayerNorm."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -117,18 +119,18 @@ class FeedForward(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
 
     def forward(self, nodes: Tensor) -> Tensor:
-        """New nodes (B, N, D) of `nodes`."""
+        """Update `nodes` (B, N, D)."""
         result: Tensor = self.norm(nodes + self.dropout(self.widen(self.narrow(nodes).relu())))
         return result
 
 
 class GraphLayer(nn.Module):
-    """Attention in each modality, then messages between them, then a feed-forward layer in each.
+    """Self-attention in each modality, then messages between the modalities, then a feed-forward layer in each.
 
     Args:
-        width: of the nodes.
-        dropout: see the parts.
-        last: the images of the last layer are read by nobody, so they are not updated.
+        width: Width of the nodes.
+        dropout: Dropout of all parts.
+        last: Whether this is the last layer, which does not update the images because they are not used afterwards.
     """
 
     def __init__(self, width: int, dropout: float, *, last: bool) -> None:
@@ -140,7 +142,7 @@ class GraphLayer(nn.Module):
         self.image_forward = None if last else FeedForward(width, dropout)
 
     def forward(self, words: Tensor, images: Tensor, real: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """New words (B, L, D) and images (B, N, D), of which those of `real` (B, L) and `seen` (B, N) count."""
+        """Update words (B, L, D), masked by `real` (B, L), and images (B, N, D), masked by `seen` (B, N)."""
         words, images = self.text_attention(words, real), self.image_attention(images, seen)
         updated = self.text_forward(self.to_text(words, images, seen))
         if self.to_image is None or self.image_forward is None:
@@ -149,14 +151,14 @@ class GraphLayer(nn.Module):
 
 
 def position_code(length: int, width: int, *, device: torch.device) -> Tensor:
-    """Sines and cosines of the places in a sentence, (length, width), as in "Attention is all you need"."""
+    """Return sinusoidal position embeddings (length, width), as in "Attention is all you need"."""
     rates = 10000 ** (-torch.arange(0, width, 2, device=device) / width)
     angles = torch.arange(length, device=device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
 
 
 def node_map(width: int, nodes: int, dropout: float) -> nn.Sequential:
-    """Two linear maps from `width` features to those of `nodes`, each with a ReLU and dropout."""
+    """Build two linear layers from `width` to `nodes` features, each followed by a ReLU and dropout."""
     parts: list[nn.Module] = []
     for size in (width, nodes):
         parts += [nn.Linear(size, nodes), nn.ReLU(), nn.Dropout(dropout)]
@@ -164,7 +166,7 @@ def node_map(width: int, nodes: int, dropout: float) -> nn.Sequential:
 
 
 def tie_layers(layers: nn.ModuleList) -> None:
-    """Copy the first layer into the others as far as these have its parts, and queries into keys."""
+    """Copy the query weights of the first layer to its keys, and the first layer to the others, where parts match."""
     first, *others = layers
     for module in first.modules():
         if isinstance(module, SelfAttention):
@@ -176,7 +178,7 @@ def tie_layers(layers: nn.ModuleList) -> None:
 
 @register("umgf")
 class UMGF(System):
-    """Unified Multi-modal Graph Fusion: every token is linked to every image that is there."""
+    """Unified Multi-modal Graph Fusion: every token is connected to every present image."""
 
     config_class = UMGFConfig
     settings: UMGFConfig
@@ -207,7 +209,7 @@ class UMGF(System):
         self.finish(self.task.width(self.text_encoder.width + width))
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """[E ; x]: the words of the text encoder and of the graph; see `System`."""
+        """Return [E ; x]: word states of the text encoder and of the graph; see `System`."""
         features = self.image_features(batch)
         seen, real = features.seen["pooled"], batch["attention_mask"].bool()
         states = self.text_encoder(batch["input_ids"], batch["attention_mask"])

@@ -1,4 +1,4 @@
-"""UMT (Yu et al., ACL 2020): words and image cells attend to each other; a text-only branch scores the spans."""
+"""UMT (Yu et al., ACL 2020): words and image cells attend to each other; a text-only branch scores spans."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ from reference_models.tasks.heads import Head, LinearHead
 
 @dataclass
 class UMTConfig(TextSystemConfig):
-    """Settings of UMT, beside those of all systems.
+    """Settings of UMT, in addition to the common ones.
 
     Args:
-        alpha: share of the typed scores; the rest is that of the span scores, converted to types.
-        span_weight: beta, the weight of the span branch's loss.
-        conversion: "fixed" gives each type of a border tag the same share of its span score, as published; "free" has
-            no conversion, but one linear layer over all features.
-        share_visual_map: use one map of the image cells for both directions.
+        alpha: Share of the typed scores; the remaining share belongs to the span scores, converted to types.
+        span_weight: beta, the weight of the loss of the span branch.
+        conversion: "fixed" splits the score of a span tag equally among its types, as published; "free" has no
+            conversion, but one linear layer over all features.
+        share_visual_map: Use the same linear layer of the image cells for both directions.
     """
 
     freeze_image_backbone: bool = True
@@ -41,7 +41,7 @@ class UMTConfig(TextSystemConfig):
         super().__post_init__()
         check_at_least(self, "model", alpha=0, span_weight=0)
         if self.alpha > 1:
-            raise UserError(f"model.alpha is a share and must be 1 or less, got {self.alpha}")
+            raise UserError(f"model.alpha is a fraction and must be 1 or less, got {self.alpha}")
 
     @property
     def inputs(self) -> Inputs:
@@ -50,14 +50,14 @@ class UMTConfig(TextSystemConfig):
 
 
 def span_tags(labels: Sequence[str]) -> tuple[list[int], list[list[float]]] | None:
-    """The tags without their types, and how their scores count for those with types.
+    """Return the span tags, that is, BIO tags without types, and the matrix that converts their scores to labels.
 
     Args:
-        labels: of a task.
+        labels: Labels of a task.
 
     Returns:
-        The number of the span tag of each label, and the conversion M (span tags, labels), whose rows share 1 equally
-        among the labels of a span tag; None where labels are no BIO tags.
+        The index of the span tag of each label, and the conversion matrix M (span tags, labels). Each row of M splits
+        1 equally among the labels of a span tag. None if the labels are not BIO tags.
     """
     if not any(label.startswith("B-") for label in labels):
         return None
@@ -68,15 +68,15 @@ def span_tags(labels: Sequence[str]) -> tuple[list[int], list[list[float]]] | No
 
 
 class ConvertedHead(Head):
-    """The head of the typed tags over F, to whose scores those of a span head over T are added by a fixed matrix M.
+    """Head that combines typed scores of F with span scores of T, converted by a fixed matrix M.
 
-    e = alpha F Wc + (1 - alpha) T Wa M; linear in `h` = [F ; T], so that it scores mixed rows as it should.
+    e = alpha F Wc + (1 - alpha) T Wa M. This is linear in `h` = [F ; T], so mixed rows get mixed scores.
 
     Args:
-        typed: head over F.
-        spans: head over T.
+        typed: Head for F.
+        spans: Head for T.
         conversion: M, (span tags, labels).
-        alpha: share of the typed scores.
+        alpha: Share of the typed scores.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ConvertedHead(Head):
         self.lattice = typed.lattice
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Scores (..., labels) of `rows` = [F ; T], in float32."""
+        """Compute the scores (..., labels) of `rows` = [F ; T], in float32."""
         width = self.typed.linear.in_features
         spans = self.spans(rows[..., width:])
         spans = spans @ torch.tensor(self.conversion, device=spans.device)
@@ -100,8 +100,8 @@ class ConvertedHead(Head):
 class UMT(System):
     """Unified Multimodal Transformer.
 
-    The published code has no samples without an image; here they have A = R and no visual part. Relations are our
-    reading: the same flow without the span branch.
+    The published code has no samples without an image; here such samples have A = R and a visual part of zero. The
+    model for relations is our extension: the same architecture without the span branch.
     """
 
     config_class = UMTConfig
@@ -129,7 +129,7 @@ class UMT(System):
         self.finish(self.task.width((3 if self.spans else 2) * width))
 
     def make_head(self, width: int) -> Head:
-        """A head for the types, converted and joined with one for the spans; see `System` and `ConvertedHead`."""
+        """Create the head for types, combined with a head for spans; see `System` and `ConvertedHead`."""
         if self.spans is None or self.settings.conversion == "free":
             head = self.task.make_head(width, self.config)
             if self.spans is not None:
@@ -140,12 +140,12 @@ class UMT(System):
         return ConvertedHead(typed, spans, self.spans[1], self.settings.alpha)
 
     def learning_rates(self) -> dict[str, float]:
-        """The span head learns as the head does; see `System`."""
+        """Return the learning rates; the span head has the rate of the head; see `System`."""
         own = {"span_head": self.head.learning_rate} if hasattr(self, "span_head") else {}
         return super().learning_rates() | own
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """[A ; g * Q ; T]: image-aware and gated visual states, and those of the span branch; see `System`."""
+        """Return [A ; g * Q ; T]: image-aware states, gated visual states, and the span branch; see `System`."""
         features = self.image_features(batch)
         grid, shown = features.padded("grid")[:, 0], features.seen["grid"]
         real, cells = batch["attention_mask"].bool(), shown.expand(-1, grid.shape[1])

@@ -1,4 +1,4 @@
-"""VisualBERT (Li et al., 2019): image regions stand behind the words in the sequence of one BERT."""
+"""VisualBERT (Li et al., 2019): image regions follow the words in the input sequence of one BERT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ TABLES = ("position_embeddings", "token_type_embeddings")
 
 @dataclass
 class VisualBERTConfig(TextSystemConfig):
-    """Settings of VisualBERT, beside those of all systems.
+    """Settings of VisualBERT, in addition to the common ones.
 
-    `text` is a VisualBERT, or a BERT whose tables of positions and types are copied for the regions.
+    `text` is a VisualBERT, or a BERT whose position and type embeddings are copied for the regions.
 
     Args:
         regions: "pooled" vectors of the image and its crops, the cells of the whole image's "grid", or "both".
-        norm_regions: whether regions pass a LayerNorm, because features of ImageNet have another scale than those that
-            VisualBERT was pre-trained on.
-        reinit_visual_projection: draw the map of the regions anew; without it, it must fit the image backbone.
+        norm_regions: Apply a LayerNorm to the regions, because ImageNet features have another scale than the features
+            that VisualBERT was pre-trained on.
+        reinit_visual_projection: Initialise the projection of the regions at random; otherwise the pre-trained one must
+            fit the image backbone.
     """
 
     text: str = "uclanlp/visualbert-vqa-coco-pre"
@@ -46,14 +47,14 @@ class VisualBERTConfig(TextSystemConfig):
 
 
 class RegionEncoder(TextEncoder):
-    """`VisualBertModel` with the interface of a text encoder, which takes regions too.
+    """`VisualBertModel` with the interface of a text encoder, plus regions.
 
     Args:
-        config: of a BERT or a VisualBERT.
-        region_width: features of a region.
+        config: Configuration of a BERT or a VisualBERT.
+        region_width: Features of a region.
 
     Raises:
-        UserError: the configuration is of another family.
+        UserError: If the configuration belongs to another model type.
     """
 
     def __init__(self, config: PreTrainedConfig, region_width: int) -> None:
@@ -64,7 +65,7 @@ class RegionEncoder(TextEncoder):
             )
         own = VisualBertConfig()
         shared = {key: value for key, value in config.to_dict().items() if hasattr(own, key) and key != "model_type"}
-        # VisualBERT's padding token would be another one than BERT's, whose embedding never learns.
+        # Use BERT's padding id; VisualBERT's default is another token, whose embedding would never be trained.
         shared |= {"visual_embedding_dim": region_width, "pad_token_id": 0, "bypass_transformer": False}
         self.body = VisualBertModel(VisualBertConfig(**shared), add_pooling_layer=False)
         self.layers, self.heads = config.num_hidden_layers, config.num_attention_heads
@@ -73,7 +74,7 @@ class RegionEncoder(TextEncoder):
     def forward(  # type: ignore[override]
         self, input_ids: Tensor, attention_mask: Tensor, regions: Tensor, region_mask: Tensor
     ) -> Tensor:
-        """Last hidden states (B, L, C) of the sub-words, which see the regions (B, N, D) of `region_mask` (B, N)."""
+        """Return last hidden states (B, L, C) of the sub-words, given regions (B, N, D) with `region_mask` (B, N)."""
         output = self.body(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -84,10 +85,10 @@ class RegionEncoder(TextEncoder):
         return hidden
 
     def fill(self, pretrained: PreTrainedModel, name: str, *, new_projection: bool) -> None:
-        """Take the weights of a VisualBERT, or of a BERT.
+        """Load the weights of a VisualBERT or a BERT.
 
         Raises:
-            UserError: some are missing, or the map of the regions does not fit.
+            UserError: If weights are missing, or the projection of the regions does not fit.
         """
         state = pretrained.state_dict()
         projection = "embeddings.visual_projection."
@@ -101,8 +102,8 @@ class RegionEncoder(TextEncoder):
         read, given = (weights[f"{projection}weight"].shape[1] for weights in (state, own))
         if read != given:
             raise UserError(
-                f"model.text: {name!r} reads regions of {read} features, and the image backbone has {given}; choose "
-                "another one, or set model.reinit_visual_projection=true"
+                f"model.text: {name!r} reads regions of {read} features, but the image backbone has {given}; choose "
+                "another backbone, or set model.reinit_visual_projection=true"
             )
         missing, _ = self.body.load_state_dict(state, strict=False)
         if missing:
@@ -111,7 +112,7 @@ class RegionEncoder(TextEncoder):
 
 @register("visualbert")
 class VisualBERT(System):
-    """Early fusion: words and regions see each other in every layer, and the states of the words are scored."""
+    """Early fusion: words and regions attend to each other in every layer; the head scores the word states."""
 
     config_class = VisualBERTConfig
     settings: VisualBERTConfig
@@ -126,14 +127,14 @@ class VisualBERT(System):
         self.finish(self.task.width(self.text_encoder.width))
 
     def make_text_encoder(self) -> None:
-        """It needs the width of the regions, so `__init__` makes it."""
+        """Return None: the encoder needs the width of the regions, so `__init__` creates it."""
 
     def fill_text_encoder(self, pretrained: PreTrainedModel, name: str) -> None:
         """See `System`."""
         self.text_encoder.fill(pretrained, name, new_projection=self.settings.reinit_visual_projection)
 
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
-        """The states of the words, which saw the regions; see `System`."""
+        """Return the word states, encoded together with the regions; see `System`."""
         features = self.image_features(batch)
         rows, seen = [], []
         if self.settings.regions != "grid":

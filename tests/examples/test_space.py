@@ -30,7 +30,7 @@ def test_a_saved_model_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     spec.loader.exec_module(space)
     with space.serve("127.0.0.1", None) as address:
         page = urlopen(address).read().decode()
-    assert "i2srm: i2srm of model" in page
+    assert "i2srm: i2srm from model" in page
     assert "No examples" not in page
     assert "Predict" in page
 

@@ -63,12 +63,12 @@ def test_crops_are_found_or_left_out_as_was_chosen(answers: dict[str, Answers], 
 
 def test_words_that_are_cut_are_told(answers: dict[str, Answers]) -> None:
     [note] = answers["text-only"].answer({"text": "a " * 100}).notes
-    assert "The last 22 words lie behind the limit of 80 sub-words" in note
+    assert "The last 22 words are beyond the limit of 80 sub-words" in note
 
 
 def test_a_model_of_text_alone_takes_no_image(answers: dict[str, Answers], image: Path) -> None:
     assert [asked.sees_images for asked in answers.values()] == [True, True, False]
-    with pytest.raises(UserError, match="reads text alone; leave out image and crops"):
+    with pytest.raises(UserError, match="reads only text; leave out image and crops"):
         answers["text-only"].answer({"text": "a", "image": str(image)})
 
 
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_a_file_is_said(answers: dict[str, Answers], image: P
     posts = tmp_path / "posts.jsonl"
     posts.write_text("")
     for files, message in (
-        ([], "expected one file of posts that ends in .jsonl, and the images that it names; got nothing"),
+        ([], "expected one .jsonl file of posts, together with the images that its posts name; got nothing"),
         ([image], r"got a\.png"),
         ([posts, posts], r"got posts\.jsonl, posts\.jsonl"),
         ([posts], r"posts\.jsonl is empty"),

@@ -119,9 +119,9 @@ def test_an_example_is_shown_and_answered(visit: Callable[..., Any], name: str, 
     headings.first.wait_for()
     assert headings.all_inner_texts() == [
         "With the image",
-        "The same words without the image",
-        "What it sees",
-        "Where the words look",
+        "Without the image",
+        "Image and crops",
+        "Attention to the images",
     ]
     first, *_ = page.get_by_label("Sentence,").input_value().split()
     assert answer.locator(".sentence").first.inner_text().startswith(first)
@@ -199,7 +199,7 @@ def test_the_entities_of_a_relation_are_asked_for(visit: Callable[..., Any]) -> 
     page.get_by_label("Head entity").fill("Ann Lee")
     page.get_by_label("Tail entity").fill("Bobby")
     predict(page)
-    page.get_by_role("alert").filter(has_text="the tail entity 'Bobby' does not stand in the sentence").wait_for()
+    page.get_by_role("alert").filter(has_text="the tail entity 'Bobby' is not in the sentence").wait_for()
     page.get_by_label("Tail entity").fill("Bob")
     page.get_by_label("Tail entity").press("Enter")
     page.locator("#answer .answer-view").wait_for()
@@ -211,21 +211,21 @@ def test_a_model_of_text_alone_asks_for_no_image(visit: Callable[..., Any]) -> N
     page.get_by_label("Sentence,").fill("look , Ruby Vexmor again !")
     answer = predict(page)
     answer.get_by_role("heading").first.wait_for()
-    assert answer.get_by_role("heading").all_inner_texts() == ["Answer"]
+    assert answer.get_by_role("heading").all_inner_texts() == ["Prediction"]
 
 
 def test_a_file_of_posts_is_answered_and_downloaded(visit: Callable[..., Any], image: Path, tmp_path: Path) -> None:
     page = visit("ner", width=375)
     page.get_by_role("tab", name="A file of posts").click()
     page.get_by_role("button", name="Predict the file").click()
-    page.get_by_role("alert").filter(has_text="expected one file of posts").wait_for()
+    page.get_by_role("alert").filter(has_text="expected one .jsonl file of posts").wait_for()
     posts = tmp_path / "posts.jsonl"
     posts.write_text('{"text": "look , Ruby Vex", "image": "a.png"}\n{"text": "look", "image": "gone.png"}\n')
     page.locator("input[type=file]").last.set_input_files([posts, image])
     page.get_by_text("a.png").or_(page.get_by_text("posts.jsonl")).first.wait_for()
     page.wait_for_timeout(500)  # the second file
     page.get_by_role("button", name="Predict the file").click()
-    page.get_by_role("status").filter(has_text="2 posts were read, 1 of them with an error.").wait_for()
+    page.get_by_role("status").filter(has_text="2 posts processed, 1 with an error.").wait_for()
     check_accessibility(page)
     assert overflow(page) == 0
     button = page.get_by_role("button", name="Download").or_(page.get_by_role("link", name="Download")).first

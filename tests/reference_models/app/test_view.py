@@ -44,8 +44,8 @@ def test_entities_stand_in_the_sentence_with_and_without_the_image(sample: Sampl
     assert page.rows() == [[["entity", "probability"], ["Rome [LOC]", "87.5%"], ["Ann Lee [PER]", "75.0%"]]]
     text = page.text["all"]
     assert "With the image" in text
-    assert "The same words without the image" in text
-    assert "no entity found" in text
+    assert "Without the image" in text
+    assert "No entity found." in text
     assert "a <note>" in text
     assert "script" not in page.tags
     assert source.count("<mark") == 2
@@ -56,7 +56,7 @@ def test_relations_come_with_their_probabilities(sample: Sample) -> None:
     page = View(source)
     assert page.rows() == [[["relation", "probability"], ["born", "75.0%"], ["None", "25.0%"]]]
     assert "relation: born" in page.text["all"]
-    assert "The same words" not in page.text["all"]
+    assert "Without the image" not in page.text["all"]
     assert "--share:75.0%" in source
 
 
@@ -71,8 +71,8 @@ def test_boxes_are_drawn_in_pixels_of_the_image_and_numbered(sample: Sample) -> 
 
 
 def test_what_is_not_known_of_crops_is_said(sample: Sample) -> None:
-    assert "is not known" in seen(sample, [None, None])
-    assert "is not known" not in seen(sample, [(0, 0, 5, 5), None])
+    assert "are unknown" in seen(sample, [None, None])
+    assert "are unknown" not in seen(sample, [(0, 0, 5, 5), None])
     assert "There are no crops." in seen(Sample("x:1", WORDS, sample.image), [])
     assert seen(sample, []).count("<figure>") == 2
 
@@ -93,6 +93,6 @@ def test_attention_names_the_image_and_the_crops(sample: Sample) -> None:
 def test_mistakes_are_announced_and_counts_told() -> None:
     page = View(problem("<i>wrong"))
     assert ("role", "alert") in page.attributes
-    assert page.text["all"] == "This cannot be answered. <i>wrong"
-    assert "4 posts were read, 1 of them with an error." in file_view({"posts": 4, "errors": 1})
-    assert "2 posts were read, none of them" in file_view({"posts": 2, "errors": 0})
+    assert page.text["all"] == "No prediction: <i>wrong"
+    assert "4 posts processed, 1 with an error." in file_view({"posts": 4, "errors": 1})
+    assert "2 posts processed, none with an error." in file_view({"posts": 2, "errors": 0})

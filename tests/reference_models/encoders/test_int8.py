@@ -14,7 +14,7 @@ from reference_models.encoders.int8 import Int8Linear, int8_to_float32, product_
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 
-needs_int8 = pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
+needs_int8 = pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact int8 matrix product")
 
 
 def missing(*_):
@@ -150,7 +150,7 @@ def test_only_the_linear_layers_of_the_encoder_change():
 def test_a_model_in_int8_is_not_saved(tmp_path):
     model = make_model()
     use_int8(model.text_encoder.body)
-    with pytest.raises(UserError, match="save the one that was loaded"):
+    with pytest.raises(UserError, match="load it without int8 to save it"):
         model.save_pretrained(tmp_path)
     assert list(tmp_path.glob("*.safetensors")) == []
 
@@ -164,10 +164,10 @@ def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     model = make_model()
     for product in (missing, saturating):
         monkeypatch.setattr(torch, "_int_mm", product)
-        with pytest.raises(UserError, match="no exact product of int8 matrices"):
+        with pytest.raises(UserError, match="no exact int8 matrix product"):
             use_int8(model.text_encoder.body)
     monkeypatch.delattr(torch, "_int_mm")
-    with pytest.raises(UserError, match="no exact product of int8 matrices"):
+    with pytest.raises(UserError, match="no exact int8 matrix product"):
         use_int8(model.text_encoder.body)
     assert not any(isinstance(module, Int8Linear) for module in model.modules())
 

@@ -244,13 +244,13 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 )
 @each_fusion
 def test_encoder_that_would_ignore_its_prefix_is_refused(config, fusion):
-    with pytest.raises(UserError, match="cannot take a visual prefix"):
+    with pytest.raises(UserError, match="cannot use a visual prefix"):
         TextEncoder(config, fusion=fusion)
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("ignored", "does not change with the prefix"), ("unmasked", "a wholly masked prefix changes its output")],
+    [("ignored", "does not change with the prefix"), ("unmasked", "a fully masked prefix changes its output")],
 )
 def test_probe_notices_what_fails_silently(fault, message):
     encoder = make_encoder("bert")

@@ -167,7 +167,7 @@ def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
     assert model.text_encoder(ids, torch.ones_like(ids)).shape[1] == longest  # no position is missing
     processor.max_length = longest + 1
     with pytest.raises(
-        UserError, match=rf"data\.max_length is {longest + 1}, and .* reads {longest} sub-words at most"
+        UserError, match=rf"data\.max_length is {longest + 1}, but .* reads at most {longest} sub-words"
     ):
         build_system("i2srm", settings, processor)
 
@@ -187,7 +187,7 @@ def test_text_encoder_without_such_attention_is_a_clear_error(tmp_path):
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20
     )
     AutoModel.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="'deberta-v2' cannot take a visual prefix"):
+    with pytest.raises(UserError, match="'deberta-v2' cannot use a visual prefix"):
         build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
 
 

@@ -214,7 +214,7 @@ def test_weights_of_zero_leave_a_loss_out() -> None:
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.texts: expected one kind"):
+    with pytest.raises(UserError, match=r"model\.texts: expected at least one kind"):
         ITAConfig(texts=[])
     with pytest.raises(UserError, match=r"model\.temperature must be 0\.001 or more"):
         ITAConfig(temperature=0)

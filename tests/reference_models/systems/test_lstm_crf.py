@@ -71,7 +71,7 @@ def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
     assert unknown[0] == pytest.approx(0.5, abs=0.05)
     assert set(read[0].unique().tolist()) == {1, 4}
     assert unknown[1:] == [0, 0]
-    with pytest.raises(UserError, match=r"model\.unknown_rate is a share and must be 1 or less, got 2"):
+    with pytest.raises(UserError, match=r"model\.unknown_rate is a fraction and must be 1 or less, got 2"):
         LSTMCRFConfig(unknown_rate=2)
 
 

@@ -110,7 +110,7 @@ def test_a_system_names_its_settings_and_has_a_name_of_its_own() -> None:
         class Without(System):
             pass
 
-    with pytest.raises(ValueError, match="there is another system 'bert' already"):
+    with pytest.raises(ValueError, match="the system 'bert' is already registered"):
 
         @register("bert")
         class Other(System):

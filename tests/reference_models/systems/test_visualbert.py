@@ -83,7 +83,7 @@ def test_projection_of_a_visualbert_must_fit_unless_it_is_drawn_anew():
     system.fill_text_encoder(fitting, "a VisualBERT")
     weight = system.text_encoder.body.embeddings.visual_projection.weight
     assert torch.equal(weight, fitting.embeddings.visual_projection.weight)
-    with pytest.raises(UserError, match=r"reads regions of 20 features, and the image backbone has 64; .*reinit"):
+    with pytest.raises(UserError, match=r"reads regions of 20 features, but the image backbone has 64; .*reinit"):
         system.fill_text_encoder(other, "a VisualBERT")
     system = make(reinit_visual_projection=True)
     before = system.text_encoder.body.embeddings.visual_projection.weight.clone()
