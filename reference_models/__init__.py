@@ -1,6 +1,6 @@
-"""The whole I2SRM system built on `attnmixup`, and other systems behind the same interface.
+"""The complete I2SRM system, built on `attnmixup`, and other systems with the same interface.
 
-The public names are imported when they are first used, because torch and transformers take seconds.
+Public names are imported on first use, because importing torch and transformers takes seconds.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""`python -m reference_models`, the same as `i2srm`."""
+"""Entry point of `python -m reference_models`, the same as `i2srm`."""
 
 import sys
 

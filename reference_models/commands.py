@@ -1,4 +1,4 @@
-"""What each command of `i2srm` does with its options; heavy imports are within, so that `--help` is quick."""
+"""Implementation of the `i2srm` commands. Heavy imports are inside the functions, so that `--help` is fast."""
 
 import argparse
 import json
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from reference_models.prediction import Predictor
 
 POST = ("text", "image", "crops", "head", "tail")
-# Settings of a run that these commands use; whatever else is given to them is refused.
+# Settings of a run that these commands accept. They refuse all others.
 EVALUATED = ("data.root", "data.bad_images", "data.long_samples", "data.feature_cache", "training.batch_size")
 REPORTED = ("data.root", "data.bad_images", "training.batch_size")
 SHOWN = ("precision", "recall", "f1")
 
 
 def _quiet() -> None:
-    """Keep transformers from showing its own progress; called late, because importing it takes seconds."""
+    """Disable the progress bars of transformers. Called late, because importing transformers takes seconds."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -39,18 +39,18 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def synthetic(options: argparse.Namespace) -> None:
-    """Write a synthetic set."""
+    """Write a synthetic data set."""
     from reference_models.data.synthetic import SIZES, generate
 
     if options.train is not None and options.train < 1:
         raise UserError(f"--train must be 1 or more samples, got {options.train}")
     sizes = SIZES if options.train is None else SIZES | {"train": options.train}
     ceilings = generate(options.root, options.task, options.seed, sizes)
-    print(f"{options.root} is written; best F1 from words alone: {json.dumps(ceilings)}")
+    print(f"wrote {options.root}; best possible F1 from text alone: {json.dumps(ceilings)}")
 
 
 def crops(options: argparse.Namespace) -> None:
-    """Cut the objects out of the images of a set."""
+    """Write the object crops of a data set."""
     _quiet()
     from reference_models.grounding.crops import make_crops
     from reference_models.settings import read_settings
@@ -61,7 +61,7 @@ def crops(options: argparse.Namespace) -> None:
 
 
 def tags(options: argparse.Namespace) -> None:
-    """Write what is seen in the images of a set as words."""
+    """Write the image tags of a data set."""
     _quiet()
     from reference_models.settings import read_settings
     from reference_models.tagging import write_tags
@@ -73,7 +73,7 @@ def tags(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> bool:
-    """Count what a set holds; returns whether something would stop training."""
+    """Check a data set and print the report; return whether something would stop training."""
     from reference_models.data.check import check_data
 
     report = check_data(options.format, options.root, visual=not options.text_only, bad_images=options.bad_images)
@@ -86,7 +86,7 @@ def train(options: argparse.Namespace) -> None:
     from reference_models.settings import read_settings
 
     if options.data is None and not {"-h", "--help"} & set(options.overrides):
-        raise UserError("train needs DATA, as in i2srm train mnre i2srm; i2srm train --help lists all settings")
+        raise UserError("train needs DATA, for example: i2srm train mnre i2srm; i2srm train --help lists all settings")
     output = [] if options.output is None else ["--output", options.output]
     config = read_settings(options.data, [*options.overrides, *output], system=options.system)
     _quiet()
@@ -99,17 +99,17 @@ def train(options: argparse.Namespace) -> None:
     result = train_seeds(config, options.seeds) if options.seeds else train(config)
     if not PartialState().is_main_process:
         return
-    print(f"\nlabels {result['labels_fingerprint']}, everything is in {config.output}/")
+    print(f"\nresults are in {config.output}/, labels fingerprint {result['labels_fingerprint']}")
     if options.seeds:
         for split, scores in result["scores"].items():
             shown = (f"{key} {_mean(scores[key])}" for key in SHOWN)
             print(f"{split} (percent, seeds {', '.join(map(str, options.seeds))}): {', '.join(shown)}")
         return
     print(
-        f"epoch {result['kept_epoch']:g} of {config.training.epochs} kept, {result['seconds']:.0f} s of training, "
+        f"kept epoch {result['kept_epoch']:g} of {config.training.epochs}, trained for {result['seconds']:.0f} s, "
         f"{result['waited']:.0%} of it waiting for data"
     )
-    print(f"this start took {summary(result['phases'])}")
+    print(f"time since the last start: {summary(result['phases'])}")
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
 
@@ -120,7 +120,7 @@ def _mean(score: dict[str, Any]) -> str:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Train the cells of a table, or list them; returns how many failed."""
+    """Train the cells of a table, or list them; return the number of failed cells."""
     _quiet()
     from reference_models.sweeps.run import list_cells, run_sweep
 
@@ -144,18 +144,18 @@ def evaluate(options: argparse.Namespace) -> None:
     evaluation = evaluate(run, config, options.split, int8=options.int8, fast_float32=options.fast_float32)
     samples, classes = len(evaluation.samples), evaluation.classes()
     if options.json:
-        told = {"split": options.split, "samples": samples, "scores": evaluation.scores, "classes": classes}
-        print(json.dumps(told, indent=1))
+        result = {"split": options.split, "samples": samples, "scores": evaluation.scores, "classes": classes}
+        print(json.dumps(result, indent=1))
         return
     print(_scores(options.split, samples, evaluation.scores))
     width = max(map(len, classes), default=0)
     for name, scores in classes.items():
         numbers = ", ".join(f"{key} {100 * scores[key]:6.2f}" for key in SHOWN)
-        print(f"  {name:<{width}}  {numbers}, {scores['support']} of them")
+        print(f"  {name:<{width}}  {numbers}, {scores['support']} true labels")
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the page about a run."""
+    """Write the report of a run."""
     _quiet()
     from reference_models.report.page import write_report
     from reference_models.settings import read_run_settings
@@ -164,11 +164,11 @@ def report(options: argparse.Namespace) -> None:
 
     run = find_run(options.run)
     config = read_run_settings(run / CONFIG, options.overrides, REPORTED, "report")
-    print(f"{write_report(run, config)} is written")
+    print(f"wrote {write_report(run, config)}")
 
 
 def predict(options: argparse.Namespace) -> bool:
-    """Print what a model says about one post, or write it for files; returns whether a post or file failed."""
+    """Print the prediction for one post, or write predictions for files; return whether a post or a file failed."""
     _quiet()
     from reference_models.grounding.posts import PostGrounder
     from reference_models.prediction import Predictor
@@ -180,7 +180,7 @@ def predict(options: argparse.Namespace) -> bool:
     if options.input is not None and (ignored := [name for name in POST[1:] if getattr(options, name) is not None]):
         raise UserError(f"--{ignored[0]} is for --text; each post of --input has its own {ignored[0]}")
     if options.jobs is not None and options.input is None:
-        raise UserError("--jobs is for files of --input")
+        raise UserError("--jobs needs --input")
     into_folder = options.input is not None and (
         len(options.input) > 1 or options.jobs is not None or options.output.is_dir()
     )
@@ -228,11 +228,11 @@ def export(options: argparse.Namespace) -> None:
     from reference_models.prediction import Predictor
 
     for path in Predictor(options.model).export_onnx(options.folder):
-        print(f"{path} is written, and gives the scores of the model")
+        print(f"wrote {path}; its scores match those of the model")
 
 
 def _settings(options: argparse.Namespace, changeable: Collection[str], command: str) -> "RunConfig":
-    """The settings of a model's run, or the defaults for a model that stands alone, changed by the overrides."""
+    """Return the settings of a model's run (the defaults for a model without a run), with the overrides applied."""
     from reference_models.settings import read_run_settings
     from reference_models.training.folder import CONFIG
 
@@ -246,24 +246,24 @@ def _predict_one(predictor: "Predictor", options: argparse.Namespace) -> None:
     [prediction] = predictor.predict([sample])
     if cut := predictor.processor.encode(sample)["words_cut"]:
         limit = predictor.processor.max_length
-        print(f"the last {cut} words lie behind the limit of {limit} sub-words and were not read", file=sys.stderr)
+        print(f"the last {cut} words are beyond the limit of {limit} sub-words and were ignored", file=sys.stderr)
     print(predictor.processor.task.describe(sample, prediction.answer))
     for name, probability in predictor.processor.task.likeliest(sample, prediction)[:3]:
         print(f"  {probability:.4f}  {name}")
 
 
 def app(options: argparse.Namespace) -> None:
-    """Serve a model in the browser until it is interrupted."""
-    # Both are read when the packages are imported.
+    """Serve a model in a browser until the process is interrupted."""
+    # Read when the packages are imported.
     os.environ |= {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
     _quiet()
     from reference_models.app.page import served
     from reference_models.training.run import find_model
 
-    find_model(options.model)  # before its settings are looked for
+    find_model(options.model)  # check the model before reading its settings
     config = _settings(options, ("grounding", "data.root"), "app")
     with served(options.model, config, host=options.host, port=options.port) as address:
-        print(f"Open {address} in a browser; Ctrl+C ends it.", flush=True)
+        print(f"Open {address} in a browser. Press Ctrl+C to stop.", flush=True)
         threading.Event().wait()
 
 
@@ -271,5 +271,5 @@ def _scores(split: str, samples: int, scores: dict[str, float]) -> str:
     return f"{split} ({samples} samples, percent): " + ", ".join(f"{key} {100 * scores[key]:.2f}" for key in SHOWN)
 
 
-# The commands that take settings of a run, as in --training.epochs 5.
+# Commands that accept settings of a run, such as --training.epochs 5.
 TAKE_SETTINGS = (crops, tags, train, evaluate, sweep, report, predict, app)

@@ -1,4 +1,4 @@
-"""`i2srm demo`: a synthetic set, a text-only model and I2SRM on it, and what the images bring."""
+"""`i2srm demo`: train a text-only model and I2SRM on a synthetic data set, and show what the images add."""
 
 import json
 import os
@@ -21,15 +21,15 @@ from reference_models.training.figure import training_figure
 from reference_models.training.folder import METRICS
 from reference_models.training.run import HISTORY, MODEL, PREDICTIONS, train
 
-SIZES: dict[Split, int] = {"valid": 300, "test": 1000}  # beside `Kind.demo_train`
+SIZES: dict[Split, int] = {"valid": 300, "test": 1000}  # "train" comes from `Kind.demo_train`
 QUICK: dict[Split, int] = {"train": 1500, "valid": 100, "test": 200}
-# Names of files in configs/systems, with the settings of the demo.
+# Names of files in configs/systems, each with overrides for the demo.
 MODELS: dict[str, list[str]] = {"text-only": [], "i2srm": ["--model.mixup.preset", "recommended"]}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the demo's table; `several` is the F1 on test samples whose image shows several objects."""
+    """Row of the demo's table; `several` is the F1 on test samples whose image shows several objects."""
 
     model: str
     precision: float
@@ -40,39 +40,42 @@ class Row:
 
 
 def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False, jobs: int = 2) -> str:
-    """Generate, train, evaluate; everything is left in `output`. Returns the tables and predictions to print.
+    """Generate data, train and evaluate. All files stay in `output`.
 
     Args:
-        task: name of a task; None for each that has a synthetic set.
-        output: new folder.
-        seed: of the data and the training.
-        quick: less data and fewer epochs.
-        jobs: models that are trained at once, each in a process of its own.
+        task: Name of a task; None for all tasks with a synthetic data set.
+        output: New folder.
+        seed: Seed of the data and the training.
+        quick: Use less data and fewer epochs.
+        jobs: Number of models to train in parallel, each in its own process.
+
+    Returns:
+        The tables and predictions to print.
 
     Raises:
-        UserError: `output` exists already, there is no synthetic set for the task, or `jobs` is less than 1.
+        UserError: If `output` exists, the task has no synthetic data set, or `jobs` is less than 1.
     """
     tasks = list(KINDS) if task is None else [task]
     find_kind(tasks[0])
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {jobs}")
     if output.exists():
-        raise UserError(f"the folder {output} exists already; name another one with --output")
+        raise UserError(f"the folder {output} already exists; choose another one with --output")
     ceilings = {}
     for name in tasks:
-        print(f"writing the synthetic set of {get_task(name).title} into {output / name / 'data'}", flush=True)
+        print(f"writing the synthetic data set for {get_task(name).title} to {output / name / 'data'}", flush=True)
         sizes = QUICK if quick else {"train": find_kind(name).demo_train, **SIZES}
         ceilings[name] = generate(_data(output / name), name, seed, sizes)["test"]
     print(f"training {' and '.join(MODELS)} for {' and '.join(tasks)}, {jobs} at a time", flush=True)
-    # The last takes longest, so it begins first.
+    # The last one takes longest, so start it first.
     runs = [(name, model) for name in reversed(tasks) for model in reversed(list(MODELS))]
     for _, call in run_jobs(partial(_train, output=output, seed=seed, quick=quick), runs, jobs):
         result_of(call)
     reports = [_report(name, output / name, seed, ceilings[name]) for name in tasks]
     run = output / tasks[0] / "i2srm"
     where = (
-        f"Models, scores, predictions and training.png of each task are in {output}/. Next, put all that a run tells "
-        f"on one page: i2srm report {run}"
+        f"Models, scores, predictions and training.png of each task are in {output}/. Next, write a one-page report: "
+        f"i2srm report {run}"
     )
     return "\n\n".join([*reports, where])
 
@@ -82,8 +85,8 @@ def _data(folder: Path) -> Path:
 
 
 def _train(run: tuple[str, str], output: Path, seed: int, quick: bool) -> None:
-    """Train a model, named by its task and its system, in a process of its own."""
-    # The operations are so small that threads mostly wait for each other: on a busy machine, a hundred times as long.
+    """Train one model, given as task and system, in its own process."""
+    # The operations are so small that threads mostly wait for each other; on a busy machine this is 100 times slower.
     torch.set_num_threads(1)
     name, model = run
     folder = output / name
@@ -95,7 +98,7 @@ def _train(run: tuple[str, str], output: Path, seed: int, quick: bool) -> None:
 
 
 def _report(name: str, folder: Path, seed: int, ceiling: float) -> str:
-    """The table of a task, whose models are trained, with predictions; both are also left in `folder`."""
+    """Return the results table of a task with example predictions; write its metrics and figure into `folder`."""
     kind_of = kinds(_data(folder), "test")
     rows, histories = [], {}
     for model in MODELS:

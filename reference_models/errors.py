@@ -1,5 +1,5 @@
-"""The one exception for what a user can mend: its message is all they need to see."""
+"""The exception for errors that a user can fix."""
 
 
 class UserError(ValueError):
-    """A mistake in the user's data, configuration or call; the command line prints it alone and exits with code 2."""
+    """An error in the user's data, settings or call. The command line prints only its message and exits with code 2."""

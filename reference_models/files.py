@@ -1,4 +1,4 @@
-"""Files that cannot be read or written: one message with the file's own name and what to do."""
+"""Reading and writing of files, with error messages that name the file and say what to do."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,34 +13,34 @@ from reference_models.errors import UserError
 
 @contextmanager
 def writable(path: Path) -> Iterator[None]:
-    """Give an error of the writing inside the name of its file, which a full disk does not say.
+    """Convert a write error inside the context to an error that names the file; a full disk does not name it.
 
     Args:
-        path: the file or folder that is written.
+        path: The file or folder to write.
 
     Raises:
-        UserError: it cannot be written: a full or read-only disk, say.
+        UserError: If the file cannot be written, for example because the disk is full or read-only.
     """
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save has a RuntimeError for a full disk
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save raises RuntimeError on a full disk
         file = getattr(error, "filename", None) or path
         reason = getattr(error, "strerror", None) or _line(error)
         raise UserError(
-            f"{file}: cannot be written ({reason}); make room or choose a folder that can be written, and give the "
-            "command again"
+            f"{file}: cannot be written ({reason}); free disk space or choose a writable folder, and run the command "
+            "again"
         ) from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path` and move it there in one step, so that no half of it is ever seen.
+    """Write a file atomically: `write` fills a temporary file next to `path`, which is then renamed.
 
     Args:
-        path: of the file.
-        write: is given the path to write to.
+        path: Path of the file.
+        write: Function that writes to the path it is given.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: If the file cannot be written.
     """
     part = path.with_name(f"{path.stem}.part")  # a fixed name, because torch writes it into its files
     with writable(path):
@@ -49,39 +49,39 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file that appears whole or not at all.
+    """Write a UTF-8 text file atomically.
 
     Args:
-        path: of the file.
-        text: that it is to hold.
+        path: Path of the file.
+        text: Its content.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: If the file cannot be written.
     """
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
 def readable(path: Path, advice: str) -> Iterator[None]:
-    """Give an error of the reading inside the name of its file.
+    """Convert a read error inside the context to an error that names the file.
 
     Args:
-        path: the file or folder that is read.
-        advice: what to do where it is damaged.
+        path: The file or folder to read.
+        advice: What to do if it is damaged, for the message.
 
     Raises:
-        UserError: it is damaged, or cannot be read.
+        UserError: If the file is damaged or cannot be read.
     """
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # a damaged file can fail with almost any exception
+    except Exception as error:  # a damaged file can raise almost any exception
         raise UserError(f"{path} is damaged or cannot be read ({_line(error)}); {advice}") from error
 
 
 def read_json(path: Path, advice: str) -> Any:
-    """What a JSON file holds; `advice` as for `readable`."""
+    """Return the content of a JSON file; for `advice` see `readable`."""
     with readable(path, advice):
         return json.loads(path.read_text(encoding="utf-8"))
 

@@ -1,4 +1,4 @@
-"""Several calls of a function at once, each in a process of its own."""
+"""Parallel calls of a function in separate processes."""
 
 import multiprocessing
 import os
@@ -23,27 +23,27 @@ Result = TypeVar("Result")
 def run_jobs(
     function: Callable[[Item], Result], items: Iterable[Item], jobs: int
 ) -> Iterator[tuple[Item, Future[Result]]]:
-    """Call a function for each item; each process has an equal share of this one's threads.
+    """Call a function for each item; the processes share the threads of this process equally.
 
-    An interrupt reaches this process alone. It, any other error here, and the death of this process end the calls that
-    are going on.
+    Only this process receives interrupts. An interrupt, any other error in this process, or its death terminates the
+    running calls.
 
     Args:
-        function: of a module, or a partial of one, so that a new process finds it.
-        items: begun in their order; they and the results are pickled.
-        jobs: calls at once; no more than there are items.
+        function: A module-level function or a partial of one, so that a new process can import it.
+        items: Arguments of the calls, started in this order. They and the results are pickled.
+        jobs: Number of parallel calls; capped at the number of items.
 
     Yields:
-        Each item with its call, for `result_of`, as soon as it has ended.
+        Each item with its call, for `result_of`, as soon as the call has finished.
     """
     items = list(items)
     jobs = min(jobs, max(1, len(items)))
     threads = max(1, torch.get_num_threads() // jobs)
-    # Spawned, because a fork copies the state of threads.
+    # Spawn, because a fork copies the state of threads.
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (threads,))
     others = set(multiprocessing.active_children())
     try:
-        with _interrupts_ignored():  # by the new processes, from their first instant
+        with _interrupts_ignored():  # the new processes inherit this when they start
             calls = {pool.submit(function, item): item for item in items}
         for call in as_completed(calls):
             yield calls[call], call
@@ -57,20 +57,20 @@ def run_jobs(
 
 
 def result_of(call: Future[Result]) -> Result:
-    """What a call of `run_jobs` returned, or its error.
+    """Return the result of a call of `run_jobs`, or raise its error.
 
     Raises:
-        UserError: its process was killed.
+        UserError: If its process was killed.
     """
     try:
         return call.result()
     except BrokenProcessPool as error:
-        raise UserError("a process was killed, by the system if memory was short; try fewer --jobs") from error
+        raise UserError("a process was killed, possibly because memory ran out; try fewer --jobs") from error
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # no other thread is interrupted
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives interrupts
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What is known under a name: tasks, data formats, systems, detectors and metrics, of this package and of others."""
+"""Registry of named tasks, data formats, systems, detectors and metrics, and errors for unknown names."""
 
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
@@ -10,11 +10,11 @@ Known = TypeVar("Known")
 
 
 class Registry(Mapping[str, Known]):
-    """Things by name, in the order of the alphabet.
+    """Mapping from names to registered objects, sorted by name.
 
     Args:
-        kind: what they are, for messages, as in "data format".
-        others: how to name one that is not registered, for the message of an unknown name.
+        kind: What the objects are, for messages, as in "data format".
+        others: What can be given instead of a registered name, for the message about an unknown name.
     """
 
     def __init__(self, kind: str, others: str | None = None) -> None:
@@ -22,18 +22,18 @@ class Registry(Mapping[str, Known]):
         self._known: dict[str, Known] = {}
 
     def add(self, name: str, thing: Known) -> None:
-        """Make a thing known. One that is defined again, as in a notebook, takes the place of its former self.
+        """Register an object. A class or function that is defined again, as in a notebook, replaces the old one.
 
         Args:
-            name: of the thing.
-            thing: a class or a function, or an instance of a class of its own.
+            name: Name of the object.
+            thing: A class, a function, or an instance of a class that is used only for this object.
 
         Raises:
-            ValueError: something else has this name.
+            ValueError: If another object is registered under this name.
         """
         if name in self._known and _origin(self._known[name]) != _origin(thing):
             _, other = _origin(self._known[name])
-            raise ValueError(f"there is another {self.kind} {name!r} already: {other}")
+            raise ValueError(f"the {self.kind} {name!r} is already registered: {other}")
         self._known[name] = thing
 
     def __getitem__(self, name: str) -> Known:
@@ -46,13 +46,10 @@ class Registry(Mapping[str, Known]):
         return len(self._known)
 
     def find(self, name: str) -> Known:
-        """What a user names.
-
-        Returns:
-            The thing of this name.
+        """Return the object registered under a name given by a user.
 
         Raises:
-            UserError: there is none; the message lists the names, and suggests the nearest.
+            UserError: If the name is unknown. The message lists all names and suggests the closest one.
         """
         if name not in self._known:
             raise unknown(self.kind, name, list(self), self.others)
@@ -60,28 +57,28 @@ class Registry(Mapping[str, Known]):
 
 
 def unknown(kind: str, name: str, names: Collection[str], others: str | None = None) -> UserError:
-    """The error for a name that nothing has.
+    """Return the error for an unknown name.
 
     Args:
-        kind: what was looked for, as in "data format".
-        name: that was given.
-        names: of all that there are.
-        others: what can be given instead of a name.
+        kind: What the name stands for, as in "data format".
+        name: The unknown name.
+        names: All known names.
+        others: What can be given instead of a name.
 
     Returns:
-        An error that lists the names, and suggests the nearest one if there is one near.
+        An error that lists the known names and suggests a similar one, if there is any.
     """
     listed = ", ".join(names) + (f", or {others}" if others else "")
     return UserError(f"unknown {kind} {name!r}, expected one of {listed}{suggest(name, names)}")
 
 
 def suggest(name: str, names: Collection[str]) -> str:
-    """The end of a message: "; did you mean X?" where one of the names is near, else nothing."""
+    """Return "; did you mean X?" for a similar name, to end a message; empty if there is none."""
     nearest = get_close_matches(name, names, n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _origin(thing: object) -> tuple[str, str]:
-    """Module and name of a class or a function, or of the class of anything else."""
+    """Return module and name of a class or function, or of the class of another object."""
     named = thing if hasattr(thing, "__qualname__") else type(thing)
     return getattr(named, "__module__", ""), getattr(named, "__qualname__", "")

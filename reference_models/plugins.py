@@ -1,4 +1,4 @@
-"""Packages that add tasks, data formats, systems, detectors or metrics of their own."""
+"""Loading of plug-ins: packages that add tasks, data formats, systems, detectors or metrics."""
 
 from importlib.metadata import entry_points
 
@@ -8,14 +8,14 @@ GROUP = "reference_models.plugins"
 
 
 def load_plugins() -> None:
-    """Import the modules that installed packages name in the entry point group `GROUP`; they register what they add.
+    """Import the modules in the entry point group `GROUP` of installed packages; each module registers what it adds.
 
     Raises:
-        UserError: a module cannot be imported.
+        UserError: If a module cannot be imported.
     """
     for point in entry_points(group=GROUP):
         try:
             point.load()
-        except Exception as error:  # a module of others can fail with any exception
+        except Exception as error:  # a third-party module can raise any exception
             name = point.dist.name if point.dist else point.value
             raise UserError(f"the plug-in {name} cannot be loaded ({type(error).__name__}: {error})") from error

@@ -64,18 +64,18 @@ class Summary:
         """Return the summary as text."""
         lines, errors, cut = (sum(entry[key] for entry in self.finished.values()) for key in COUNTS)
         files = len(self.finished) + len(self.elsewhere) + len(self.failed)
-        told = [
+        messages = [
             f"{len(self.finished)} of {files} files are finished: {lines} posts, {errors} of them with an error, {cut} "
             "longer than the length limit"
         ]
         if self.predicted:
             hours = 1e6 / self.predicted * self.seconds / 3600
-            told.append(
+            messages.append(
                 f"{self.predicted} of them were predicted now, in {self.seconds:.0f} s; at this rate a million posts "
                 f"take {hours:.1f} hours"
             )
-        told += [f"{path}: another process is writing its records" for path in self.elsewhere]
-        return "\n".join([*told, *(f"{path}: failed: {reason}" for path, reason in self.failed.items())])
+        messages += [f"{path}: another process is writing its records" for path in self.elsewhere]
+        return "\n".join([*messages, *(f"{path}: failed: {reason}" for path, reason in self.failed.items())])
 
 
 def predict_files(work: Work, jobs: int) -> Summary:

@@ -1,4 +1,4 @@
-"""Reads a run's settings: a system's file and a data set's, merged, then overrides of the command line."""
+"""Settings of a run: a system file merged with a data file, then overrides from the command line."""
 
 import re
 from argparse import SUPPRESS
@@ -19,14 +19,14 @@ from reference_models.names import suggest, unknown
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"
 SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
-# Sections of a system's file: settings for one task, and for one data set by the name of its file.
+# Sections of a system file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
-# Folders of `CONFIGS`, what their files are for, and what can be given instead of such a name.
+# Folders of `CONFIGS`: what their files describe, and what can be given instead of the name of a file.
 KINDS = {
     "data": ("data set", "the path of a YAML file or of a folder of data"),
     "systems": ("system", "the path of a YAML file"),
 }
-# How jsonargparse says that a value is of another type, and what we call its types.
+# Messages of jsonargparse about a value of the wrong type, and our names of the types.
 WRONG_VALUE = re.compile(
     r"""Parser key "([\w.]+)": Expected a (?:<class '(\w+)'>|typing\.Literal\[(.+?)\])\. Got value: """
 )
@@ -40,14 +40,14 @@ Settings = dict[str, Any]
 
 
 def find_config(name: str, kind: str) -> Path:
-    """The YAML file at a path, or one of those that come with the package, by its name without or with ".yaml".
+    """Return the YAML file at a path, or a file of this package by its name with or without ".yaml".
 
     Args:
-        name: a path or a name.
-        kind: one of `KINDS`.
+        name: A path or a name.
+        kind: One of `KINDS`.
 
     Raises:
-        UserError: there is no such file.
+        UserError: If there is no such file.
     """
     for path in (Path(name), CONFIGS / kind / f"{name.removesuffix('.yaml')}.yaml"):
         if path.is_file():
@@ -60,24 +60,24 @@ def find_config(name: str, kind: str) -> Path:
 def read_settings(
     data: str | Path | None, overrides: Sequence[str] = (), *, system: str | Path | None = None
 ) -> RunConfig:
-    """The settings of a run of a system on a data set.
+    """Read the settings for training a system on a data set.
 
-    Later ones win: the system's file, its section for the task, the data set's file, the system's section for the data
-    set, the overrides.
+    Later sources override earlier ones: the system file, its section for the task, the data file, the section of the
+    system file for the data set, the overrides.
 
     Args:
-        data: name or path of the data set's file, or a folder of data, whose format is recognised. A file that names a
-            `system` is whole by itself, unless `system` is given. None for the defaults.
-        overrides: as on the command line, such as `["--training.epochs", "5"]`. `--help` among them prints every key
-            with its default and ends the program.
-        system: name or path of the system's file; `DEFAULT_SYSTEM` if there is none.
+        data: Name or path of the data file, or a data folder, whose format is detected. A data file that names a
+            `system` needs no system file, unless `system` is given. None for the defaults.
+        overrides: Settings as on the command line, such as `["--training.epochs", "5"]`. `--help` prints every key with
+            its default and exits the program.
+        system: Name or path of the system file; None for `DEFAULT_SYSTEM`.
 
     Raises:
-        UserError: a key that does not exist for this system, a value of the wrong type, a data format or task
-            that is not registered, or a file that is not YAML.
+        UserError: If the system has no such key, a value has the wrong type, the data format or the task is not
+            registered, or a file is not YAML.
     """
     if data is None and system is None and "--help" in overrides:
-        _parse("", {}, overrides, "")  # which ends the program before anything heavy is imported
+        _parse("", {}, overrides, "")  # exits before the heavy imports
     from reference_models.systems import get_system
 
     of_data: Settings = {}
@@ -94,7 +94,7 @@ def read_settings(
         of_system = _read(system_path)
         name = of_system.get("system")
         if not isinstance(name, str):
-            raise UserError(f"{system_path}: expected the system's name, as in system: {DEFAULT_SYSTEM}")
+            raise UserError(f"{system_path}: expected the name of the system, as in system: {DEFAULT_SYSTEM}")
         of_data.pop("system", None)
     settings_class = get_system(name).settings_class
     for_task, for_data = of_system.pop(TASKS, {}), of_system.pop(DATA_SETS, {})
@@ -120,32 +120,33 @@ def read_settings(
 def read_run_settings(
     path: Path | None, overrides: Sequence[str], changeable: Collection[str], command: str
 ) -> RunConfig:
-    """The settings of a trained model, changed by overrides that the command uses.
+    """Read the settings of a trained model and apply the overrides.
 
     Args:
-        path: the run's YAML file; None for a model without its run, which has the defaults.
-        overrides: as on the command line.
-        changeable: the keys that the command uses, or sections of them such as "grounding".
-        command: its name, for the message.
+        path: The YAML file of the run; None for a model without a run, which has the defaults.
+        overrides: Settings as on the command line.
+        changeable: Keys that the command uses, or whole sections such as "grounding".
+        command: Name of the command, for the message.
 
     Raises:
-        UserError: as `read_settings`, or an override that the command would ignore.
+        UserError: As in `read_settings`, or if the command would ignore an override.
     """
     before, config = read_settings(path), read_settings(path, overrides)
     old, new = flat_settings(asdict(before)), flat_settings(asdict(config))
     for key in old | new:
         if old.get(key) != new.get(key) and not {key, key.split(".")[0]} & set(changeable):
-            uses = f"it uses {', '.join(changeable)}" if changeable else "it uses no settings"
-            raise UserError(f"{command} ignores --{key}, because the run was trained with its own; {uses}")
+            uses = f"it uses only {', '.join(changeable)}" if changeable else "it uses no settings"
+            raise UserError(f"{command} ignores --{key}, because the run keeps the settings of its training; {uses}")
     return config
 
 
 def shared_overrides(overrides: Sequence[str], systems: Collection[str]) -> dict[str, list[str]]:
-    """For each of several systems, the overrides of a command for all of them that it has.
+    """Select, for each system, the overrides of a command that the system has.
 
     Args:
-        overrides: as on the command line, as in `["--model.text", "bert-base-cased"]`.
-        systems: names or paths of their files. What none of them has stays for all, so that it is refused.
+        overrides: Settings as on the command line, such as `["--model.text", "bert-base-cased"]`.
+        systems: Names or paths of the system files. A setting that no system has is kept for all, so that it is refused
+            later.
     """
     names = {system: _names(system) for system in systems}
     known = set[str]().union(*names.values())
@@ -162,7 +163,7 @@ def shared_overrides(overrides: Sequence[str], systems: Collection[str]) -> dict
 
 
 def _names(system: str) -> set[str]:
-    """The keys of all settings that a system's file is for."""
+    """Return the keys of all settings of the system that a file names."""
     from reference_models.systems import get_system
 
     known = _keys(get_system(_read(find_config(system, "systems"))["system"]).settings_class)
@@ -170,12 +171,12 @@ def _names(system: str) -> set[str]:
 
 
 def _key(word: str) -> str:
-    """The setting that a word of the command line, `--model.mixup.dropout=0`, is about."""
+    """Return the setting that an option changes: `model.mixup` for `--model.mixup.dropout=0`."""
     return ".".join(word.removeprefix("--").partition("=")[0].split(".")[:2]).removesuffix("+")
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings by the keys of the command line."""
+    """Flatten nested settings to the keys of the command line."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         below = flat_settings(value) if isinstance(value, dict) else {}
@@ -194,8 +195,8 @@ def _read(path: Path) -> Settings:
 
 
 def _read_data(data: str | Path) -> tuple[Path, Settings]:
-    """The path of a data set's file, or of a folder of data, and the settings."""
-    from reference_models.data.formats import recognise  # with torch
+    """Return the path of the data file or data folder, and its settings."""
+    from reference_models.data.formats import recognise  # imports torch
 
     shipped = CONFIGS / "data" / f"{data}.yaml"
     if Path(data).is_dir() and not shipped.is_file():
@@ -205,16 +206,16 @@ def _read_data(data: str | Path) -> tuple[Path, Settings]:
 
 
 def _task(of_data: Settings) -> str:
-    from reference_models.data.formats import get_format, list_formats  # with torch
+    from reference_models.data.formats import get_format, list_formats  # imports torch
 
     data = of_data.get("data") or {}
     name = data.get("format", DataConfig.format)
-    # A name that is not known is told once all settings are there.
+    # An unknown format is reported later, by `_check_names`.
     return data.get("task") or (get_format(name).task if name in list_formats() else "")
 
 
 def _merge(first: Settings, second: Settings) -> Settings:
-    """Both, the second one's values where both have one."""
+    """Merge two nested settings; the values of the second one win."""
     merged = first | second
     for key in first.keys() & second.keys():
         if isinstance(first[key], dict) and isinstance(second[key], dict):
@@ -231,11 +232,11 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
     """Check the keys of a file.
 
     Args:
-        part: what it holds.
-        system: name of the system.
-        path: of the file.
-        skipped: settings that a file for all systems may have, and this system has not, are taken out of `part`; None
-            where every setting must be this system's.
+        part: Content of the file.
+        system: Name of the system.
+        path: Path of the file.
+        skipped: If not None, `model` settings that only other systems have are removed from `part`; if None, they are
+            an error.
     """
     from reference_models.systems import get_system, list_systems
 
@@ -247,7 +248,7 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
             raise UserError(f"{path}: {_unknown(section, system, [*known, 'output', 'system'])}")
         if not isinstance(content, dict):
             got = "null" if content is None else repr(content)
-            raise UserError(f"{path}: {section} holds no settings ({got}); give it some, or leave it out")
+            raise UserError(f"{path}: {section} contains no settings ({got}); add some, or remove the section")
         for key in [key for key in content if key not in known[section]]:
             others = {name for other in list_systems() for name in _keys(get_system(other).settings_class)["model"]}
             if skipped is None or section != "model" or key not in others:
@@ -269,7 +270,7 @@ def _check_overrides(overrides: Sequence[str], system: str) -> None:
 
 
 def _unknown(key: str, system: str, names: Sequence[str]) -> str:
-    advice = suggest(key, names) or "; i2srm train DATA SYSTEM --help lists them all"
+    advice = suggest(key, names) or "; i2srm train DATA SYSTEM --help lists all settings"
     return f"the system {system} has no setting {key}{advice}"
 
 
@@ -298,7 +299,7 @@ def _check_names(data: DataConfig, source: str) -> None:
 
 @cache
 def _parser(name: str) -> ArgumentParser:
-    """The parser of a system's settings, or, for the name "", of those that all have."""
+    """Return the parser for the settings of a system; for the name "", of the settings that all systems share."""
     settings_class: type[SystemConfig] = TextSystemConfig
     if name:
         from reference_models.systems import get_system
@@ -309,14 +310,14 @@ def _parser(name: str) -> ArgumentParser:
         description=(
             f"Settings of the system {name}."
             if name
-            else "Settings that all systems have; with DATA and SYSTEM, those of one system and their values."
+            else "Settings of all systems. Give DATA and SYSTEM to list the settings of one system with their values."
         )
-        + " Beside them, --seeds 0 1 2 trains once for each.",
+        + " In addition, --seeds 0 1 2 trains once per seed.",
         exit_on_error=False,
         allow_abbrev=False,
     )
     parser.add_argument("--settings", action="config", help=SUPPRESS)
-    parser.add_argument("--output", type=str, default="runs/i2srm", help="folder of the run")
+    parser.add_argument("--output", type=str, default="runs/i2srm", help="run directory")
     for section, kind in {"data": DataConfig, "model": settings_class, **SECTIONS}.items():
         parser.add_class_arguments(kind, section, fail_untyped=True)
     return parser
@@ -329,7 +330,7 @@ def _parse(name: str, merged: Settings, overrides: Sequence[str], source: str) -
         values = parser.instantiate_classes(namespace)
     except SystemExit:
         raise  # after --help
-    except Exception as error:  # a value can be wrong in almost any way
+    except Exception as error:  # a wrong value can raise almost any exception
         reason = WRONG_UNION.sub(_wrong_union, WRONG_VALUE.sub(_wrong_value, " ".join(str(error).split())))
         raise UserError(f"{source}: {reason}") from error
     return RunConfig(name, values.model, values.output, values.data, values.training, values.grounding)

@@ -120,7 +120,7 @@ def write_tags(
         if tagger is not None:
             tags = tag_images(tagger, images[split], f"tags of {split}", progress=progress)
         new: ImageTexts = {name: {"tags": SEPARATOR.join(own)} for name, own in tags.items()}
-        told = {name for own in texts.values() for name in own} & images[split].keys()
+        described = {name for own in texts.values() for name in own} & images[split].keys()
         merged = {}
         for name in dict.fromkeys([*images[split], *old]):
             parts = (one.get(name, {}) for one in (old, new, *texts.values()))
@@ -129,7 +129,7 @@ def write_tags(
         write_image_texts(path, merged)
         tagged = sum(bool(own.get("tags")) for own in merged.values())
         unreadable = 0 if tagger is None else len(images[split]) - len(tags)
-        summaries.append(TagSummary(path, len(images[split]), tagged, unreadable, len(told)))
+        summaries.append(TagSummary(path, len(images[split]), tagged, unreadable, len(described)))
     return summaries
 
 

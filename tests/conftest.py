@@ -1,4 +1,4 @@
-"""Profiles of hypothesis: a quick one, and a long one chosen by HYPOTHESIS_PROFILE=long. No test uses the network."""
+"""Global test settings: hypothesis profiles (HYPOTHESIS_PROFILE=long runs more examples), one thread, no network."""
 
 import os
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)
 
 checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -142,7 +142,7 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
                 visible=answers.sees_images,
             )
             ask_file = gr.Button("Predict the file", variant="primary")
-            told = gr.HTML(elem_id="told", apply_default_css=False)
+            summary = gr.HTML(elem_id="summary", apply_default_css=False)
             download = gr.DownloadButton("Download the predictions", visible=False)
 
         def show_example(number: int | None) -> list[Any]:
@@ -181,7 +181,7 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
             own(take_own, [chosen, crops], [chosen, crops, example], **free)
         for event in (ask.click, text.submit, *(key.submit for key in keys)):
             event(answer_post, inputs, answer, **model)
-        ask_file.click(answer_file, [files, of_file], [told, download], **model)
+        ask_file.click(answer_file, [files, of_file], [summary, download], **model)
     return page
 
 

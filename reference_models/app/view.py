@@ -59,12 +59,12 @@ def seen(sample: Sample, boxes: Sequence[Bounds | None]) -> Markup:
         element("figure", thumbnail(path, CROP), element("figcaption", f"crop {number}"))
         for number, path in enumerate(sample.crops, start=1)
     ]
-    told = []
+    notes = []
     if not crops:
-        told.append(note("There are no crops."))
+        notes.append(note("There are no crops."))
     elif sample.image and not any(boxes):
-        told.append(note("The positions of these crops in the image are unknown."))
-    return element("section", element("h2", "Image and crops"), *told, element("div", *shown, *crops, class_="images"))
+        notes.append(note("The positions of these crops in the image are unknown."))
+    return element("section", element("h2", "Image and crops"), *notes, element("div", *shown, *crops, class_="images"))
 
 
 def boxed_image(path: Path, boxes: Sequence[Bounds | None]) -> Markup:
@@ -86,9 +86,9 @@ def boxed_image(path: Path, boxes: Sequence[Bounds | None]) -> Markup:
         middle = {"x": f"{left + 3 * unit:g}", "y": f"{top + 4.6 * unit:g}", "font-size": f"{5 * unit:g}"}
         drawn.append(element("text", str(number), **middle, class_="number"))
     count = sum(box is not None for box in boxes)
-    told = f"The image of the post with the boxes of {count} crops" if count else "The image of the post"
+    label = f"The image of the post with the boxes of {count} crops" if count else "The image of the post"
     shown = element("image", href=embedded(image), width=f"{width}", height=f"{height}")
-    view = {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": told}
+    view = {"viewBox": f"0 0 {width} {height}", "role": "img", "aria-label": label}
     return element("svg", shown, *drawn, **view, class_="post-image")
 
 

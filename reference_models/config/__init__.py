@@ -1,4 +1,4 @@
-"""The settings of a run, as its YAML file and the command line write them; a file for each section."""
+"""Settings of a run, as in its YAML file and on the command line; one file per section."""
 
 from reference_models.config.checks import check_at_least
 from reference_models.config.data import DataConfig, LongSamples, Policy, Resize

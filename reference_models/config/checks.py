@@ -1,4 +1,4 @@
-"""Checks that several sections of the settings share."""
+"""Checks shared by several sections of the settings."""
 
 import math
 
@@ -6,10 +6,10 @@ from reference_models.errors import UserError
 
 
 def check_at_least(settings: object, section: str, **least: float) -> None:
-    """Check numbers against their least values.
+    """Check settings against their minimum values.
 
     Raises:
-        UserError: one is below, or not finite.
+        UserError: If a value is below its minimum or not finite.
     """
     for name, bound in least.items():
         if not bound <= (value := getattr(settings, name)) < math.inf:

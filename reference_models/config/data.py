@@ -1,11 +1,11 @@
-"""The settings of the data: where the samples are, and how they become tensors."""
+"""Data settings: where the samples are and how they become tensors."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from reference_models.config.checks import check_at_least
 
-Policy = Literal["error", "blank", "drop"]  # about an image that cannot be read
+Policy = Literal["error", "blank", "drop"]  # for images that cannot be read
 LongSamples = Literal["error", "drop"]
 Resize = Literal["squash", "centre-crop", "window"]
 
@@ -15,28 +15,28 @@ class DataConfig:
     """Where the samples are and how they become tensors.
 
     Args:
-        format: how the files below `root` are laid out: "twitter" (named entities) or "mnre" (relations), as the field
-            shares them; "conll" (named entities, without images); "jsonl" (one's own data, of either task);
-            "flickr30k_entities"; or the name of a registered format.
-        root: folder of the data set.
-        task: "ner" (named entities), "re" (relations), or the name of a registered task; without it, that of the data.
-        no_relation: the relation that stands for none and has no part in the scores; null where each pair has one.
-        bad_images: what to do about an image or crop that is missing or broken: stop with an "error", go on without it
-            ("blank"), or leave the sample out of the training ("drop"; where scores are computed, it is blanked); the
-            last two count and name what they touched.
-        long_samples: what to do about a relation whose entity lies behind the length limit: "error", or "drop"
-            it from the training (counted; where scores are computed, it counts as missed).
-        label_scheme: what is tagged for named entities: words ("bio"), or all sub-words as in older baselines ("x13":
-            further tags for later sub-words of a word, both ends of a sentence, and padding).
-        max_length: limit of a sentence in sub-words.
-        image_size: side of the images in pixels; 224, and 32 for the `tiny` backbone.
-        resize: how images become squares: "squash", "centre-crop" as in the field's code (short side to 256, the middle
-            224; other sizes in proportion), or "window" as in other published code (a random square of the unscaled
-            image, drawn once, perhaps mirrored).
-        max_crops: object crops of a sample at most.
-        feature_cache: folder where the features of images are kept, so that each image meets a frozen image
-            backbone once for all epochs and runs; they are computed in float32 also under mixed precision. It needs
-            `model.freeze_image_backbone`; without it, images are decoded for every batch.
+        format: File layout below `root`: "twitter" (named entities) or "mnre" (relations), the common layouts of these
+            data sets; "conll" (named entities, no images); "jsonl" (your own data, both tasks); "flickr30k_entities";
+            or the name of a registered format.
+        root: Folder of the data set.
+        task: "ner" (named entities), "re" (relations), or the name of a registered task. Default: the task of the data.
+        no_relation: Label for "no relation", which is excluded from the scores; null if every pair has a relation.
+        bad_images: What to do if an image or crop is missing or broken: stop with an "error", continue without it
+            ("blank"), or remove the sample from training ("drop"; in scored splits the image is blanked instead).
+            "blank" and "drop" count and list the affected images.
+        long_samples: What to do if an entity of a relation is beyond `max_length`: stop with an "error", or "drop" the
+            sample from training (the samples are counted; in scored splits they count as missed).
+        label_scheme: What is tagged for named entities: words ("bio"), or all sub-words as in older baselines ("x13",
+            with extra tags for the later sub-words of a word, both ends of the sentence, and padding).
+        max_length: Maximum length of a sentence in sub-words.
+        image_size: Side length of the images in pixels; 224, or 32 for the `tiny` backbone.
+        resize: How images become squares: "squash"; "centre-crop" as in most published code (short side to 256, then
+            the central 224; other sizes in proportion); or "window" as in other published code (a random square of the
+            unscaled image, drawn once, possibly mirrored).
+        max_crops: Maximum number of object crops per sample.
+        feature_cache: Folder that caches image features, so that a frozen backbone computes each image only once for
+            all epochs and runs. Features are computed in float32, also under mixed precision. Requires
+            `model.freeze_image_backbone`. Without a cache, images are decoded for every mini-batch.
     """
 
     format: str = "mnre"

@@ -1,4 +1,4 @@
-"""The settings of `i2srm data crops`."""
+"""Grounding settings: how object crops are made, as for `i2srm data crops`."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,18 @@ class GroundingConfig:
     """How object crops are made.
 
     Args:
-        detector: "grounding-dino" and "owlv2" look for the phrases of the text, "torchvision" (Faster R-CNN) for
-            whatever stands out, "centre" takes five crops by position and needs no weights, and "annotations" takes
-            the boxes that came with the data; or the name of a registered detector.
-        weights: for grounding-dino and owlv2, a hub name or local folder; for torchvision, a local file; "default"
-            takes the detector's usual ones from the hub.
-        phrases: spaCy pipeline (name or folder) that finds the noun phrases of a tweet; relations have their entities.
-        threshold: least score of a box, 0 to 1.
-        top: crops of a sample at most, those with the highest score.
-        batch_size: images that the detector sees at once.
-        size: side of a crop in pixels.
-        overwrite: replace a crop dictionary that was made by others or with other settings.
+        detector: "grounding-dino" and "owlv2" detect the phrases of the sentence; "torchvision" (Faster R-CNN) detects
+            objects without phrases; "centre" takes five crops by position and needs no weights; "annotations" uses the
+            boxes of the data set; or the name of a registered detector.
+        weights: Hub name or local folder for grounding-dino and owlv2, local file for torchvision; "default" for the
+            standard weights of the detector, from the Hub.
+        phrases: spaCy pipeline (name or folder) that extracts the noun phrases of a sentence. Relations use their
+            entities instead.
+        threshold: Minimum score of a box, from 0 to 1.
+        top: Maximum number of crops per sample; those with the highest scores are kept.
+        batch_size: Number of images per detector batch.
+        size: Side length of a crop in pixels.
+        overwrite: Replace a crop dictionary that was made with other settings or by another program.
     """
 
     detector: str = "grounding-dino"

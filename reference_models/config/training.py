@@ -1,4 +1,4 @@
-"""The settings of the training."""
+"""Training settings."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,46 +13,46 @@ Logger = Literal["none", "tensorboard", "wandb"]
 
 @dataclass
 class TrainingConfig:
-    """How it is trained (section 4.2 of the paper).
+    """How a system is trained (section 4.2 of the paper).
 
     Args:
-        epochs: passes over the training split.
-        batch_size: samples that one process takes at once.
-        accumulation: batches of a step; 2 of 8 give the gradient of 16 (AttnMixup still sees 8).
-        learning_rate: peak rate of all that `learning_rates` does not name.
-        learning_rates: peak rates by the beginning of parameters' names, as in {text_encoder: 1e-5, head.crf: 1e-2};
-            the longest beginning counts. Without one for it, a head learns at 5e-2 where it has a CRF, and at 1e-3
-            where it has none; a system can have further rates of its own.
+        epochs: Passes over the training split.
+        batch_size: Mini-batch size per process.
+        accumulation: Mini-batches per optimizer step; 2 of 8 give the gradient of 16 (AttnMixup still sees 8).
+        learning_rate: Peak learning rate of all parameters that `learning_rates` does not match.
+        learning_rates: Peak learning rates by prefix of the parameter name, as in {text_encoder: 1e-5, head.crf: 1e-2};
+            the longest matching prefix wins. Without an entry, a head with a CRF uses 5e-2 and a head without one 1e-3;
+            a system can define more rates.
         optimizer: "adamw" or "sgd".
-        momentum: of sgd.
-        weight_decay: of the weights.
-        decay_all: decay biases and norms too, as published code does.
-        warmup: share of the steps over which the rates rise.
-        schedule: how the rates go on after the warm-up: they fall to 0 ("linear", "cosine"), stay ("constant"), or are
-            divided by 1 + 0.05 x whole epochs ("inverse").
-        clip: largest norm of the gradient, to which longer ones are scaled; 0 for no limit.
-        precision: "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
-        fast_float32: faster float32 products, about twice as fast on many CPUs; refused where the machine would trade
-            accuracy for it.
-        fast_dropout: cheaper random numbers for dropout on a CPU, where they take a tenth of a step; a seed then gives
-            another run than without it.
-        threads: that compute on the CPU; 0 for as many as PyTorch takes by itself, "measured" for the number of which a
-            short measurement at the start finds it the fastest. Sums of another number of threads can differ in their
-            last digits.
-        keep_memory: keep the memory that the process frees, instead of handing it back and faulting it in again in each
-            step; for Linux with the GNU C library. The process then holds its peak to its end.
-        compile: compile the text encoder by `torch.compile`, for GPUs; it begins with a minute of compiling, and CPUs
-            lose by it.
-        gradient_checkpointing: compute the layers of the text encoder twice instead of keeping their activations.
-        group_by_length: make batches of sentences of about one length.
-        shuffle: False shows the samples of each epoch in the order of the file, as some published code does.
-        keep: epoch whose weights are kept: the "best" on validation (the first of equals), or the "last".
-        patience: epochs without a better F1 on validation after which the training stops early; 0 for never. The rates
-            still fall as if all epochs came.
-        checkpoint_steps: steps between two checkpoints; 0 for one at the end of each epoch, which there is in any case.
-        seed: of everything random.
-        workers: processes that load images beside the training; 0 loads them in it.
-        log_to: also log to "tensorboard", in the folder of the run, or to "wandb", whose package is to be installed.
+        momentum: Momentum of sgd.
+        weight_decay: Weight decay of the weights.
+        decay_all: Apply weight decay also to biases and norms, as published code does.
+        warmup: Fraction of the steps over which the learning rates rise.
+        schedule: Learning rates after the warm-up: decay to 0 ("linear", "cosine"), stay constant ("constant"), or are
+            divided by 1 + 0.05 x completed epochs ("inverse").
+        clip: Maximum gradient norm; larger gradients are scaled down to it. 0 for no limit.
+        precision: "fp32", or "bf16" or "fp16" for mixed precision; "fp16" needs an accelerator.
+        fast_float32: Faster float32 products, about twice as fast on many CPUs; refused on machines where they would
+            lose accuracy.
+        fast_dropout: Cheaper random numbers for dropout on a CPU, where they take a tenth of a step. The same seed then
+            gives different results than without it.
+        threads: Number of CPU threads; 0 for the default of PyTorch, "measured" for the fastest number in a short
+            measurement at the start. The number of threads can change the last digits of sums.
+        keep_memory: Keep freed memory in the process instead of returning it to the system in each step, which causes
+            page faults. For Linux with the GNU C library. The process then holds its peak memory until it ends.
+        compile: Compile the text encoder with `torch.compile`, for GPUs. Compiling takes a minute at the start; on CPUs
+            it makes training slower.
+        gradient_checkpointing: Recompute the layers of the text encoder in the backward pass instead of storing their
+            activations.
+        group_by_length: Build mini-batches of sentences of similar length.
+        shuffle: Shuffle the samples in each epoch; false keeps the order of the file, as some published code does.
+        keep: Epoch whose weights are kept: the "best" on the validation split (the first one on ties), or the "last".
+        patience: Stop early after this number of epochs without a better validation F1; 0 for never. The learning rate
+            schedule still covers all epochs.
+        checkpoint_steps: Steps between two checkpoints; 0 for none except the one at the end of each epoch.
+        seed: Seed of all random numbers.
+        workers: Processes that load images in parallel to the training; 0 loads them in the training process.
+        log_to: Also log to "tensorboard" (in the run directory) or "wandb"; the package must be installed.
     """
 
     epochs: int = 25
@@ -93,9 +93,9 @@ class TrainingConfig:
             if not 0 <= rate < math.inf:
                 raise UserError(f"training.learning_rates.{prefix} must be 0 or more and finite, got {rate}")
         if self.warmup >= 1:
-            raise UserError(f"training.warmup is a share of the steps and must be below 1, got {self.warmup}")
+            raise UserError(f"training.warmup is a fraction of the steps and must be below 1, got {self.warmup}")
         if self.group_by_length and not self.shuffle:
             raise UserError(
-                "training.group_by_length has an order of its own, and training.shuffle=false keeps that of the file; "
-                "choose one of both"
+                "training.group_by_length changes the order of the samples, but training.shuffle=false keeps the order "
+                "of the file; set only one of the two"
             )

@@ -160,17 +160,17 @@ def _with_bystanders(
 
 
 def _ner_post(rng: random.Random) -> Post:
-    told = rng.random() < WORDS
-    count = 1 if told or rng.random() < SINGLE else rng.randint(2, 3)
+    from_words = rng.random() < WORDS
+    count = 1 if from_words or rng.random() < SINGLE else rng.randint(2, 3)
     colours = rng.sample(list(HUES), len(HUES))
     types = tuple(_draw_type(rng) for _ in range(count))
-    template = rng.choice(TELLING[types[0]] if told else NEUTRAL[count])
+    template = rng.choice(TELLING[types[0]] if from_words else NEUTRAL[count])
     words, spans = _fill(template, [_name(colour, rng) for colour in colours[:count]])
     shown = list(zip(types, colours, strict=False))
     if count == 2:
         shown = list(_with_bystanders(shown, colours[count:], 3 - count, rng))
-    posterior = ({types[0]: 1.0},) if told else (TYPES,) * count
-    kind: Source = "words" if told else "single" if len(shown) == 1 else "several"
+    posterior = ({types[0]: 1.0},) if from_words else (TYPES,) * count
+    kind: Source = "words" if from_words else "single" if len(shown) == 1 else "several"
     return Post(words, spans, types, None, tuple(shown), kind, posterior)
 
 
@@ -191,13 +191,13 @@ def _relation_posterior(head: str | None, tail: str | None) -> dict[str, float]:
 
 
 def _re_post(rng: random.Random) -> Post:
-    told, single = rng.random() < WORDS, rng.random() < SINGLE
+    from_words, single = rng.random() < WORDS, rng.random() < SINGLE
     types = _type_pair(rng)
     relation = PAIRS.get(types, "None")
     colours = rng.sample(list(HUES), len(HUES))
     names: list[tuple[str, ...]] = [_name(colours[0], rng), _name(colours[1], rng)]
     shown = list(zip(types, colours, strict=False))
-    if told:
+    if from_words:
         words, spans = _fill(RELATIONS[relation][3] if relation != "None" else UNRELATED, names)
         return Post(
             words, spans, types, relation, tuple(shown), "words", ({} if relation == "None" else {relation: 1.0},)

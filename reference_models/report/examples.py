@@ -45,8 +45,8 @@ def example(task: Task, row: Row, sample: Sample) -> Markup:
     images = [thumbnail(sample.image, IMAGE)] if sample.image else []
     crops = element("div", *(thumbnail(path, CROP) for path in sample.crops), class_="crops")
     shown = element("div", *images, crops, class_="images") if images or sample.crops else Markup()
-    told = [_line(row, line) for line in task.lines(row)]
-    return element("figure", shown, element("figcaption", *told, element("p", row["id"], class_="note")))
+    captions = [_line(row, line) for line in task.lines(row)]
+    return element("figure", shown, element("figcaption", *captions, element("p", row["id"], class_="note")))
 
 
 def labelled(task: Task, row: Row) -> Markup:

@@ -50,13 +50,13 @@ def facts(task: Task, metrics: Mapping[str, Any], settings: str) -> Markup:
 def curves(history: History) -> Markup:
     """Plot the losses and the validation F1 over the epochs."""
     charts = [curve_chart(history, "task_loss", "task loss (nats)", TEXT, yscale="log")]
-    told = []
+    notes = []
     if points(history, "semantic_loss"):
         charts.append(curve_chart(history, "semantic_loss", "semantic loss (nats)", IMAGE, yscale="log"))
     else:
-        told = [element("p", "No semantic loss curve: the run was trained without the semantic loss.", class_="note")]
+        notes = [element("p", "No semantic loss curve: the run was trained without the semantic loss.", class_="note")]
     charts.append(curve_chart(history, "eval_f1", "validation F1", TEXT, ylim=(0, 1)))
-    return join([element("div", *charts, class_="charts"), *told])
+    return join([element("div", *charts, class_="charts"), *notes])
 
 
 def types(task: Task, rows: Sequence[Row]) -> Markup:

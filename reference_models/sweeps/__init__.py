@@ -1,1 +1,1 @@
-"""The tables of the paper, trained: settings, runs, and the paper's numbers beside ours."""
+"""Sweeps: train the tables of the paper and compare the results with the paper's numbers."""

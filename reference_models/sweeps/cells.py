@@ -1,4 +1,4 @@
-"""The cells of a table: for each the settings of its runs and the paper's numbers."""
+"""Cells of a table: the settings of their runs and the paper's numbers."""
 
 import json
 import re
@@ -18,14 +18,14 @@ TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What is trained together, once for each seed; each is equal to itself alone.
+    """One configuration of a table, trained once per seed. Cells are compared by identity.
 
     Attributes:
-        row: name of the variant.
-        column: data set, and image encoder if the table varies it.
-        data: name of the data set's configuration.
-        config: settings of its runs, but for the seed; `config.output` is their folder.
-        paper: the paper's numbers (percent) by score; empty where it has none.
+        row: Name of the variant.
+        column: Data set, and image encoder if the table varies it.
+        data: Name of the data file in `configs/data`.
+        config: Settings of its runs, except the seed; `config.output` is the folder of the runs.
+        paper: The paper's numbers (percent) by score; empty if the paper has none.
     """
 
     row: str
@@ -36,23 +36,23 @@ class Cell:
 
 
 def make_cells(table: Table, data: Sequence[str], output: Path, overrides: Sequence[str]) -> list[Cell]:
-    """The cells of a table on the data sets named, row by row, with overrides of the command line.
+    """Return the cells of a table for the given data sets, row by row, with overrides from the command line.
 
-    A synthetic set that does not exist where its configuration says is one of the sweep's own, below `output`, where it
-    stays.
+    If a synthetic data set does not exist at the path of its settings, the sweep uses its own one below `output`, also
+    when it resumes.
 
     Raises:
-        UserError: a data set that the table does not have, one named twice, or overrides that do not exist or would
-            change what the table compares, or a folder of data that does not exist.
+        UserError: If the table does not have a data set, a data set is given twice, an override does not exist or would
+            change what the table compares, or a data folder does not exist.
     """
     for name in data:
         if name not in (*table.data, *table.synthetic):
             raise UserError(
-                f"{table.name} has no data set {name!r}; it has {', '.join(table.data)} and, synthetic, "
+                f"{table.name} has no data set {name!r}; it has {', '.join(table.data)} and the synthetic data sets "
                 f"{', '.join(table.synthetic)}"
             )
     if len(set(data)) < len(data):
-        raise UserError(f"expected different data sets, got {' '.join(data)}")
+        raise UserError(f"expected different data sets, got {' '.join(data)}; name each data set once")
     systems = sorted({row.system for row in table.rows})
     shared = shared_overrides(overrides, systems) if overrides else {}
     _check_overrides(table, data, shared)
@@ -81,7 +81,7 @@ def _synthetic_root(given: str, shipped: str, own: Path) -> str:
     if given == shipped:
         return str(own) if own.exists() or not Path(given).exists() else given
     if not Path(given).exists():
-        raise UserError(f"data.root: there is no folder {given}; without it, the sweep makes a set of its own")
+        raise UserError(f"data.root: there is no folder {given}; remove it, and the sweep writes a synthetic data set")
     return given
 
 
@@ -92,12 +92,12 @@ def _check_overrides(table: Table, data: Sequence[str], overrides: Mapping[str, 
             before, after = (flat_settings(asdict(read_settings(name, words, system=system))) for words in ([], own))
             changed |= {key for key in before | after if before.get(key) != after.get(key)}
         if taken := changed & table.varied():
-            raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}, so it cannot be set for all")
+            raise UserError(f"{table.name} compares values of {', '.join(sorted(taken))}; do not set it for all cells")
         if "training.seed" in changed:
-            raise UserError("the seeds of a sweep are given by --seeds, not by training.seed")
+            raise UserError("set the seeds of a sweep with --seeds, not with training.seed")
         if "data.root" in changed and len(data) > 1:
             raise UserError(
-                f"data.root is the folder of one data set, and the sweep has {len(data)}: name one by --data"
+                f"data.root is the folder of one data set, but the sweep has {len(data)}; choose one with --data"
             )
 
 

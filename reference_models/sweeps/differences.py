@@ -1,4 +1,4 @@
-"""What each module adds to each system: paired differences with intervals, as a table, as CSV and as a figure."""
+"""Effect of each module on each system: paired differences with intervals, as a table, as CSV and as a figure."""
 
 import csv
 import math
@@ -20,20 +20,20 @@ from reference_models.sweeps.tables import Table
 SCORE = "f1"
 ALL = "all systems"
 FIELDS = ("data", "system", "arm", "mean", "difference", "half_width", "pairs")
-# Student's t at 97.5% for 1 to 10 degrees of freedom.
+# 97.5% quantiles of Student's t for 1 to 10 degrees of freedom.
 QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """F1 of a system with a module less its F1 without any, in points.
+    """F1 of a system with modules minus its F1 without modules, in percentage points.
 
     Attributes:
-        data: name of the data set.
-        system: as in Table 1, or `ALL`.
-        arm: which modules act.
-        values: F1 with them (percent), seed by seed; empty for `ALL`.
-        pairs: the differences, seed by seed, to the same seed without modules; of `ALL`, system by system.
+        data: Name of the data set.
+        system: Name as in Table 1, or `ALL`.
+        arm: Name of the modules in use.
+        values: F1 with the modules (percent), one per seed; empty for `ALL`.
+        pairs: Differences from the same seed without modules, one per seed; for `ALL`, one mean per system.
     """
 
     data: str
@@ -44,19 +44,19 @@ class Difference:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the 95% t-interval of the mean difference; None for a single pair."""
+        """Half the width of the 95% t-interval of the mean difference; None for a single pair."""
         if len(self.pairs) < 2:
             return None
         return student_quantile(len(self.pairs) - 1) * stdev(self.pairs) / math.sqrt(len(self.pairs))
 
     def text(self) -> str:
-        """The mean difference with its interval, as in "+0.52 [+0.11, +0.93]"."""
+        """Format the mean difference with its interval, as in "+0.52 [+0.11, +0.93]"."""
         middle, half = mean(self.pairs), self.half_width
         return f"{middle:+.2f}" + ("" if half is None else f" [{middle - half:+.2f}, {middle + half:+.2f}]")
 
 
 def student_quantile(freedom: int) -> float:
-    """Student's t at 97.5%, exact to three decimals."""
+    """Return the 97.5% quantile of Student's t, exact to three decimals."""
     if freedom <= len(QUANTILES):
         return QUANTILES[freedom - 1]
     z = NormalDist().inv_cdf(0.975)
@@ -66,11 +66,11 @@ def student_quantile(freedom: int) -> float:
 
 
 def differences(table: Table, outcomes: Mapping[Cell, Outcome]) -> list[Difference]:
-    """What is known so far, with the first arm as what the others are compared with, and the mean over systems.
+    """Compute the differences of all finished cells from the first arm, and their means over systems.
 
     Args:
-        table: of arms.
-        outcomes: of its cells.
+        table: A table with arms.
+        outcomes: Outcomes of its cells.
     """
     rows = {row.name: row for row in table.rows}
     values = {
@@ -102,7 +102,7 @@ def difference_table(
     seeds: Sequence[int],
     overrides: Sequence[str],
 ) -> str:
-    """The differences as Markdown, a table for each data set, and below them what they rest on."""
+    """Format the differences as Markdown: one table per data set, followed by notes on how they were computed."""
     rows = {row.name: row for row in table.rows}
     plain, *arms = dict.fromkeys(row.arm for row in table.rows)
     known = {(one.data, one.system, one.arm): one for one in found}
@@ -126,8 +126,8 @@ def difference_table(
             lines.append([ALL, "", *("" if one is None else one.text() for one in totals)])
         parts += [f"### {data}", "", *aligned(lines), ""]
     parts.append(
-        f"- Test split, percent, seeds {', '.join(map(str, seeds))}: F1 with {plain}, and mean paired differences to "
-        "it in points with 95% t-intervals over the seeds."
+        f"- Test split, percent, seeds {', '.join(map(str, seeds))}: F1 with {plain}, and mean paired differences from "
+        "it in percentage points, with 95% t-intervals over the seeds."
     )
     parts.append(f'- "{ALL}": each system counts once by its mean; the interval is over systems.')
     for data in dict.fromkeys(cell.data for cell in outcomes):
@@ -141,14 +141,14 @@ def difference_table(
 
 
 def _state(outcome: Outcome, reasons: Sequence[str]) -> str:
-    """What stands in the place of a number that there is not."""
+    """Return the text shown instead of a missing number."""
     if outcome.state == "failed":
         return f"failed [{reasons.index(outcome.reason) + 1}]"
-    return "nothing to compare with" if outcome.state == "finished" else outcome.state
+    return "no baseline" if outcome.state == "finished" else outcome.state
 
 
 def difference_csv(found: Sequence[Difference]) -> str:
-    """A line for each difference; points, and empty where there is no number."""
+    """Format the differences as CSV, one line each, in percentage points; missing numbers are empty."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
@@ -161,7 +161,7 @@ def difference_csv(found: Sequence[Difference]) -> str:
 
 
 def difference_figure(found: Sequence[Difference], path: Path) -> None:
-    """Draw a dot with its interval for each system and module, a panel for each data set; nothing without any."""
+    """Plot the mean and interval of each system and module, one panel per data set. No-op without differences."""
     if not found:
         return
     data = list(dict.fromkeys(one.data for one in found))

@@ -1,4 +1,4 @@
-"""What the folders of a cell's runs say: how far it is, and its scores."""
+"""State and scores of a cell, read from its run directories."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ from reference_models.training.folder import METRICS, START, start_of
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a cell is.
+    """State and results of a cell.
 
     Attributes:
-        state: "missing" (not begun), "partial" (not every seed is finished), "finished", "failed", or "other settings"
-            (its folder holds runs of another sweep).
-        values: of a finished cell, each score of the test split (percent), seed by seed.
-        fingerprint: of a finished cell, that of the label files.
-        reason: of a failed cell, why.
-        parameters: of a finished cell, numbers that its model has, the image backbone and both modules included; 0
-            where the runs do not say.
-        epoch_seconds: of a finished cell, seconds of an epoch of training, a mean over the seeds; 0 likewise.
+        state: "missing" (not started), "partial" (not all seeds finished), "finished", "failed", or "other settings"
+            (the folder contains runs of another sweep).
+        values: If finished, the test scores (percent) by name, one value per seed.
+        fingerprint: If finished, the fingerprint of the label files.
+        reason: If failed, the error message.
+        parameters: If finished, the number of parameters of the model, including the image backbone and both modules; 0
+            if the runs did not record it.
+        epoch_seconds: If finished, the seconds per training epoch, averaged over the seeds; 0 if not recorded.
     """
 
     state: Literal["missing", "partial", "finished", "failed", "other settings"]
@@ -35,11 +35,11 @@ class Outcome:
 
 
 def read_outcome(cell: Cell, seeds: Sequence[int], scores: Sequence[str]) -> Outcome:
-    """How far the runs of a cell are; nothing is trained."""
+    """Read the state and scores of a cell; nothing is trained."""
     runs = [Path(cell.config.output) / f"seed-{seed}" for seed in seeds]
     wanted = start_of(cell.config)
     del wanted["training.seed"]
-    advice = "delete the folder of this run, and the sweep trains it again"
+    advice = "delete this run directory, and the sweep trains it again"
     starts = [read_json(run / START, advice) for run in runs if (run / START).is_file()]
     if any(not wanted.items() <= start.items() for start in starts):
         return Outcome("other settings")

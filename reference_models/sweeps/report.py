@@ -1,4 +1,4 @@
-"""A sweep's table: the paper's numbers beside ours, as Markdown to read and as CSV to compute with."""
+"""Table of a sweep with the paper's numbers and ours, as Markdown and as CSV."""
 
 import csv
 import shlex
@@ -12,12 +12,12 @@ from reference_models.sweeps.tables import Table
 
 FIELDS = ("table", "row", "column", "score", "paper", "mean", "spread", "seeds", "values", "state", "labels", "reason")
 COSTS = ("parameters", "epoch_seconds")
-NEAR = 0.03  # how far an F1 may be from that of its precision and recall, which are rounded
+NEAR = 0.03  # tolerance between F1 and the value computed from rounded precision and recall
 Outcomes = Mapping[Cell, Outcome]
 
 
 def csv_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> str:
-    """A line for each cell and score; percent, and empty where there is no number."""
+    """Format the outcomes as CSV, one line per cell and score, in percent; missing numbers are empty."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*FIELDS, *(COSTS if table.costs else ())])
@@ -33,7 +33,7 @@ def csv_table(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> str:
 
 
 def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int], overrides: Sequence[str]) -> str:
-    """The table as the paper has it, the paper's numbers and ours in each cell, and below it what ours rest on."""
+    """Format the table as Markdown in the layout of the paper, with the paper's numbers and ours, and notes below."""
     reasons = list(dict.fromkeys(outcome.reason for outcome in outcomes.values() if outcome.state == "failed"))
     columns = list(dict.fromkeys((cell.column, cell.data in table.data) for cell in outcomes))
     costs = ("M parameters", "s/epoch") if table.costs else ()
@@ -62,7 +62,7 @@ def markdown_table(table: Table, outcomes: Outcomes, seeds: Sequence[int], overr
 
 
 def expected_f1(paper: Mapping[str, float]) -> float | None:
-    """The F1 of the paper's precision and recall, where it has all three and its own F1 is another; else None."""
+    """Return the F1 computed from the paper's precision and recall if it differs from the paper's F1, else None."""
     if paper.keys() < {"precision", "recall", "f1"}:
         return None
     f1 = 2 * paper["precision"] * paper["recall"] / (paper["precision"] + paper["recall"])
@@ -85,7 +85,7 @@ def _ours(outcome: Outcome, scores: Sequence[str], reasons: Sequence[str]) -> st
 
 
 def with_deviation(values: Sequence[float]) -> str:
-    """The mean of values, with their standard deviation if there are several."""
+    """Format the mean of values, with their standard deviation if there are several."""
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
@@ -96,24 +96,24 @@ def _costs(outcome: Outcome) -> list[str]:
 
 
 def _basis(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> list[str]:
-    spread = "mean ± sample standard deviation over the seeds" if len(seeds) > 1 else "of the only seed"
+    spread = "mean ± sample standard deviation over the seeds" if len(seeds) > 1 else "single seed"
     what = "P / R / F1 in percent" if len(table.scores) > 1 else "percent"
     lines = [f"- Test split, {what}; ours: {spread} {', '.join(map(str, seeds))}."]
     odd = ((cell, expected_f1(cell.paper)) for cell in outcomes)
-    told = [f"{f1:.2f} ({cell.row}, {cell.column})" for cell, f1 in odd if f1 is not None]
-    if told:
-        lines.append(f"- * The paper's F1 does not follow from its P and R, which give {', '.join(told)}.")
+    differing = [f"{f1:.2f} ({cell.row}, {cell.column})" for cell, f1 in odd if f1 is not None]
+    if differing:
+        lines.append(f"- * The paper's F1 does not follow from its P and R, which give {', '.join(differing)}.")
     for data in dict.fromkeys(cell.data for cell in outcomes):
         labels = {outcome.fingerprint for cell, outcome in outcomes.items() if cell.data == data} - {""}
         if labels:
             lines.append(f"- Labels of {data}: {', '.join(sorted(labels))}.")
         if data in table.synthetic:
-            lines.append(f"- {data} is a synthetic set; nothing in the paper compares with it.")
+            lines.append(f"- {data} is a synthetic data set; the paper has no results on it.")
     return lines
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; the first one is its head, and its first column is aligned to the left."""
+    """Return the lines of a Markdown table; the first line is the header, and the first column is left-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     first, *others = (
         "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |" for line in lines

@@ -1,4 +1,4 @@
-"""`i2srm sweep`: trains the cells of a table that are missing, and keeps the table of what is finished."""
+"""`i2srm sweep`: train the unfinished cells of a table, and write the table of the finished ones."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from reference_models.sweeps.tables import Table, load_table
 from reference_models.training.seeds import train_seeds
 
 logger = logging.getLogger(__name__)
-# The data of a sweep stay the same while the seeds of the training vary.
+# The data of a sweep is the same for all training seeds.
 DATA_SEED = 0
 
 
@@ -37,10 +37,10 @@ def list_cells(
     *,
     systems: Sequence[str] = (),
 ) -> str:
-    """The cells of a table with their states, a line each; nothing is trained.
+    """List the cells of a table with their states, one per line; nothing is trained.
 
     Raises:
-        UserError: as `run_sweep`.
+        UserError: As in `run_sweep`.
     """
     table = _load(name, systems)
     cells = make_cells(table, data or table.data, output, overrides)
@@ -59,34 +59,34 @@ def run_sweep(
     systems: Sequence[str] = (),
     jobs: int = 1,
 ) -> int:
-    """Train what is missing of a table, cell by cell; returns how many cells failed.
+    """Train the unfinished cells of a table.
 
-    After each cell the table of all that is finished is in `output`, as NAME.md and NAME.csv. The same command goes on
-    where a sweep was stopped. A cell that fails is shown as such with its reason, and the others go on.
+    After each cell, the table of all finished cells is written to `output` as NAME.md and NAME.csv. An interrupted
+    sweep resumes with the same command. A failed cell is shown with its error message; the others are still trained.
 
     Args:
         name: "table1" to "table6", or "plug-and-play".
-        data: names of data sets; none for those of the paper. A synthetic one that does not exist is generated.
-        seeds: of the training.
-        output: folder of the sweep.
-        overrides: settings for all cells, as on the command line.
-        systems: names of the systems' files whose rows are trained; none for all.
-        jobs: cells that are trained at once, each in a process of its own.
+        data: Names of data sets; empty for those of the paper. A missing synthetic data set is generated.
+        seeds: Training seeds.
+        output: Folder of the sweep.
+        overrides: Settings for all cells, as on the command line.
+        systems: Names of the system files whose rows are trained; empty for all.
+        jobs: Number of cells to train in parallel, each in its own process.
 
     Returns:
-        How many cells failed.
+        Number of failed cells.
 
     Raises:
-        UserError: no such table, system, data set or setting, seeds that are not different whole numbers from 0, or
-            `jobs` that cannot be; then nothing was written.
+        UserError: If the table, a system, a data set or a setting does not exist, the seeds are not different
+            non-negative integers, or `jobs` is invalid. Nothing is written then.
     """
     table = _load(name, systems)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"expected different seeds, one or more, each 0 or more, got {list(seeds)}")
+        raise UserError(f"expected one or more different seeds, each 0 or more, got {list(seeds)}")
     cells = make_cells(table, data or table.data, output, overrides)
     state = PartialState()
     if jobs < 1 or (jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1"):
-        raise UserError(f"--jobs must be 1 or more, and 1 where several processes train together, got {jobs}")
+        raise UserError(f"--jobs must be 1 or more, and 1 if several processes train together, got {jobs}")
     with state.main_process_first():
         for cell in cells:
             if cell.data in table.synthetic:
@@ -116,7 +116,7 @@ def _load(name: str, systems: Sequence[str]) -> Table:
 def _outcomes(
     cells: Sequence[Cell], seeds: Sequence[int], scores: Sequence[str], jobs: int
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Train the cells, in their order or several at once; each with how it ended, as soon as it has."""
+    """Train the cells, in order or in parallel; yield each with its outcome as soon as it has ended."""
     if jobs == 1:
         for number, cell in enumerate(cells, start=1):
             PartialState().print(f"\n== cell {number} of {len(cells)}: {_title(cell)}", flush=True)
@@ -125,16 +125,16 @@ def _outcomes(
     for cell, call in run_jobs(partial(_train, seeds=seeds, scores=scores, labelled=True), cells, jobs):
         try:
             yield cell, result_of(call)
-        except UserError as error:  # a process was killed, which ends those of the other cells too
+        except UserError as error:  # a process was killed, which also ends the processes of the other cells
             found = read_outcome(cell, seeds, scores)
-            reason = f"{error}; the same command goes on"
+            reason = f"{error}; run the same command again to resume"
             yield cell, found if found.state == "finished" else Outcome("failed", reason=reason)
 
 
 def _write_tables(
     table: Table, outcomes: dict[Cell, Outcome], seeds: Sequence[int], overrides: Sequence[str], output: Path
 ) -> str:
-    """Write what is finished; returns the Markdown."""
+    """Write the tables of the finished cells; return the Markdown."""
     if any(row.arm for row in table.rows):
         found = differences(table, outcomes)
         text = difference_table(table, found, outcomes, seeds, overrides)
@@ -153,18 +153,18 @@ def _train(cell: Cell, seeds: Sequence[int], scores: Sequence[str], *, labelled:
     except UserError as error:
         logger.error("this cell failed: %s", error)
         return Outcome("failed", reason=str(error))
-    except Exception as error:  # one encoder may not fit the memory, or its weights not be reached: the others may
+    except Exception as error:  # for example, out of memory or no network for one encoder; other cells may succeed
         logger.exception("this cell failed")
         return Outcome("failed", reason=" ".join(f"{type(error).__name__}: {error}".split()))
     return read_outcome(cell, seeds, scores)
 
 
 def _write_set(cell: Cell) -> None:
-    """Generate the cell's synthetic set unless it exists; it appears whole or not at all."""
+    """Generate the synthetic data set of a cell atomically, if it does not exist."""
     root = Path(cell.config.data.root)
     if root.exists():
         return
-    print(f"writing a synthetic set into {root}", flush=True)
+    print(f"writing a synthetic data set to {root}", flush=True)
     partial = root.parent.with_name(f"{root.parent.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     generate(partial / root.name, get_format(cell.config.data.format).task, DATA_SEED)

@@ -1,4 +1,4 @@
-"""The paper's tables as settings: what each row and column changes, and the numbers printed there."""
+"""Tables of the paper as settings: what each row and column changes, and the published numbers."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ SWEEPS = CONFIGS / "sweeps"
 
 @dataclass(frozen=True)
 class Column:
-    """An image encoder, which has a column for each data set."""
+    """Image encoder with its settings; it has one column per data set."""
 
     name: str
     settings: dict[str, Any]
@@ -21,17 +21,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant of the model.
+    """Variant of the model.
 
     Attributes:
-        name: as it is printed.
-        system: name of the system's file.
-        settings: what changes that, as keys of the command line.
-        task: that it is for; None for all.
-        base: what is varied, in a table of arms.
-        arm: how it is varied, such as "AttnMixup".
-        paper: the paper's numbers (percent) for each data set: for each column, each score; None for one that the
-            paper does not have.
+        name: Printed name.
+        system: Name of the system file.
+        settings: Settings that differ from the system file, by keys of the command line.
+        task: Task of the row; None for all tasks.
+        base: Name of the varied system, in a table with arms.
+        arm: Name of the variation, such as "AttnMixup".
+        paper: The paper's numbers (percent) per data set: all scores of the first column, then of the next; None for a
+            missing number.
     """
 
     name: str
@@ -45,19 +45,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """Table of the paper.
 
     Attributes:
         name: "table1" and so on.
-        title: what it shows.
-        scores: which scores of the test split.
-        data: the paper's data sets, by the names of their configurations.
-        synthetic: the synthetic sets that it can be tried on.
-        rows: variants of the model.
-        columns: image encoders; one without a name if the table has none.
-        settings: what all cells share; unlike that of rows and columns, it can be changed on the command line.
-        notes: what a reader must know to compare.
-        costs: whether the size of the models and the time of an epoch are told too.
+        title: Title of the table.
+        scores: Scores of the test split that the table shows.
+        data: The paper's data sets, by the names of their data files.
+        synthetic: Synthetic data sets that the table can be tried on.
+        rows: Variants of the model.
+        columns: Image encoders; a single one without a name if the table does not vary them.
+        settings: Settings of all cells. Unlike settings of rows and columns, they can be changed on the command line.
+        notes: Notes that a reader needs to compare the numbers.
+        costs: Whether to show the model size and the time per epoch.
     """
 
     name: str
@@ -72,16 +72,16 @@ class Table:
     costs: bool = False
 
     def varied(self) -> set[str]:
-        """The keys that differ between cells."""
+        """Return the keys that differ between cells."""
         parts: tuple[Row | Column, ...] = (*self.rows, *self.columns)
         return {key for part in parts for key in part.settings}
 
 
 def load_table(name: str) -> Table:
-    """A table by its name.
+    """Load a table by its name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: If there is no table of this name.
     """
     known = sorted(path.stem for path in SWEEPS.glob("*.yaml"))
     if name not in known:

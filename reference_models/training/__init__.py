@@ -1,1 +1,1 @@
-"""Training and scoring: what happens around a model."""
+"""Training and evaluation of a system."""

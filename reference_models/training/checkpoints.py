@@ -1,4 +1,4 @@
-"""The checkpoints of a run, of which a kill at any instant leaves only whole ones."""
+"""Checkpoints of a run, written so that a kill at any time leaves only complete ones."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ PARTIAL, REMOVED = "partial", "removed"
 
 
 class StepCheckpoints(TrainerCallback):
-    """Asks for a checkpoint every so many steps.
+    """Request a checkpoint every `every` steps, except at the end of an epoch.
 
-    Not at the end of an epoch: the one written there comes after the evaluation, which a run that goes on from an
-    earlier one would miss.
+    Trainer writes the checkpoint of an epoch after its evaluation. A run that resumed from a checkpoint before the
+    evaluation would skip the evaluation.
     """
 
     def __init__(self, every: int) -> None:
@@ -36,14 +36,14 @@ class StepCheckpoints(TrainerCallback):
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return the folder of the checkpoint of a step."""
     return folder / f"checkpoint-{step}"
 
 
 def finish_checkpoint(folder: Path, step: int, best_step: int | None) -> None:
-    """Make what was written into `PARTIAL` the checkpoint of `step`, and remove those that are neither it nor the best.
+    """Rename `PARTIAL` to the checkpoint of `step`, and remove all other checkpoints except the best one.
 
-    A checkpoint comes and goes by one renaming, before which and after which the folder is sound.
+    Each checkpoint appears and disappears by a single rename, so the folder is valid before and after it.
     """
     (folder / PARTIAL).rename(checkpoint_folder(folder, step))
     kept = {checkpoint_folder(folder, step), checkpoint_folder(folder, best_step or step)}
@@ -53,10 +53,10 @@ def finish_checkpoint(folder: Path, step: int, best_step: int | None) -> None:
 
 
 def check_checkpoint(folder: str) -> None:
-    """Check that all of a checkpoint is there: what is missing would be made anew, and the run would be another one.
+    """Check that a checkpoint is complete. Trainer would reinitialise a missing part, which changes the result.
 
     Raises:
-        UserError: a file is missing.
+        UserError: If a file is missing.
     """
     for name in FILES:
         if not (Path(folder) / name).is_file():
@@ -64,7 +64,7 @@ def check_checkpoint(folder: str) -> None:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The checkpoint to go on from, if there is one; what a kill left half-written or half-removed is cleared away."""
+    """Return the checkpoint to resume from, or None; remove partial checkpoints that a kill left behind."""
     for name in (PARTIAL, REMOVED):
         shutil.rmtree(folder / name, ignore_errors=True)
     return get_last_checkpoint(folder) if folder.is_dir() else None

@@ -1,4 +1,4 @@
-"""Stops a training whose F1 on validation has not risen for some epochs."""
+"""Early stopping when the validation F1 no longer improves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,13 +6,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 def is_exhausted(history: Sequence[Mapping[str, float]], patience: int) -> bool:
-    """Whether the last `patience` epochs of a log brought no F1 above the best before them."""
+    """Return whether the last `patience` epochs of a log did not improve on the best earlier F1."""
     scores = [entry["eval_f1"] for entry in history if "eval_f1" in entry]
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
 
 class EarlyStop(TrainerCallback):
-    """Ends the training after `patience` epochs without a better F1; it depends on the log alone, so it can resume."""
+    """Stop training after `patience` epochs without a better F1. It depends only on the log, so it can be resumed."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience

@@ -1,21 +1,21 @@
-"""Gradients of embedding tables by rows: a step writes those of its words, not zeros into all the others."""
+"""Row-wise gradients of embedding tables: a step writes only the rows that it uses."""
 
 import torch
 from torch import Tensor, nn
 
-# Smaller tables, as of positions, are not worth it.
+# It does not pay off for smaller tables, such as position embeddings.
 LEAST_WEIGHTS = 2**20
 
 
 def write_used_rows(model: nn.Module) -> None:
-    """Keep one gradient for each large embedding table of a model, and write only the rows of a step's words into it.
+    """Keep one gradient buffer per large embedding table of a model, and write only the rows used in a step.
 
-    PyTorch fills a new table with zeros in every step, which on a CPU takes up to a third of the step of a small
-    encoder. The gradient is the same, to the last digit where a step reads the table once. It serves training on a CPU
+    PyTorch fills a new table with zeros in every step, which on a CPU takes up to a third of the step time of a small
+    encoder. The gradient is the same; it is bit-identical if a step reads the table once. Use it for training on a CPU
     in one process, without `torch.compile`.
 
     Args:
-        model: its tables are changed in place, for good.
+        model: Model whose tables are changed in place, permanently.
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.weight.numel() >= LEAST_WEIGHTS:
@@ -24,7 +24,7 @@ def write_used_rows(model: nn.Module) -> None:
 
 
 class _RowGradient:
-    """The gradient of one table, which is zero but for the rows written since it was last empty."""
+    """Gradient buffer of one table; all rows are zero except those in `written`."""
 
     def __init__(self, weight: Tensor) -> None:
         self.kept: Tensor | None = None
@@ -38,7 +38,7 @@ class _RowGradient:
             self.arrived.append(gradient._indices()[0])
 
     def _write(self, weight: Tensor) -> None:
-        """Turn the sparse gradient of a step's first batch into the kept one; to that, further batches are added."""
+        """Copy the sparse gradient of a step's first mini-batch into the buffer; PyTorch adds later mini-batches."""
         gradient = weight.grad
         if gradient is not None and gradient.is_sparse:
             if self.kept is None:

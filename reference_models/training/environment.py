@@ -1,4 +1,4 @@
-"""What a run was computed with: versions and device, which are recorded but are no settings."""
+"""Environment of a run: package versions and device, which are recorded but are not settings."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -9,7 +9,7 @@ PACKAGES = ("attnmixup", "torch", "torchvision", "transformers", "accelerate")
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """The versions of Python and of the packages that compute, and the name of the device."""
+    """Return the versions of Python and the main packages, and the name of the device."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

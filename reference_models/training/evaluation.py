@@ -1,4 +1,4 @@
-"""Predictions of a model for a split, and their scores."""
+"""Predictions of a model on a split, and their scores."""
 
 import json
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split, and for each of its samples what was predicted.
+    """Scores and predictions of a split.
 
     Attributes:
-        task: with its labels.
-        scores: over all samples, with those that were never predicted as missed.
-        samples: all of the split.
-        predictions: the answer for each sample; `Task.unanswered` for those that were never predicted.
-        missed: ids of the samples that the length limit keeps from being predicted.
+        task: Task with its labels.
+        scores: Scores over all samples; samples without a prediction count as missed.
+        samples: All samples of the split.
+        predictions: Predicted answer of each sample; `Task.unanswered` for samples without a prediction.
+        missed: Ids of the samples that have no prediction because of the length limit.
     """
 
     task: Task
@@ -36,12 +36,12 @@ class Evaluation:
     missed: frozenset[str] = frozenset()
 
     def classes(self) -> dict[str, dict[str, float]]:
-        """The scores of each type of entity, or of each relation; see `class_scores`."""
+        """Return the scores of each entity type or each relation; see `class_scores`."""
         return self.task.class_scores(map(self.task.true_answer, self.samples), self.predictions)
 
 
 def evaluate_split(model: Scorer, split: EncodedSplit, batch_size: int, *, progress: bool = True) -> Evaluation:
-    """Predict with a model in evaluation mode, in batches of about one length, and score a split."""
+    """Predict a split with a model in evaluation mode, in mini-batches of similar length, and score it."""
     predictions = predict_samples(
         model,
         split.processor,
@@ -56,13 +56,13 @@ def evaluate_split(model: Scorer, split: EncodedSplit, batch_size: int, *, progr
 
 
 def score(split: EncodedSplit, predictions: np.ndarray) -> Evaluation:
-    """Score predicted ids, one row for each sample that the split keeps, over all of its samples."""
+    """Score predicted ids, one row per sample that the split keeps, over all samples of the split."""
     rows = zip(split.samples, predictions.tolist(), strict=True)
     return score_answers(split, [split.processor.decode(sample, row) for sample, row in rows])
 
 
 def score_answers(split: EncodedSplit, answers: Sequence[Answer]) -> Evaluation:
-    """Score answers, one for each sample that the split keeps, over all of its samples."""
+    """Score answers, one per sample that the split keeps, over all samples of the split."""
     task, missed, remaining = split.processor.task, frozenset(split.dropped), iter(answers)
     predicted = [task.unanswered() if sample.id in missed else next(remaining) for sample in split.whole]
     true = [task.true_answer(sample) for sample in split.whole]
@@ -71,9 +71,9 @@ def score_answers(split: EncodedSplit, answers: Sequence[Answer]) -> Evaluation:
 
 
 def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """One JSON object a line: id, words, image, and what was predicted beside what is true, see `Task.to_row`.
+    """Write one JSON object per line: id, words, image, prediction and true answer, see `Task.to_row`.
 
-    `too_long` marks the samples that were not predicted, because an entity lies behind the length limit.
+    `too_long` marks samples without a prediction, because an entity is beyond the length limit.
     """
     with path.open("w", encoding="utf-8") as file:
         for sample, predicted in zip(evaluation.samples, evaluation.predictions, strict=True):
@@ -83,5 +83,5 @@ def write_predictions(path: Path, evaluation: Evaluation) -> None:
             if sample.id in evaluation.missed:
                 row["too_long"] = True
             line = json.dumps(row, ensure_ascii=False)
-            # A path that is no UTF-8 has half characters for its bytes, which only an escape can write.
+            # A path that is not UTF-8 contains lone surrogates, which can only be written as escapes.
             file.write((json.dumps(row) if HALF.search(line) else line) + "\n")

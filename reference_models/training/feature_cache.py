@@ -1,4 +1,4 @@
-"""Computes the features of a split's images by a frozen backbone: each image once, whichever runs ask for it."""
+"""Cache of image features of a frozen backbone: each image is computed once for all runs."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,41 +35,41 @@ from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.folder import write_json
 
 META, LOCK = "meta.json", "lock"
-BATCH = 16  # images of a pass
-SHARD = 32  # passes of a shard, which is about 36 MB for ResNet-50
+BATCH = 16  # images per forward pass
+SHARD = 32  # forward passes per shard; a shard has about 36 MB for ResNet-50
 
 
 def fill_cache(
     folder: Path, backbone: VisionBackbone, split: EncodedSplit, views: Mapping[View, Slots], *, progress: bool = True
 ) -> FeatureCache:
-    """Compute what a folder lacks of the features of a split's images.
+    """Compute the features of a split's images that the cache does not contain yet.
 
-    Below `folder` each view of each backbone has a folder named by all that it depends on beside the image, see
-    `describe`; a view that is asked for later changes none of the others. There an image is known by the content of its
-    file: equal images share a row, and one that was changed is another. Every file is read for that.
+    Each view of each backbone has its own subfolder, named by a hash of everything that the features depend on except
+    the image, see `describe`; adding a view does not change the others. Images are identified by the content of their
+    files: identical images share a row, and a changed image gets a new row. Every file is read to hash it.
 
-    A call that was stopped goes on after its last shard. Of several processes one computes, and the others wait.
+    An interrupted call resumes after its last shard. If several processes call it, one computes and the others wait.
 
     Args:
-        folder: of the features of any number of backbones.
-        backbone: on the device that is to compute, in evaluation mode.
-        split: whose images are wanted.
-        views: which views of which images.
-        progress: show progress bars.
+        folder: Cache folder; it can hold features of several backbones.
+        backbone: Backbone in evaluation mode, on the device that computes the features.
+        split: Split with the images.
+        views: The views to compute, and of which images.
+        progress: Show progress bars.
 
     Returns:
         A cache that reads the views of every image of the split.
 
     Raises:
-        ValueError: the backbone is in training mode, or the processor is for text alone.
-        UserError: a folder that cannot be made, a shard that is damaged, or an image that cannot be read or changes
-            meanwhile.
+        ValueError: If the backbone is in training mode, or the processor has no images.
+        UserError: If the folder cannot be created, a shard is damaged, or an image cannot be read or changes during the
+            call.
     """
     if backbone.training:
-        raise ValueError("expected a backbone in evaluation mode, because one that learns changes its features")
+        raise ValueError("expected a backbone in evaluation mode, because training changes the features")
     size, resize = split.processor.image_size, split.processor.resize
     if size is None:
-        raise ValueError("expected a processor with an image_size, this one is for text alone")
+        raise ValueError("expected a processor with an image_size, got one for text only")
     metas = {view: describe(backbone, view, size, resize) for view in views}
     places = {view: folder / sha256(json.dumps(meta).encode()).hexdigest()[:32] for view, meta in metas.items()}
 
@@ -80,7 +80,7 @@ def fill_cache(
     paths = tqdm(_pick(split, slots, first), total=len(first), desc="hashing images", disable=not progress)
     keys = np.fromiter(map_ahead(content_key, paths), KEY)
     numbers = Index.make(names, np.stack([np.arange(len(names))] * 2, axis=1))
-    # Of each view the images that it is of, by their place in `names`.
+    # For each view, the positions of its images in `names`.
     own = {
         view: numbers.find(np.unique(np.fromiter(map(path_key, _paths(split, SLOTS[views[view]])), KEY)))[:, 0]
         for view in views
@@ -92,15 +92,15 @@ def fill_cache(
                     places[view].mkdir(parents=True, exist_ok=True)
                 except OSError as error:
                     raise UserError(
-                        f"data.feature_cache: {folder} cannot be made or written to ({error.strerror})"
+                        f"data.feature_cache: {folder} cannot be created or written to ({error.strerror})"
                     ) from error
                 locks.enter_context(FileLock(places[view] / LOCK))
                 write_json(places[view] / META, metas[view])
-            # Another process may have been at work until now.
+            # Another process may have written features while this one waited for the lock.
             indices = {view: read_index(places[view]) for view in views}
             lacking = {view: own[view][indices[view].find(keys[own[view]])[:, 0] < 0] for view in views}
             wanted = np.unique(np.concatenate(list(lacking.values())))
-            missing = wanted[np.sort(np.unique(keys[wanted], return_index=True)[1])]  # the first of equal images
+            missing = wanted[np.sort(np.unique(keys[wanted], return_index=True)[1])]  # first of identical images
             pairs = zip(map(bytes, keys[missing]), _pick(split, slots, first[missing]), strict=True)
             images = tqdm(pairs, total=len(missing), desc="computing features", disable=not progress)
             passes = _compute(backbone, size, resize, images)
@@ -112,7 +112,7 @@ def fill_cache(
 
 
 def describe(backbone: VisionBackbone, view: View, image_size: int, resize: Resize = "squash") -> dict[str, Any]:
-    """All that a view of an image depends on beside its file, as plain types."""
+    """Return everything that a view depends on except the image file, as plain types."""
     return {
         "view": view,
         "backbone": backbone.name,
@@ -122,17 +122,17 @@ def describe(backbone: VisionBackbone, view: View, image_size: int, resize: Resi
         "mean": MEAN,
         "std": STD,
         "cells": {"cells": GRID, "grid": GRID_SIDE}.get(view),
-        # Only where it is not the default, so that caches from before it are found.
+        # Only if it is not the default, so that older caches are still found.
         **({"pooling": backbone.pooling} if view == "cells" and backbone.pooling != "whole" else {}),
     }
 
 
 def weights_fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str:
-    """SHA-256 of the names, dtypes, shapes and bytes of all weights and buffers, on whatever device.
+    """Compute the SHA-256 of the names, dtypes, shapes and bytes of all weights and buffers, on any device.
 
     Args:
-        module: whose weights are meant.
-        without: beginnings of names that are left out.
+        module: Module with the weights.
+        without: Prefixes of names to skip.
 
     Returns:
         64 hex digits.
@@ -147,12 +147,12 @@ def weights_fingerprint(module: nn.Module, without: tuple[str, ...] = ()) -> str
 
 
 def _paths(split: EncodedSplit, slots: slice) -> Iterator[Path | None]:
-    """The images of all samples, as often as they are listed, and None for each empty slot."""
+    """Yield the images of all samples, with repetitions, and None for each empty slot."""
     return chain.from_iterable(split.processor.image_paths(sample)[slots] for sample in split.samples)
 
 
 def _pick(split: EncodedSplit, slots: slice, positions: np.ndarray) -> Iterator[Path | None]:
-    """The paths at some positions, in their order; a split may hold more paths than should be kept in memory."""
+    """Yield the paths at the given positions, in order; a list of all paths of a split may not fit in memory."""
     wanted = np.zeros(positions.max(initial=-1) + 1, bool)
     wanted[positions] = True
     return compress(_paths(split, slots), wanted)
@@ -162,16 +162,16 @@ def _load(size: int, resize: Resize, image: tuple[bytes, Path | None]) -> tuple[
     key, path = image
     pixels = None if path is None else load_image(path, size, resize)
     if content_key(path) != key:
-        raise UserError(f"{path}: the file changed while its features were computed; give the command again")
+        raise UserError(f"{path}: the file changed while its features were computed; run the command again")
     return key, pixels
 
 
 def _compute(
     backbone: VisionBackbone, size: int, resize: Resize, images: Iterable[tuple[bytes, Path | None]]
 ) -> Iterator[tuple[np.ndarray, dict[View, np.ndarray]]]:
-    """Content keys and all views, pass by pass, for content keys and paths.
+    """Yield content keys and all views of each forward pass, for images given as content keys and paths.
 
-    All passes have one size, so that no bit of an image's features depends on how many others were missing.
+    All passes have the same size, so that the features of an image do not depend on the number of missing images.
     """
     device = next(backbone.parameters()).device
     loaded = map_ahead(partial(_load, size, resize), images)
@@ -193,7 +193,7 @@ def _write_shards(
     wanted: Mapping[View, np.ndarray],
     passes: Iterator[tuple[np.ndarray, dict[View, np.ndarray]]],
 ) -> None:
-    """Write what each view wants of passes into its shards, numbered on from those of its index."""
+    """Write the features that each view needs into new shards; numbering continues after the existing shards."""
     numbers = {view: count(index.places[:, 0].max(initial=-1) + 1) for view, index in indices.items()}
     while rows := list(islice(passes, SHARD)):
         keys = np.concatenate([key for key, _ in rows])

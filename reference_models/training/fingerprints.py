@@ -1,4 +1,4 @@
-"""What a run depends on beside its settings, as fingerprints by which a resume notices that it has changed."""
+"""Fingerprints of the inputs of a run, so that resuming detects changed data or weights."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,16 +13,16 @@ from reference_models.data.threads import map_ahead
 
 
 def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sample]]) -> dict[str, str]:
-    """Twelve hex digits for each input of a run.
+    """Compute a fingerprint of 12 hex digits for each input of a run.
 
     Args:
-        config: its settings.
-        samples: the samples of each split, as its reader gives them.
+        config: Settings of the run.
+        samples: Samples of each split, as returned by its reader.
 
     Returns:
-        "labels_fingerprint" of all label files together; of each split its label file, its images with their crops and
-        its texts about images; of the relations with their ids; and of weights in local files and folders. What a run
-        does not read is left out.
+        Fingerprints by name: "labels_fingerprint" for all label files together; for each split, its label file, its
+        images with their crops, and its texts about images; the relations with their ids; weights in local files and
+        folders. Inputs that the run does not read are omitted.
     """
     root, kind = Path(config.data.root), get_format(config.data.format)
     files = {split: kind.layout(root, split).labels for split in samples}
@@ -43,7 +43,7 @@ def input_fingerprints(config: RunConfig, samples: Mapping[Split, Sequence[Sampl
 
 
 def images_fingerprint(samples: Iterable[Sample]) -> str:
-    """A fingerprint of the images and crops of samples: their names, their contents and which sample has which."""
+    """Compute a fingerprint of images and crops: their names, their contents and the samples they belong to."""
     listed = [(sample.id, [path for path in (sample.image, *sample.crops) if path]) for sample in samples]
     paths = list(dict.fromkeys(path for _, own in listed for path in own))
     contents = dict(zip(paths, map_ahead(_content, paths), strict=True))
@@ -52,7 +52,7 @@ def images_fingerprint(samples: Iterable[Sample]) -> str:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """A fingerprint of the names and contents of a folder's own files."""
+    """Compute a fingerprint of the names and contents of the files directly in a folder."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return _digest(part for file in files for part in (file.name.encode(errors="surrogateescape"), content_key(file)))
 
@@ -60,7 +60,7 @@ def folder_fingerprint(folder: Path) -> str:
 def _content(path: Path) -> bytes:
     try:
         return content_key(path)
-    except OSError:  # a missing image is no error here: what to do about it is a setting
+    except OSError:  # `data.bad_images` decides later what to do about a missing image
         return b"unreadable"
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: begun once, continued by the same command, never written over."""
+"""Run directory: created once, resumed with the same command, never overwritten."""
 
 import json
 import logging
@@ -18,17 +18,17 @@ from reference_models.errors import UserError
 from reference_models.files import read_json, writable, write_text
 
 logger = logging.getLogger(__name__)
-ENVIRONMENT = "environment"  # the fact that is compared, but may differ
+ENVIRONMENT = "environment"  # the only fact that may differ when a run resumes; a difference gives a warning
 CONFIG, START, METRICS = "config.yaml", "start.json", "metrics.json"
-# The workers that load images outlive a killed training by up to 5 seconds, and hold its lock.
+# Image-loading workers outlive a killed training by up to 5 seconds and still hold its lock.
 LOCK_SECONDS = 10
 
 
 def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
-    """What a run must share with the one it goes on with: its settings, and facts such as the data's fingerprint.
+    """Return what must be equal to resume a run: its settings, and facts such as the data fingerprint.
 
-    What changes nothing about the result is left out: the name of the folder, say, or the number of workers. Two ways
-    to write a path, `a` and `./a`, are one setting.
+    Settings that do not affect the result are omitted, for example the folder name or the number of workers. Different
+    spellings of a path, such as `a` and `./a`, are equal.
     """
     sections: dict[str, DataConfig | SystemConfig | TrainingConfig]
     sections = {"data": config.data, "model": config.model, "training": config.training}
@@ -43,30 +43,30 @@ def start_of(config: RunConfig, **facts: object) -> dict[str, Any]:
 
 
 def check_folder(output: Path, start: dict[str, Any], *, complete: bool = True) -> None:
-    """Check that `output` is free, or holds a run that started in the same way.
+    """Check that `output` does not exist, or holds a run with the same settings and facts.
 
-    Other versions or another device are no other run, but a warning where the run is unfinished.
+    A different environment (versions, device) is allowed; it logs a warning if the run is unfinished.
 
     Args:
-        output: folder of the run.
-        start: from `start_of`.
-        complete: whether `start` holds all facts; otherwise what it lacks is not compared.
+        output: Run directory.
+        start: Result of `start_of`.
+        complete: Whether `start` contains all facts; if not, missing facts are not compared.
 
     Raises:
-        UserError: it does not.
+        UserError: If `output` holds something else.
     """
     if not output.exists():
         return
     if not (output / START).is_file():
-        raise UserError(f"the folder {output} exists already and holds no run; name another one with --output")
-    before = read_json(output / START, "name another folder with --output")
+        raise UserError(f"the folder {output} already exists and contains no run; choose another one with --output")
+    before = read_json(output / START, "choose another folder with --output")
     keys = (before | start if complete else start).keys() - {ENVIRONMENT}
     changed = [key for key in before | start if key in keys and before.get(key) != start.get(key)]
     if changed:
         was = ", ".join(f"{key} was {before.get(key)!r} and is now {start.get(key)!r}" for key in changed)
         raise UserError(
-            f"a run of other settings exists already in {output}: {was}; repeat its command to go on with it, or name "
-            "another folder with --output"
+            f"{output} already contains a run with other settings: {was}; repeat the original command to resume it, or "
+            "choose another folder with --output"
         )
     if not (output / METRICS).exists():
         _warn_of_environment(output, before.get(ENVIRONMENT, {}), start.get(ENVIRONMENT, {}))
@@ -76,7 +76,7 @@ def _warn_of_environment(output: Path, before: dict[str, str], now: dict[str, st
     others = [key for key in now if before.get(key, now[key]) != now[key]]
     if others:
         logger.warning(
-            "the run in %s began with %s and resumes with %s: it may end with other weights than in one go",
+            "the run in %s started with %s and resumes with %s; its final weights may differ from an uninterrupted run",
             output,
             ", ".join(f"{key} {before[key]}" for key in others),
             ", ".join(f"{key} {now[key]}" for key in others),
@@ -84,17 +84,17 @@ def _warn_of_environment(output: Path, before: dict[str, str], now: dict[str, st
 
 
 def check_unfinished(output: Path) -> None:
-    """Check that the run in `output`, if there is one, is not finished.
+    """Check that `output` contains no finished run.
 
     Raises:
-        UserError: it is.
+        UserError: If it does.
     """
     if (output / METRICS).exists():
-        raise UserError(f"the run in {output} exists already and is finished; name another folder with --output")
+        raise UserError(f"the run in {output} is already finished; choose another folder with --output")
 
 
 def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
-    """Begin a run, unless it is begun: the folder appears with all that `check_folder` and `evaluate` need."""
+    """Create the run directory atomically, with the files that `check_folder` and `evaluate` need, if it is missing."""
     if output.exists():
         return
     partial = output.with_name(f"{output.name}.partial")
@@ -108,19 +108,19 @@ def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
 
 @contextmanager
 def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
-    """Keep an unfinished run to this process, so that the same command given twice trains once.
+    """Lock an unfinished run for this process, so that running the same command twice trains only once.
 
     Args:
-        output: folder of the run.
-        checkpoints: its folder of checkpoints, made if it is not there.
-        needed: False for the processes that leave the writing to another.
+        output: Run directory.
+        checkpoints: Folder of its checkpoints, created if it is missing.
+        needed: False for processes that do not write.
 
     Returns:
         A context manager.
 
     Raises:
-        UserError: another process has the run, or has just finished it.
-        KeyboardInterrupt: where one came, with a message that says how to go on.
+        UserError: If another process is training the run or has just finished it.
+        KeyboardInterrupt: After an interrupt, with a message that says how to resume.
     """
     if not needed:
         yield
@@ -133,9 +133,9 @@ def locked(output: Path, checkpoints: Path, *, needed: bool) -> Iterator[None]:
     except Timeout as error:
         raise UserError(f"another process is training in {output}") from error
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"the run in {output} is unfinished; the same command goes on with it") from stop
+        raise KeyboardInterrupt(f"the run in {output} is unfinished; run the same command again to resume it") from stop
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a JSON file that appears whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, which are asked for by a setting and are no dependencies."""
+"""Optional logging to TensorBoard and Weights & Biases, which are not dependencies."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ def check_logger(name: Logger) -> None:
     """Check that the package of a logger is installed.
 
     Raises:
-        UserError: it is not.
+        UserError: If it is not installed.
     """
     if name != "none" and not getattr(integration_utils, f"is_{name}_available")():
-        raise UserError(f"training.log_to: {name} is not installed; pip install {name}, or leave it out")
+        raise UserError(f"training.log_to: {name} is not installed; pip install {name}, or remove the setting")
 
 
 def make_logger(name: Logger, folder: Path) -> TrainerCallback:
-    """The callback of a logger; TensorBoard writes into a folder below that of the run."""
+    """Return the callback of a logger; TensorBoard writes to a subfolder of `folder`."""
     if name == "wandb":
         return WandbCallback()
     callback = TensorBoardCallback()

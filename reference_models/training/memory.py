@@ -1,29 +1,30 @@
-"""Keeps the memory that a process frees, where the C library would hand it back and fault it in again in each step."""
+"""Keep freed memory in the process, to avoid page faults in every training step."""
 
 import ctypes
 
 from reference_models.errors import UserError
 
-# Of mallopt(3): the most blocks that have a mapping of their own, and from how much free memory on it is handed back.
+# Parameters of mallopt(3): maximum number of blocks from mmap, and amount of free memory that triggers its return.
 MMAP_MAX, TRIM_THRESHOLD = -4, -1
 NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Let malloc take every block from its heap and never shrink that, from now to the end of the process.
+    """Let malloc take every block from its heap and never shrink the heap, until the process ends.
 
-    A tensor of a step then lies in pages that the step before it has used. What is lost is that other processes could
-    have the memory between two peaks.
+    The tensors of a step then reuse the memory pages of the previous step. In exchange, other processes cannot use this
+    memory between two peaks.
 
     Raises:
-        UserError: the C library has no `mallopt`, or does not take these settings.
+        UserError: If the C library has no `mallopt` or rejects these settings.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
         taken = bool(mallopt(MMAP_MAX, 0)) and bool(mallopt(TRIM_THRESHOLD, NEVER))
-    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library without a name
+    except (AttributeError, OSError, TypeError):  # TypeError: on Windows, CDLL(None) is not allowed
         taken = False
     if not taken:
         raise UserError(
-            "training.keep_memory is for Linux with the GNU C library, and this system has another; leave it out"
+            "training.keep_memory is for Linux with the GNU C library, which this system does not have; remove the "
+            "setting"
         )

@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, and by which optimizer."""
+"""Parameter groups, optimizer and learning rate schedule."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,29 +16,30 @@ DECAY = 0.05  # of the inverse schedule (Ma and Hovy, ACL 2016)
 def parameter_groups(
     model: nn.Module, rates: Mapping[str, float], *, learning_rate: float, weight_decay: float, decay_all: bool = False
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter in exactly one group for an optimizer.
+    """Assign every trainable parameter to exactly one optimizer group.
 
-    Biases and the parameters of norms are not decayed, unless all are.
+    Biases and parameters of norms have no weight decay, unless `decay_all` is set.
 
     Args:
-        model: whose parameters are grouped by their names.
-        rates: peak rate by the beginning of names, as in "head" or "head.crf"; the longest that fits counts.
-        learning_rate: of every other parameter.
-        weight_decay: of the weights.
-        decay_all: whether it is that of biases and norms too.
+        model: Model whose parameters are grouped by name.
+        rates: Peak learning rates by prefix of the parameter name, such as "head" or "head.crf"; the longest matching
+            prefix wins.
+        learning_rate: Peak learning rate of all other parameters.
+        weight_decay: Weight decay of the weights.
+        decay_all: Apply weight decay also to biases and norms.
 
     Returns:
-        Groups with `name`, `params`, `lr` and `weight_decay`; none is empty.
+        Non-empty groups with `name`, `params`, `lr` and `weight_decay`.
 
     Raises:
-        UserError: a beginning fits no parameter.
+        UserError: If a prefix matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     for prefix in rates:
         if not any(_begins(name, prefix) for name in names):
             parts = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
             raise UserError(
-                f"training.learning_rates: no parameter's name begins with {prefix!r}; the parts are {parts}"
+                f"training.learning_rates: no parameter name starts with {prefix!r}; the top-level modules are {parts}"
             )
     no_decay = {
         id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)
@@ -57,14 +58,14 @@ def parameter_groups(
 
 
 def make_optimizer(settings: TrainingConfig, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of the settings, over `parameter_groups`."""
+    """Create the optimizer of the settings for groups from `parameter_groups`."""
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=settings.momentum)
     return torch.optim.AdamW(groups, fused=True)
 
 
 def inverse_schedule(step: int, *, steps_per_epoch: float, warmup_steps: int) -> float:
-    """The factor of the peak rate after so many steps: a linear rise, then 1 / (1 + 0.05 x whole epochs)."""
+    """Return the factor of the peak learning rate: linear warm-up, then 1 / (1 + 0.05 x completed epochs)."""
     if step < warmup_steps:
         return step / warmup_steps
     return 1 / (1 + DECAY * int(step / steps_per_epoch))

@@ -1,4 +1,4 @@
-"""Where the wall clock of a run goes: seconds of each phase."""
+"""Wall-clock time of a run by phase."""
 
 import time
 from collections.abc import Iterator
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 class Phases:
-    """Seconds of each phase since a run was started, or started again after a stop; a phase may come several times."""
+    """Seconds of each phase since the last start of a run. Repeated phases are added up."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Add what happens within to a phase."""
+        """Add the time spent in the context to a phase."""
         start = time.perf_counter()
         try:
             yield
@@ -22,7 +22,7 @@ class Phases:
 
 
 def summary(seconds: dict[str, float]) -> str:
-    """One line: the whole, then each phase with its seconds and share, the longest first."""
+    """Format the total and each phase with its seconds and percentage on one line, longest first."""
     whole = sum(seconds.values())
     parts = sorted(seconds.items(), key=lambda item: -item[1])
     return f"{whole:.1f} s: " + ", ".join(f"{name} {value:.1f} s ({value / whole:.0%})" for name, value in parts)

@@ -1,4 +1,4 @@
-"""Faster float32 matrix products, where the machine keeps float32's accuracy."""
+"""Faster float32 matrix products, on machines where they keep float32 accuracy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,26 +9,26 @@ import torch.nn.functional as F
 
 from reference_models.errors import UserError
 
-# Float32's own error is about 3e-7 here; products that fall to TF32 or bfloat16 have 3e-4 and more.
+# The error of float32 is about 3e-7 here; products in TF32 or bfloat16 have 3e-4 or more.
 TOLERANCE = 2e-6
 
 
 @contextmanager
 def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
-    """Let float32 products inside take PyTorch's "medium" way if `fast`, and restore what was set before.
+    """Set PyTorch's float32 matmul precision to "medium" inside the context if `fast`, and restore it afterwards.
 
-    On a CPU that is another kernel of oneDNN, about twice as fast. Whether it still computes in float32 depends on the
-    machine, so it is measured first.
+    On a CPU this selects another oneDNN kernel, about twice as fast. Whether it still computes in float32 depends on
+    the machine, so the accuracy is measured first.
 
     Args:
-        fast: False leaves everything as it is.
-        device: where the products are made.
+        fast: If False, nothing changes.
+        device: Device of the products.
 
     Returns:
         A context manager.
 
     Raises:
-        UserError: products lose accuracy on this device.
+        UserError: If the products lose accuracy on this device.
     """
     if not fast:
         yield
@@ -36,29 +36,29 @@ def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
     if not keeps_float32(device):
         raise UserError(
             f"fast_float32: on this {device.type} the products would have a relative error of "
-            f"{medium_error(device):.0e}, and float32 has {TOLERANCE:.0e} at most; leave it out"
+            f"{medium_error(device):.0e}, above the {TOLERANCE:.0e} of float32; remove the setting or option"
         )
     with _medium():
         yield
 
 
 def keeps_float32(device: torch.device) -> bool:
-    """Whether PyTorch's "medium" products have float32's accuracy on this device; where a CPU has AMX they do not."""
+    """Return whether "medium" products keep float32 accuracy on this device; on CPUs with AMX they do not."""
     return medium_error(device) <= TOLERANCE
 
 
 @cache
 def medium_error(device: torch.device) -> float:
-    """`product_error` of PyTorch's "medium" products, which is measured once."""
+    """Return `product_error` at "medium" precision, measured once per device."""
     with _medium():
         return product_error(device)
 
 
 def product_error(device: torch.device) -> float:
-    """Relative error of a float32 product against float64, as norm over norm."""
+    """Return the relative error (norm over norm) of a float32 product against float64."""
     generator = torch.Generator().manual_seed(0)
     rows, weights = (torch.randn(size, 768, generator=generator).to(device) for size in (256, 1024))
-    # Float64 on the CPU, because not every accelerator has it.
+    # Float64 on the CPU, because not every accelerator supports it.
     exact = rows.cpu().double() @ weights.cpu().double().T
     return float((F.linear(rows, weights).cpu() - exact).norm() / exact.norm())
 

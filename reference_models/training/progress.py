@@ -1,4 +1,4 @@
-"""What a training says while it goes on: Trainer's bar, and a line an epoch that people can read."""
+"""Progress output of the training: Trainer's progress bars, and one readable line per epoch."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ class Bars(ProgressCallback):
     """Trainer's progress bars, without its lines of raw numbers."""
 
     def on_log(self, *args: object, **kwargs: object) -> None:
-        """Called by Trainer; `EpochLines` says it."""
+        """Called by Trainer; does nothing, because `EpochLines` prints the log."""
 
     def close(self) -> None:
-        """End the bars that are still open."""
+        """Close the open progress bars."""
         for bar in (self.training_bar, self.prediction_bar):
             if bar is not None:
                 bar.close()
 
 
 class EpochLines(TrainerCallback):
-    """A line an epoch with its losses and the F1 on validation.
+    """Print one line per epoch with its losses and the validation F1.
 
     Args:
-        label: what the lines begin with.
+        label: Prefix of the lines.
     """
 
     def __init__(self, label: str) -> None:
@@ -38,7 +38,7 @@ class EpochLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: object,
     ) -> None:
-        """Called by Trainer; the losses come first, then the scores."""
+        """Called by Trainer, first with the losses, then with the scores."""
         if not state.is_world_process_zero or logs is None:
             return
         if "loss" in logs:

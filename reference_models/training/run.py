@@ -1,4 +1,4 @@
-"""A run from settings to saved model and scores, and the way back from its folder."""
+"""Training a run from settings to saved model and scores, and loading models from run directories."""
 
 import logging
 import shutil
@@ -54,15 +54,15 @@ from reference_models.training.trainer import ExtractionTrainer, training_argume
 
 logger = logging.getLogger(__name__)
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
-AGAIN = "train again into another folder, or copy the run again from where it is whole"
+AGAIN = "train again in another folder, or copy the run again from an undamaged source"
 PREDICTIONS, FIGURE = "predictions_test.jsonl", "training.png"
 
 
 def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
-    """The samples of a split; their images are not looked at.
+    """Read the samples of a split, without opening their images.
 
     Raises:
-        UserError: a file that is missing or wrong.
+        UserError: If a file is missing or invalid.
     """
     data, root = config.data, Path(config.data.root)
     pairs, kind = find_task(data).pairs, get_format(data.format)
@@ -71,47 +71,48 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=data.max_crops if config.reads_images else 0)
     if texts:
         samples = add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images)
-    if visual and not config.reads_images:  # the image has named its texts, and is not looked at
+    if visual and not config.reads_images:  # the image was only needed to find its texts
         samples = (replace(sample, image=None) for sample in samples)
     return spooled(samples)
 
 
 def find_task(data: DataConfig) -> type[Task]:
-    """The task of the settings, or the one that the data have labels for."""
+    """Return the task of the settings; if there is none, the task that the data has labels for."""
     return get_task(data.task or get_format(data.format).find_task(Path(data.root)))
 
 
 def check_samples(
     config: RunConfig, split: Split, samples: Sequence[Sample], *, scored: bool, progress: bool = True
 ) -> tuple[Sequence[Sample], dict[str, Any]]:
-    """The usable ones of a split's samples, and what was found about their images.
+    """Check the images of a split's samples and select the usable samples.
 
     Args:
-        config: the settings.
-        split: which split.
-        samples: from `read_samples`.
-        scored: whether scores are computed from them: then none is dropped, and a bad image is blanked instead.
-        progress: show a progress bar.
+        config: Settings of the run.
+        split: Name of the split.
+        samples: Result of `read_samples`.
+        scored: Whether scores are computed on the split. Then no sample is dropped; a bad image is blanked instead.
+        progress: Show a progress bar.
 
     Returns:
-        The samples to go on with, and the part of `metrics.json` about their images.
+        The usable samples, and the part of `metrics.json` about their images.
 
     Raises:
-        UserError: an image that cannot be read where the policy is "error".
+        UserError: If an image cannot be read and `data.bad_images` is "error", or if no sample has what the system
+            reads (images, or texts about them).
     """
     kinds = config.model.inputs.texts
     if kinds and not any(kind in kinds for sample in samples for kind, _ in sample.image_texts):
         raise UserError(
-            f"{config.data.root}: {split}: no sample has one of the texts {', '.join(kinds)} about its image, which "
-            f"{config.system} reads; i2srm data tags writes them to {image_texts_path(Path(config.data.root), split)}"
+            f"{config.data.root}: {split}: {config.system} reads the image texts {', '.join(kinds)}, but no sample has "
+            f"any; i2srm data tags writes them to {image_texts_path(Path(config.data.root), split)}"
         )
     if not config.reads_images:
         return samples, {}
     if not any(sample.image or sample.crops for sample in samples):
-        raise UserError(f"{config.data.root}: {split}: no sample has an image; train a system that reads text alone")
+        raise UserError(f"{config.data.root}: {split}: no sample has an image; train a text-only system")
     if config.model.inputs.crops_alone and not any(sample.crops for sample in samples):
         logger.warning(
-            "%s: no sample has crops, and %s sees an image by its crops alone; i2srm data crops makes them",
+            "%s: no sample has crops, but %s reads only the crops of an image; i2srm data crops makes them",
             split,
             config.system,
         )
@@ -129,22 +130,22 @@ def check_samples(
 
 
 def read_split(config: RunConfig, split: Split, *, scored: bool = True) -> tuple[Sequence[Sample], dict[str, Any]]:
-    """`read_samples`, then `check_samples`."""
+    """Call `read_samples`, then `check_samples`."""
     return check_samples(config, split, read_samples(config, split), scored=scored)
 
 
 def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]]) -> Processor:
-    """The processor for a configuration, with the labels of the data; `tiny` learns its tokenizer from "train".
+    """Create the processor of a run, with the labels of the data; `tiny` learns its tokenizer from the training split.
 
     Args:
-        config: the settings.
-        samples: of each split.
+        config: Settings of the run.
+        samples: Samples of each split.
 
     Returns:
-        The processor, which a trained model is saved with.
+        The processor, which is saved with the trained model.
 
     Raises:
-        UserError: no labels, or a tokenizer that cannot be loaded.
+        UserError: If there are no labels, or the tokenizer cannot be loaded.
     """
     data = config.data
     declared = get_format(data.format).labels(Path(data.root))
@@ -177,54 +178,54 @@ def make_processor(config: RunConfig, samples: Mapping[Split, Sequence[Sample]])
 
 
 def _texts_of(sample: Sample, kinds: Collection[str]) -> list[str]:
-    """The words of a sample, and of its texts about the image of these kinds."""
+    """Return the words of a sample, and its texts about the image of the given kinds."""
     return [*sample.words, *(text for kind, text in sample.image_texts if kind in kinds)]
 
 
 def encode_split(config: RunConfig, split: Split, samples: Sequence[Sample], processor: Processor) -> EncodedSplit:
-    """The samples as a model takes them; what the length limit cuts off is logged.
+    """Encode samples for a model; log how many words the length limit cuts off.
 
     Raises:
-        UserError: an entity of a relation lies behind the length limit, and `data.long_samples` is "error" or no sample
-            is left.
+        UserError: If an entity of a relation is beyond the length limit and `data.long_samples` is "error", or if no
+            sample is left.
     """
     encoded = EncodedSplit(samples, processor, config.data.long_samples)
     if not len(encoded):
         raise UserError(
-            f"{split}: no sample is left: all {len(samples)} have an entity behind the limit of {processor.max_length} "
+            f"{split}: no sample is left: all {len(samples)} have an entity beyond the limit of {processor.max_length} "
             "sub-words; raise data.max_length"
         )
     if encoded.cut["samples"]:
         logger.warning(
-            "%s: %d of %d sentences are longer than %d sub-words (data.max_length); of these the last words are cut "
-            "off, %d altogether, and entities there count as missed",
+            "%s: %d of %d sentences are longer than %d sub-words (data.max_length); their last words are cut off, %d "
+            "words in total, and entities there count as missed",
             *(split, encoded.cut["samples"], len(encoded), processor.max_length, encoded.cut["words"]),
         )
     return encoded
 
 
 def train(config: RunConfig, *, skip_finished: bool = False, label: str | None = None) -> dict[str, Any]:
-    """Train on the training split, keep one epoch (the best on validation), score the test split, and save everything.
+    """Train a system, keep one epoch (by default the best on the validation split), score the test split and save all.
 
-    The folder `config.output` then holds the settings, the model with its processor, the scores, what was predicted for
-    the test split, and the history of the training as numbers and as an image. A run that was stopped, at whatever
-    instant, goes on by the same call from its last checkpoint, and ends as if it had never been stopped.
+    The run directory `config.output` then contains the settings, the model with its processor, the scores, the test
+    predictions, and the training history as numbers and as an image. An interrupted run resumes from its last
+    checkpoint with the same call, and ends with the same result as an uninterrupted run.
 
-    Under `torchrun` or `accelerate launch` every process makes this call; the first one writes.
+    Under `torchrun` or `accelerate launch`, every process makes this call, and the first one writes.
 
     Args:
-        config: the settings.
-        skip_finished: return the scores of this very run if it is finished already, instead of an error.
-        label: name of the run, for one of several that share a terminal: there are no progress bars, and the line of
-            each epoch begins with the label.
+        config: Settings of the run.
+        skip_finished: If this run is already finished, return its scores instead of raising an error.
+        label: Name of the run, for one of several runs in the same terminal. There are then no progress bars, and the
+            line of each epoch starts with the label.
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UserError: wrong settings or data, or a folder that holds something else than this run unfinished; then nothing
-            was written.
-        KeyboardInterrupt: with a message that says how to go on.
+        UserError: If the settings or the data are invalid, or the folder contains anything other than this run,
+            unfinished. Nothing is written then.
+        KeyboardInterrupt: After an interrupt, with a message that says how to resume.
     """
     if config.training.keep_memory:
         keep_freed_memory()
@@ -237,7 +238,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
     checkpoints = output / CHECKPOINTS
     arguments = training_arguments(config.training, checkpoints)
     progress = arguments.should_log and label is None
-    # A folder that is taken is said before the data are read, and again when they are known.
+    # Check the folder before reading the data, and again when the fingerprints are known.
     check_folder(output, start_of(config), complete=False)
     phases = Phases()
     with phases("reading"):
@@ -247,7 +248,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
     facts = {"processes": arguments.world_size, ENVIRONMENT: environment(arguments.device)}
     check_folder(output, start := start_of(config, **prints, **facts))
     if (output / METRICS).exists():
-        shutil.rmtree(checkpoints, ignore_errors=True)  # a kill at the very end leaves them
+        shutil.rmtree(checkpoints, ignore_errors=True)  # left over if the run was killed at its end
         if skip_finished:
             metrics: dict[str, Any] = read_json(output / METRICS, AGAIN)
             return metrics
@@ -280,14 +281,14 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
         trainer = ExtractionTrainer(model, config.training, arguments, splits["train"], splits["valid"], label=label)
         with phases("training"):
             trainer.train(resume_from_checkpoint=last)
-        # Trainer's own summary is left out: it is about the time since the last start alone.
+        # Omit Trainer's own summary, which only covers the time since the last start.
         history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
         epochs = [entry for entry in history if "eval_f1" in entry]
         kept = epochs[-1]
         if config.training.keep == "best":
             trainer.load_best()
             kept = max(epochs, key=lambda entry: entry["eval_f1"])
-        # Mixed precision is for training: without its wrapper the model gives what it will give once it is loaded.
+        # Remove the mixed-precision wrapper, so that the model gives the same results as after loading.
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False).eval()
         with phases("testing"):
             test = evaluate_split(model, splits["test"], 4 * config.training.batch_size, progress=progress)
@@ -297,7 +298,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
             "kept_epoch": kept["epoch"],
             "epochs": len(epochs),
             "parameters": model.num_parameters(),
-            # Scores are of whole splits, and of the training split the rest is what was trained on.
+            # Scored splits count all samples; the training split counts the samples that were trained on.
             "samples": {name: len(split if name == "train" else split.whole) for name, split in splits.items()},
             "too_long": {name: split.dropped for name, split in splits.items()},
             "words_cut": {name: split.cut for name, split in splits.items()},
@@ -320,7 +321,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
                 write_predictions(output / PREDICTIONS, test)
                 training_figure({output.name: history}, output / FIGURE)
             write_json(output / HISTORY, history)
-            write_json(output / METRICS, metrics)  # the last: with it the run is finished
+            write_json(output / METRICS, metrics)  # written last: it marks the run as finished
     if arguments.should_save:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return metrics
@@ -329,20 +330,20 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
 def evaluate(
     run: Path, config: RunConfig, split: Split, *, int8: bool = False, fast_float32: bool = False
 ) -> Evaluation:
-    """Score a split with what `load_model` gives.
+    """Score a split with the model of a run.
 
     Args:
-        run: its folder.
-        config: that of the run, perhaps with another data folder.
-        split: which split.
-        int8: compute the text encoder in int8, see `encoders.int8`.
-        fast_float32: faster products of float32 matrices, see `training.products`.
+        run: Run directory.
+        config: Settings of the run; the data folder may differ.
+        split: Name of the split.
+        int8: Run the text encoder in int8, see `encoders.int8`.
+        fast_float32: Use faster float32 matrix products, see `training.products`.
 
     Returns:
-        The scores of the whole split.
+        Scores and predictions of the whole split.
 
     Raises:
-        UserError: wrong data, or the model cannot be computed in that way here.
+        UserError: If the data is invalid, or this machine does not support `int8` or `fast_float32`.
     """
     model, processor = load_model(run, int8=int8)
     samples, _ = read_split(config, split)
@@ -355,45 +356,45 @@ def evaluate(
 
 
 def find_run(run: Path) -> Path:
-    """The folder itself, if it holds a finished run.
+    """Return the run directory if it contains a finished run.
 
     Raises:
-        UserError: it does not.
+        UserError: If it does not.
     """
     for file in (run / CONFIG, run / MODEL / "config.json", run / METRICS):
         if not file.is_file():
-            raise UserError(f"{run} is not the folder of a finished run: {file} is missing")
+            raise UserError(f"{run} is not the directory of a finished run: {file} is missing")
     return run
 
 
 def find_model(name: Path | str) -> Path:
-    """The folder of a model with its processor.
+    """Find the folder of a model with its processor.
 
     Args:
-        name: folder of a finished run, folder of a model, or the name of a model on the Hugging Face hub, which is
+        name: Directory of a finished run, folder of a model, or name of a model on the Hugging Face Hub, which is
             downloaded.
 
     Returns:
-        The folder that holds `config.json` and the processor.
+        The folder that contains `config.json` and the processor.
 
     Raises:
-        UserError: there is none.
+        UserError: If there is no such model.
     """
     folder = Path(name)
     if _is_model(folder):
         return folder
     if (folder / CONFIG).is_file():
         return find_run(folder) / MODEL
-    expected = f"{name}: expected the folder of a finished run or of a model, or a model on the hub as in user/model"
+    expected = f"{name}: expected the directory of a finished run, a model folder, or a model on the Hub (user/model)"
     if folder.exists() or str(name).count("/") != 1:
-        raise UserError(f"{expected}; {'this folder holds neither' if folder.is_dir() else 'there is no such folder'}")
+        raise UserError(f"{expected}; {'this folder is neither' if folder.is_dir() else 'there is no such folder'}")
     try:
         model = Path(snapshot_download(str(name)))
-    except Exception as error:  # without a network, or for a wrong name, it can fail with almost any exception
+    except Exception as error:  # no network or a wrong name can raise almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{expected}; there is no such folder, and the hub gives none ({reason})") from error
+        raise UserError(f"{expected}; there is no such folder, and the download failed ({reason})") from error
     if not _is_model(model):
-        raise UserError(f"{expected}; the hub has {name}, but i2srm did not save it: {PROCESSOR} is missing")
+        raise UserError(f"{expected}; {name} is on the Hub, but was not saved by i2srm: {PROCESSOR} is missing")
     return model
 
 
@@ -402,32 +403,32 @@ def _is_model(folder: Path) -> bool:
 
 
 def load_model(run: Path | str, *, int8: bool = False) -> tuple[System, Processor]:
-    """The model and the processor that a run saved, ready to predict, on the first accelerator found.
+    """Load the model and the processor of a run for prediction, on the first accelerator found, else on the CPU.
 
-    What acts in training alone is neither made nor read: AttnMixup, the semantic loss, and the class logits for it.
+    Parts that are only used in training are not built or loaded: AttnMixup, the semantic loss and its class logits.
 
     Args:
-        run: see `find_model`.
-        int8: compute the text encoder in int8, see `encoders.int8`.
+        run: See `find_model`.
+        int8: Run the text encoder in int8, see `encoders.int8`.
 
     Returns:
         The model in evaluation mode, and its processor.
 
     Raises:
-        UserError: there is no such model, or it cannot be computed in int8 here.
+        UserError: If there is no such model, or int8 is not supported for it on this machine.
     """
     model, processor = _load(run, attn_mixup=False, semantic_weight=0.0)
     if int8:
         if model.text_encoder is None:
             raise UserError(
-                "int8 is for systems with a text encoder of transformers, and this one has none; leave it out"
+                "int8 needs a system with a text encoder from transformers, and this system has none; remove the option"
             )
         use_int8(model.text_encoder.body)
     return model, processor
 
 
 def load_whole_model(run: Path | str) -> tuple[System, Processor]:
-    """The same with all that was trained, in evaluation mode."""
+    """Load the model with all trained parts, in evaluation mode, and its processor."""
     return _load(run)
 
 

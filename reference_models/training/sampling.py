@@ -1,4 +1,4 @@
-"""The order in which an epoch shows the training samples."""
+"""Order of the training samples in each epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -6,19 +6,19 @@ import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-SEED_STEP = 1_000_003  # an odd number above the epochs of any run
+SEED_STEP = 1_000_003  # an odd number, larger than the number of epochs of any run
 
 
 class EpochSampler(Sampler[int]):
-    """Shuffles by the seed and the number of the epoch alone, so that a resumed epoch goes on in the same order.
+    """Sampler whose order depends only on the seed and the epoch, so that a resumed epoch keeps its order.
 
     Args:
-        size: number of samples.
-        seed: of the run.
-        epoch: tells the number of the epoch that begins.
+        size: Number of samples.
+        seed: Seed of the run.
+        epoch: Returns the number of the current epoch.
         shuffle: False keeps the order of the samples.
-        lengths: length of each sample, to fill batches with samples of about one length; None for any order.
-        batch_size: samples of one step, over all processes.
+        lengths: Length of each sample, to group samples of similar length; None for no grouping.
+        batch_size: Samples per step, over all processes.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         if not self.shuffle:
             return iter(range(self.size))
-        # A sum of both would give epoch 1 of a seed the order of epoch 0 of the next seed.
+        # With seed + epoch, epoch 1 of a seed would have the same order as epoch 0 of the next seed.
         generator = torch.Generator().manual_seed((SEED_STEP * self.seed + self.epoch()) % 2**32)
         if self.lengths is not None:
             return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))

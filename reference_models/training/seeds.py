@@ -1,4 +1,4 @@
-"""One configuration with several seeds: a run each, and the mean and standard deviation of their scores."""
+"""Training with several seeds: one run per seed, and mean and standard deviation of the scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,23 +17,23 @@ SUMMARY = "summary.json"
 
 
 def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = None) -> dict[str, Any]:
-    """Train a run for each seed in `config.output/seed-N`; one that is finished already is not trained again.
+    """Train one run per seed in `config.output/seed-N`; finished runs are not trained again.
 
     Args:
-        config: the settings.
-        seeds: of the runs.
-        label: name of the runs, see `train`; the seed is added.
+        config: Settings of the runs.
+        seeds: One seed per run.
+        label: Name of the runs, see `train`; the seed is added to it.
 
     Returns:
-        What `summary.json` in `config.output` holds: `seeds`, the labels' fingerprint, and `scores` of valid and
-        test: for each {"mean", "spread", "values"}. The spread is the sample standard deviation, None for one
-        seed.
+        The content of `summary.json` in `config.output`: `seeds`, `labels_fingerprint`, and `scores` of valid and test,
+        each with {"mean", "spread", "values"}. "spread" is the sample standard deviation, None for a single seed.
 
     Raises:
-        UserError: as `train`; a finished run of other settings or data; no seed, or one twice.
+        UserError: As in `train`; also if a finished run has other settings or data, `seeds` is empty, or a seed occurs
+            twice.
     """
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"expected different seeds, one or more, got {list(seeds)}")
+        raise UserError(f"expected one or more different seeds, got {list(seeds)}")
     output = Path(config.output)
     results = []
     for seed in seeds:

@@ -1,4 +1,4 @@
-"""How many threads compute on the CPU: as many as are set, or as many as a short measurement finds to be fastest."""
+"""Number of CPU threads: as set, or the fastest number in a short measurement."""
 
 import statistics
 import time
@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from reference_models.config.training import Threads
 
 ROUNDS = 5
-ROWS, WIDTH, INNER = 512, 768, 3072  # a feed-forward layer of a base encoder, on a batch of sentences
+ROWS, WIDTH, INNER = 512, 768, 3072  # a feed-forward layer of a base encoder, on a mini-batch of sentences
 
 
 @contextmanager
 def computing_threads(threads: Threads) -> Iterator[None]:
-    """Let PyTorch compute with so many threads inside, and restore what was set before.
+    """Set the number of PyTorch threads inside the context, and restore it afterwards.
 
-    Threads wait for each other after each operation: where others have the cores, one more thread can make a step
-    several times slower.
+    Threads wait for each other after each operation. If other programs use the cores, one thread too many can make a
+    step several times slower.
 
     Args:
-        threads: how many; 0 leaves them as they are, "measured" takes the fastest number.
+        threads: Number of threads; 0 for no change, "measured" for `fastest_threads`.
 
     Returns:
         A context manager.
@@ -36,9 +36,10 @@ def computing_threads(threads: Threads) -> Iterator[None]:
 
 
 def fastest_threads() -> int:
-    """The number of threads, of 1, 2, 4, ... and all that PyTorch may use now, with the lowest median time of a layer.
+    """Return the number of threads with the lowest median time of a layer.
 
-    The numbers take turns, so that a slow moment of the machine falls on all of them.
+    The candidates are 1, 2, 4, ... and the current number of PyTorch threads. They are measured in alternation, so that
+    a slow moment of the machine affects all of them.
     """
     most: int = torch.get_num_threads()
     numbers = sorted({*(1 << power for power in range(most.bit_length())), most})
@@ -50,13 +51,13 @@ def fastest_threads() -> int:
                 taken.append(layer_seconds())
     finally:
         torch.set_num_threads(most)
-    # The first round does not count: there threads are made and memory is faulted in.
+    # Ignore the first round, which creates threads and allocates memory.
     medians = {number: statistics.median(taken[1:]) for number, taken in times.items()}
     return min(numbers, key=medians.__getitem__)
 
 
 def layer_seconds() -> float:
-    """Seconds of some feed-forward layers, with the threads that are set."""
+    """Measure the seconds of some feed-forward layers with the current number of threads."""
     hidden, up, down = torch.zeros(ROWS, WIDTH), torch.zeros(INNER, WIDTH), torch.zeros(WIDTH, INNER)
     start = time.perf_counter()
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""transformers' Trainer with our parameter groups, our scores, both losses in the log, and an exact resume."""
+"""Subclass of transformers' Trainer: parameter groups, scores, both losses in the log, and exact resume."""
 
 import math
 import time
@@ -43,14 +43,14 @@ from reference_models.training.sampling import EpochSampler
 
 LOSSES = ("task_loss", "semantic_loss")
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup", "inverse": "constant"}
-COMPARED = 64  # samples of the validation split at most whose modalities are compared after each epoch
+COMPARED = 64  # maximum number of validation samples for the modality gap after each epoch
 
 
 def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArguments:
-    """The Trainer's own settings: one evaluation and checkpoint an epoch. Joins the other processes, if there are any.
+    """Return the arguments of Trainer, with one evaluation and one checkpoint per epoch; initialise the process group.
 
     Raises:
-        UserError: a precision that this machine has not, or a logger that is not installed.
+        UserError: If the precision is not supported on this machine, or the logger is not installed.
     """
     check_logger(settings.log_to)
     has_accelerator = torch.accelerator.is_available()
@@ -66,7 +66,7 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,
         lr_scheduler_type=SCHEDULES[settings.schedule],
-        max_grad_norm=settings.clip or math.inf,  # 0 would leave out the check of the norm too
+        max_grad_norm=settings.clip or math.inf,  # 0 would also disable the check of the norm
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         use_cpu=not has_accelerator,
@@ -83,27 +83,29 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
         dataloader_pin_memory=torch.cuda.is_available(),
         dataloader_num_workers=settings.workers,
     )
-    # Asking is what joins the processes. One accelerator each: DataParallel would split the batch that AttnMixup mixes.
+    # Accessing `n_gpu` initialises the process group. Use one accelerator per process: DataParallel would split the
+    # mini-batch that AttnMixup mixes.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 class ExtractionTrainer(Trainer):
-    """Trains a `System` on two `EncodedSplit`.
+    """Trainer of a `System` on two `EncodedSplit`.
 
     Args:
-        model: what to train.
-        settings: how.
-        arguments: from `training_arguments`.
-        train, valid: the splits.
-        label: see `training.run.train`.
+        model: System to train.
+        settings: Training settings.
+        arguments: Result of `training_arguments`.
+        train: Training split.
+        valid: Validation split.
+        label: See `training.run.train`.
     """
 
     model: System
     train_dataset: EncodedSplit
     eval_dataset: EncodedSplit
 
-    # In compute_loss, because Trainer would weigh the batches of a step alike, whatever their sizes.
+    # `compute_loss` scales the loss, because Trainer would weight the mini-batches of a step equally, not by size.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -127,8 +129,8 @@ class ExtractionTrainer(Trainer):
         if settings.compile or settings.gradient_checkpointing:
             if model.text_encoder is None:
                 raise UserError(
-                    "training.compile and training.gradient_checkpointing are for systems with a text encoder of "
-                    "transformers, and this one has none; leave them out"
+                    "training.compile and training.gradient_checkpointing need a system with a text encoder from "
+                    "transformers, and this system has none; remove these settings"
                 )
             if settings.compile:
                 model.text_encoder.compile(dynamic=True)
@@ -161,16 +163,16 @@ class ExtractionTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, or go on; whatever ends it, the progress bar ends its line, so that a message has its own.
+        """Train, or resume from a checkpoint. The progress bars are always closed, so that a message starts a new line.
 
         Raises:
-            UserError: the checkpoint is damaged or incomplete, or the training diverged.
+            UserError: If the checkpoint is damaged or incomplete, or the training diverges.
         """
         if isinstance(resume_from_checkpoint, str):
             check_checkpoint(resume_from_checkpoint)
             state = read_json(Path(resume_from_checkpoint) / TRAINER_STATE_NAME, ADVICE)
             if self.settings.patience and is_exhausted(state["log_history"], self.settings.patience):
-                # It had stopped early, and a kill came before it was finished.
+                # The training had stopped early, and was killed before the run was finished.
                 self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
                 self._load_from_checkpoint(resume_from_checkpoint)
                 return TrainOutput(self.state.global_step, 0.0, {})
@@ -180,7 +182,7 @@ class ExtractionTrainer(Trainer):
             self._bars.close()
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW or SGD over `parameter_groups`."""
+        """Create AdamW or SGD for `parameter_groups`."""
         if self.optimizer is None:
             groups = parameter_groups(
                 self.model,
@@ -193,7 +195,7 @@ class ExtractionTrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of the settings, where Trainer has it not."""
+        """Create the learning rate schedule; Trainer itself does not support "inverse"."""
         if self.lr_scheduler is None and self.settings.schedule == "inverse":
             steps = num_training_steps / self.settings.epochs
             warm = self.args.get_warmup_steps(num_training_steps)
@@ -202,7 +204,7 @@ class ExtractionTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[dict[str, Tensor]], Any]:
-        """The batches of a step, whose samples are counted, and the time that the step waits for them."""
+        """Get the mini-batches of a step; count their samples and the time spent waiting for them."""
         start = time.perf_counter()
         batches, items = super().get_batch_samples(*args)
         self._waited += time.perf_counter() - start
@@ -216,7 +218,7 @@ class ExtractionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SystemOutput]:
-        """The model's own loss; in training the batch's share in that of its step, whose parts are kept for the log."""
+        """Compute the loss; in training, scale it by the mini-batch's share of the step and store its parts to log."""
         outputs = model(**inputs)
         loss = outputs.loss
         if model.training:
@@ -229,16 +231,16 @@ class ExtractionTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One batch forward and backward; its loss is checked with the gradients of the step."""
+        """Run one mini-batch forward and backward. `_clip_grad_norm` checks its loss together with the gradients."""
         loss = super().training_step(*args, **kwargs)
         self._loss_of_step = self._loss_of_step + loss
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Scores and loss on validation.
+        """Compute scores and loss on the validation split.
 
         Raises:
-            UserError: the weights or the loss are not finite.
+            UserError: If the weights or the loss are not finite.
         """
         self._check(largest_weight(self.model), "a weight")
         metrics: dict[str, float] = super().evaluate(*args, **kwargs)
@@ -246,9 +248,9 @@ class ExtractionTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the mean of each part of the loss since the last entry of the training log, and the seconds until now.
+        """Add to the log the mean of each loss part since the last training entry, and the seconds so far.
 
-        Of the seconds of training, `waited` is the share in which a step waited for its batch.
+        `waited` is the fraction of the training time that steps waited for their mini-batches.
         """
         now = time.perf_counter()
         passed = now - self._clock
@@ -264,7 +266,7 @@ class ExtractionTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def load_best(self) -> None:
-        """Take the weights of the best epoch on validation."""
+        """Load the weights of the best epoch on the validation split."""
         self._load_from_checkpoint(
             str(checkpoint_folder(self._folder, self.state.best_global_step or self.state.global_step))
         )
@@ -277,7 +279,7 @@ class ExtractionTrainer(Trainer):
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         norm: Tensor = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
         loss, self._loss_of_step = self._loss_of_step, torch.zeros(())
-        # A gradient that overflows in fp16 is normal: the scaler leaves out its step and lowers the scale.
+        # Overflowing gradients are normal in fp16: the scaler skips the step and lowers the scale.
         if not torch.stack([loss.to(norm.device), norm if self.accelerator.scaler is None else loss]).isfinite().all():
             step = self.state.global_step + 1
             self._check(loss, "the loss", step=step)
@@ -289,7 +291,7 @@ class ExtractionTrainer(Trainer):
         return scores | gap_scores(self.model, self._compared, self.settings.batch_size)
 
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> EpochSampler:
-        # Trainer's own order under length grouping comes from random numbers that a resumed epoch does not see again.
+        # With length grouping, the order of Trainer's own sampler cannot be reproduced when an epoch is resumed.
         return EpochSampler(
             len(self.train_dataset),
             self.args.seed,
@@ -300,7 +302,7 @@ class ExtractionTrainer(Trainer):
         )
 
     def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
-        # Trainer writes in place, and a kill leaves half a checkpoint that it would take for a whole one.
+        # Trainer writes in place. After a kill it would accept a partial checkpoint as complete.
         self._check(largest_weight(self.model), "a weight")
         folder = self._folder
         partial = str(folder / PARTIAL)
@@ -317,7 +319,7 @@ class ExtractionTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # With it goes what Trainer forgets: the losses since the last entry of the log.
+        # Also save what Trainer does not: the losses since the last log entry.
         super()._save_rng_state(output_dir)
         losses = {"loss": self._tr_loss, "logged": self._globalstep_last_logged, "parts": self._parts}
         torch.save(losses, self._losses_file(output_dir))

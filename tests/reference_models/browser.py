@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests that are marked `browser`."""
+"""Headless Chromium for the tests that are marked `browser`."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ LOCAL = ("127.0.0.1", "localhost")
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser of Playwright; the test is skipped where there is none."""
+    """Yield a browser of Playwright, or skip the test if there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     with api.sync_playwright() as playwright:
         program = next(filter(None, map(shutil.which, PROGRAMS)), playwright.chromium.executable_path)
         if not Path(program).exists():
-            pytest.skip("there is no Chromium here: apt install chromium, or playwright install chromium")
+            pytest.skip("Chromium is not installed: apt install chromium, or playwright install chromium")
         browser = playwright.chromium.launch(executable_path=program)
         yield browser
         browser.close()
@@ -29,12 +29,12 @@ def check_accessibility(page: Any) -> None:
     """Check that axe-core finds nothing serious on a page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(page).response["violations"]
-    told = [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
-    serious = [line for line, one in zip(told, found, strict=True) if one["impact"] in ("serious", "critical")]
+    lines = [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
+    serious = [line for line, one in zip(lines, found, strict=True) if one["impact"] in ("serious", "critical")]
     assert not serious, serious
 
 
 def overflow(page: Any) -> int:
-    """By how many pixels a page is wider than its window."""
+    """Return by how many pixels a page is wider than its window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return width

@@ -1,4 +1,4 @@
-"""Finished runs on tiny synthetic sets, one of them with a hostile sentence, and one that reads text alone."""
+"""Finished runs on tiny synthetic sets whose first test sentence contains HTML: two of I2SRM and one text-only."""
 
 from ast import literal_eval
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A strict reader of a page, whose elements must close in order; and a word that no page may obey."""
+"""A strict HTML parser that requires elements to close in order, and a word of HTML that a page must escape."""
 
 from html.parser import HTMLParser
 
@@ -7,7 +7,7 @@ VOID = {"img", "meta"}
 
 
 class Page(HTMLParser):
-    """The page's attributes by name, its tables as rows of cells by section, and its text by section."""
+    """Attributes of a page by name, its tables by section as rows of cells, and its text by section."""
 
     def __init__(self, source: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Hand-written encoders of BERT's families and ModernBERT, one sentence and one token at a time, with a visual prefix.
+"""Hand-written encoders of the BERT families and ModernBERT, token by token in Python loops, with a visual prefix.
 
-Written from the papers, with nothing of transformers but the weights. A prefix comes as `keys` and `values`, or as
-`states`, each a list over layers of lists of the visual tokens that are attended to. Positions can begin `shift` later.
+They follow the papers and use only the weights of transformers. A prefix is given as `keys` and `values`, or as
+`states`. Each is a list over layers of lists of visual tokens that are attended to. `shift` shifts the positions.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 
 def encode(body, ids, mask, prefix=None):
-    """Hidden states of every real token, zeros for padding; `prefix(sample)` gives what `encode_sentence` takes."""
+    """Return the hidden states, zero for padding; `prefix(sample)` returns keyword arguments of `encode_sentence`."""
     rows = []
     for sample, sentence in enumerate(ids.tolist()):
         real = [token for token, is_real in zip(sentence, mask[sample].tolist(), strict=True) if is_real]
@@ -48,7 +48,7 @@ def embed_modern(body, ids):
 
 
 def attend(query, keys, values, heads):
-    """One query against all keys, head by head."""
+    """Attend with one query to all keys, head by head."""
     width = len(query) // heads
     outputs = []
     for head in range(heads):
@@ -74,7 +74,7 @@ def bert_layer(config, layer, number, tokens, count, more_keys, more_values):
 
 
 def modern_layer(config, layer, number, tokens, count, more_keys, more_values):
-    """Visual states, the first `count` tokens, and further keys are not rotated and are seen from everywhere."""
+    """Apply a layer. Visual states (the first `count` tokens) and further keys are not rotated and always visible."""
     heads = config.num_attention_heads
     kind = config.layer_types[number]
     window = config.local_attention // 2 if kind == "sliding_attention" else len(tokens)

@@ -1,4 +1,4 @@
-"""Layers number by number, on lists of floats: the oracles of the systems' tests."""
+"""Slow reference layers on lists of floats, for the tests of the systems."""
 
 import math
 
@@ -21,7 +21,7 @@ def softmax(scores):
 
 
 def mix(weights, rows):
-    """The weighted sum of rows."""
+    """Return the weighted sum of rows."""
     return [dot(weights, column) for column in zip(*rows, strict=True)]
 
 
@@ -38,7 +38,7 @@ def norm(layer, row):
 
 
 def cross_block(block, queries, context):
-    """Block(X, Y) of one sample, whose context is all attended to."""
+    """Return Block(X, Y) of one sample without padding in the context."""
     keys, values = [linear(block.key, y) for y in context], [linear(block.value, y) for y in context]
     size = len(queries[0]) // block.heads
     rows = []

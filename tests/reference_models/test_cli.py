@@ -211,7 +211,7 @@ def test_without_int8_on_this_machine_that_is_one_line(
 ) -> None:
     monkeypatch.delattr(torch, "_int_mm")
     before = (runs / "ner" / "model" / "model.safetensors").read_bytes()
-    assert "int8: this machine has no exact product" in complaint(
+    assert "int8: this machine has no exact int8 matrix product" in complaint(
         capsys, [command[0], str(runs / "ner"), *command[1:], "--int8"]
     )
     assert (runs / "ner" / "model" / "model.safetensors").read_bytes() == before
@@ -265,7 +265,7 @@ MISTAKES = {
     "pickled code": (
         "ner",
         lambda r: (r / "posts_train_dict.pth").write_bytes(b"cos\nsystem\n(S'touch hacked'\ntR."),
-        r"posts_train_dict\.pth: .*was not executed",
+        r"posts_train_dict\.pth: .*not executed",
     ),
     "missing image": (
         "re",
@@ -367,7 +367,7 @@ def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pyte
         ([], "needs head and tail"),
         (["--head", "Ruby"], "needs head and tail"),
         (["--input", "posts.jsonl"], "give either --text, or --input and --output"),
-        (["--head", "Ruby", "--tail", "Kol"], "the tail entity 'Kol' does not stand in the sentence"),
+        (["--head", "Ruby", "--tail", "Kol"], "the tail entity 'Kol' is not in the sentence"),
         (["--head", "Ruby", "--tail", "Vex", "--image", "no.png"], r"no\.png: the file does not exist"),
     ],
 )
@@ -400,7 +400,7 @@ def test_a_file_with_an_error_has_its_own_exit_code(
 
 def test_a_long_post_is_cut_aloud(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(runs / "ner"), "--text", "x " * 100]) == 0
-    assert "the last 22 words lie behind the limit of 80 sub-words and were not read" in capsys.readouterr().err
+    assert "the last 22 words are beyond the limit of 80 sub-words and were ignored" in capsys.readouterr().err
 
 
 def test_a_model_is_predicted_with_by_its_run_its_folder_or_its_name_on_the_hub(
@@ -422,12 +422,12 @@ def test_a_model_is_predicted_with_by_its_run_its_folder_or_its_name_on_the_hub(
     assert set(said) == {said[0]}
     (of_hub / "snapshots" / "1" / "processor.json").unlink()
     line = complaint(capsys, ["predict", "me/posts", *post])
-    assert line.endswith("the hub has me/posts, but i2srm did not save it: processor.json is missing")
+    assert line.endswith("me/posts is on the Hub, but was not saved by i2srm: processor.json is missing")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("empty", "this folder holds neither"), ("not_there", "no such folder"), ("me/posts", "the hub gives none")],
+    [("empty", "this folder is neither"), ("not_there", "no such folder"), ("me/posts", "the download failed")],
 )
 def test_what_is_no_model_is_named(
     name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -435,7 +435,7 @@ def test_what_is_no_model_is_named(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     line = complaint(capsys, ["predict", name, "--text", "Ruby Vex"])
-    assert f"{name}: expected the folder of a finished run or of a model, or a model on the hub" in line
+    assert f"{name}: expected the directory of a finished run, a model folder, or a model on the Hub" in line
     assert reason in line
 
 
@@ -443,11 +443,11 @@ def test_a_run_that_was_stopped_is_no_model_yet(runs: Path, tmp_path: Path, caps
     shutil.copytree(runs / "ner", tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
     line = complaint(capsys, ["predict", str(tmp_path / "run"), "--text", "Ruby Vex"])
-    assert line.endswith("run is not the folder of a finished run: " + f"{tmp_path}/run/metrics.json is missing")
+    assert line.endswith("run is not the directory of a finished run: " + f"{tmp_path}/run/metrics.json is missing")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"{tmp_path} is not the folder of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
+    assert f"{tmp_path} is not the directory of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
 
 
 def test_other_words_on_the_command_line_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +507,7 @@ def test_without_the_extra_its_name_is_given(package: str, command: list[str], e
         f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
     done = run_python(code, *command)
-    hint = f"pip install 'attnmixup[{extra}]' brings what this command needs"
+    hint = f"install what this command needs: pip install 'attnmixup[{extra}]'"
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 

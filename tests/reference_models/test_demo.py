@@ -43,7 +43,7 @@ def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
 
 def test_a_folder_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 2
-    assert f"{tmp_path} exists already" in capsys.readouterr().err
+    assert f"{tmp_path} already exists" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

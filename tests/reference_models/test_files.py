@@ -23,6 +23,6 @@ def test_a_writing_that_fails_midway_leaves_the_file_as_it_was(tmp_path: Path) -
         part.write_text("ha")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); make room"):
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free disk space"):
         write_whole(path, fail)
     assert path.read_text() == "whole"

@@ -70,7 +70,9 @@ def test_a_file_planted_in_the_cache_is_refused_and_not_executed(setting: str, c
     hub_file(weights).write_bytes(
         pickle.dumps(Malicious(trace)) if content == "malicious" else b"PK\x03\x04 no archive"
     )
-    with pytest.raises(UserError, match=rf"^{setting}: expected .* in {hub_file(weights)}; .* not executed; delete it"):
+    with pytest.raises(
+        UserError, match=rf"^{setting}: expected .* in {hub_file(weights)}, but .* not executed; delete it"
+    ):
         read()
     assert not trace.exists()
 

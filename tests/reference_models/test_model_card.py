@@ -29,7 +29,7 @@ def test_the_card_says_what_the_run_says(name: str, runs: dict[str, Path], tmp_p
     settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
     assert settings["training"]["epochs"] == 2
     assert ('head="Ann Lee", tail="Rome"' in card) == (name == "re")
-    assert ("a sentence alone" in card) == (name == "text-only")
+    assert ("It reads text only." in card) == (name == "text-only")
 
 
 def test_a_saved_model_predicts_the_same_and_keeps_its_card(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_saved_model_predicts_the_same_and_keeps_its_card(runs: dict[str, Path
 def test_a_model_without_a_run_and_a_card_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     Predictor(runs["ner"]).save_pretrained(tmp_path / "bare")
     (tmp_path / "bare" / "README.md").unlink()
-    with pytest.raises(UserError, match="not the folder of a finished run"):
+    with pytest.raises(UserError, match="not the directory of a finished run"):
         Predictor(tmp_path / "bare").save_pretrained(tmp_path / "new")
 
 

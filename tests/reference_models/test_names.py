@@ -33,16 +33,16 @@ def test_a_name_has_one_thing_and_the_same_one_again_takes_its_place() -> None:
     again = Apple()
     fruits.add("apple", again)
     assert fruits.find("apple") is again
-    with pytest.raises(ValueError, match="there is another fruit 'apple' already: Apple"):
+    with pytest.raises(ValueError, match="the fruit 'apple' is already registered: Apple"):
         fruits.add("apple", pear)
-    with pytest.raises(ValueError, match="there is another fruit 'pear' already: pear"):
+    with pytest.raises(ValueError, match="the fruit 'pear' is already registered: pear"):
         fruits.add("pear", Apple())
     assert fruits.find("pear") is pear
 
 
 def test_a_class_of_another_module_with_the_same_name_is_another_one() -> None:
     fruits = filled()
-    with pytest.raises(ValueError, match="another fruit 'apple'"):
+    with pytest.raises(ValueError, match="fruit 'apple' is already registered"):
         fruits.add("apple", type("Apple", (), {"__module__": "elsewhere"}))
 
 

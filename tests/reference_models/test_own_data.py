@@ -104,13 +104,13 @@ def test_relations_of_any_names(tmp_path: Path, capsys: pytest.CaptureFixture[st
     more = ["--data.no_relation", "NA"]
     told = whole_way("jsonl", root, tmp_path / "run", "centre", capsys, *more)
     assert "sings in" in told
-    assert "NA is no relation" in (tmp_path / "run" / "report.html").read_text()
+    assert "NA means no relation" in (tmp_path / "run" / "report.html").read_text()
     post = ["--text", "Ernie sings in Main Street", "--head", "Ernie", "--tail", "Main Street"]
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), *post]) == 0
     assert {line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()[1:]} == {"NA", "sings in"}
     assert main(arguments("jsonl", root, tmp_path / "other")) == 2
-    assert "data.no_relation is 'None', and the relations are" in capsys.readouterr().err
+    assert "data.no_relation is 'None', but the relations are" in capsys.readouterr().err
     assert main(arguments("jsonl", root, tmp_path / "other", "--data.task", "ner")) == 0
 
 
@@ -123,7 +123,7 @@ def test_images_without_crops_are_not_passed_over_in_silence(
     for split in SIZES:
         caplog.clear()
         check_samples(config, split, read_samples(config, split), scored=split != "train")
-        assert ("no sample has crops, and i2srm sees an image by its crops alone" in caplog.text) == warns
+        assert ("no sample has crops, but i2srm reads only the crops of an image" in caplog.text) == warns
 
 
 def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,12 +135,12 @@ def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["data", "check", str(root)]) == 0
     assert "muppet" in capsys.readouterr().out
     assert main(arguments("conll", root, tmp_path / "run")) == 2
-    assert "no sample has an image; train a system that reads text alone" in capsys.readouterr().err
+    assert "no sample has an image; train a text-only system" in capsys.readouterr().err
     command, data, *settings = arguments("conll", root, tmp_path / "run")
     assert main([command, data, "text-only", *settings, "--model.text", "tiny"]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
     assert main(["data", "crops", *arguments("conll", root, tmp_path / "run")[1:]]) == 2
-    assert "expected images to make crops of" in capsys.readouterr().err
+    assert "expected samples with images, from which crops are cut" in capsys.readouterr().err
 
 
 def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,4 +154,4 @@ def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_jsonl(tmp_path / "j", "image")
     more = ["--data.format", "jsonl", "--data.root", str(tmp_path / "j"), "--grounding.detector", "annotations"]
     assert main(["data", "crops", "synthetic-ner", *more]) == 2
-    assert "expected data with marked boxes" in capsys.readouterr().err
+    assert "expected data with annotated boxes" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_the_table_shows_differences_and_what_is_missing() -> None:
     assert rows[0] == ["", "F1 with none", "semantic loss", "AttnMixup", "both"]
     by_name = {row[0]: row[1:] for row in rows[2:]}
     assert by_name["UMT"] == ["61.00 ± 1.00", "missing", "+1.33 [-1.25, +3.92]", "-1.83 [-3.73, +0.06]"]
-    assert by_name["PCNN"] == ["missing", "missing", "nothing to compare with", "missing"]
+    assert by_name["PCNN"] == ["missing", "missing", "no baseline", "missing"]
     assert by_name["UMGF"][0] == "failed [1]"
     assert by_name[ALL] == ["", "", "+0.42 [-11.23, +12.06]", ""]
     assert "- [1] no memory\n" in text

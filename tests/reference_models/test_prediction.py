@@ -65,7 +65,7 @@ def test_without_crops_an_image_has_none_as_in_training(
         assert read({"text": "x y", "image": "a.png"}, folder, "line 1").crops == ()
         assert read({"text": "x y", "image": "a.png"}, folder, "line 2").crops == ()
     [message] = caplog.messages
-    assert message.startswith("line 1: this model sees an image by its crops alone, and there are none; give crops")
+    assert message.startswith("line 1: this model reads only the crops of an image, and there are none; give crops")
     assert read({"text": "x y", "image": "a.png", "crops": ["b.png"]}, folder).crops == (folder / "b.png",)
     assert read({"text": "x y"}, folder) == Sample("the post", ("x", "y"))
 
@@ -133,7 +133,7 @@ def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: 
         (
             "re",
             {"text": "Ann met Bob", "head": "An", "tail": "Bob"},
-            "the head entity 'An' does not stand in the sentence",
+            "the head entity 'An' is not in the sentence",
         ),
         ("re", {"text": "Ann met Bob", "head": "", "tail": "Bob"}, "the head entity ''"),
         ("re", {"text": "Ann met Bob", "head": "Ann", "tail": "Ann"}, "the tail entity 'Ann'"),
@@ -175,7 +175,7 @@ def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Pre
     assert [record["line"] for record in records] == list(range(1, 14))
     assert [record["id"] for record in records if "entities" in record] == list(range(8))
     assert [record["line"] for record in records if "error" in record] == [3, 4, 5, 6, 13]
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         predict_file(predictors["ner"], folder / "posts.jsonl", folder / "out.jsonl")
 
 
@@ -363,7 +363,7 @@ def test_a_model_is_found_by_its_run_or_its_own_folder(runs: Path, predictors: d
     for name in (runs / "run-ner", str(runs / "run-ner" / "model")):
         assert Predictor.from_pretrained(name, batch_size=2)(text) == predictors["ner"](text)
     with pytest.raises(
-        UserError, match=r"expected the folder of a finished run or of a model, .* this folder holds neither"
+        UserError, match=r"expected the directory of a finished run, a model folder, .* this folder is neither"
     ):
         Predictor.from_pretrained(runs)
 
@@ -380,8 +380,8 @@ def test_a_model_that_reads_texts_about_images_asks_for_these(
 ) -> None:
     monkeypatch.setattr(predictors["ner"].processor, "image_size", None)
     post = {"text": "a post", "image": "post.jpg"}
-    with pytest.raises(UserError, match="reads text alone; leave out image and crops"):
+    with pytest.raises(UserError, match="reads only text; leave out image and crops"):
         predictors["ner"].read(post, Path())
     monkeypatch.setattr(predictors["ner"].processor, "texts", ["caption"])
-    with pytest.raises(UserError, match="reads text alone; give image_texts instead of image and crops"):
+    with pytest.raises(UserError, match="reads only text; give image_texts instead of image and crops"):
         predictors["ner"].read(post, Path())

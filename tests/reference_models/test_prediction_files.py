@@ -117,12 +117,12 @@ def test_files_of_others_are_left_to_them_and_a_wrong_one_stops_no_other(
     with FileLock(out / "4.jsonl.lock"):
         summary = predict_files(work, 1)
     assert (summary.predicted, list(summary.finished), summary.elsewhere) == (6, [inputs[2]], [inputs[0]])
-    assert "holds the records of another call (input was another); delete it" in summary.failed[inputs[1]]
+    assert "holds records of another call (input differs); delete it" in summary.failed[inputs[1]]
     assert (out / "5.jsonl").read_text() == "somebody's"
     assert f"{inputs[0]}: another process is writing its records" in str(summary)
     assert f"{inputs[1]}: failed: {out}/5.jsonl holds" in str(summary)
     other = predict_files(Work(runs["text-only"], inputs[2:], out), 1)
-    assert "(model was another)" in other.failed[inputs[2]]
+    assert "(model differs)" in other.failed[inputs[2]]
     assert str(other).startswith("0 of 1 files are finished: 0 posts")
 
 
@@ -164,17 +164,20 @@ def test_records_of_another_model_are_not_counted(
     monkeypatch.setattr(prediction_files, "run_jobs", meanwhile)
     summary = predict_files(Work(runs["ner"], inputs[:2], out), 1)
     assert list(summary.finished) == [inputs[1]]
-    assert "holds the records of another call (int8 was another)" in summary.failed[inputs[0]]
+    assert "holds records of another call (int8 differs)" in summary.failed[inputs[0]]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["4.jsonl", "gone.jsonl"], "gone.jsonl: there is no such file"),
-        (["4.jsonl", "more/4.jsonl"], "have one name"),
-        (["4.jsonl", "5.jsonl", "--output", "."], "name another --output"),
+        (["4.jsonl", "gone.jsonl"], "gone.jsonl: the file does not exist"),
+        (["4.jsonl", "more/4.jsonl"], "have the same name"),
+        (["4.jsonl", "5.jsonl", "--output", "."], "choose another --output"),
         (["4.jsonl", "5.jsonl", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
-        (["4.jsonl", "manifest.json"], "manifest.json is the name of what is said about all files; rename it"),
+        (
+            ["4.jsonl", "manifest.json"],
+            "the name manifest.json is reserved for the summary of all files; rename the file",
+        ),
         (["4.jsonl", "5.jsonl", "--output", "red.png"], "red.png: cannot be written"),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_folder_of_data_is_recognised(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     assert read_settings("mnre").data.format == "mnre"  # what is shipped comes first
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"^empty: expected the files of one data format"):
+    with pytest.raises(UserError, match=r"^empty: expected files that match one data format"):
         read_settings("empty")
 
 
@@ -191,7 +191,7 @@ def test_a_feature_cache_needs_images_and_a_frozen_image_backbone(system: str, f
 def test_a_frozen_backbone_in_training_mode_is_frozen_and_without_a_cache() -> None:
     drifting = ["--model.backbone_train_mode", "true"]
     assert read_settings("mnre", drifting, system="hvpnet").model.backbone_train_mode
-    with pytest.raises(UserError, match=r"data\.feature_cache keeps features .* with model\.backbone_train_mode=true"):
+    with pytest.raises(UserError, match=r"data\.feature_cache stores features .* with model\.backbone_train_mode=true"):
         read_settings("mnre", [*drifting, "--data.feature_cache", "x"], system="hvpnet")
     with pytest.raises(UserError, match=r"model\.backbone_train_mode is for a frozen image backbone"):
         read_settings("mnre", [*drifting, "--model.freeze_image_backbone", "false"], system="hvpnet")
@@ -200,11 +200,11 @@ def test_a_frozen_backbone_in_training_mode_is_frozen_and_without_a_cache() -> N
 @pytest.mark.parametrize("section", ["data", "model", "training", "grounding"])
 def test_an_empty_section_is_named(section: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(f"{section}: null\n")
-    with pytest.raises(UserError, match=rf"mine\.yaml.*: {section} holds no settings \(null\); give it some"):
+    with pytest.raises(UserError, match=rf"mine\.yaml.*: {section} contains no settings \(null\); add some"):
         read_settings(tmp_path / "mine.yaml", [])
 
 
 def test_a_section_that_is_a_list_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data: [1, 2]\n")
-    with pytest.raises(UserError, match=r"data holds no settings \(\[1, 2\]\); give it some, or leave it out$"):
+    with pytest.raises(UserError, match=r"data contains no settings \(\[1, 2\]\); add some, or remove the section$"):
         read_settings(tmp_path / "mine.yaml", [])

@@ -249,7 +249,7 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
             ["mnre"],
             [0],
             [],
-            "table2 has no data set 'mnre'; it has twitter2015 and, synthetic, synthetic-ner",
+            "table2 has no data set 'mnre'; it has twitter2015 and the synthetic data sets synthetic-ner",
         ),
         ("table5", ["mnre", "mnre"], [0], [], "different data sets"),
         ("table5", [], [0, 0], [], "different seeds"),
@@ -265,7 +265,7 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
         ),
         ("table2", ["twitter2015"], [0], ["--model.text", "x"], "table2 compares values of model.text"),
         ("table5", ["mnre"], [0], ["--training.seed", "3"], "--seeds"),
-        ("table5", [], [0], ["--data.root", "x"], "data.root is the folder of one data set, and the sweep has 3"),
+        ("table5", [], [0], ["--data.root", "x"], "data.root is the folder of one data set, but the sweep has 3"),
         ("table5", ["synthetic-re"], [0], ["--data.root", "nowhere"], "data.root: there is no folder nowhere"),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_failed_cell_is_told_and_the_others_go_on(
     assert table["Delta = 0.6"] == {"synthetic-ner ours": "failed [1]"}
     text = (tmp_path / "table6.md").read_text()
     assert "- [1] RuntimeError: out of memory and more\n" in text
-    assert "of the only seed 3." in text
+    assert "single seed 3." in text
     line = read_csv(tmp_path / "table6.csv")[1]
     assert (line["state"], line["mean"], line["reason"]) == ("failed", "", "RuntimeError: out of memory and more")
 
@@ -494,6 +494,6 @@ def test_a_killed_process_takes_no_finished_cell_along(
     monkeypatch.setattr(sweep, "_train", kill_at_0_6)
     assert sweep.run_sweep(*command, jobs=2) == 1
     text = (tmp_path / "table6.md").read_text()
-    assert "a process was killed, by the system if memory was short; try fewer --jobs; the same command goes on" in text
+    assert "a process was killed, possibly because memory ran out; try fewer --jobs; run the same command" in text
     table = read_markdown(tmp_path / "table6.md")
     assert [row for row, cells in table.items() if "failed [1]" in cells.values()] == ["Delta = 0.6"]

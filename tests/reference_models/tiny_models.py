@@ -1,4 +1,4 @@
-"""Small random encoders of each family, small models, and batches like those of the processor."""
+"""Small random encoders of each family, small models, and batches in the format of the processor."""
 
 import torch
 from transformers import BertConfig, ElectraConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig
@@ -9,7 +9,7 @@ from reference_models.tasks.ner import tags_of
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 VOCABULARY, CHARACTERS = 50, 12
-# Ends of the names of parameters that these batches cannot teach, by system, for the contract test.
+# For each system, suffixes of parameter names that get no gradient from these batches, for the contract test.
 SILENT: dict[str, tuple[str, ...]] = {}
 RELATIONS = ("None", "/per/per/peer", "/per/loc/place")
 
@@ -27,7 +27,7 @@ def small(layers, heads, width):
 
 
 def text_config(family):
-    """Every family with a depth, number of heads and width of its own."""
+    """Return a configuration of a family. Depth, number of heads and width differ between families."""
     ends = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
     return {
         "bert": lambda: BertConfig(**small(3, 4, 32)),
@@ -42,7 +42,7 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
 
 
 def make_tokens(*, length=9, real=(9, 6, 3), seed=0):
-    """Ids and mask of right-padded sentences; 0 pads, or 1 in the RoBERTa families, so both stay unused."""
+    """Return ids and mask of right-padded sentences; 0 and 1 are not used, because they are padding ids of families."""
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.arange(length) < torch.tensor(real)[:, None]).long()
     ids = torch.randint(5, VOCABULARY, mask.shape, generator=generator)
@@ -58,7 +58,7 @@ def make_model(kind=I2SRM, *, seed=0, **options):
 
 
 def make_batch(task="re", *, present=None, size=4, seed=0):
-    """A batch of 4; by default the second sample has no image at all, the third one crop only."""
+    """Return a batch; by default of 4 samples, where the second has no image and the third has only one crop."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = make_tokens(length=10, real=(10, 7, 8, 9)[:size], seed=seed)
     batch = {"input_ids": ids, "attention_mask": mask}
@@ -79,7 +79,7 @@ def make_batch(task="re", *, present=None, size=4, seed=0):
     batch["image_mask"] = torch.tensor(present).bool()[:size]
     pixels = torch.randint(256, (size, 4, 3, 64, 64), generator=generator, dtype=torch.uint8)
     batch["pixel_values"] = pixels * batch["image_mask"][..., None, None, None]
-    # Texts about the image of the first, third and fourth sample, behind the sentence.
+    # Texts about the image of the first, third and fourth sample, appended to the sentence.
     for name, values in (("joined_ids", ids), ("joined_mask", mask)):
         batch[name] = torch.nn.functional.pad(values, (0, 4))
     for sample, start in ((0, 10), (2, 8), (3, 9)):

@@ -55,7 +55,7 @@ def test_a_truncated_file_of_a_finished_run(
 ) -> None:
     truncate(run / file)
     line = complaint(capsys, [command[0], str(run), *command[1:]])
-    assert re.search(rf"{named} or cannot be read \(.+\); train again into another folder, or copy", line), line
+    assert re.search(rf"{named} or cannot be read \(.+\); train again in another folder, or copy", line), line
 
 
 def test_a_truncated_score_is_not_skipped(data: Path, finished: Path, tmp_path: Path) -> None:
@@ -128,4 +128,4 @@ def test_a_disk_that_is_full_or_read_only_is_named(
     monkeypatch.setattr(place, name, fail)
     line = complaint(capsys, arguments(data, tmp_path / "run"))
     file = "elsewhere/file" if getattr(error, "filename", None) else "run/checkpoints/partial"
-    assert re.search(rf"{file}: cannot be written \(.+\); make room or choose a folder that can be written", line), line
+    assert re.search(rf"{file}: cannot be written \(.+\); free disk space or choose a writable folder", line), line

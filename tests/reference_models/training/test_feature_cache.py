@@ -233,7 +233,7 @@ def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, 
     cache, every = fill(tmp_path, make_backbone(), split)
     shard, _ = tmp_path.glob("*/shard-*")
     shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises(UserError, match=rf"{shard} is a damaged file of features .* delete it"):
+    with pytest.raises(UserError, match=rf"{shard} is a damaged feature file .* delete it"):
         fill(tmp_path, make_backbone(), split)
     shard.unlink()
     again, computed = fill(tmp_path, make_backbone(), split)
@@ -266,7 +266,7 @@ def test_image_that_cannot_be_read_or_changes_meanwhile(
 def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        UserError, match=r"data\.feature_cache: .*/file cannot be made or written to \(Not a directory\)"
+        UserError, match=r"data\.feature_cache: .*/file cannot be created or written to \(Not a directory\)"
     ):
         fill(tmp_path / "file", make_backbone(), split)
 

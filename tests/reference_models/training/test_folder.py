@@ -22,7 +22,7 @@ def contents(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (STEPS, "exists already and is finished"),
+        (STEPS, "is already finished"),
         ((*STEPS, "--training.seed", "7"), "training.seed was 0 and is now 7"),
         ((*STEPS, "--model.mixup.heads", "2"), "model.mixup was {} and is now {'heads': 2}"),
         ((), "training.checkpoint_steps was 4 and is now 0"),
@@ -49,7 +49,7 @@ def test_other_data_and_other_processes_are_another_run(data: Path, finished: Pa
 def test_folder_that_is_no_run_is_left_alone(data: Path, tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(UserError, match="exists already and holds no run"):
+    with pytest.raises(UserError, match="already exists and contains no run"):
         train(config(data, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == names
 
@@ -85,7 +85,7 @@ def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(folder, "write_json", fail)
-        with pytest.raises(UserError, match=r"deep/run: cannot be written \(No space left on device\); make room"):
+        with pytest.raises(UserError, match=r"deep/run: cannot be written \(No space left on device\); free disk"):
             make_folder(tmp_path / "deep" / "run", settings, {"a": 1})
     assert not (tmp_path / "deep" / "run").exists()
     make_folder(tmp_path / "deep" / "run", settings, {"a": 1})
@@ -139,7 +139,7 @@ def test_a_resume_under_other_versions_is_warned_of(
     assert caplog.messages == []
     check_folder(output, start_of(settings, environment={"torch": "2.0", "device": "cpu"}))
     [message] = caplog.messages
-    assert "began with torch 1.0 and resumes with torch 2.0" in message
+    assert "started with torch 1.0 and resumes with torch 2.0" in message
     write_json(output / METRICS, {})
     caplog.clear()
     check_folder(output, start_of(settings, environment={"torch": "2.0", "device": "cpu"}))

@@ -106,7 +106,7 @@ def test_the_longest_beginning_counts_and_ends_at_a_dot() -> None:
 
 @pytest.mark.parametrize("prefix", ["heads", "head.lin", "head.linear.weight.x", ""])
 def test_a_beginning_that_fits_nothing_is_an_error(prefix: str) -> None:
-    with pytest.raises(UserError, match=rf"begins with '{prefix}'; the parts are text_encoder, vision,"):
+    with pytest.raises(UserError, match=rf"starts with '{prefix}'; the top-level modules are text_encoder, vision,"):
         groups_of(build("re"), {prefix: 1.0})
 
 

@@ -98,7 +98,7 @@ def test_interrupt_says_how_to_go_on(
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(trainer.EpochSampler, "__iter__", interrupt)
-        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        with pytest.raises(KeyboardInterrupt, match="run the same command again"):
             train(config(data, run, *STEPS))
     train(config(data, run, *STEPS))
     assert_same_run(run, finished)

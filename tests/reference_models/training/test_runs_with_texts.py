@@ -59,7 +59,7 @@ def test_a_run_is_trained_and_predicts_with_and_without_texts(posts: Path, tmp_p
     assert plain.keys() == other.keys() == {"entities"}
     encoded = predictor.processor.encode(predictor.read({"text": text, "image_texts": {"tags": "red person"}}, Path()))
     assert len(encoded["image_text_ids"]) >= 3
-    with pytest.raises(UserError, match="expected an object of texts about the image"):
+    with pytest.raises(UserError, match="expected an object of image texts by kind"):
         predictor("x", image_texts=["red person"])
 
 
@@ -88,7 +88,7 @@ def test_missing_texts_are_said(posts: Path, tmp_path: Path, capsys: pytest.Capt
     command = ["train", "synthetic-ner", "ita", "--data.root", str(posts), "--output", str(tmp_path / "run"), *SHORT]
     assert main([*command, "--model.texts", '["ocr"]']) == 2
     message = capsys.readouterr().err
-    assert "train: no sample has one of the texts ocr about its image" in message
+    assert "train: ita reads the image texts ocr, but no sample has any" in message
     assert "i2srm data tags" in message
     assert main([*command, "--model.text_length", "33"]) == 2
     assert "model.text_length is 33" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_words_that_are_cut_off_are_counted_and_said(tmp_path: Path, caplog: pyt
     assert cut["samples"] == 1
     assert 0 < cut["words"] < 91
     assert "test: 1 of 12 sentences are longer than 80 sub-words (data.max_length)" in caplog.text
-    assert f"the last words are cut off, {cut['words']} altogether" in caplog.text
+    assert f"their last words are cut off, {cut['words']} words in total" in caplog.text
 
 
 def test_a_split_of_which_nothing_is_left_is_one_error(tmp_path: Path) -> None:

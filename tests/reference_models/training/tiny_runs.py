@@ -1,4 +1,4 @@
-"""Runs of a second on a tiny synthetic set, in this process or in others that can be killed."""
+"""Runs of about one second on a tiny synthetic set, in this process or in others that can be killed."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ from reference_models.settings import read_settings
 
 SIZES = {"train": 48, "valid": 16, "test": 16}
 TIMES = ("seconds", "waited", "runtime", "per_second")
-# Processes are forked from one that has imported everything: an import takes longer than a run.
+# Processes are forked from one that has imported everything, because an import takes longer than a run.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["reference_models.training.seeds", "reference_models.cli"])
 
@@ -74,7 +74,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def start(command: list[str], *, die_at: int = 0, rank: int = 0, world: int = 1, port: int = 0) -> BaseProcess:
-    """Give a command in another process, which dies just before it touches the `die_at`-th file of its run."""
+    """Run a command in another process, which exits just before the `die_at`-th change of a file of its run."""
     environment = {}
     if world > 1:
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
@@ -85,7 +85,7 @@ def start(command: list[str], *, die_at: int = 0, rank: int = 0, world: int = 1,
 
 
 def run_pair(command: list[str], *, until: Path | None = None) -> list[int | None]:
-    """Give a command in two processes that train together, killed once `until` exists; returns their exit codes."""
+    """Run a command in two processes that train together, kill them once `until` exists, and return the exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -114,7 +114,7 @@ def _command(command: list[str], die_at: int, environment: dict[str, str]) -> No
 
 
 def _die(die_at: int, folder: str) -> None:
-    """Leave without a word at the `die_at`-th change of a file below `folder`; one to be written stays half-written."""
+    """Exit without clean-up at the `die_at`-th change of a file in `folder`, and leave a written file incomplete."""
     changes = count(1)
 
     def change(path: Any, *, write: bool) -> None:
@@ -128,7 +128,7 @@ def _die(die_at: int, folder: str) -> None:
             change(args[0], write=True)
         elif event in ("os.rename", "os.mkdir", "shutil.rmtree"):
             change(args[0], write=False)
-        elif event == "os.remove" and args[1] != -1:  # within a folder that goes as a whole
+        elif event == "os.remove" and args[1] != -1:  # inside rmtree, which removes a whole folder
             change(folder, write=False)
 
     def watched_save(value: object, path: Any, **options: object) -> None:
@@ -141,7 +141,7 @@ def _die(die_at: int, folder: str) -> None:
 
     from transformers import modeling_utils
 
-    # These two write without Python's open.
+    # These two functions write files without Python's open.
     save, torch.save = torch.save, watched_save
     save_file, modeling_utils.safe_save_file = modeling_utils.safe_save_file, watched_save_file
     sys.addaudithook(watch)
