@@ -30,6 +30,7 @@ EXTRAS = {
     "gradio": "app",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "pyarrow": "parquet",
     "spacy": "grounding",
 }  # extras of the packages that "reference" does not install
 DATA = "data folder, YAML settings file, or one of mnre, twitter2015, twitter2017"

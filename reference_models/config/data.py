@@ -16,8 +16,8 @@ class DataConfig:
 
     Args:
         format: File layout below `root`: "twitter" (named entities) or "mnre" (relations), the common layouts of these
-            data sets; "conll" (named entities, no images); "jsonl" (your own data, both tasks); "flickr30k_entities";
-            or the name of a registered format.
+            data sets; "conll" (named entities, no images); "jsonl" or "parquet" (your own data, both tasks);
+            "flickr30k_entities"; or the name of a registered format.
         root: Folder of the data set.
         task: "ner" (named entities), "re" (relations), or the name of a registered task. Default: the task of the data.
         no_relation: Label for "no relation", which is excluded from the scores; null if every pair has a relation.

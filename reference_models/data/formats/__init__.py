@@ -13,6 +13,7 @@ from reference_models.data.formats.flickr30k_entities import Flickr30kEntities
 from reference_models.data.formats.jsonl import Jsonl
 from reference_models.data.formats.layout import Layout
 from reference_models.data.formats.mnre import Mnre
+from reference_models.data.formats.parquet import Parquet
 from reference_models.data.formats.twitter import Twitter
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Jsonl",
     "Layout",
     "Mnre",
+    "Parquet",
     "Twitter",
     "get_format",
     "list_formats",

@@ -9,6 +9,7 @@ from typing import Any
 from reference_models.data.bio import Entity, spans, tags_of_spans
 from reference_models.data.formats.base import SPLITS, DataFormat, register_format, relative_name
 from reference_models.data.formats.layout import Layout
+from reference_models.data.formats.shards import check_shards, split_files
 from reference_models.data.image_texts import check_texts
 from reference_models.data.samples import Sample, Split, file_below, read_objects
 from reference_models.data.words import split_words
@@ -19,7 +20,7 @@ KEYS = ("id", "tokens", "text", "image", "crops", "image_texts", "entities", "re
 
 @register_format("jsonl")
 class Jsonl(DataFormat):
-    """Files `{train,valid,test}.jsonl` with one object per line.
+    """Files `{train,valid,test}.jsonl` with one object per line, or shards such as `train-00000-of-00002.jsonl`.
 
     `tokens` is a list of words. Alternatively, `text` is a string that is split into words at white space. `entities`
     is a list of {"start", "end", "label"} with `end` exclusive, in words of `tokens` or in characters of `text`.
@@ -33,11 +34,20 @@ class Jsonl(DataFormat):
     """
 
     task = "ner"
+    suffix = ".jsonl"
+
+    def objects(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Read the objects of a file, each with its line number.
+
+        Raises:
+            UserError: If the file cannot be read.
+        """
+        return read_objects(path)
 
     def layout(self, root: Path, split: Split) -> Layout:
         """See `DataFormat`; paths of images are relative to `root`."""
         return Layout(
-            labels=(root / f"{split}.jsonl",),
+            labels=split_files(root, split, self.suffix),
             images=root,
             crops=root / "crops" / split,
             dictionaries=(root / f"crops_{split}_dict.pth",),
@@ -52,13 +62,13 @@ class Jsonl(DataFormat):
     ) -> Iterator[Sample]:
         """See `DataFormat`."""
         place = self.layout(root, split)
-        [path] = place.labels
+        check_shards(place.labels)
         pairs = self._has_relations(root) if pairs is None else pairs
         # The lines can list their crops, so a missing dictionary must not cause a warning.
         known = place.dictionary() is not None
         crop_names: dict[int, tuple[str, ...]] = self.crop_names(root, split, max_crops) if visual and known else {}
         number = 0
-        for line, row in _rows(path):
+        for path, line, row in self._rows(place.labels):
             where = f"{path}:{line}"
             sentence = _sentence(row, where)
             entities = [_entity(entity, sentence, where) for entity in _list(row, "entities", where)]
@@ -80,13 +90,21 @@ class Jsonl(DataFormat):
         """See `DataFormat`; images and crops must be below `root`."""
         root.mkdir(parents=True, exist_ok=True)
         for split, rows in samples.items():
-            [path] = self.layout(root, split).labels
+            path = root / f"{split}{self.suffix}"
             path.write_text("".join(f"{json.dumps(_line(sample, root))}\n" for sample in rows), encoding="utf-8")
 
     def _has_relations(self, root: Path) -> bool:
-        paths = (self.layout(root, split).labels[0] for split in SPLITS)
-        first = next(filter(Path.is_file, paths), None)
-        return first is not None and any("relations" in row for _, row in _rows(first))
+        splits = (self.layout(root, split).labels for split in SPLITS)
+        first = next((files for files in splits if files[0].is_file()), ())
+        return any("relations" in row for _, _, row in self._rows(first))
+
+    def _rows(self, files: Sequence[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+        """Yield each object with its file and line number."""
+        for path in files:
+            for line, row in self.objects(path):
+                if odd := [key for key in row if key not in KEYS]:
+                    raise UserError(f"{path}:{line}: unknown key {odd[0]!r}, the known keys are {', '.join(KEYS)}")
+                yield path, line, row
 
 
 def _line(sample: Sample, root: Path) -> dict[str, Any]:
@@ -103,14 +121,6 @@ def _line(sample: Sample, root: Path) -> dict[str, Any]:
     if sample.relation is not None:
         row["relations"] = [{"head": sample.head, "tail": sample.tail, "label": sample.relation}]
     return row
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each object with its line number."""
-    for number, row in read_objects(path):
-        if odd := [key for key in row if key not in KEYS]:
-            raise UserError(f"{path}:{number}: unknown key {odd[0]!r}, the known keys are {', '.join(KEYS)}")
-        yield number, row
 
 
 def _list(row: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
@@ -172,7 +182,7 @@ def _path(name: Any, root: Path, where: str) -> Path | None:
     if name is None:
         return None
     if not isinstance(name, str) or not name:
-        raise UserError(f"{where}: expected the path of a file (a non-empty string), got {name!r}")
+        raise UserError(f"{where}: expected the path of a file (a non-empty string), got {str(name)[:80]!r}")
     return file_below(root, name, where)
 
 
@@ -180,7 +190,7 @@ def _crops(row: Mapping[str, Any], root: Path, folder: Path, known: Sequence[str
     if "crops" not in row:
         return tuple(file_below(folder, name, f"{where}, its crops") for name in known)
     if not isinstance(row["crops"], list):
-        raise UserError(f"{where}: expected a list of paths under 'crops', got {row['crops']!r}")
+        raise UserError(f"{where}: expected a list of paths under 'crops', got {str(row['crops'])[:80]!r}")
     paths = (_path(name, root, f"{where}, 'crops'") for name in row["crops"])
     return tuple(path for path in paths if path is not None)
 

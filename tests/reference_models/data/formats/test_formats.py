@@ -12,7 +12,7 @@ from reference_models.errors import UserError
 
 
 def test_formats_are_found_by_name() -> None:
-    assert list_formats() == ["conll", "flickr30k_entities", "jsonl", "mnre", "twitter"]
+    assert list_formats() == ["conll", "flickr30k_entities", "jsonl", "mnre", "parquet", "twitter"]
     assert all(get_format(name).name == name for name in list_formats())
     with pytest.raises(UserError, match="unknown data format 'tweets', expected one of conll, flickr30k_entities"):
         get_format("tweets")
