@@ -176,11 +176,12 @@ def _parser() -> argparse.ArgumentParser:
         help="source of the tags: ImageNet classes of the image backbone (default), objects of a detector, or none",
     )
     tags.add_argument("--count", type=int, default=5, help="maximum number of tags per image (default: %(default)s)")
-    tags.add_argument("--least", type=float, default=0.0, help="minimum probability of a class (default: 0)")
+    tags.add_argument("--least", type=float, default=0.0, help="minimum probability of a class, 0 to 1 (default: 0)")
     tags.add_argument(
         "--texts",
         type=Path,
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE.jsonl",
         help='existing captions and other texts; one JSON line per image: {"image": "1.jpg", "caption": "", "ocr": ""}',
@@ -202,7 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("data", nargs="?", metavar="DATA", help=DATA)
     train.add_argument("system", nargs="?", metavar="SYSTEM", help="YAML file or name, such as hvpnet (default: i2srm)")
     train.add_argument("--output", help="run directory (default: named after DATA and SYSTEM)")
-    train.add_argument("--seeds", type=int, nargs="+", help="train once per seed; report mean and standard deviation")
+    train.add_argument(
+        "--seeds", type=int, nargs="+", action="extend", help="train once per seed; report mean and standard deviation"
+    )
     train.set_defaults(command=commands.train)
 
     sweep = subparsers.add_parser(
@@ -216,12 +219,13 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--data",
         nargs="+",
+        action="extend",
         default=[],
         help="mnre, twitter2015, twitter2017, synthetic-ner, synthetic-re (default: the data sets of the table)",
     )
-    sweep.add_argument("--systems", nargs="+", default=[], help="systems to train (default: all)")
+    sweep.add_argument("--systems", nargs="+", action="extend", default=[], help="systems to train (default: all)")
     sweep.add_argument("--jobs", type=int, default=1, help="cells to train in parallel processes (default: 1)")
-    sweep.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default: 0 1 2)")
+    sweep.add_argument("--seeds", type=int, nargs="+", action="extend", help="training seeds (default: 0 1 2)")
     sweep.add_argument("--output", type=Path, help="folder of the sweep (default: runs/TABLE)")
     sweep.add_argument("--list", action="store_true", help="list the cells and their states; train nothing")
     sweep.set_defaults(command=commands.sweep)
@@ -256,13 +260,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("model", metavar="MODEL", help=MODEL)
     predict.add_argument("--text", help="sentence; words are separated by spaces")
     predict.add_argument("--image", help="image file; also give its --crops, or --ground")
-    predict.add_argument("--crops", nargs="+", help="image files of the object crops")
+    predict.add_argument("--crops", nargs="+", action="extend", help="image files of the object crops")
     predict.add_argument("--head", help="for relations: head entity, exactly as in the sentence")
     predict.add_argument("--tail", help="for relations: tail entity, exactly as in the sentence")
     predict.add_argument(
         "--input",
         type=Path,
         nargs="+",
+        action="extend",
         metavar="POSTS.jsonl",
         help="files of posts, instead of --text; one JSON object per line",
     )

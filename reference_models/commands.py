@@ -54,9 +54,10 @@ def crops(options: argparse.Namespace) -> None:
     _quiet()
     from reference_models.grounding.crops import make_crops
     from reference_models.settings import read_settings
+    from reference_models.training.run import find_task
 
     config = read_settings(options.config, options.overrides)
-    for summary in make_crops(config.data, config.grounding):
+    for summary in make_crops(config.data, config.grounding, pairs=find_task(config.data).pairs):
         print(summary.text())
 
 
@@ -125,7 +126,7 @@ def sweep(options: argparse.Namespace) -> int:
     from reference_models.sweeps.run import list_cells, run_sweep
 
     output = options.output or Path("runs") / options.table
-    sweep = (options.table, options.data, options.seeds, output, options.overrides)
+    sweep = (options.table, options.data, options.seeds or [0, 1, 2], output, options.overrides)
     if options.list:
         print(list_cells(*sweep, systems=options.systems))
         return 0

@@ -296,7 +296,7 @@ class Predictor:
 def _parse(line: bytes) -> dict[str, Any]:
     shown = repr(line.strip()[:60])[1:]
     try:
-        text = line.decode()
+        text = line.decode("utf-8-sig")
         post = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"expected a JSON object in UTF-8, got {shown} ({error})") from error

@@ -79,7 +79,7 @@ def write_tags(
         source: Source of the tags: the most probable "classes" of an ImageNet backbone, or the objects found by a
             "detector" with classes; "none" does not change the tags.
         count: Maximum number of tags per image.
-        least: Minimum probability of a class.
+        least: Minimum probability of a class, from 0 to 1.
         given: JSON Lines files with existing image texts, see `read_image_texts`.
         progress: Whether to show a progress bar.
 
@@ -93,6 +93,8 @@ def write_tags(
     kind, root = get_format(config.data.format), Path(config.data.root)
     if count < 1:
         raise UserError(f"expected 1 tag per image or more (--count), got {count}")
+    if not 0 <= least <= 1:
+        raise UserError(f"expected a minimum probability from 0 to 1 (--least), got {least}")
     images: dict[str, dict[str, Path]] = {}
     for split in SPLITS:
         folder = kind.layout(root, split).images
@@ -170,16 +172,20 @@ class ClassTagger:
         least: Minimum probability of a class.
 
     Raises:
-        UserError: If the backbone has no classes or its weights cannot be read.
+        UserError: If the backbone has no classes, or its weights are random or cannot be read.
     """
 
     def __init__(self, config: RunConfig, *, count: int, least: float) -> None:
         model, self.data, self.count, self.least = config.model, config.data, count, least
         if model.vision == "tiny":
             raise UserError("model.vision=tiny has no classes to use as tags; choose resnet50, or --source detector")
+        if model.vision_weights == "none":
+            raise UserError(
+                "model.vision_weights=none gives random weights, whose classes are no tags; set it to imagenet or to a "
+                "local file of weights, or use --source detector"
+            )
         self.backbone = VisionBackbone(model.vision, frozen=True, views=("logits",))
-        if model.vision_weights != "none":
-            fill_backbone(self.backbone, model.vision_weights)
+        fill_backbone(self.backbone, model.vision_weights)
         self.backbone.eval().to(accelerator())
         self.names: list[str] = get_model_weights(model.vision)["IMAGENET1K_V1"].meta["categories"]
 
@@ -191,7 +197,7 @@ class ClassTagger:
     def tag(self, images: Sequence[Tensor]) -> list[list[str]]:
         """See `Tagger`: the names of the most probable classes."""
         logits = self.backbone(torch.stack(list(images)).to(accelerator()))["logits"]
-        likely = logits.softmax(dim=-1).topk(self.count)
+        likely = logits.softmax(dim=-1).topk(min(self.count, len(self.names)))
         rows = zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
         return [[self.names[n] for p, n in zip(*row, strict=True) if p >= self.least] for row in rows]
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -113,13 +114,18 @@ class Answers:
             The new file, and the counts `posts` (all posts) and `errors` (posts with an error).
 
         Raises:
-            UserError: If there is not exactly one file of posts, or if it is empty.
+            UserError: If there is not exactly one file of posts, if it is empty, or if two files have the same name.
         """
         posts = [file for file in files if file.suffix == ".jsonl"]
         if len(posts) != 1:
             names = ", ".join(file.name for file in files) or "nothing"
             raise UserError(
                 f"expected one .jsonl file of posts, together with the images that its posts name; got {names}"
+            )
+        if twice := [name for name, number in Counter(file.name for file in files).items() if number > 1]:
+            raise UserError(
+                "expected files of different names, because posts name their images without folders; got several "
+                f"files named {', '.join(twice)}; rename them, also in {posts[0].name}"
             )
         ground = None
         if self.sees_images and crops not in (GIVEN, WITHOUT):

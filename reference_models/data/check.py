@@ -12,6 +12,7 @@ from statistics import median
 
 from reference_models.config import Policy
 from reference_models.data.check_report import Report, SplitReport
+from reference_models.data.crop_sources import check_crop_sources
 from reference_models.data.formats import SPLITS, DataFormat, get_format, recognise
 from reference_models.data.images import SUFFIXES, check_images
 from reference_models.data.samples import Sample, Split, fingerprint, spooled
@@ -50,6 +51,9 @@ def check_data(
     for split in SPLITS:
         report, samples[split] = _check_split(format, root, split, visual, max_crops, bad_images, progress)
         splits.append(report)
+    if not any(report.labels or report.fatal for report in splits):
+        problem = f"{root}: expected samples with entities or relations, but no sample has one"
+        splits = [replace(splits[0], fatal=(problem,)), *splits[1:]]
     labels = [path for split in SPLITS for path in format.layout(root, split).labels]
     return Report(
         format=format.name,
@@ -94,7 +98,7 @@ def _check_split(
     dictionary = place.dictionary() is not None
     try:
         names = format.crop_names(root, split, ALL) if dictionary else {}
-        samples = spooled(format.read(root, split, max_crops=ALL))
+        samples = spooled(check_crop_sources(format.read(root, split, max_crops=ALL), root, split, place.crops))
     except UserError as error:
         return replace(report, fatal=(str(error),)), samples
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from reference_models.data.crop_sources import check_crop_sources
 from reference_models.data.formats import SPLITS, get_format, recognise
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.samples import Sample, Split, spooled
@@ -45,4 +46,5 @@ def load_dataset(
     root = Path(root)
     kind = recognise(root) if format is None else get_format(format)
     samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=max_crops)
+    samples = check_crop_sources(samples, root, split, kind.layout(root, split).crops)
     return spooled(add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images))

@@ -61,8 +61,7 @@ def read_manifest(path: Path) -> list["Row"]:
 
 def write_manifest(path: Path, rows: Iterable["Row"]) -> None:
     """Write a manifest, one JSON object per line."""
-    lines = [json.dumps(asdict(row)) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
+    write_text(path, "".join(f"{json.dumps(asdict(row))}\n" for row in rows))
 
 
 def crop_names(rows: Iterable["Row"]) -> dict[Key, list[str]]:

@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from reference_models.config.grounding import GroundingConfig
+from reference_models.data.crop_sources import manifest_path
 from reference_models.data.formats import Layout
 from reference_models.data.images import decode_image
 from reference_models.data.samples import Split, read_crop_names
@@ -50,7 +51,7 @@ class SplitRun:
     @property
     def manifest(self) -> Path:
         """Path of the manifest of the complete split."""
-        return self.root / f"crops_{self.split}.jsonl"
+        return manifest_path(self.root, self.split)
 
     @property
     def journal(self) -> Path:
@@ -77,7 +78,7 @@ class SplitRun:
             return
         manifest.read_journal(self.journal, self.settings)
         existing = self.place.dictionary()
-        if existing and not self._own_rows():
+        if existing and not self._own_rows() and self._dictionary() != {}:  # an empty one can be replaced without loss
             raise UserError(
                 f"{existing}: this crop dictionary was made by others or with other settings; use it without making "
                 f"new crops, or set grounding.overwrite to replace it (the old crop files are kept)"
@@ -110,14 +111,20 @@ class SplitRun:
     def _own_rows(self) -> list[Row]:
         """Return the rows of the manifest if it has these settings and matches the dictionary; otherwise none."""
         rows = manifest.read_manifest(self.manifest)
-        if not self.place.dictionary() or not rows or rows[0].settings != self.settings:
+        if not rows or rows[0].settings != self.settings:
             return []
+        return rows if self._dictionary() == manifest.crop_names(rows) else []
+
+    def _dictionary(self) -> dict[Key, list[str]] | None:
+        """Return the content of the crop dictionary; None if it does not exist or is not a crop dictionary."""
+        if not self.place.dictionary():
+            return None
         try:
             key_type: Any = self.place.key_type
             names = read_crop_names(self.place.dictionaries, key_type, self.config.top)
         except UserError:
-            return []
-        return rows if {key: list(crops) for key, crops in names.items()} == manifest.crop_names(rows) else []
+            return None
+        return {key: list(crops) for key, crops in names.items()}
 
     def _crops_exist(self, rows: Sequence[Row]) -> bool:
         return all((self.place.crops / row.crop).is_file() for row in rows if row.crop)

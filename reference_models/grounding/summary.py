@@ -38,8 +38,10 @@ class Summary:
     folder: Path
 
     @classmethod
-    def of(cls, split: Split, rows: Sequence[Row], dictionary: Path, manifest: Path, folder: Path) -> Summary:
-        """Summarise the rows of a manifest, of which there must be at least one."""
+    def of(
+        cls, split: Split, detector: str, rows: Sequence[Row], dictionary: Path, manifest: Path, folder: Path
+    ) -> Summary:
+        """Summarise the rows of a manifest; a split without images has none."""
         bad: dict[tuple[str, str], list[str]] = {}
         for row in rows:
             if row.problem is not None:
@@ -47,7 +49,7 @@ class Summary:
         root = manifest.parent
         return cls(
             split=split,
-            detector=rows[0].detector,
+            detector=detector,
             images=len({row.key for row in rows}),
             crops=sum(row.crop is not None for row in rows),
             empty=len({row.key for row in rows if row.crop is None and row.problem is None}),
@@ -62,6 +64,8 @@ class Summary:
 
     def text(self, limit: int = 10) -> str:
         """Return a few lines to print, with the first `limit` unreadable images."""
+        if not self.images:
+            return f"{self.split}: no sample has an image; the dictionary {self.dictionary} is empty"
         lines = [f"{self.split}: {self.crops} crops from {self.images} images by {self.detector}"]
         if self.empty:
             lines.append(f"  nothing was found in {self.empty} images")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reference_models.config import Policy, RunConfig
 from reference_models.data.formats import SPLITS, get_format
@@ -16,7 +17,8 @@ from reference_models.report.modalities import attention, gap
 from reference_models.report.sections import curves, examples, facts, types
 from reference_models.report.style import STYLE
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.folder import CONFIG, METRICS
+from reference_models.training.fingerprints import images_fingerprint
+from reference_models.training.folder import CONFIG, METRICS, START
 from reference_models.training.run import AGAIN, HISTORY, PREDICTIONS, load_whole_model, read_samples
 
 REPORT = "report.html"
@@ -51,7 +53,7 @@ def write_report(run: Path, config: RunConfig) -> Path:
     shown = pick_examples(task, rows, EXAMPLES)
     attending = pick(compared, min(config.training.batch_size, ATTENDING))
     wanted = {row["id"] for chosen in (compared, *shown) for row in chosen}
-    samples = _read_test(config, metrics["labels_fingerprint"], wanted)
+    samples = _read_test(config, read_json(run / START, AGAIN), wanted)
     split, batch = (EncodedSplit([samples[row["id"]] for row in some], processor) for some in (compared, attending))
     sections = {
         "Scores": facts(task, metrics, (run / CONFIG).read_text()),
@@ -68,19 +70,26 @@ def write_report(run: Path, config: RunConfig) -> Path:
     return path
 
 
-def _read_test(config: RunConfig, known: str, wanted: set[str]) -> dict[str, Sample]:
-    """Read the wanted samples of the test split, by id, and check their images."""
+def _read_test(config: RunConfig, start: Mapping[str, Any], wanted: set[str]) -> dict[str, Sample]:
+    """Read the wanted samples of the test split, by id, and check that labels and images are those of the run."""
     root = Path(config.data.root)
     if not root.is_dir():
         raise UserError(f"the data of the run are no longer in {root}; give their folder with --data.root FOLDER")
     kind = get_format(config.data.format)
     files = [path for split in SPLITS for path in kind.layout(root, split).labels]
-    if (found := fingerprint(files)) != known:
+    if (found := fingerprint(files)) != (known := start["labels_fingerprint"]):
         raise UserError(f"the labels in {root} are not those of the run: their fingerprint is {found}, not {known}")
     samples = read_samples(config, "test")
     # All test samples are scored, so the policy "drop" blanks a bad image here.
     policy: Policy = "error" if config.data.bad_images == "error" else "blank"
     checked, _ = check_images([sample for sample in samples if sample.id in wanted], policy, progress=False)
+    # A run that reads no images has no fingerprint of them.
+    known = start.get("test_images_fingerprint")
+    if known is not None and (found := images_fingerprint(samples)) != known:
+        raise UserError(
+            f"the test images or crops in {root} are not those of the run: their fingerprint is {found}, not {known}; "
+            "restore them, or give the folder of the original data with --data.root FOLDER"
+        )
     return {sample.id: sample for sample in checked}
 
 

@@ -113,8 +113,8 @@ class Relations(Task):
             if kinds.index(closing) not in numbers:
                 raise TooLongError(
                     f"{sample.id}: the {name} entity at words {list(getattr(sample, name))} is beyond the limit of "
-                    f"{subwords.max_length} sub-words; increase data.max_length, or drop such samples with "
-                    "data.long_samples=drop"
+                    f"{subwords.max_length} sub-words; shorten the sentence, or train with a larger data.max_length or "
+                    "with data.long_samples=drop"
                 )
             item[name] = (numbers.index(kinds.index(opening)) + 1, numbers.index(kinds.index(closing)))
         if sample.relation is not None:

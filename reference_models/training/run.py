@@ -13,7 +13,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoModel, set_seed
 
-from reference_models.config import DataConfig, RunConfig, TextSystemConfig, WordSystemConfig
+from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, WordSystemConfig
+from reference_models.data.crop_sources import check_crop_sources
 from reference_models.data.formats import SPLITS, get_format
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
@@ -69,6 +70,7 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     texts = bool(config.model.inputs.texts)
     visual = config.reads_images or texts
     samples = kind.read(root, split, pairs=pairs, visual=visual, max_crops=data.max_crops if config.reads_images else 0)
+    samples = check_crop_sources(samples, root, split, kind.layout(root, split).crops)
     if texts:
         samples = add_image_texts(samples, image_texts_path(root, split), kind.layout(root, split).images)
     if visual and not config.reads_images:  # the image was only needed to find its texts
@@ -79,6 +81,14 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
 def find_task(data: DataConfig) -> type[Task]:
     """Return the task of the settings; if there is none, the task that the data has labels for."""
     return get_task(data.task or get_format(data.format).find_task(Path(data.root)))
+
+
+def warn_of_unused_settings(model: SystemConfig) -> None:
+    """Warn if a module has settings but is switched off."""
+    if model.mixup and not model.attn_mixup:
+        logger.warning("model.mixup has no effect, because model.attn_mixup is false: this system trains without it")
+    if model.semantic and not model.semantic_weight:
+        logger.warning("model.semantic has no effect, because model.semantic_weight is 0: there is no semantic loss")
 
 
 def check_samples(
@@ -227,6 +237,7 @@ def train(config: RunConfig, *, skip_finished: bool = False, label: str | None =
             unfinished. Nothing is written then.
         KeyboardInterrupt: After an interrupt, with a message that says how to resume.
     """
+    warn_of_unused_settings(config.model)
     if config.training.keep_memory:
         keep_freed_memory()
     with computing_threads(config.training.threads):
@@ -346,6 +357,8 @@ def evaluate(
         UserError: If the data is invalid, or this machine does not support `int8` or `fast_float32`.
     """
     model, processor = load_model(run, int8=int8)
+    # Other data can have labels for several tasks; the task is that of the model.
+    config = replace(config, data=replace(config.data, task=processor.task.name))
     samples, _ = read_split(config, split)
     rows = encode_split(config, split, samples, processor)
     if config.data.feature_cache is not None and model.vision is not None:

@@ -74,6 +74,14 @@ def test_settings_stand_anywhere_on_the_command_line(line: str) -> None:
     assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == {"--training.epochs": "3", "--data.root": "x"}
 
 
+def test_a_repeated_option_adds_to_the_first_one() -> None:
+    options = parse(["predict", "RUN", "--input", "a", "b", "--input", "c", "--crops", "1", "--crops", "2"])
+    assert ([path.name for path in options.input], options.crops) == (["a", "b", "c"], ["1", "2"])
+    options = parse(["sweep", "table1", "--seeds", "1", "--data", "mnre", "--seeds", "2", "--data", "twitter2015"])
+    assert (options.seeds, options.data, options.systems) == ([1, 2], ["mnre", "twitter2015"], [])
+    assert parse(["train", "mnre", "--seeds", "1", "--seeds", "2"]).seeds == [1, 2]
+
+
 def test_a_setting_without_its_value_takes_no_option(capsys: pytest.CaptureFixture[str]) -> None:
     options = parse(["train", "--training.epochs", "--seeds", "1"])
     assert (options.overrides, options.seeds, options.data) == (["--training.epochs"], [1], None)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from reference_models.cli import main
 from reference_models.settings import read_settings
-from reference_models.training.run import check_samples, read_samples
+from reference_models.training.run import check_samples, read_samples, warn_of_unused_settings
 
 SIZES = {"train": 24, "valid": 6, "test": 6}
 NAMES = {"muppet": ("Bert", "Ernie"), "Straße 7": ("Sesame", "Main")}
@@ -155,3 +155,91 @@ def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[
     more = ["--data.format", "jsonl", "--data.root", str(tmp_path / "j"), "--grounding.detector", "annotations"]
     assert main(["data", "crops", "synthetic-ner", *more]) == 2
     assert "expected data with annotated boxes" in capsys.readouterr().err
+
+
+def test_crops_of_a_label_file_that_has_changed_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_jsonl(tmp_path / "set", "image", "entities")
+    train = arguments("jsonl", root, tmp_path / "run")
+    crops = ["data", "crops", *train[1:], "--grounding.detector", "centre", "--grounding.size", "32"]
+    assert main(crops) == 0
+    labels = root / "train.jsonl"
+    labels.write_text("".join(labels.read_text().splitlines(keepends=True)[1:]))
+    capsys.readouterr()
+    assert main(["data", "check", str(root)]) == 1
+    assert main(train) == 2
+    printed = capsys.readouterr()
+    assert "was cut from" in printed.out
+    assert "the label file or data.task has changed since the crops were made" in printed.err
+    assert main([*crops, "--grounding.overwrite", "true"]) == 0
+    assert main(train) == 0
+
+
+def test_crops_of_entities_are_made_by_line_where_lines_have_relations_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_jsonl(tmp_path / "set", "image", "entities", "relations")
+    for path in root.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{json.dumps(line | {'relations': 2 * line['relations']})}\n" for line in lines))
+    train = arguments("jsonl", root, tmp_path / "run", "--data.task", "ner")
+    assert main(["data", "crops", *train[1:], "--grounding.detector", "centre", "--grounding.size", "32"]) == 0
+    samples = read_samples(read_settings("synthetic-ner", train[2:]), "train")
+    manifest = [json.loads(line) for line in (root / "crops_train.jsonl").read_text().splitlines()]
+    sources = {row["crop"]: row["image"] for row in manifest}
+    assert all(sample.crops for sample in samples)
+    for sample in samples:
+        names = {sources[str(crop.relative_to(root / "crops" / "train"))] for crop in sample.crops}
+        assert names == {str(sample.image.relative_to(root))}
+    assert main(arguments("jsonl", root, tmp_path / "run", "--data.no_relation", "NA")) == 2
+    assert "data.task has changed since the crops were made" in capsys.readouterr().err
+
+
+def test_a_model_is_scored_for_its_own_task_where_the_data_have_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entities = write_jsonl(tmp_path / "entities", "entities")
+    both = write_jsonl(tmp_path / "both", "entities", "relations")
+    train, data, *settings = arguments("jsonl", entities, tmp_path / "run")
+    assert main([train, data, "text-only", *settings, "--model.text", "tiny"]) == 0
+    printed = []
+    for root in (entities, both):
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / "run"), "--data.root", str(root)]) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+
+
+def test_an_empty_list_of_relations_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_jsonl(tmp_path / "set", "entities", "relations")
+    for path in root.glob("*.jsonl"):
+        lines = [json.loads(line) | {"relations": []} for line in path.read_text().splitlines()]
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert main(["data", "check", str(root), "--text-only"]) == 0
+    assert "muppet" in capsys.readouterr().out
+    with (root / "train.jsonl").open("a") as file:
+        file.write(json.dumps(rows(1, 0)[0] | {"image": None}) + "\n")
+    assert main(["data", "check", str(root), "--text-only"]) == 1
+    message = "valid.jsonl: expected lines with relations, but no line of this split has one"
+    assert message in capsys.readouterr().out
+    for path in root.glob("*.jsonl"):
+        path.write_text('{"tokens": ["Bert"]}\n')
+    assert main(["data", "check", str(root), "--text-only"]) == 1
+    assert "expected samples with entities or relations, but no sample has one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--model.mixup.preset", "recommended"], "model.mixup has no effect, because model.attn_mixup is false"),
+        (["--model.semantic", '{"contrast": 1.0}', "--model.semantic_weight", "0"], "model.semantic has no effect"),
+        (["--model.attn_mixup", "true", "--model.mixup.preset", "recommended"], ""),
+    ],
+)
+def test_settings_of_a_module_that_is_off_are_warned_of(
+    settings: list[str], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_unused_settings(read_settings("synthetic-ner", settings, system="hvpnet").model)
+    assert message in caplog.text
+    assert bool(message) == bool(caplog.text)

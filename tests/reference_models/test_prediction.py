@@ -385,3 +385,11 @@ def test_a_model_that_reads_texts_about_images_asks_for_these(
     monkeypatch.setattr(predictors["ner"].processor, "texts", ["caption"])
     with pytest.raises(UserError, match="reads only text; give image_texts instead of image and crops"):
         predictors["ner"].read(post, Path())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_post(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+    line = b'{"text": "what a day with Ruby Vexmor"}'
+    [plain] = predictors["ner"].records([line], tmp_path)
+    [marked] = predictors["ner"].records([b"\xef\xbb\xbf" + line], tmp_path)
+    assert "error" not in plain
+    assert marked == plain

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import get_model_weights, mobilenet_v2
 
 from reference_models.cli import main
 from reference_models.config import RunConfig
@@ -24,7 +24,15 @@ from reference_models.tagging import ClassTagger, DetectorTagger, write_tags
 
 SIZES = {"train": 5, "valid": 3, "test": 2}
 NAMES = get_model_weights("mobilenet_v2")["IMAGENET1K_V1"].meta["categories"]
-MOBILE = ["--model.vision", "mobilenet_v2", "--model.vision_weights", "none"]
+RANDOM = ["--model.vision", "mobilenet_v2", "--model.vision_weights", "none"]
+
+
+@pytest.fixture(scope="module")
+def mobile(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Settings of a backbone with weights in a local file."""
+    path = tmp_path_factory.mktemp("weights") / "mobilenet.pt"
+    torch.save(mobilenet_v2().state_dict(), path)
+    return ["--model.vision", "mobilenet_v2", "--model.vision_weights", str(path)]
 
 
 @pytest.fixture
@@ -34,15 +42,15 @@ def root(tmp_path: Path) -> Path:
 
 
 def settings(root: Path, *overrides: str) -> RunConfig:
-    return read_settings("synthetic-ner", ["--data.root", str(root), *MOBILE, *overrides])
+    return read_settings("synthetic-ner", ["--data.root", str(root), *overrides])
 
 
 def image_of(root: Path, name: str) -> Path:
     return root.with_name("posts_images") / name
 
 
-def test_the_likeliest_classes_of_the_backbone_come_first(root: Path) -> None:
-    tagger = ClassTagger(settings(root), count=3, least=0.0)
+def test_the_likeliest_classes_of_the_backbone_come_first(root: Path, mobile: list[str]) -> None:
+    tagger = ClassTagger(settings(root, *mobile), count=3, least=0.0)
     [classifier] = [module for module in tagger.backbone.modules() if isinstance(module, nn.Linear)]
     nn.init.normal_(classifier.bias)  # random weights find all classes alike
     pixels = [tagger.load(image_of(root, f"train_{number}.jpg")) for number in range(4)]
@@ -55,6 +63,8 @@ def test_the_likeliest_classes_of_the_backbone_come_first(root: Path) -> None:
     tagger.backbone = SureOfOne()  # type: ignore[assignment]
     tagger.least = 0.5
     assert tagger.tag(pixels) == [[NAMES[7]]] * 4
+    tagger.least, tagger.count = 0.0, len(NAMES) + 1
+    assert [sorted(tags) for tags in tagger.tag(pixels)] == [sorted(NAMES)] * 4
 
 
 class SureOfOne(nn.Module):
@@ -86,7 +96,7 @@ def test_a_detector_names_each_class_once_by_its_best_box() -> None:
     assert Box(0, 0, 1, 1, 0.5).label is None
 
 
-def test_tags_are_written_beside_what_is_there_already(root: Path, tmp_path: Path) -> None:
+def test_tags_are_written_beside_what_is_there_already(root: Path, mobile: list[str], tmp_path: Path) -> None:
     before = read_image_texts(image_texts_path(root, "train"))
     given = tmp_path / "captions.jsonl"
     rows = [{"image": "train_1.jpg", "caption": "a star"}, {"image": "valid_0.jpg", "ocr": "STOP"}]
@@ -98,7 +108,7 @@ def test_tags_are_written_beside_what_is_there_already(root: Path, tmp_path: Pat
     assert [(one.images, one.texts, one.unreadable) for one in summaries] == [(5, 1, 0), (3, 1, 0), (2, 0, 0)]
 
     image_of(root, "train_2.jpg").write_bytes(b"no image")
-    summaries = write_tags(settings(root), count=2, progress=False)
+    summaries = write_tags(settings(root, *mobile), count=2, progress=False)
     after = read_image_texts(image_texts_path(root, "train"))
     assert summaries[0].unreadable == 1
     assert after["train_2.jpg"] == before["train_2.jpg"]
@@ -113,6 +123,9 @@ def test_tags_are_written_beside_what_is_there_already(root: Path, tmp_path: Pat
     ("options", "overrides", "message"),
     [
         (["--count", "0"], [], "expected 1 tag per image or more .*, got 0"),
+        (["--least", "1.5"], [], r"from 0 to 1 \(--least\), got 1\.5"),
+        (["--least", "nan"], [], "got nan"),
+        ([], RANDOM, "model.vision_weights=none gives random weights, .* set it to imagenet or to a local file"),
         ([], ["--model.vision", "tiny"], "model.vision=tiny has no classes"),
         (["--source", "none", "--texts", "TEXTS"], [], "1 of its images are in no split, such as 'cat.jpg'"),
         ([], ["--data.root", "NOWHERE"], "NOWHERE"),
@@ -123,6 +136,7 @@ def test_mistakes_come_before_anything_is_written(
     overrides: list[str],
     message: str,
     root: Path,
+    mobile: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -130,7 +144,7 @@ def test_mistakes_come_before_anything_is_written(
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"image": "cat.jpg", "caption": "a cat"}\n{"image": "train_0.jpg", "caption": "x"}\n')
     paths = {"TEXTS": str(texts), "NOWHERE": str(tmp_path / "NOWHERE")}
-    words = [paths.get(word, word) for word in ["--data.root", str(root), *MOBILE, *options, *overrides]]
+    words = [paths.get(word, word) for word in ["--data.root", str(root), *mobile, *options, *overrides]]
     assert main(["data", "tags", "synthetic-ner", *words]) == 2
     assert image_texts_path(root, "train").read_bytes() == before
     assert re.search(message, capsys.readouterr().err)
@@ -144,8 +158,8 @@ def test_a_detector_that_is_asked_for_phrases_names_nothing() -> None:
         DetectorTagger(GroundingConfig(), count=3, detector=Asked())
 
 
-def test_the_command_says_what_it_wrote(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "tags", "synthetic-ner", "--data.root", str(root), *MOBILE, "--count", "1"]) == 0
+def test_the_command_says_what_it_wrote(root: Path, mobile: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "tags", "synthetic-ner", "--data.root", str(root), *mobile, "--count", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("image_texts_train.jsonl: 5 images, 5 with tags, 0 with given texts, 0 unreadable")
     assert len(lines) == 3

@@ -29,7 +29,7 @@ class Jsonl(DataFormat):
     line without `crops` uses the crop dictionary that `i2srm data crops` writes. `image_texts` is an object of texts
     about the image, such as {"caption": "two dogs"}.
 
-    The task is relations if a line of the first existing split (train, valid, test) has `relations`, and named entities
+    The task is relations if a line of the first existing split (train, valid, test) has relations, and named entities
     otherwise. Each relation is a sample.
     """
 
@@ -54,7 +54,7 @@ class Jsonl(DataFormat):
         )
 
     def find_task(self, root: Path) -> str:
-        """See `DataFormat`: relations if a line of the first existing split has `relations`."""
+        """See `DataFormat`: relations if a line of the first existing split has any."""
         return "re" if self._has_relations(root) else self.task
 
     def read(
@@ -85,6 +85,8 @@ class Jsonl(DataFormat):
                 name = f"{path.name}:{line}" + (f".{index}" if len(labelled) > 1 else "")
                 yield Sample(id=name, words=sentence.words, **fields, **labels)
                 number += 1
+        if not number:
+            raise UserError(f"{place.labels[0]}: expected lines with relations, but no line of this split has one")
 
     def write(self, root: Path, samples: Mapping[Split, Sequence[Sample]], labels: Sequence[str] | None = None) -> None:
         """See `DataFormat`; images and crops must be below `root`."""
@@ -96,7 +98,7 @@ class Jsonl(DataFormat):
     def _has_relations(self, root: Path) -> bool:
         splits = (self.layout(root, split).labels for split in SPLITS)
         first = next((files for files in splits if files[0].is_file()), ())
-        return any("relations" in row for _, _, row in self._rows(first))
+        return any(row.get("relations") for _, _, row in self._rows(first))
 
     def _rows(self, files: Sequence[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
         """Yield each object with its file and line number."""
@@ -111,7 +113,8 @@ def _line(sample: Sample, root: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"tokens": sample.words}
     if sample.image is not None:
         row |= {"image": relative_name(sample.image, root, sample)}
-        row |= {"crops": [relative_name(crop, root, sample) for crop in sample.crops]}
+    if sample.crops:
+        row["crops"] = [relative_name(crop, root, sample) for crop in sample.crops]
     if sample.image_texts:
         row["image_texts"] = dict(sample.image_texts)
     if sample.tags is not None:

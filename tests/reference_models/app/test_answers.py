@@ -129,6 +129,10 @@ def test_what_is_wrong_with_a_file_is_said(answers: dict[str, Answers], image: P
         ([image], r"got a\.png"),
         ([posts, posts], r"got posts\.jsonl, posts\.jsonl"),
         ([posts], r"posts\.jsonl is empty"),
+        (
+            [posts, tmp_path / "x" / "1.png", image, tmp_path / "y" / "1.png"],
+            r"several files named 1\.png; rename them",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             answers["ner"].answer_file(files)

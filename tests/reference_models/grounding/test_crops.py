@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from reference_models.config import DataConfig
@@ -147,7 +148,7 @@ def test_a_run_stopped_at_its_last_step_is_complete(bare: DataConfig, monkeypatc
     assert (Path(bare.root) / "crops_test.partial.jsonl").exists()
     stopped = written(bare)
     make(bare)
-    assert set(stopped) - set(written(bare)) == {"set/crops_test.partial.jsonl"}
+    assert set(stopped) - set(written(bare)) == {"set/crops_test.partial.jsonl", "set/crops.lock"}
     assert all(stopped[name] == content for name, content in written(bare).items())
 
 
@@ -194,6 +195,38 @@ def test_where_nothing_is_found_the_dictionary_says_so(bare: DataConfig) -> None
     train, *_ = make(bare, CENTRE, Blind())
     assert (train.crops, train.empty) == (0, 7)
     assert list(torch.load(train.dictionary, weights_only=True).values()) == [[]] * 7
+
+
+def test_a_split_without_images_has_an_empty_dictionary(tmp_path: Path) -> None:
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    for split in SIZES:
+        row = {"tokens": ["a"], "entities": []} | ({} if split == "valid" else {"image": "a.png"})
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+    data = DataConfig(format="jsonl", root=str(tmp_path))
+    summaries = make(data)
+    valid = summaries[1]
+    assert (valid.images, valid.crops, valid.detector) == (0, 0, "centre")
+    assert valid.text() == f"valid: no sample has an image; the dictionary {valid.dictionary} is empty"
+    assert torch.load(valid.dictionary, weights_only=True) == {}
+    assert valid.manifest.read_text() == ""
+    before = written(data)
+    assert make(data) == summaries
+    assert written(data) == before
+    torch.save({0: ["x.png"]}, valid.dictionary)
+    with pytest.raises(UserError, match=r"crops_valid_dict\.pth: this crop dictionary was made by others"):
+        make(data)
+
+
+def test_two_processes_do_not_make_the_same_crops(bare: DataConfig) -> None:
+    before = written(bare)
+    with (
+        FileLock(Path(bare.root) / "crops.lock"),
+        pytest.raises(UserError, match=r"another process .* of \S*set; wait"),
+    ):
+        make(bare)
+    assert set(written(bare)) - {"set/crops.lock"} == set(before)
+    make(bare)
+    assert not (Path(bare.root) / "crops.lock").exists()
 
 
 def test_what_others_made_stays_until_told_otherwise(data: DataConfig) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from page_parser import HOSTILE, Page
+from PIL import Image, ImageOps
 
 from reference_models.config import RunConfig
 from reference_models.errors import UserError
 from reference_models.report.page import write_report
 from reference_models.settings import read_settings
-from reference_models.training.run import CONFIG
+from reference_models.training.fingerprints import images_fingerprint
+from reference_models.training.folder import START
+from reference_models.training.run import CONFIG, read_samples
 
 NAMES = ["ner", "re", "text-only"]
 
@@ -112,6 +115,20 @@ def test_other_labels_and_missing_images_are_refused(runs: dict[str, Path], tmp_
         write_report(run, config)
 
 
+@pytest.mark.parametrize("part", ["image", "crop"])
+def test_replaced_test_images_are_refused(part: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    copies = tmp_path / "ner"
+    shutil.copytree(Path(settings(runs["ner"]).data.root).parent, copies)
+    config, text_only = (settings(runs[name], "--data.root", str(copies / "posts")) for name in ("ner", "text-only"))
+    sample = read_samples(config, "test")[-1]
+    path = sample.image if part == "image" else sample.crops[0]
+    ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+    message = r"the test images or crops in .*posts are not those of the run: their fingerprint is \w+, not \w+; rest"
+    with pytest.raises(UserError, match=message):
+        write_report(runs["ner"], config)
+    write_report(runs["text-only"], text_only)
+
+
 def test_images_that_may_be_bad_are_left_out(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["re"], run)
@@ -123,6 +140,9 @@ def test_images_that_may_be_bad_are_left_out(runs: dict[str, Path], tmp_path: Pa
     metrics["bad_images"]["test"]["found"] = [bad] * 30
     (run / "metrics.json").write_text(json.dumps(metrics))
     config = settings(run, "--data.root", str(copy), "--data.bad_images", "blank")
+    start = json.loads((run / START).read_text())
+    start["test_images_fingerprint"] = images_fingerprint(read_samples(config, "test"))  # bad in training too
+    (run / START).write_text(json.dumps(start))
     text = Page(write_report(run, config).read_text(encoding="utf-8")).text
     assert "too few to compare" in text["modalities"]
     assert "test 1" in text["scores"]
