@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reference_models import commands
+from reference_models.config.checks import check_seed
 from reference_models.errors import UserError
 from reference_models.plugins import load_plugins
 
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         load_plugins()
+        _check_seeds(options)
         failed = options.command(options)
     except UserError as error:
         return _print_error(str(error))
@@ -103,6 +105,15 @@ def _take_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _is_setting(word: str) -> bool:
     return word.startswith("--") and "." in word.partition("=")[0]
+
+
+def _check_seeds(options: argparse.Namespace) -> None:
+    """Check the seeds of a command, before it writes anything."""
+    given = vars(options)
+    if given.get("seed") is not None:
+        check_seed("--seed", given["seed"])
+    for seed in given.get("seeds") or ():
+        check_seed("--seeds", seed)
 
 
 def _print_error(message: str) -> int:

@@ -15,9 +15,11 @@ from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSys
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
 from reference_models.names import suggest, unknown
+from reference_models.unique_keys import RepeatedKeyError, UniqueKeyLoader
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT_SYSTEM = "i2srm"
+HELP = {"-h", "--help"}
 SECTIONS = {"data": DataConfig, "training": TrainingConfig, "grounding": GroundingConfig}
 # Sections of a system file: settings for one task, and for one data set by the name of its file.
 TASKS, DATA_SETS = "tasks", "data_sets"
@@ -69,15 +71,15 @@ def read_settings(
         data: Name or path of the data file, or a data folder, whose format is detected. A data file that names a
             `system` needs no system file, unless `system` is given. None for the defaults.
         overrides: Settings as on the command line, such as `["--training.epochs", "5"]`. `--help` prints every key with
-            its default and exits the program.
+            the value that the run would take and exits the program; without data and system, the defaults.
         system: Name or path of the system file; None for `DEFAULT_SYSTEM`.
 
     Raises:
         UserError: If the system has no such key, a value has the wrong type, the data format or the task is not
-            registered, or a file is not YAML.
+            registered, or a file is not YAML or has a key twice.
     """
     if data is None and system is None and "--help" in overrides:
-        _parse("", {}, overrides, "")  # exits before the heavy imports
+        _parser("").parse_args(["--help"])  # exits before the heavy imports
     from reference_models.systems import get_system
 
     of_data: Settings = {}
@@ -186,7 +188,9 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(path: Path) -> Settings:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)
+    except RepeatedKeyError as error:
+        raise UserError(f"{path}: {error}; merge the two, or remove one") from error
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: expected a YAML file of settings ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -297,9 +301,8 @@ def _check_names(data: DataConfig, source: str) -> None:
         raise UserError(f"{source}: {error}") from error
 
 
-@cache
-def _parser(name: str) -> ArgumentParser:
-    """Return the parser for the settings of a system; for the name "", of the settings that all systems share."""
+def _new_parser(name: str) -> ArgumentParser:
+    """Create the parser for the settings of a system; for the name "", of the settings that all systems share."""
     settings_class: type[SystemConfig] = TextSystemConfig
     if name:
         from reference_models.systems import get_system
@@ -323,10 +326,18 @@ def _parser(name: str) -> ArgumentParser:
     return parser
 
 
+_parser = cache(_new_parser)
+
+
 def _parse(name: str, merged: Settings, overrides: Sequence[str], source: str) -> RunConfig:
     parser = _parser(name)
+    given = ["--settings", yaml.safe_dump(merged), *(word for word in overrides if word not in HELP)]
     try:
-        namespace = parser.parse_args(["--settings", yaml.safe_dump(merged), *overrides])
+        namespace = parser.parse_args(given)
+        if HELP & set(overrides):
+            parser = _new_parser(name)  # not the cached one, because its defaults change
+            parser.set_defaults({key: value for key, value in vars(namespace.as_flat()).items() if key != "settings"})
+            parser.parse_args(["--help"])  # exits
         values = parser.instantiate_classes(namespace)
     except SystemExit:
         raise  # after --help

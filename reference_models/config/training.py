@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reference_models.config.checks import check_at_least
+from reference_models.config.checks import check_at_least, check_seed
 from reference_models.errors import UserError
 
 Threads = int | Literal["measured"]
@@ -50,7 +50,7 @@ class TrainingConfig:
         patience: Stop early after this number of epochs without a better validation F1; 0 for never. The learning rate
             schedule still covers all epochs.
         checkpoint_steps: Steps between two checkpoints; 0 for none except the one at the end of each epoch.
-        seed: Seed of all random numbers.
+        seed: Seed of all random numbers, from 0 to 4294967295.
         workers: Processes that load images in parallel to the training; 0 loads them in the training process.
         log_to: Also log to "tensorboard" (in the run directory) or "wandb"; the package must be installed.
     """
@@ -85,10 +85,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         least = {"learning_rate": 0, "momentum": 0, "weight_decay": 0, "warmup": 0, "clip": 0}
-        least |= {"patience": 0, "checkpoint_steps": 0, "seed": 0, "workers": 0}
+        least |= {"patience": 0, "checkpoint_steps": 0, "workers": 0}
         if self.threads != "measured":
             least |= {"threads": 0}
         check_at_least(self, "training", epochs=1, batch_size=1, accumulation=1, **least)
+        check_seed("training.seed", self.seed)
         for prefix, rate in self.learning_rates.items():
             if not 0 <= rate < math.inf:
                 raise UserError(f"training.learning_rates.{prefix} must be 0 or more and finite, got {rate}")

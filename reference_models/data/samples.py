@@ -16,6 +16,7 @@ import torch
 from reference_models.data.bio import check_tag
 from reference_models.data.spool import Spool
 from reference_models.errors import UserError
+from reference_models.unique_keys import RepeatedKeyError, unique_keys
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +56,15 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the objects of a JSON Lines file, each with its line number. Blank lines are skipped.
 
     Raises:
-        UserError: If `read_lines` raises it, or a line is not a JSON object.
+        UserError: If `read_lines` raises it, or a line is not a JSON object or has a key twice, also in a nested object.
     """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=unique_keys)
+        except RepeatedKeyError as error:
+            raise UserError(f"{path}:{number}: {error}; merge the two values, or remove one") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: expected a JSON object, got {line[:80]!r} ({error})") from error
         if not isinstance(row, dict):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 from reference_models.names import unknown
 
+CEILING = "ceiling.json"
 SIZES: dict[Split, int] = {"train": 5000, "valid": 300, "test": 1000}
 WORDS, SINGLE, MISSING_CROP, BYSTANDERS = 0.25, 0.5, 0.02, 0.5
 MISSING_TAG, WRONG_TAG = 0.02, 0.02
@@ -110,8 +112,28 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
         posts = [kind.compose(rng) for _ in range(size)]
         _write(root, split, kind, posts, rng)
         ceilings[split] = text_only_ceiling(posts)
-    (root / "ceiling.json").write_text(json.dumps(ceilings, indent=1) + "\n")
+    (root / CEILING).write_text(json.dumps(ceilings, indent=1) + "\n")
     return ceilings
+
+
+def generate_once(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> None:
+    """Call `generate` if the parent folder of `root` does not exist.
+
+    The parent folder, to which some data formats also write, appears only when the data set is complete.
+
+    Args:
+        root: Folder of the data set. Its parent folder must be for this data set alone.
+        task: See `generate`.
+        seed: See `generate`.
+        sizes: See `generate`.
+    """
+    if root.parent.exists():
+        return
+    print(f"writing a synthetic data set to {root}", flush=True)
+    partial = root.parent.with_name(f"{root.parent.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    generate(partial / root.name, task, seed, sizes)
+    partial.rename(root.parent)
 
 
 def text_only_ceiling(posts: Sequence[Post]) -> float:

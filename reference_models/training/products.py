@@ -33,13 +33,22 @@ def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
     if not fast:
         yield
         return
+    check_products(device)
+    with _medium():
+        yield
+
+
+def check_products(device: torch.device) -> None:
+    """Check that faster products keep float32 accuracy on this device.
+
+    Raises:
+        UserError: If they do not.
+    """
     if not keeps_float32(device):
         raise UserError(
             f"fast_float32: on this {device.type} the products would have a relative error of "
             f"{medium_error(device):.0e}, above the {TOLERANCE:.0e} of float32; remove the setting or option"
         )
-    with _medium():
-        yield
 
 
 def keeps_float32(device: torch.device) -> bool:

@@ -51,7 +51,7 @@ from reference_models.training.memory import keep_freed_memory
 from reference_models.training.phases import Phases
 from reference_models.training.products import float32_products
 from reference_models.training.threads import computing_threads
-from reference_models.training.trainer import ExtractionTrainer, training_arguments
+from reference_models.training.trainer import ExtractionTrainer, check_training, training_arguments
 
 logger = logging.getLogger(__name__)
 MODEL, HISTORY, CHECKPOINTS = "model", "history.json", "checkpoints"
@@ -276,6 +276,7 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
         splits = {name: encode_split(config, name, rows, processor) for name, rows in samples.items()}
     with phases("building the model"):
         model = build_system(config.system, config.model, processor)
+    check_training(model, config.training, arguments.device)
     if config.data.feature_cache is not None and model.vision is not None:
         cache, views = Path(config.data.feature_cache), config.model.image_views
         model.vision.to(arguments.device)

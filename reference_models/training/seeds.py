@@ -35,11 +35,14 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = 
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"expected one or more different seeds, got {list(seeds)}")
     output = Path(config.output)
+    runs = [  # all of them before the first training, because this checks the seeds
+        replace(config, output=str(output / f"seed-{seed}"), training=replace(config.training, seed=seed))
+        for seed in seeds
+    ]
     results = []
-    for seed in seeds:
-        one = replace(config, output=str(output / f"seed-{seed}"), training=replace(config.training, seed=seed))
+    for seed, run in zip(seeds, runs, strict=True):
         name = None if label is None else f"{label}, seed {seed}"
-        results.append(train(one, skip_finished=True, label=name))
+        results.append(train(run, skip_finished=True, label=name))
     scores = {
         split: {name: _spread([result[split][name] for result in results]) for name in results[0]["test"]}
         for split in ("valid", "test")

@@ -38,6 +38,7 @@ from reference_models.training.embeddings import write_used_rows
 from reference_models.training.evaluation import score
 from reference_models.training.loggers import check_logger, make_logger
 from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
+from reference_models.training.products import check_products
 from reference_models.training.progress import Bars, EpochLines
 from reference_models.training.sampling import EpochSampler
 
@@ -89,12 +90,39 @@ def training_arguments(settings: TrainingConfig, folder: Path) -> TrainingArgume
     return arguments
 
 
+def check_training(model: System, settings: TrainingConfig, device: torch.device) -> None:
+    """Check that the training settings suit the system and the device, before a run directory is created.
+
+    Raises:
+        UserError: If a setting needs a text encoder that the system lacks, a learning rate matches no parameter, or
+            faster products lose accuracy.
+    """
+    if (settings.compile or settings.gradient_checkpointing) and model.text_encoder is None:
+        raise UserError(
+            "training.compile and training.gradient_checkpointing need a system with a text encoder from "
+            "transformers, and this system has none; remove these settings"
+        )
+    _groups(model, settings)
+    if settings.fast_float32:
+        check_products(device)
+
+
+def _groups(model: System, settings: TrainingConfig) -> list[dict[str, Any]]:
+    return parameter_groups(
+        model,
+        model.learning_rates() | settings.learning_rates,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        decay_all=settings.decay_all,
+    )
+
+
 class ExtractionTrainer(Trainer):
     """Trainer of a `System` on two `EncodedSplit`.
 
     Args:
         model: System to train.
-        settings: Training settings.
+        settings: Training settings that `check_training` accepts.
         arguments: Result of `training_arguments`.
         train: Training split.
         valid: Validation split.
@@ -126,16 +154,10 @@ class ExtractionTrainer(Trainer):
         self._compared = EncodedSplit(valid.samples[:COMPARED], valid.processor, features=valid.features)
         if settings.fast_dropout:
             replace_dropout(model, FastDropout)
-        if settings.compile or settings.gradient_checkpointing:
-            if model.text_encoder is None:
-                raise UserError(
-                    "training.compile and training.gradient_checkpointing need a system with a text encoder from "
-                    "transformers, and this system has none; remove these settings"
-                )
-            if settings.compile:
-                model.text_encoder.compile(dynamic=True)
-            if settings.gradient_checkpointing:
-                checkpoint_activations(model.text_encoder.body)
+        if model.text_encoder is not None and settings.compile:
+            model.text_encoder.compile(dynamic=True)
+        if model.text_encoder is not None and settings.gradient_checkpointing:
+            checkpoint_activations(model.text_encoder.body)
         if arguments.device.type == "cpu" and arguments.world_size == 1 and not settings.compile:
             write_used_rows(model)
         super().__init__(
@@ -184,14 +206,7 @@ class ExtractionTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Create AdamW or SGD for `parameter_groups`."""
         if self.optimizer is None:
-            groups = parameter_groups(
-                self.model,
-                self.model.learning_rates() | self.settings.learning_rates,
-                learning_rate=self.settings.learning_rate,
-                weight_decay=self.settings.weight_decay,
-                decay_all=self.settings.decay_all,
-            )
-            self.optimizer = make_optimizer(self.settings, groups)
+            self.optimizer = make_optimizer(self.settings, _groups(self.model, self.settings))
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

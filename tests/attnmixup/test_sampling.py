@@ -388,6 +388,14 @@ def test_a_sample_with_the_ignored_label_is_no_partner_and_no_source(partner):
     assert len(nothing.first) == 4
 
 
+def test_without_another_class_any_row_of_the_group_is_a_partner():
+    group, classes = torch.zeros(2, dtype=torch.long), torch.tensor([0, -100])
+    draw = generator()
+    partners = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(50)])
+    assert set(partners[:, 0].tolist()) == {0, 1}
+    assert set(partners[:, 1].tolist()) == {0}
+
+
 @pytest.mark.parametrize("name", ["targets", "embeddings", "group"])
 def test_what_is_given_to_draw_has_a_row_for_each_sample(name):
     with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 samples, got \(4,\)\.$"):
