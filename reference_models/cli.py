@@ -156,7 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--quick", action="store_true", help="run of about a minute, with less data and fewer epochs")
     demo.add_argument("--seed", type=int, default=0, help="seed of data and training (default: %(default)s)")
     demo.add_argument("--jobs", type=int, default=2, help="models to train in parallel processes (default: 2)")
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="new folder (default: %(default)s)")
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/demo"),
+        help="new folder, or that of an interrupted demo (default: %(default)s)",
+    )
     demo.set_defaults(command=commands.demo)
 
     data = subparsers.add_parser("data", help="check a data set, make object crops or tags, or write a synthetic set")

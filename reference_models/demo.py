@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from reference_models.data.samples import Sample, Split
-from reference_models.data.synthetic import KINDS, find_kind, generate, kinds
+from reference_models.data.synthetic import CEILING, KINDS, find_kind, generate_whole, kinds
 from reference_models.errors import UserError
+from reference_models.files import read_json, writable
 from reference_models.jobs import result_of, run_jobs
 from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.processor import Processor
 from reference_models.training.figure import training_figure
-from reference_models.training.folder import METRICS
+from reference_models.training.folder import METRICS, write_json
 from reference_models.training.run import HISTORY, MODEL, PREDICTIONS, train
 
 SIZES: dict[Split, int] = {"valid": 300, "test": 1000}  # "train" comes from `Kind.demo_train`
 QUICK: dict[Split, int] = {"train": 1500, "valid": 100, "test": 200}
+DEMO = "demo.json"  # what must be equal to resume a demo
 # Names of files in configs/systems, each with overrides for the demo.
 MODELS: dict[str, list[str]] = {"text-only": [], "i2srm": ["--model.mixup.preset", "recommended"]}
 
@@ -40,11 +44,11 @@ class Row:
 
 
 def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = False, jobs: int = 2) -> str:
-    """Generate data, train and evaluate. All files stay in `output`.
+    """Generate data, train and evaluate. All files stay in `output`. An interrupted demo resumes with the same call.
 
     Args:
         task: Name of a task; None for all tasks with a synthetic data set.
-        output: New folder.
+        output: New folder, or the folder of a demo with the same seed and sizes.
         seed: Seed of the data and the training.
         quick: Use less data and fewer epochs.
         jobs: Number of models to train in parallel, each in its own process.
@@ -53,19 +57,16 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
         The tables and predictions to print.
 
     Raises:
-        UserError: If `output` exists, the task has no synthetic data set, or `jobs` is less than 1.
+        UserError: If `output` contains anything other than this demo, the task has no synthetic data set, or `jobs` is
+            less than 1.
     """
     tasks = list(KINDS) if task is None else [task]
     find_kind(tasks[0])
     if jobs < 1:
         raise UserError(f"--jobs must be 1 or more, got {jobs}")
-    if output.exists():
-        raise UserError(f"the folder {output} already exists; choose another one with --output")
-    ceilings = {}
-    for name in tasks:
-        print(f"writing the synthetic data set for {get_task(name).title} to {output / name / 'data'}", flush=True)
-        sizes = QUICK if quick else {"train": find_kind(name).demo_train, **SIZES}
-        ceilings[name] = generate(_data(output / name), name, seed, sizes)["test"]
+    _make_folder(output, {"seed": seed, "quick": quick})
+    with FileLock(output / "lock"):  # the same demo, started twice, writes its data once
+        ceilings = {name: _write_set(name, _data(output / name), seed, quick) for name in tasks}
     print(f"training {' and '.join(MODELS)} for {' and '.join(tasks)}, {jobs} at a time", flush=True)
     # The last one takes longest, so start it first.
     runs = [(name, model) for name in reversed(tasks) for model in reversed(list(MODELS))]
@@ -78,6 +79,37 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
         f"i2srm report {run}"
     )
     return "\n\n".join([*reports, where])
+
+
+def _make_folder(output: Path, start: dict[str, Any]) -> None:
+    """Create the folder of a demo atomically, or check that the existing one is of the same demo."""
+    if not output.exists():
+        partial = output.with_name(f"{output.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with writable(output):
+            partial.mkdir(parents=True)
+            write_json(partial / DEMO, start)
+            partial.rename(output)
+        return
+    if not (output / DEMO).is_file():
+        raise UserError(f"the folder {output} already exists and contains no demo; choose another one with --output")
+    before = read_json(output / DEMO, "choose another folder with --output")
+    if before != start:
+        raise UserError(
+            f"the folder {output} contains a demo with {before}, expected {start}; repeat its command to resume it, or "
+            "choose another folder with --output"
+        )
+
+
+def _write_set(task: str, root: Path, seed: int, quick: bool) -> float:
+    """Write the data set of a task if it does not exist; return the text-only ceiling of its test split."""
+    if not root.exists():
+        print(f"writing the synthetic data set for {get_task(task).title} to {root.parent}", flush=True)
+        sizes = QUICK if quick else {"train": find_kind(task).demo_train, **SIZES}
+        with writable(root):
+            generate_whole(root, task, seed, sizes)
+    ceiling: float = read_json(root / CEILING, "delete the folder of the demo")["test"]
+    return ceiling
 
 
 def _data(folder: Path) -> Path:
@@ -94,7 +126,7 @@ def _train(run: tuple[str, str], output: Path, seed: int, quick: bool) -> None:
     overrides += MODELS[model]
     if quick:
         overrides += ["--training.epochs", "3"]
-    train(read_settings(f"synthetic-{name}", overrides, system=model), label=f"{model} for {name}")
+    train(read_settings(f"synthetic-{name}", overrides, system=model), skip_finished=True, label=f"{model} for {name}")
 
 
 def _report(name: str, folder: Path, seed: int, ceiling: float) -> str:

@@ -56,7 +56,8 @@ def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Read the objects of a JSON Lines file, each with its line number. Blank lines are skipped.
 
     Raises:
-        UserError: If `read_lines` raises it, or a line is not a JSON object or has a key twice, also in a nested object.
+        UserError: If `read_lines` raises it, a line is not a JSON object, or an object, also a nested one, has a key
+            twice.
     """
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():

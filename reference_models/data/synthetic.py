@@ -116,20 +116,16 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
     return ceilings
 
 
-def generate_once(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> None:
-    """Call `generate` if the parent folder of `root` does not exist.
-
-    The parent folder, to which some data formats also write, appears only when the data set is complete.
+def generate_whole(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = None) -> None:
+    """Call `generate`, but make the data set appear only when it is complete.
 
     Args:
-        root: Folder of the data set. Its parent folder must be for this data set alone.
+        root: Folder of the data set. Its parent folder, which must not exist, is for this data set alone, because some
+            data formats write next to `root`.
         task: See `generate`.
         seed: See `generate`.
         sizes: See `generate`.
     """
-    if root.parent.exists():
-        return
-    print(f"writing a synthetic data set to {root}", flush=True)
     partial = root.parent.with_name(f"{root.parent.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     generate(partial / root.name, task, seed, sizes)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from reference_models.config.checks import check_seed
 from reference_models.data.formats import get_format
-from reference_models.data.synthetic import generate
+from reference_models.data.synthetic import generate_whole
 from reference_models.errors import UserError
 from reference_models.files import write_text
 from reference_models.jobs import result_of, run_jobs
@@ -77,12 +77,14 @@ def run_sweep(
         Number of failed cells.
 
     Raises:
-        UserError: If the table, a system, a data set or a setting does not exist, the seeds are not different
-            non-negative integers, or `jobs` is invalid. Nothing is written then.
+        UserError: If the table, a system, a data set or a setting does not exist, the seeds are invalid or
+            not different, or `jobs` is invalid. Nothing is written then.
     """
     table = _load(name, systems)
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise UserError(f"expected one or more different seeds, each 0 or more, got {list(seeds)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"expected one or more different seeds, got {list(seeds)}")
+    for seed in seeds:
+        check_seed("a seed", seed)
     cells = make_cells(table, data or table.data, output, overrides)
     state = PartialState()
     if jobs < 1 or (jobs > 1 and os.environ.get("WORLD_SIZE", "1") != "1"):
@@ -160,15 +162,12 @@ def _train(cell: Cell, seeds: Sequence[int], scores: Sequence[str], *, labelled:
 
 
 def _write_set(cell: Cell) -> None:
-    """Generate the synthetic data set of a cell atomically, if it does not exist."""
+    """Generate the synthetic data set of a cell, if it does not exist."""
     root = Path(cell.config.data.root)
     if root.exists():
         return
     print(f"writing a synthetic data set to {root}", flush=True)
-    partial = root.parent.with_name(f"{root.parent.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    generate(partial / root.name, get_format(cell.config.data.format).task, DATA_SEED)
-    partial.rename(root.parent)
+    generate_whole(root, get_format(cell.config.data.format).task, DATA_SEED)
 
 
 def _title(cell: Cell) -> str:

@@ -394,6 +394,9 @@ def test_without_another_class_any_row_of_the_group_is_a_partner():
     partners = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(50)])
     assert set(partners[:, 0].tolist()) == {0, 1}
     assert set(partners[:, 1].tolist()) == {0}
+    group, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, -100, -100])
+    partners = torch.stack([sampling.draw_balanced(group, classes, generator=draw) for _ in range(50)])
+    assert [set(column.tolist()) for column in partners.T] == [{0, 1}, {0, 1}, {2, 3}, {2, 3}]
 
 
 @pytest.mark.parametrize("name", ["targets", "embeddings", "group"])

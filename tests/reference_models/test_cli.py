@@ -563,6 +563,26 @@ def test_a_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "0 of 4 are finished" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "demo --output out --seed",
+        "data synthetic ner out --seed",
+        "train mnre --output out --seeds 0",
+        "sweep table5 --seeds",
+    ],
+)
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_a_seed_that_numpy_does_not_accept_is_refused_before_anything_is_written(
+    command: str, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    option = "--seeds" if "--seeds" in command else "--seed"
+    message = f"i2srm: {option} must be a whole number from 0 to 4294967295, got {seed}"
+    assert complaint(capsys, [*command.split(), seed]) == message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]["test"]["f1"]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from reference_models import demo
 from reference_models.cli import main
+from reference_models.data import synthetic
 from reference_models.settings import read_settings
 
 
@@ -51,3 +52,55 @@ def test_there_is_one_process_or_more(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["demo", "--output", str(tmp_path / "demo"), "--jobs", "0"]) == 2
     assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class StopError(Exception):
+    """Stands for an interrupt."""
+
+
+def stop(*_: object) -> None:
+    raise StopError
+
+
+def test_an_interrupted_demo_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "QUICK", {"train": 24, "valid": 8, "test": 16})
+    output = tmp_path / "demo"
+    command = ["demo", "--task", "ner", "--quick", "--jobs", "1", "--output", str(output)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "text_only_ceiling", stop)  # after the training split is written
+        with pytest.raises(StopError):
+            main(command)
+    assert not (output / "ner/data").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "run_jobs", stop)
+        with pytest.raises(StopError):
+            main(command)
+    label_file = output / "ner/data/posts/ceiling.json"
+    written = label_file.stat().st_mtime_ns
+    assert main(command) == 0
+    table = capfd.readouterr().out.split("test split (percent)")[1]
+    assert main(command) == 0
+    again = capfd.readouterr().out
+    assert again.split("test split (percent)")[1] == table
+    assert "epoch" not in again
+    assert label_file.stat().st_mtime_ns == written
+    assert not list(output.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted"),
+    [(["--seed", "1"], "{'seed': 1, 'quick': False}"), (["--quick"], "{'seed': 0, 'quick': True}")],
+)
+def test_another_demo_is_left_alone(
+    option: list[str], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "generate_whole", stop)
+    command = ["demo", "--output", str(tmp_path / "demo")]
+    with pytest.raises(StopError):
+        main(command)
+    assert main([*command, *option]) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'demo'} contains a demo with {{'seed': 0, 'quick': False}}, expected {wanted}; " in message

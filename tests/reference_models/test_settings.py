@@ -208,3 +208,60 @@ def test_a_section_that_is_a_list_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("data: [1, 2]\n")
     with pytest.raises(UserError, match=r"data contains no settings \(\[1, 2\]\); add some, or remove the section$"):
         read_settings(tmp_path / "mine.yaml", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("training: {epochs: 1}\noutput: x\ntraining: {seed: 1}\n", "training", "line 1 and again in line 3"),
+        ("training:\n  epochs: 1\n  'epochs': 2\n", "epochs", "line 2 and again in line 3"),
+        ("model:\n  mixup:\n    - {heads: 1, heads: 2}\n", "heads", "line 3 and again in line 3"),
+    ],
+)
+def test_a_key_that_is_in_a_file_twice_is_refused(text: str, key: str, lines: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"mine\.yaml: the key '{key}' is in {lines}; merge the two, or remove one$"):
+        read_settings(tmp_path / "mine.yaml")
+
+
+def test_a_key_may_override_a_merged_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "data: {root: &root x}\n"
+        "training:\n"
+        "  learning_rates: &rates {<<: &other {head: 1, vision: 1}, head: 2}\n"
+        "model:\n"
+        "  mixup: {<<: [*rates, *other], vision: 3, root: *root}\n"
+    )
+    config = read_settings(tmp_path / "mine.yaml")
+    assert config.training.learning_rates == {"head": 2, "vision": 1}
+    assert config.model.mixup == {"head": 2, "vision": 3, "root": "x"}
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"output: !!python/object/apply:os.mkdir [{tmp_path}/made]\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: expected a YAML file"):
+        read_settings(tmp_path / "mine.yaml")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "5000000000"])
+def test_a_seed_that_numpy_does_not_accept_is_refused(seed: str) -> None:
+    with pytest.raises(UserError, match=rf"training\.seed must be a whole number from 0 to 4294967295, got {seed}$"):
+        read_settings("mnre", ["--training.seed", seed])
+    assert read_settings("mnre", ["--training.seed", "4294967295"]).training.seed == 2**32 - 1
+
+
+def test_help_shows_the_values_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_settings("twitter2017")
+    with pytest.raises(SystemExit, match="0"):
+        read_settings("twitter2017", ["--help", "--training.epochs", "7", "--training.learning_rates.head", "0.25"])
+    text = " ".join(capsys.readouterr().out.split())
+    for key, value in {
+        "training.epochs EPOCHS Passes over the training split. (type: int": "7",
+        "training.batch_size BATCH_SIZE Mini-batch size per process. (type: int": "8",
+        "output OUTPUT run directory (type: str": before.output,
+    }.items():
+        assert f"--{key}, default: {value})" in text
+    assert "default: roberta-large)" in text
+    assert "default: {'head': 0.25})" in text
+    assert read_settings("twitter2017") == before  # the parser that reads settings keeps its defaults

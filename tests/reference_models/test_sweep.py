@@ -253,7 +253,8 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
         ),
         ("table5", ["mnre", "mnre"], [0], [], "different data sets"),
         ("table5", [], [0, 0], [], "different seeds"),
-        ("table5", [], [-1], [], "0 or more"),
+        ("table5", [], [-1], [], "a seed must be a whole number from 0 to 4294967295, got -1"),
+        ("table5", [], [2**32], [], "got 4294967296"),
         ("table5", [], [0], ["--training.epics", "3"], "training.epics"),
         ("table5", [], [0], ["--model.attn_mixup=false"], "table5 compares values of model.attn_mixup"),
         (

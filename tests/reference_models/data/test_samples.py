@@ -13,7 +13,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reference_models.data.samples import Region, Sample, fingerprint, read_crop_names, read_lines, spooled
+from reference_models.data.samples import (
+    Region,
+    Sample,
+    fingerprint,
+    read_crop_names,
+    read_lines,
+    read_objects,
+    spooled,
+)
 from reference_models.errors import UserError
 from reference_models.tasks.ner import tags_of
 
@@ -125,6 +133,22 @@ def test_lines_say_what_is_wrong(tmp_path: Path, content: bytes | None, message:
         (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         list(read_lines(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ('{"entities": [1], "tokens": [], "entities": []}', "entities"),
+        ('{"relations": [{"head": 1, "tail": 2, "head": 1}]}', "head"),
+    ],
+)
+def test_a_key_that_is_in_an_object_twice_is_refused(tmp_path: Path, line: str, key: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"entities": [{{"type": 1}}, {{"type": 1}}]}}\n\n{line}\n')
+    rows = read_objects(path)
+    assert next(rows) == (1, {"entities": [{"type": 1}, {"type": 1}]})
+    with pytest.raises(UserError, match=rf"a\.jsonl:3: an object has the key '{key}' twice; merge the two values, or"):
+        next(rows)
 
 
 def test_crop_names_keep_their_order_up_to_the_limit(tmp_path: Path) -> None:

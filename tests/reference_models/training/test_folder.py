@@ -8,7 +8,8 @@ from tiny_runs import config, tiny_set
 from torchvision.models import resnet18
 
 from reference_models.errors import UserError
-from reference_models.training import folder
+from reference_models.settings import read_settings
+from reference_models.training import folder, products
 from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
 from reference_models.training.run import train
 
@@ -144,3 +145,28 @@ def test_a_resume_under_other_versions_is_warned_of(
     caplog.clear()
     check_folder(output, start_of(settings, environment={"torch": "2.0", "device": "cpu"}))
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--training.learning_rates.heed=1", "no parameter name starts with 'heed'"),
+        ("--training.fast_float32=true", "fast_float32: on this cpu"),
+    ],
+)
+def test_a_refused_training_setting_leaves_no_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, message: str
+) -> None:
+    monkeypatch.setattr(products, "keeps_float32", lambda _: False)
+    output = tmp_path / "run"
+    with pytest.raises(UserError, match=message):
+        train(config(data, output, wrong))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_without_text_encoder_is_not_compiled(data: Path, tmp_path: Path) -> None:
+    basis = ["--data.root", str(data), "--output", str(tmp_path / "run")]
+    settings = read_settings("synthetic-ner", [*basis, "--training.compile=true"], system="cnn-bilstm-crf")
+    with pytest.raises(UserError, match=r"training\.compile and .* need a system with a text encoder"):
+        train(settings)
+    assert list(tmp_path.iterdir()) == []

@@ -61,3 +61,12 @@ def test_each_seed_has_its_own_folder(data: Path, tmp_path: Path, monkeypatch: p
 def test_no_seed_or_one_twice(data: Path, tmp_path: Path, seeds: list[int]) -> None:
     with pytest.raises(UserError, match="different seeds"):
         train_seeds(config(data, tmp_path), seeds)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2**32])
+def test_a_wrong_seed_is_found_before_the_first_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    monkeypatch.setattr(seeds_module, "train", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(UserError, match=rf"training\.seed must be .* got {wrong}"):
+        train_seeds(config(data, tmp_path), [0, wrong])
