@@ -239,6 +239,14 @@ def test_integer_labels_of_minus_100_are_ignored_by_losses_of_values(criterion, 
     torch.testing.assert_close(mixed.loss(criterion, outputs, mean_over=mean_over), expected)
 
 
+def test_a_sum_of_values_of_tokens_counts_the_tokens():
+    mask = torch.arange(4) < torch.tensor([[4], [2], [1]])
+    values, outputs = torch.randn(3, 4), torch.randn(3, 4)
+    mixed = AttnMixup(DIM).eval()(torch.randn(3, 4, DIM), values, mask=mask, target_mask=mask)
+    expected = F.mse_loss(outputs[mask], values[mask], reduction="sum")
+    torch.testing.assert_close(mixed.loss(nn.MSELoss(reduction="sum"), outputs), expected)
+
+
 class Seen:
     """A criterion by row that keeps what it is given."""
 
@@ -376,6 +384,16 @@ ERRORS = {
         lambda mixed, outputs: row_losses(focal, outputs, outputs, outputs > 0, mixed.weight > 0),
         "The targets have a mask, but the criterion has no argument named mask: add one, or pass "
         'per="element" if it returns one loss per token.',
+    ),
+    "several labels of tokens for a loss of classes": (
+        lambda mixed, outputs: mixed.loss(F.cross_entropy, torch.zeros(10, 2, 4), targets=torch.ones(5, 2, 4).long()),
+        "This criterion takes integer targets as class indices, of shape (10, 2), got (10, 2, 4): pass targets.float() "
+        "if they are distributions, or use F.binary_cross_entropy_with_logits if a sample has several labels.",
+    ),
+    "values of tokens and outputs of one column": (
+        lambda mixed, outputs: mixed.loss(nn.MSELoss(), torch.zeros(10, 2, 1), targets=torch.ones(5, 2)),
+        "Got one value per target, (10, 2), for outputs (10, 2, 1): drop the last axis of the outputs with "
+        "outputs.squeeze(-1).",
     ),
     "several labels for a loss of classes": (
         lambda mixed, outputs: mixed.loss(F.cross_entropy, outputs, targets=torch.ones(5, 4).long()),
