@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from filelock import FileLock
 from reference_models.data.samples import Sample, Split
 from reference_models.data.synthetic import CEILING, KINDS, find_kind, generate_whole, kinds
 from reference_models.errors import UserError
-from reference_models.files import read_json, writable
+from reference_models.files import read_json, write_folder
 from reference_models.jobs import result_of, run_jobs
 from reference_models.settings import read_settings
 from reference_models.tasks import Task, get_task
@@ -84,12 +83,7 @@ def run_demo(task: str | None, output: Path, *, seed: int = 0, quick: bool = Fal
 def _make_folder(output: Path, start: dict[str, Any]) -> None:
     """Create the folder of a demo atomically, or check that the existing one is of the same demo."""
     if not output.exists():
-        partial = output.with_name(f"{output.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        with writable(output):
-            partial.mkdir(parents=True)
-            write_json(partial / DEMO, start)
-            partial.rename(output)
+        write_folder(output, lambda folder: write_json(folder / DEMO, start))
         return
     if not (output / DEMO).is_file():
         raise UserError(f"the folder {output} already exists and contains no demo; choose another one with --output")
@@ -106,8 +100,7 @@ def _write_set(task: str, root: Path, seed: int, quick: bool) -> float:
     if not root.exists():
         print(f"writing the synthetic data set for {get_task(task).title} to {root.parent}", flush=True)
         sizes = QUICK if quick else {"train": find_kind(task).demo_train, **SIZES}
-        with writable(root):
-            generate_whole(root, task, seed, sizes)
+        generate_whole(root, task, seed, sizes)
     ceiling: float = read_json(root / CEILING, "delete the folder of the demo")["test"]
     return ceiling
 

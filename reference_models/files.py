@@ -1,6 +1,7 @@
 """Reading and writing of files, with error messages that name the file and say what to do."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,24 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     with writable(path):
         write(part)
         part.replace(path)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Write a new folder atomically: `fill` fills a temporary folder next to it, which is then renamed.
+
+    Args:
+        folder: Path of the folder. Its parent folders are created if they are missing.
+        fill: Function that writes files to the existing folder it is given.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with writable(folder):
+        partial.mkdir(parents=True)
+        fill(partial)
+        partial.rename(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from reference_models.data.formats import get_format
 from reference_models.data.image_texts import image_texts_path, write_image_texts
 from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
+from reference_models.files import write_folder
 from reference_models.names import unknown
 
 CEILING = "ceiling.json"
@@ -126,10 +126,7 @@ def generate_whole(root: Path, task: str, seed: int, sizes: dict[Split, int] | N
         seed: See `generate`.
         sizes: See `generate`.
     """
-    partial = root.parent.with_name(f"{root.parent.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    generate(partial / root.name, task, seed, sizes)
-    partial.rename(root.parent)
+    write_folder(root.parent, lambda folder: generate(folder / root.name, task, seed, sizes))
 
 
 def text_only_ceiling(posts: Sequence[Post]) -> float:

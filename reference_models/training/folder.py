@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TrainingConfig
 from reference_models.errors import UserError
-from reference_models.files import read_json, writable, write_text
+from reference_models.files import read_json, write_folder, write_text
 
 logger = logging.getLogger(__name__)
 ENVIRONMENT = "environment"  # the only fact that may differ when a run resumes; a difference gives a warning
@@ -95,15 +94,13 @@ def check_unfinished(output: Path) -> None:
 
 def make_folder(output: Path, config: RunConfig, start: dict[str, Any]) -> None:
     """Create the run directory atomically, with the files that `check_folder` and `evaluate` need, if it is missing."""
-    if output.exists():
-        return
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with writable(output):
-        partial.mkdir(parents=True)
-        (partial / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
-        write_json(partial / START, start)
-        partial.rename(output)
+
+    def fill(folder: Path) -> None:
+        (folder / CONFIG).write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        write_json(folder / START, start)
+
+    if not output.exists():
+        write_folder(output, fill)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reference_models.errors import UserError
-from reference_models.files import write_text, write_whole
+from reference_models.files import write_folder, write_text, write_whole
 
 
 def test_a_text_takes_the_place_of_another_and_leaves_nothing_beside(tmp_path: Path) -> None:
@@ -26,3 +26,21 @@ def test_a_writing_that_fails_midway_leaves_the_file_as_it_was(tmp_path: Path) -
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free disk space"):
         write_whole(path, fail)
     assert path.read_text() == "whole"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+
+    def fail(part: Path) -> None:
+        (part / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); free disk space"):
+        write_folder(folder, fail)
+    assert not folder.exists()
+    write_folder(folder, lambda part: (part / "whole").touch())
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
+        "new",
+        "new/run",
+        "new/run/whole",
+    ]
