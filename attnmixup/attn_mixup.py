@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from attnmixup import diagnostics, distributed, functional
 from attnmixup.batch import Batch, pairing_group
-from attnmixup.checks import check_embeddings, check_ratio
+from attnmixup.checks import check_embeddings, check_ratio, is_recomputing
 from attnmixup.final_set import final_set, unmixed, used_rows
 from attnmixup.mixed_batch import MixedBatch
 from attnmixup.options import Averaging, Counts, Final, Lam, MixupOptions, Partner, Preset, Sampling, preset_options
@@ -160,7 +160,8 @@ class AttnMixup(nn.Module):
             targets: Any tensor of B rows: class indices ``(B,)``, soft or multi-label ``(B, K)``, values ``(B,)``, tags
                 ``(B, L)``.
             mask: Boolean, True for real samples ``(B,)`` or for the real tokens ``(B, L)`` of a sequence. It also masks
-                targets of the same tokens: integers ``(B, L)`` or floating point ``(B, L, K)``.
+                targets of the same tokens: integers ``(B, L)`` or floating point ``(B, L, K)``. Multi-label targets
+                ``(B, K)`` must therefore be floating point where K may equal L.
             target_mask: Boolean, shape ``targets.shape[:2]``, if the targets have other tokens than the embeddings.
             group: Integer, shape ``(B,)``: samples of different groups (label spaces) are never mixed.
             plan: Use this plan instead of drawing one, see :meth:`draw`. With ``global_batch`` the plan of rank 0 is
@@ -313,9 +314,9 @@ class AttnMixup(nn.Module):
             mask: As in :meth:`forward`.
 
         Returns:
-            ``norm/originals`` and ``norm/transformed``: mean norm of the rows of H and H*. ``attention/entropy``:
-            entropy of the weights divided by the entropy of uniform weights; 1 if every sample receives the mean of the
-            batch. ``attention/common``: share of the squared update that is one vector for all samples.
+            ``norm/originals``, ``norm/transformed`` and ``norm/update``: mean norm of the rows of H, of H*, and of what
+            the attention adds to H before the LayerNorm. ``attention/entropy``: entropy of the weights divided by the
+            entropy of uniform weights; 1 if every sample receives the mean of the batch. ``attention/common``: share of the squared update that is one vector for all samples.
             ``attention/same_class``: weight on other samples of the receiver's class divided by the weight expected by
             chance; absent if no two samples share a class.
         """
@@ -374,7 +375,7 @@ class _ZeroGradients(torch.autograd.Function):
 
 def _refuse_recomputation(generator: Generator | None) -> None:
     """Raise if activation checkpointing runs the forward pass again, where a generator would draw other numbers."""
-    if generator is not None and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+    if generator is not None and is_recomputing():
         raise RuntimeError(
             "AttnMixup ran again in a backward pass (activation checkpointing), where the generator would draw "
             "different numbers: leave out generator= (checkpointing restores the global random state), or keep the "

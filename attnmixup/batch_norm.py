@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnmixup.checks import is_recomputing
 from attnmixup.mixed_batch import MixedBatch
 
 
@@ -16,7 +17,8 @@ def statistics_of_originals(head: nn.Module, mixed: MixedBatch) -> Iterator[None
     """Update the running statistics of BatchNorm layers in a head from original rows only, within this context.
 
     In training all rows are normalised by the statistics of all rows, as usual. Only the running statistics, which
-    evaluation uses, exclude transformed and synthetic rows. The first axis of every layer input must be the rows.
+    evaluation uses, exclude transformed and synthetic rows. The first axis of every layer input must be the rows. With
+    activation checkpointing of the head, call ``backward`` within this context, too: it runs the layers again.
 
     Args:
         head: The module that receives ``mixed.embeddings``.
@@ -32,8 +34,9 @@ def statistics_of_originals(head: nn.Module, mixed: MixedBatch) -> Iterator[None
 
     def before(layer: Any, inputs: tuple[Any, ...]) -> None:
         if layer.training and layer.track_running_stats:
-            with torch.no_grad():
-                layer.forward(inputs[0][: mixed.num_originals])
+            if not is_recomputing():
+                with torch.no_grad():
+                    layer.forward(inputs[0][: mixed.num_originals])
             layer.track_running_stats = False
             changed.append(layer)
 

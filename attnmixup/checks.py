@@ -66,3 +66,8 @@ def check_values(ok: Tensor, message: str) -> None:
         torch._assert_async(ok.all(), message)
     elif not bool(ok.all()):
         raise ValueError(message)
+
+
+def is_recomputing() -> bool:
+    """Return whether a backward pass runs the forward pass again (activation checkpointing)."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

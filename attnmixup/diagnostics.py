@@ -40,6 +40,7 @@ def attention_stats(
     stats = {
         "norm/originals": functional.upcast(embeddings[real]).norm(dim=-1).mean().item(),
         "norm/transformed": functional.upcast(transformed[real]).norm(dim=-1).mean().item(),
+        "norm/update": functional.upcast(rows[kept][positions]).norm(dim=-1).mean().item(),
         "attention/entropy": entropy_over_uniform(weights[kept], positions),
         "attention/common": common_share(rows[kept], positions),
     }
@@ -127,6 +128,11 @@ def findings(stats: Mapping[str, float]) -> list[str]:
         found.append(
             f"Samples of the receiver's own class get {same:.2f} times the weight expected by chance: the update "
             "carries no information about the class."
+        )
+    if stats.get("norm/update", math.inf) < 0.01 * stats.get("norm/originals", 0):
+        found.append(
+            f"The attention changes samples by {stats['norm/update'] / stats['norm/originals']:.1%} of their norm, so "
+            "it does almost nothing. A gate starts at 0: check that attention.gate is in the optimizer, or train longer."
         )
     if "norm/originals" in stats:
         ratio = stats["norm/transformed"] / max(stats["norm/originals"], 1e-12)

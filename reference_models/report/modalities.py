@@ -13,6 +13,7 @@ from reference_models.training.figure import History, points
 STATS = {
     "norm/originals": "mean norm of the rows of H",
     "norm/transformed": "mean norm of the rows of H*",
+    "norm/update": "mean norm of what the attention adds to H",
     "attention/entropy": "entropy of the attention, as a share of the maximum",
     "attention/common": "share of the update that is the same for all samples",
     "attention/same_class": "weight on samples of the same class, relative to chance",

@@ -79,12 +79,13 @@ def test_stats_are_the_oracle(score, case, seed):
     transformed, weights = attention(case.embeddings, mask=case.mask, need_attention=True)
     update = (transformed - case.embeddings).reshape(embeddings.shape)
     weights = weights.expand(*weights.shape[:-2], len(embeddings), -1).reshape(-1, 2, len(embeddings), len(embeddings))
-    entropies, common, squares, ratios = [], 0.0, 0.0, []
+    entropies, common, squares, ratios, lengths = [], 0.0, 0.0, [], []
     for place, real in positions:
         rows = update[real, place].tolist()
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         common += len(rows) * sum(x * x for x in mean)
         squares += sum(x * x for row in rows for x in row)
+        lengths += [oracles.length(row) for row in rows]
         for i in real:
             heads = weights[place, :, i].tolist()
             entropies += [sum(-w * math.log(w) for w in head if w > 0) / math.log(len(real)) for head in heads]
@@ -99,6 +100,7 @@ def test_stats_are_the_oracle(score, case, seed):
     if ratios:
         assert stats["attention/same_class"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-6)
     assert ("attention/same_class" in stats) == bool(ratios)
+    assert stats["norm/update"] == pytest.approx(sum(lengths) / len(lengths), abs=1e-6)
     lengths = [oracles.length(row) for row in embeddings[mask].tolist()]
     assert stats["norm/originals"] == pytest.approx(sum(lengths) / len(lengths))
 
@@ -110,8 +112,15 @@ def test_by_sample_a_sequence_is_measured_as_its_mean():
     mask = torch.tensor([[True, True, False]] * 4 + [[False] * 3])
     of_means = mixer.stats(embeddings[:, :2].mean(1), classes, mask=mask.any(1))
     stats = mixer.stats(embeddings, classes, mask=mask)
-    for name in ("attention/entropy", "attention/common", "attention/same_class"):
+    for name in ("attention/entropy", "attention/common", "attention/same_class", "norm/update"):
         assert stats[name] == pytest.approx(of_means[name], rel=1e-5)
+
+
+def test_a_closed_gate_is_found():
+    mixer = AttnMixup(DIM, preset="recommended")
+    stats = mixer.stats(tensors(0, 5, DIM).float())
+    assert stats["norm/update"] == 0
+    assert any("A gate starts at 0" in finding for finding in findings(stats))
 
 
 def test_the_length_of_transformed_rows():
@@ -150,6 +159,7 @@ GOOD = {
     "attention/same_class": 1.1,
     "norm/originals": 1.0,
     "norm/transformed": 2.0,
+    "norm/update": 0.01,
     "semantic/own": 0.95,
     "semantic/other": 1.0,
 }
@@ -172,6 +182,11 @@ GOOD = {
             {"attention/same_class": 0.5},
             "Samples of the receiver's own class get 0.50 times the weight expected by chance: the update carries no "
             "information about the class.",
+        ),
+        (
+            {"norm/update": 0.002},
+            "The attention changes samples by 0.2% of their norm, so it does almost nothing. A gate starts at 0: check "
+            "that attention.gate is in the optimizer, or train longer.",
         ),
         (
             {"norm/transformed": 5.0},

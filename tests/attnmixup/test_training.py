@@ -1,11 +1,13 @@
 """Parameters that no optimizer holds, and BatchNorm that learns from originals alone."""
 
+import copy
 import re
 import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup
 from attnmixup.batch_norm import statistics_of_originals
@@ -54,6 +56,25 @@ def test_batch_norm_learns_from_originals(momentum):
         head(mixed.embeddings)
     assert torch.equal(head[0].running_mean, before)
     assert not head[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_head_updates_its_statistics_once(reentrant):
+    embeddings = torch.randn(6, 4, requires_grad=True)
+    mixed = AttnMixup(4, heads=1)(embeddings)
+    plain = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    stored = copy.deepcopy(plain)
+    for head in (plain, stored):
+        with statistics_of_originals(head, mixed):
+            if head is stored:
+                outputs = checkpoint(head, mixed.embeddings, use_reentrant=reentrant)
+            else:
+                outputs = head(mixed.embeddings)
+            outputs.pow(3).sum().backward(retain_graph=True)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(stored.state_dict()[name], value)
+    for expected, parameter in zip(plain.parameters(), stored.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad)
 
 
 def test_batch_norm_is_itself_again_after_an_error():
