@@ -132,7 +132,8 @@ def findings(stats: Mapping[str, float]) -> list[str]:
     if stats.get("norm/update", math.inf) < 0.01 * stats.get("norm/originals", 0):
         found.append(
             f"The attention changes samples by {stats['norm/update'] / stats['norm/originals']:.1%} of their norm, so "
-            "it does almost nothing. A gate starts at 0: check that attention.gate is in the optimizer, or train longer."
+            "it does almost nothing. A gate starts at 0: check that attention.gate is in the optimizer, or "
+            "train longer."
         )
     if "norm/originals" in stats:
         ratio = stats["norm/transformed"] / max(stats["norm/originals"], 1e-12)
