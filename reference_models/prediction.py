@@ -23,6 +23,7 @@ from reference_models.tasks.processor import FILE
 from reference_models.tasks.task import Prediction, Task
 from reference_models.training.products import float32_products
 from reference_models.training.run import find_model, find_run, load_model
+from reference_models.unique_keys import RepeatedKeyError, unique_keys
 
 logger = logging.getLogger(__name__)
 Ground = Callable[[Sample, str], Sample]
@@ -297,7 +298,9 @@ def _parse(line: bytes) -> dict[str, Any]:
     shown = repr(line.strip()[:60])[1:]
     try:
         text = line.decode("utf-8-sig")
-        post = json.loads(text)
+        post = json.loads(text, object_pairs_hook=unique_keys)
+    except RepeatedKeyError as error:
+        raise UserError(f"{error}: {shown}; merge the two values, or remove one") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"expected a JSON object in UTF-8, got {shown} ({error})") from error
     if not isinstance(post, dict):

@@ -20,6 +20,7 @@ from reference_models.grounding.detectors import list_detectors
 from reference_models.grounding.posts import PostGrounder
 from reference_models.prediction import Predictor
 from reference_models.tasks.task import Prediction
+from reference_models.unique_keys import unique_keys
 
 GIVEN, WITHOUT = "given", "none"  # choices besides the names of the detectors
 NO_DETECTORS = ("annotations",)  # these read boxes that come with a data set; a post has none
@@ -182,7 +183,7 @@ class Answers:
 def by_name(line: bytes) -> bytes:
     """Reduce the image paths of a post to file names; an invalid line stays as it is, and `records` reports it."""
     try:
-        post = json.loads(line)
+        post = json.loads(line, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError):
         return line
     if not isinstance(post, dict):

@@ -104,7 +104,7 @@ def generate(root: Path, task: str, seed: int, sizes: dict[Split, int] | None = 
     """
     kind = find_kind(task)
     if root.exists() and any(root.iterdir()):
-        raise UserError(f"{root} is not empty; choose a new folder for the synthetic data set")
+        raise UserError(f"{root} is not empty; choose a new folder, or delete this one if an interrupted call wrote it")
     root.mkdir(parents=True, exist_ok=True)
     ceilings: dict[Split, float] = {}
     for split, size in (sizes or SIZES).items():

@@ -393,3 +393,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_post(predictors: dict[str, Pr
     [marked] = predictors["ner"].records([b"\xef\xbb\xbf" + line], tmp_path)
     assert "error" not in plain
     assert marked == plain
+
+
+def test_repeated_key_is_an_error(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+    [record] = predictors["ner"].records([b'{"text": "Ann", "text": "Bob"}'], tmp_path)
+    assert record["error"].startswith("an object has the key 'text' twice")

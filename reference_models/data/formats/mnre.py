@@ -12,6 +12,7 @@ from reference_models.data.formats.base import DataFormat, register_format, rela
 from reference_models.data.formats.layout import Layout
 from reference_models.data.samples import Sample, Split, file_below, read_lines
 from reference_models.errors import UserError
+from reference_models.unique_keys import RepeatedKeyError, unique_keys
 
 RELATION_IDS = "ours_rel2id.json"
 
@@ -42,7 +43,7 @@ def read_relations(root: Path) -> dict[str, int]:
     path = root / RELATION_IDS
     text = "\n".join(read_lines(path))
     try:
-        relations = json.loads(text)
+        relations = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:  # ValueError also for a number with thousands of digits
         raise UserError(f"{path}: expected a JSON object of relation names to ids ({error})") from error
     if not isinstance(relations, dict) or not all(type(number) is int for number in relations.values()):
@@ -148,7 +149,11 @@ class Mnre(DataFormat):
 
 def _row(line: str, where: str) -> dict[str, Any]:
     try:
-        row = ast.literal_eval(line)
+        tree = ast.parse(line.lstrip(" \t"), mode="eval")
+        row = ast.literal_eval(tree)
+        _check_keys(tree.body)
+    except RepeatedKeyError as error:
+        raise UserError(f"{where}: {error}; merge the two values, or remove one") from error
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
             f"{where}: expected a Python dict literal on one line, got code or a damaged row (not executed): "
@@ -171,3 +176,10 @@ def _caption(value: Any, where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise UserError(f"{where}: expected a string or a list of words under 'caption', got {str(value)[:80]!r}")
     return (("caption", " ".join(words)),)
+
+
+def _check_keys(literal: ast.expr) -> None:
+    if isinstance(literal, ast.Dict):
+        unique_keys([(ast.literal_eval(key), None) for key in literal.keys if key])
+        for value in literal.values:
+            _check_keys(value)

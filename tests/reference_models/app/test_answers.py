@@ -117,7 +117,7 @@ def test_images_of_a_file_are_found_by_name_alone() -> None:
             "image": expected,
             "crops": [expected],
         }
-    for line in (b"no json", b"[1]", b"\xff"):
+    for line in (b"no json", b"[1]", b"\xff", b'{"image": "a.png", "image": "b.png"}'):
         assert by_name(line) == line
 
 

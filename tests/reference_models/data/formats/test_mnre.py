@@ -99,6 +99,8 @@ def changed(key: str, value: object) -> dict:
         ("{[]: 1}", "got code or a damaged row"),
         ("(" * 5000, "got code or a damaged row"),
         ("9" * 5000, "got code or a damaged row"),
+        (f"{{'img_id': 'b.jpg', {str(ROW)[1:]}", "an object has the key 'img_id' twice; merge the two values"),
+        (str(ROW).replace("'pos'", "'pos': 0, 'pos'", 1), "an object has the key 'pos' twice"),
         ("[1, 2]", r"expected a Python dict literal, got '\[1, 2\]'"),
         ({"token": ["a"]}, r"expected the key 'h' .*got the keys \['token'\]"),
         (changed("token", "Ann"), "expected a list of words under 'token', got 'Ann'"),
@@ -172,6 +174,7 @@ def test_relations_come_in_the_order_of_their_ids(root: Path) -> None:
         ('{"None": 0, "a": 2}', r"expected the ids 0, 1, 2, \.\.\., each once, got \[0, 2\]"),
         ('{"None": 1, "a": 1}', r"expected the ids 0, 1, 2, \.\.\., each once, got \[1, 1\]"),
         ("{}", "expected one relation or more, got none"),
+        ('{"None": 0, "a": 1, "a": 2}', r"expected a JSON object .* \(an object has the key 'a' twice\)"),
         ("", "the file is empty"),
     ],
 )
