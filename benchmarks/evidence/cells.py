@@ -29,6 +29,7 @@ class Unit:
     arm: str
     options: dict[str, Any] | None
     encoder: str
+    fine_tuned: bool
 
     def path(self, folder: Path, rate: float, seed: int) -> Path:
         """Return the file of a cell."""
@@ -39,7 +40,7 @@ class Unit:
         training = asdict(self.data_set.training)
         for name in ("learning_rates", "choice_seeds", "seeds"):
             del training[name]
-        settings = [self.data_set.source, self.data_set.subset, training, self.options, self.encoder]
+        settings = [self.data_set.source, self.data_set.subset, training, self.options, self.encoder, self.fine_tuned]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -49,7 +50,7 @@ def units_of(config: Config) -> list[Unit]:
     Arms that choose partners by class are left out for data sets whose rows have several classes.
     """
     return [
-        Unit(data_set, arm, options, config.encoder)
+        Unit(data_set, arm, options, config.encoder, config.fine_tuned)
         for data_set in config.data_sets
         for arm, options in config.arms.items()
         if not (data_set.source in TAGGED and partners_need_classes(options))
@@ -103,7 +104,7 @@ def run_unit(unit: Unit, data: Path, folder: Path) -> int:
         nonlocal trained
         cell = read_cell(unit, folder, rate, seed)
         if cell is None:
-            pool = load_pool(unit.data_set.source, unit.encoder, data, folder / "features")
+            pool = load_pool(unit.data_set.source, unit.encoder, unit.fine_tuned, data, folder / "features")
             result = train_cell(pool, unit.data_set.subset, training, unit.options, rate, seed)
             cell = {
                 "key": unit.key(),

@@ -23,6 +23,8 @@ class Training:
         steps: Number of AdamW steps, with cosine decay of the learning rate to 0.
         weight_decay: Weight decay of AdamW.
         learning_rates: Grid from which validation chooses one learning rate for each arm.
+        head_factor: Learning rate of the layers that are not in the encoder, relative to that of the encoder. Without
+            an encoder that is trained, relative to ``learning_rates``.
         choice_seeds: Number of leading seeds that choose the learning rate.
         seeds: Number of seeds at the chosen learning rate.
         evaluations: Number of points of the validation curve.
@@ -33,6 +35,7 @@ class Training:
     steps: int = 400
     weight_decay: float = 0.01
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    head_factor: float = 1.0
     choice_seeds: int = 3
     seeds: int = 10
     evaluations: int = 12
@@ -64,9 +67,17 @@ class DataSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Configuration of a benchmark. ``arms`` maps names to options, see :func:`benchmarks.evidence.arms.make_mixer`."""
+    """Configuration of a benchmark.
+
+    Attributes:
+        encoder: See :func:`benchmarks.evidence.encoder.encoder_folder`.
+        fine_tuned: Whether the encoder is trained; otherwise its features are computed once.
+        data_sets: The data sets of all suites.
+        arms: Names to options, see :func:`benchmarks.evidence.arms.make_mixer`.
+    """
 
     encoder: str
+    fine_tuned: bool
     data_sets: tuple[DataSet, ...]
     arms: dict[str, dict[str, Any] | None]
 
@@ -85,7 +96,7 @@ def load_config(path: Path) -> Config:
             of_suite = _training(base, part.get("training", {}))
             data_sets += [_data_set(dict(entry), suite, of_suite) for entry in part["data_sets"]]
         arms = content["arms"]
-        encoder = content.get("encoder", "minilm")
+        encoder, fine_tuned = content.get("encoder", "minilm"), content.get("fine_tuned", False)
     except KeyError as error:
         raise UserError(f"{path}: not a benchmark configuration, the key {error} is missing") from error
     except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
@@ -95,7 +106,7 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path}: expected unique names of data sets, got several of {', '.join(sorted(repeated))}")
     if arms.get(PLAIN, "missing") is not None:
         raise UserError(f"{path}: expected the arm '{PLAIN}: null', with which all others are compared")
-    return Config(encoder=encoder, data_sets=tuple(data_sets), arms=arms)
+    return Config(encoder=encoder, fine_tuned=fine_tuned, data_sets=tuple(data_sets), arms=arms)
 
 
 def _training(base: Training, changes: dict[str, Any]) -> Training:

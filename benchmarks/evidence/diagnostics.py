@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,19 @@ NAMES = {
 }
 
 
-def diagnose(head: "Head", batches: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> dict[str, float | None]:
+def diagnose(head: "Head", batches: Sequence[tuple[Any, Tensor, Tensor | None]]) -> dict[str, float | None]:
     """Return statistics of the attention, averaged over mini-batches of training rows, without dropout.
 
     Returns:
         The numbers of :meth:`attnmixup.AttnMixup.stats` under the names of the tables. A control without attention has
         only the norms. Empty for an arm that uses no row of H*.
     """
-    if head.mixer is None or head.mixer.options.never_transforms(len(batches[0][0])):
+    if head.mixer is None or head.mixer.options.never_transforms(len(batches[0][1])):
         return {}
     head.eval()
     with torch.no_grad():
         numbers = [
-            _of_batch(head.mixer.attention, head.body(features), labels, mask) for features, labels, mask in batches
+            _of_batch(head.mixer.attention, head.embeddings(inputs), labels, mask) for inputs, labels, mask in batches
         ]
     found = {name: [number[name] for number in numbers if name in number] for name in NAMES}
     return {NAMES[name]: mean(values) for name, values in found.items() if values}

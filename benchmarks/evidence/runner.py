@@ -28,13 +28,13 @@ def _finished(units: list[Unit], data: Path, out: Path, jobs: int) -> Iterator[t
             yield unit, run_unit(unit, data, out)
         return
     # Compute the features first, so that no two processes compute the same features.
-    sources = dict.fromkeys((unit.data_set.source, unit.encoder) for unit in units)
+    sources = dict.fromkeys((unit.data_set.source, unit.encoder, unit.fine_tuned) for unit in units)
     for _, loading in run_jobs(partial(_fill_cache, data=data, out=out), sources, jobs):
         result_of(loading)
     for unit, call in run_jobs(partial(run_unit, data=data, folder=out), units, jobs):
         yield unit, result_of(call)
 
 
-def _fill_cache(source: tuple[str, str], data: Path, out: Path) -> None:
+def _fill_cache(source: tuple[str, str, bool], data: Path, out: Path) -> None:
     torch.set_num_threads(1)
     load_pool(*source, data, out / "features")

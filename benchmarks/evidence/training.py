@@ -1,4 +1,4 @@
-"""Training of one cell: a small head on frozen features, with one arm, learning rate and seed."""
+"""Training of one cell: a small head on features or on an encoder, with one arm, learning rate and seed."""
 
 import math
 import time
@@ -28,18 +28,24 @@ CONVERGED = 0.99
 
 
 class Head(nn.Module):
-    """Linear, GELU, the mixer, Linear. A seed gives body and classifier the same initial weights in every arm."""
+    """Encoder, Linear, GELU, the mixer, Linear. A seed gives these layers the same initial weights in every arm."""
 
-    def __init__(self, features: int, hidden: int, classes: int, options: dict[str, Any] | None, seed: int) -> None:
+    def __init__(self, pool: Pool, hidden: int, options: dict[str, Any] | None, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.body = nn.Sequential(nn.Linear(features, hidden), nn.GELU())
-        self.classifier = nn.Linear(hidden, classes)
+        self.encoder, width = pool.make_encoder()
+        self.body = nn.Sequential(nn.Linear(width, hidden), nn.GELU())
+        self.classifier = nn.Linear(hidden, len(pool.names))
         self.mixer: AttnMixup | None = make_mixer(options, hidden)
 
-    def loss(self, features: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def embeddings(self, inputs: Any) -> Tensor:
+        """Return what the mixer sees, shape ``(B, C)``, or ``(B, L, C)`` for entities."""
+        embeddings: Tensor = self.body(self.encoder(inputs))
+        return embeddings
+
+    def loss(self, inputs: Any, labels: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mean loss of a mini-batch, or of its final set if there is a mixer."""
-        embeddings = self.body(features)
+        embeddings = self.embeddings(inputs)
         if self.mixer is not None:
             mixed = self.mixer(embeddings, labels, mask=mask)
             return mixed.loss(F.cross_entropy, self.classifier(mixed.embeddings))
@@ -48,17 +54,25 @@ class Head(nn.Module):
             logits, labels = logits[mask], labels[mask]
         return F.cross_entropy(logits, labels)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, inputs: Any) -> Tensor:
         """Return logits for evaluation, without the mixer."""
-        logits: Tensor = self.classifier(self.body(features))
+        logits: Tensor = self.classifier(self.embeddings(inputs))
         return logits
+
+    def groups(self, rate: float, head_factor: float) -> list[dict[str, Any]]:
+        """Return parameter groups for an optimizer: the encoder at `rate`, the other layers `head_factor` times it."""
+        encoder = list(self.encoder.parameters())
+        known = set(map(id, encoder))
+        others = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        groups = [{"params": others, "lr": rate * head_factor}]
+        return [{"params": encoder, "lr": rate}, *groups] if encoder else groups
 
 
 @dataclass(frozen=True)
 class ScoredPart:
-    """Validation or test rows with their features and labels."""
+    """Validation or test rows with their labels."""
 
-    features: Tensor
+    rows: Tensor
     labels: Tensor
     lengths: list[int]
     pool: Pool
@@ -66,14 +80,20 @@ class ScoredPart:
     @classmethod
     def of(cls, pool: Pool, rows: Tensor) -> "ScoredPart":
         """Select rows of a pool."""
-        places = pool.places(rows)
         lengths = [] if pool.starts is None else (pool.starts[rows + 1] - pool.starts[rows]).tolist()
-        return cls(pool.features[places], pool.labels[places], lengths, pool)
+        return cls(rows, pool.labels[pool.places(rows)], lengths, pool)
 
     def logits(self, head: Head) -> Tensor:
         """Return the logits of all rows or words."""
-        with torch.inference_mode():
-            return head.eval()(self.features)
+        head.eval()
+        found: list[Tensor] = [torch.empty(0)] * len(self.rows)
+        for numbers in self.pool.batches(self.rows):
+            inputs, _, mask = self.pool.padded(self.rows[numbers])
+            with torch.inference_mode():
+                logits = head(inputs)
+            for place, number in enumerate(numbers.tolist()):
+                found[number] = logits[place, None] if mask is None else logits[place][mask[place]]
+        return torch.cat(found)
 
     def counts(self, logits: Tensor) -> Counts:
         """Count entities or classes."""
@@ -97,19 +117,24 @@ def train_cell(
     classes = pool.labels[rows] if pool.kind != "entities" else None
     rows = draw_subset(rows, classes, subset, seed)
     valid, test = ScoredPart.of(pool, valid_rows), ScoredPart.of(pool, test_rows)
-    head = Head(pool.features.shape[1], training.hidden, len(pool.names), options, seed)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=training.weight_decay, fused=True)
+    head = Head(pool, training.hidden, options, seed)
+    optimizer = torch.optim.AdamW(
+        head.groups(rate, training.head_factor), weight_decay=training.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 + math.cos(math.pi * step / training.steps)) / 2
+    )
     batches = draw_batches(rows, training.batch_size, training.steps, seed)
     points = {round(training.steps * (point + 1) / training.evaluations) for point in range(training.evaluations)}
     curve, seconds = [], 0.0
     for step, batch in enumerate(batches):
         start = time.perf_counter()
         head.train()
-        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / training.steps)) / 2
         loss = head.loss(*pool.padded(batch))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         seconds += time.perf_counter() - start
         if step + 1 in points:
             curve.append((step + 1, valid.counts(valid.logits(head)).micro()))

@@ -8,12 +8,14 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel
 
-from benchmarks.evidence import cells
+from benchmarks.evidence import cells, encoder
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.cells import chosen_rate, finished_cells, read_cell, units_of
 from benchmarks.evidence.config import load_config
-from benchmarks.evidence.encoder import Encoder, cached_features
-from benchmarks.evidence.readers import SOURCES, read_source
+from benchmarks.evidence.encoder import PooledEncoder, SentenceBatch, cached_features
+from benchmarks.evidence.pool import load_pool
+from benchmarks.evidence.readers import SOURCES, SPLITS, read_source
+from benchmarks.evidence.training import Head, ScoredPart
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.errors import UserError
 
@@ -150,9 +152,39 @@ def test_features_are_computed_once(folders, monkeypatch):
     assert features["train"].dtype == torch.float16
     # One sentence after another, whatever the order of computation; a sentence alone gives the same.
     torch.testing.assert_close(features["train"][:6], features["test"][30:36])
-    monkeypatch.setattr(Encoder, "features", None)
+    monkeypatch.setattr(encoder, "frozen_features", None)
     again = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
     assert all(torch.equal(features[split], again[split]) for split in features)
+
+
+def test_fine_tuned_encoder_starts_from_the_frozen_features(folders):
+    texts = read_source("wnut17", folders / "data")
+    frozen = cached_features(str(folders / "encoder"), "wnut17", texts, folders / "cache")
+    pool = load_pool("wnut17", str(folders / "encoder"), True, folders / "data", folders / "cache")
+    head = Head(pool, 8, None, seed=0).eval()
+    rows = torch.tensor([6, 0, 3])
+    inputs, tags, mask = pool.padded(rows)
+    assert isinstance(inputs, SentenceBatch)
+    expected = torch.cat([frozen[split] for split in SPLITS])[pool.places(rows)]
+    torch.testing.assert_close(head.encoder(inputs)[mask].half(), expected, rtol=0, atol=2e-3)
+    scored = ScoredPart.of(pool, rows)
+    torch.testing.assert_close(scored.logits(head), head(inputs)[mask])
+    assert torch.equal(scored.labels, tags[mask])
+    by_rate = {group["lr"]: len(group["params"]) for group in head.groups(1.0, 10.0)}
+    assert by_rate == {1.0: len(list(PooledEncoder(folders / "encoder").parameters())), 10.0: 4}
+
+
+def test_fine_tuning_trains_the_encoder(folders, capsys):
+    text = (folders / "config.yaml").read_text()
+    (folders / "config.yaml").write_text(f"fine_tuned: true\n{text}")
+    assert main(arguments(folders, "--data-sets", "wnut17", "--arms", "paper")) == 0
+    assert "wnut17" in capsys.readouterr().out
+    pool = load_pool("wnut17", str(folders / "encoder"), True, folders / "data", folders / "cache")
+    head = Head(pool, 8, {}, seed=0)
+    head.loss(*pool.padded(torch.arange(4))).backward()
+    assert all(
+        parameter.grad is not None for name, parameter in head.encoder.named_parameters() if "pooler" not in name
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from attnmixup import AttnMixup
 from benchmarks.evidence.arms import NormOnly, make_mixer
 from benchmarks.evidence.config import Training
 from benchmarks.evidence.diagnostics import diagnose
-from benchmarks.evidence.encoder import pool as pool_words
+from benchmarks.evidence.encoder import Sentence, SentenceBatch, pooling
 from benchmarks.evidence.pool import pool_of_numbers, pool_of_texts
 from benchmarks.evidence.readers import Numbers, Row, Texts
 from benchmarks.evidence.training import Head, ScoredPart, draw_batches, train_cell, training_counts
@@ -66,7 +66,7 @@ def test_a_cell_is_the_same_when_trained_again_and_another_by_seed():
 
 
 def test_arms_of_a_seed_start_alike_and_see_the_same_batches():
-    heads = {name: Head(5, 8, 3, options, seed=4) for name, options in ARMS.items()}
+    heads = {name: Head(blobs(), 8, options, seed=4) for name, options in ARMS.items()}
     for head in heads.values():
         for part in ("body", "classifier"):
             mine, plain = (getattr(h, part).state_dict() for h in (head, heads["plain"]))
@@ -102,12 +102,22 @@ def test_public_splits_are_kept_and_tables_are_split_by_seed():
 def test_features_of_sentences_spans_and_words():
     vectors = torch.tensor([[9.0], [1], [2], [3], [9]])
     words = [None, 0, 0, 2, None]
-    assert pool_words(vectors, words, Row("a b c", "x"), "sentences").tolist() == pytest.approx([24 / 5])
-    spans = ((0, 1), (2, 3))
-    assert pool_words(vectors, words, Row(("a", "b", "c"), "x", spans), "relations").tolist() == pytest.approx(
-        [24 / 5, 1.5, 3]
-    )
-    assert pool_words(vectors, words, Row(("a", "b", "c"), ("O",) * 3), "entities").tolist() == [[1], [0], [3]]
+
+    def pooled(row, kind):
+        return (pooling(words, row, kind) @ vectors).flatten().tolist()
+
+    assert pooled(Row("a b c", "x"), "sentences") == pytest.approx([24 / 5])
+    spans = ((0, 1), (2, 3), (1, 2))
+    assert pooled(Row(("a", "b", "c"), "x", spans), "relations") == pytest.approx([24 / 5, 1.5, 3, 0])
+    assert pooled(Row(("a", "b", "c"), ("O",) * 3), "entities") == [1, 0, 3]
+
+
+def test_padding_of_sentences():
+    short, long = Sentence(torch.tensor([5]), torch.ones(1, 1)), Sentence(torch.tensor([7, 8]), torch.full((2, 2), 2.0))
+    batch = SentenceBatch.of([short, long])
+    assert batch.ids.tolist() == [[5, 0], [7, 8]]
+    assert batch.mask.tolist() == [[True, False], [True, True]]
+    assert batch.pooling.tolist() == [[[1, 0], [0, 0]], [[2, 2], [2, 2]]]
 
 
 def test_the_control_is_layer_norm_of_the_same_rows():
@@ -136,8 +146,8 @@ def test_arms_are_options():
 
 def test_diagnosing_changes_nothing_and_plain_mixup_has_nothing_to_diagnose():
     batch = (torch.randn(6, 5), torch.arange(6) % 3, None)
-    assert diagnose(Head(5, 8, 3, ARMS["mixup"], 0), [batch]) == diagnose(Head(5, 8, 3, None, 0), [batch]) == {}
-    head = Head(5, 8, 3, {"score": "shared"}, 0)
+    assert diagnose(Head(blobs(), 8, ARMS["mixup"], 0), [batch]) == diagnose(Head(blobs(), 8, None, 0), [batch]) == {}
+    head = Head(blobs(), 8, {"score": "shared"}, 0)
     before = {name: value.clone() for name, value in head.state_dict().items() if torch.is_tensor(value)}
     found = diagnose(head, [batch])
     assert found["common"] == pytest.approx(1)  # one context for all
