@@ -52,7 +52,7 @@ def masked_mean(tokens, mask):
     return [sum(column) / len(real) for column in zip(*real, strict=True)]
 
 
-def length(vector):
+def norm(vector):
     return max(math.sqrt(sum(x * x for x in vector)), 1e-12)
 
 
@@ -63,7 +63,7 @@ def score_pair(attention, head, asking, giving):
     key = linear(giving, attention.project_key)[part]
     if attention.score == "cosine":
         query = linear(asking, attention.project_key)[part]
-        cosine = sum(q * k for q, k in zip(query, key, strict=True)) / (length(query) * length(key))
+        cosine = sum(q * k for q, k in zip(query, key, strict=True)) / (norm(query) * norm(key))
         return 10 * math.exp(attention.log_scale.bias[head].item()) * cosine
     if attention.score == "dot":
         query = linear(asking, attention.project_query)[part]
@@ -162,7 +162,7 @@ def cross_entropy(logits, label):
 
 
 def row_weights(valid, kinds, strength, ratio=None, apart=False, original=1.0):
-    """Share of each row in the loss; ``kinds`` are the letters o, t and s."""
+    """Share of each row in the loss; ``kinds``: one letter per row, o (original), t (transformed) or s (synthetic)."""
     weights = []
     for is_valid, kind in zip(valid, kinds, strict=True):
         weight = {"o": original, "t": strength, "s": strength}[kind]
@@ -178,5 +178,5 @@ def row_weights(valid, kinds, strength, ratio=None, apart=False, original=1.0):
 
 
 def rounded_share(ratio, size):
-    """Rounded half up, exactly."""
+    """Share of ``size`` in exact arithmetic, rounded half up."""
     return math.floor(Fraction(ratio).limit_denominator(10_000) * size + Fraction(1, 2))

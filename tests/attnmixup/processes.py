@@ -7,8 +7,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def on_ranks(work, folder, ranks, *, seconds=20):
-    """Return the results of `work(rank)`, a top-level function, on all ranks; waits over `seconds` raise an error."""
+def run_on_ranks(work, folder, ranks, *, seconds=20):
+    """Run `work(rank)`, a top-level function, on all ranks and return the results; a wait over `seconds` raises."""
     mp.spawn(_run, (work, str(folder), ranks, seconds), nprocs=ranks)
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from attnmixup.options import MixupOptions
 
 
-def draws_without_values():
-    """Return whether this torch can trace the draw of a gamma variable, as torch.compile and the meta device need."""
+def can_trace_gamma():
+    """Return whether this torch can trace gamma sampling, as torch.compile and the meta device need."""
     try:
         return torch._standard_gamma(torch.ones(1, device="meta")).is_meta
     except NotImplementedError:
         return False
 
 
-traced = pytest.mark.skipif(not draws_without_values(), reason="this torch cannot trace the draw of a gamma variable")
+traced = pytest.mark.skipif(not can_trace_gamma(), reason="this torch cannot trace the draw of a gamma variable")
 PAPER = MixupOptions(
     sample_ratio=0.7,
     transformed_ratio=0.6,
@@ -78,7 +78,7 @@ def targets_of(kind, size, length, generator):
 
 @st.composite
 def cases(draw, kinds=LABEL_KINDS):
-    """Vectors, or sequences for tags, in double precision."""
+    """Batches of vectors or sequences in double precision; tags always have sequences."""
     size, kind = draw(sizes), draw(st.sampled_from(kinds))
     # If a sample had as many labels as tokens, they would be read as one value per token.
     length = draw(lengths.filter(lambda count: kind not in ("soft", "multilabel") or count != CLASSES))

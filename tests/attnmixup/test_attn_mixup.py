@@ -1,4 +1,4 @@
-"""The whole step against its oracle, for every kind of label; each option, and each preset."""
+"""AttnMixup compared with its oracle for every kind of label, and tests of each option and preset."""
 
 import re
 import warnings
@@ -25,7 +25,7 @@ def mixer_of(seed=0, **options):
 
 
 def rows_of(plan, size):
-    """The rows of the final set as (letter, first, second, lambda), rows of H* counted from ``size`` on."""
+    """Return the rows of the final set as (letter, first, second, lambda); rows of H* are numbered from ``size``."""
     rows = [("o", row, row, 1.0) for row in range(size)]
     rows += [("t", size + row, size + row, 1.0) for row in plan.transformed.tolist()]
     pairs = zip(plan.first.tolist(), plan.second.tolist(), plan.lam.tolist(), strict=True)
@@ -34,7 +34,7 @@ def rows_of(plan, size):
 
 @pytest.mark.parametrize("final", FINALS)
 @given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=st.floats(1e-6, 1))
-def test_the_final_set_is_the_oracle(final, case, averaging, strength):
+def test_final_set_matches_oracle(final, case, averaging, strength):
     mixer = mixer_of(final=final, averaging="together" if final == "mixed" else averaging)
     mixer.set_strength(strength)
     size = len(case.embeddings)
@@ -88,7 +88,7 @@ def test_counts_of_the_paper(case, seed):
 
 
 @given(size=sizes, seed=seeds)
-def test_the_release(size, seed):
+def test_final_set_of_the_release(size, seed):
     mixer = AttnMixup(DIM, heads=2, preset="release")
     assert mixer.attention.score == "dot"
     assert mixer.attention.feed_forward.expand.out_features == 2048
@@ -115,7 +115,7 @@ OF_THE_RELEASE = {
 
 
 @pytest.mark.parametrize("option", OF_THE_RELEASE)
-def test_presets_are_defaults_for_single_options(option):
+def test_options_override_single_values_of_a_preset(option):
     paper, release = AttnMixup(DIM), AttnMixup(DIM, preset="release")
     alone = AttnMixup(DIM, **{option: OF_THE_RELEASE[option]})
     assert alone.options == replace(paper.options, **{option: OF_THE_RELEASE[option]})
@@ -124,7 +124,7 @@ def test_presets_are_defaults_for_single_options(option):
     assert {name: getattr(release.options, name) for name in OF_THE_RELEASE} == OF_THE_RELEASE
 
 
-def test_presets_are_defaults_for_the_attention():
+def test_options_override_the_attention_of_a_preset():
     release = AttnMixup(DIM, preset="release", score="additive", feed_forward=0).attention
     assert (release.score, release.feed_forward) == ("additive", None)
     paper = AttnMixup(DIM, preset="paper", score="dot", feed_forward=5).attention
@@ -134,7 +134,7 @@ def test_presets_are_defaults_for_the_attention():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_what_it_says(preset):
+def test_module_has_the_options_of_its_preset(preset):
     mixer = AttnMixup(DIM, preset=preset)
     for name, value in (PAPER | PRESETS[preset]).items():
         attention = mixer.attention
@@ -152,8 +152,8 @@ def batch_of(size=8):
     return tensors(0, size, DIM), torch.arange(size) % 3, torch.nn.Linear(DIM, 3).double()
 
 
-def test_manifold_mixup_is_that_method():
-    """Verma et al. 2019: the mean over the batch of the loss of each sample mixed with one of a permutation."""
+def test_manifold_mixup_preset_matches_the_published_method():
+    """Verma et al. 2019: mix each sample with its partner in a permutation, and average the losses."""
     embeddings, targets, head = batch_of()
     mixer = mixer_of(preset="manifold_mixup", alpha=2.0)
     plan = mixer.draw(8, generator=torch.Generator().manual_seed(0))
@@ -169,8 +169,8 @@ def test_manifold_mixup_is_that_method():
     assert float(loss.detach()) == pytest.approx(expected / 8, rel=1e-6)
 
 
-def test_batchformer_is_that_method():
-    """Hou et al. 2022: the rows and what a transformer layer across the batch makes of them share one classifier."""
+def test_batchformer_preset_matches_the_published_method():
+    """Hou et al. 2022: the rows and the output of a transformer layer across the batch share one classifier."""
     embeddings, targets, head = batch_of()
     mixer = mixer_of(preset="batchformer")
     layer = torch.nn.TransformerEncoderLayer(DIM, 2, DIM, 0.0).double()
@@ -189,8 +189,8 @@ def test_batchformer_is_that_method():
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_nearest_mixup_pairs_a_sample_with_a_near_one():
-    """As in LADA (Chen et al. 2020): sequences are near by the means of their tokens."""
+def test_nearest_mixup_pairs_near_samples():
+    """As in LADA (Chen et al. 2020), the distance of two sequences is that of their token means."""
     places = torch.tensor([0.0, 0.1, 0.2, 0.3, 9.0, 9.1, 9.2, 9.3]).double()
     embeddings = places[:, None, None].repeat(1, 3, DIM)
     embeddings[:, 2] = 100 * torch.arange(8)[:, None] % 7
@@ -204,7 +204,7 @@ def test_nearest_mixup_pairs_a_sample_with_a_near_one():
 
 
 @given(case=cases(), seed=seeds)
-def test_evaluation_gives_the_very_same_tensor_and_draws_nothing(case, seed):
+def test_evaluation_returns_the_same_tensor_and_draws_nothing(case, seed):
     mixer = mixer_of(seed, dropout=0.5).eval()
     before = torch.get_rng_state()
     drawn = torch.Generator().manual_seed(seed)
@@ -219,7 +219,7 @@ def test_evaluation_gives_the_very_same_tensor_and_draws_nothing(case, seed):
 
 
 @given(case=cases(), seed=seeds, final=st.sampled_from(FINALS))
-def test_nothing_is_changed_in_place(case, seed, final):
+def test_inputs_are_not_changed_in_place(case, seed, final):
     given_tensors = [t for t in (case.embeddings, case.targets, case.mask) if t is not None]
     copies = [tensor.clone() for tensor in given_tensors]
     versions = [tensor._version for tensor in given_tensors]
@@ -287,7 +287,7 @@ def test_partners_can_be_of_another_class():
         ("partner", "uniform", "balanced"),
     ],
 )
-def test_no_option_is_ignored(option, value, other):
+def test_every_option_changes_the_loss(option, value, other):
     embeddings, targets = tensors(0, 8, 3, DIM), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
     losses = []
     for chosen in (value, other):
@@ -326,7 +326,7 @@ def test_an_edited_plan_is_used():
     ("final", "averaging"),
     [*((final, "together") for final in FINALS), *((final, "apart") for final in FINALS if final != "mixed")],
 )
-def test_no_strength_is_the_plain_loss(final, averaging):
+def test_strength_0_gives_the_plain_loss(final, averaging):
     mixer, head = mixer_of(final=final, averaging=averaging), torch.nn.Linear(DIM, 3).double()
     embeddings, targets = tensors(0, 7, DIM), torch.arange(7) % 3
     losses = []
@@ -343,8 +343,8 @@ def test_no_strength_is_the_plain_loss(final, averaging):
     case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"])
 )
 def test_every_parameter_receives_a_gradient(case, seed, preset):
-    assume(preset != "recommended" or len(case.embeddings) > 3)  # round(0.15 B) rows of H* are none
-    assume(preset != "release" or len(case.embeddings) > 1)  # 0.6 B rows of H*, rounded down, are none
+    assume(preset != "recommended" or len(case.embeddings) > 3)  # otherwise round(0.15 B) = 0 rows of H* are used
+    assume(preset != "release" or len(case.embeddings) > 1)  # otherwise 0.6 B rounds down to 0 rows of H*
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, preset=preset).double()
     mixed = mixer(case.embeddings.requires_grad_(), case.targets, mask=case.mask, generator=case.generator)
@@ -354,14 +354,14 @@ def test_every_parameter_receives_a_gradient(case, seed, preset):
         assert parameter.grad.isfinite().all()
 
 
-def test_gradients():
+def test_gradients_match_finite_differences():
     mixer, mask = mixer_of(), torch.tensor([[True, True], [True, False], [True, False]])
     plan = mixer.draw(3, generator=torch.Generator().manual_seed(0))
     embeddings = tensors(0, 3, 2, DIM).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: mixer(x, mask=mask, plan=plan).embeddings, (embeddings,))
 
 
-def test_resuming_continues_as_if_nothing_had_happened():
+def test_resuming_from_state_dicts_gives_identical_training():
     def steps(mixer, optimizer, generator, count):
         for _ in range(count):
             mixed = mixer(tensors(0, 6, DIM), torch.arange(6), generator=generator)
@@ -386,7 +386,7 @@ def test_resuming_continues_as_if_nothing_had_happened():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_the_options_are_printed():
+def test_repr_shows_the_options():
     text = repr(AttnMixup(DIM, partner="balanced"))
     assert "partner='balanced'" in text
     assert "global_batch=False" in text
@@ -401,7 +401,7 @@ def test_without_a_process_group_the_global_batch_is_local():
     assert torch.equal(mixed[0].embeddings, mixed[1].embeddings)
 
 
-def test_only_the_rows_that_are_used_are_transformed(monkeypatch):
+def test_only_used_rows_are_transformed(monkeypatch):
     mixer, embeddings = mixer_of(), tensors(0, 20, 3, DIM)
     seen = []
     attend = mixer.attention.forward
@@ -432,7 +432,7 @@ def test_at_strength_0_nothing_is_computed_or_drawn():
     assert mixer(embeddings).embeddings[5:].isnan().any()
 
 
-def test_a_plan_must_fit():
+def test_plan_that_does_not_fit_the_batch_raises():
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     for other, message in (
@@ -458,7 +458,7 @@ def test_a_plan_must_fit():
         mixer(embeddings, plan=replace(plan, lam=plan.lam[:1]))
 
 
-def test_parameters_that_never_change_are_noticed(monkeypatch):
+def test_unchanged_parameters_cause_one_warning(monkeypatch):
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     trained = AttnMixup(DIM)
@@ -481,7 +481,7 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
         mixer(embeddings)
-    # Once is enough, whatever changes afterwards.
+    # The warning is given only once, even if parameters change later.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
@@ -492,7 +492,7 @@ def test_parameters_that_never_change_are_noticed(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"fused": True}, {"fused": False, "foreach": True}, {"fused": False}])
-def test_no_optimizer_is_taken_for_none(options, monkeypatch):
+def test_fused_and_foreach_optimizers_cause_no_warning(options, monkeypatch):
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     optimizer = torch.optim.AdamW(mixer.parameters(), **options)
@@ -504,7 +504,7 @@ def test_no_optimizer_is_taken_for_none(options, monkeypatch):
             optimizer.step()
 
 
-def test_a_plan_may_use_transformed_rows_where_the_options_never_do():
+def test_plan_can_use_transformed_rows_that_the_options_never_use():
     embeddings = tensors(0, 6, DIM)
     mixer = AttnMixup(DIM, preset="manifold_mixup").double().train()
     plan = mixer.draw(6)
@@ -525,7 +525,7 @@ def test_targets_must_be_tensors():
             mixer_of()(tensors(0, 3, DIM), **{name: [0, 1, 2]})
 
 
-def test_an_ensemble_mixes_under_vmap_with_draws_of_its_own():
+def test_ensemble_under_vmap_draws_independently():
     mixers = [AttnMixup(DIM, dropout=0.0) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(mixers)
     embeddings, targets = torch.randn(5, DIM), torch.arange(5)
@@ -539,7 +539,7 @@ def test_an_ensemble_mixes_under_vmap_with_draws_of_its_own():
     assert not torch.equal(lam[0], lam[1])
 
 
-def test_tensors_of_torch_func_are_not_watched(monkeypatch):
+def test_torch_func_tensors_cause_no_warning(monkeypatch):
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     tensors = {name: parameter.detach() for name, parameter in mixer.named_parameters()}
@@ -574,7 +574,7 @@ WRONG_OPTIONS = {
 
 
 @pytest.mark.parametrize("message", WRONG_OPTIONS)
-def test_options_that_cannot_be_are_refused(message):
+def test_invalid_options_raise(message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         AttnMixup(DIM, **WRONG_OPTIONS[message])
 

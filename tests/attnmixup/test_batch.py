@@ -1,4 +1,4 @@
-"""What goes into the mixer: which samples and tokens count, and every message in full."""
+"""The input of the mixer: which samples and tokens count, and every error message in full."""
 
 import re
 
@@ -16,7 +16,7 @@ def batch_of(embeddings=SEQUENCES, targets=None, mask=None, target_mask=None, gr
     return Batch(embeddings, targets, mask, target_mask, group)
 
 
-def test_a_sample_is_real_if_any_token_is():
+def test_sample_is_real_if_any_token_is_real():
     assert batch_of().valid.tolist() == [1.0] * 3
     assert batch_of(mask=MASK).valid.tolist() == [1.0, 0.0, 1.0]
     assert batch_of(VECTORS, mask=MASK.any(1)).valid.tolist() == [1.0, 0.0, 1.0]
@@ -26,7 +26,7 @@ def test_a_sample_is_real_if_any_token_is():
         assert not batch_of(VECTORS).valid.is_meta
 
 
-def test_padding_is_in_groups_of_its_own():
+def test_padding_samples_get_their_own_pairing_group():
     assert batch_of(mask=MASK).pairing_group.tolist() == [1, 0, 1]
     groups = batch_of(mask=MASK, group=torch.tensor([5, 5, 6])).pairing_group
     assert groups.dtype == torch.long
@@ -34,7 +34,7 @@ def test_padding_is_in_groups_of_its_own():
     assert len(set(batch_of(group=torch.tensor([5, 5, 6])).pairing_group.tolist())) == 2
 
 
-def test_which_targets_count():
+def test_scored_mask_depends_on_the_shape_of_targets():
     tags, target_mask = torch.zeros(3, 4).long(), torch.ones(3, 5, dtype=torch.bool)
     assert batch_of(targets=tags, mask=MASK).scored_mask is MASK
     assert batch_of(targets=torch.zeros(3, 4, 2), mask=MASK).scored_mask is MASK
@@ -48,14 +48,14 @@ def test_which_targets_count():
     assert batch_of(mask=MASK).token_mask is MASK
 
 
-def test_other_embeddings_keep_the_rest():
+def test_replace_embeddings_keeps_other_fields():
     fields = (torch.zeros(3, 4), MASK, MASK, torch.arange(3))
     changed = Batch(SEQUENCES, *fields).replace_embeddings(SEQUENCES + 1)
     assert changed.embeddings.sum() == SEQUENCES.numel()
     assert (changed.targets, changed.mask, changed.target_mask, changed.group) == fields
 
 
-def test_values_of_tokens_are_warned_of_where_the_mixer_is_called():
+def test_token_value_warning_points_at_the_mixer_call():
     class Mixer(nn.Module):
         def forward(self):
             return self.mix()
@@ -70,48 +70,46 @@ def test_values_of_tokens_are_warned_of_where_the_mixer_is_called():
     with pytest.warns(UserWarning, match=f"^{re.escape(message)}$") as record:
         assert Mixer()() is MASK
     assert record[0].filename == __file__
-    assert (
-        record[0].lineno == test_values_of_tokens_are_warned_of_where_the_mixer_is_called.__code__.co_firstlineno + 13
-    )
+    assert record[0].lineno == test_token_value_warning_points_at_the_mixer_call.__code__.co_firstlineno + 13
 
 
 WRONG = {
-    "targets": (
+    "wrong number of targets": (
         {"targets": torch.zeros(4)},
         ValueError,
         "targets must have one row for each of 3 samples, got (4,).",
     ),
-    "a number as target": (
+    "scalar target": (
         {"targets": torch.tensor(1)},
         ValueError,
         "targets must have one row for each of 3 samples, got ().",
     ),
-    "a mask without targets": (
+    "target mask without targets": (
         {"target_mask": MASK},
         ValueError,
         "target_mask needs targets of shape (B, L, ...).",
     ),
-    "a mask of labels": (
+    "target mask for targets (B,)": (
         {"targets": torch.zeros(3), "target_mask": MASK},
         ValueError,
         "target_mask needs targets of shape (B, L, ...).",
     ),
-    "another mask": (
+    "target mask of wrong shape": (
         {"targets": torch.zeros(3, 5, 2), "target_mask": MASK},
         ValueError,
         "target_mask must have shape (3, 5), got (3, 4).",
     ),
-    "a mask of numbers": (
+    "target mask of integers": (
         {"targets": torch.zeros(3, 4), "target_mask": MASK.long()},
         TypeError,
         "target_mask must be boolean (True means real), got torch.int64; use target_mask.bool().",
     ),
-    "groups": (
+    "wrong number of groups": (
         {"group": torch.arange(2)},
         ValueError,
         "group must be integer and of shape (3,), got torch.int64 (2,).",
     ),
-    "groups of fractions": (
+    "floating-point groups": (
         {"group": torch.zeros(3)},
         ValueError,
         "group must be integer and of shape (3,), got torch.float32 (3,).",
@@ -120,7 +118,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_errors_say_what_was_expected_and_what_came(name):
+def test_errors_name_expected_and_actual_value(name):
     fields, kind, message = WRONG[name]
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         batch_of(**fields)

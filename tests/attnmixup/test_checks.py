@@ -1,4 +1,4 @@
-"""What is accepted at the bounds, and every message in full."""
+"""Argument checks: values accepted at the bounds, and every error message in full."""
 
 import re
 from typing import Literal
@@ -26,12 +26,12 @@ WRONG = {
         )
         for shape in [(2,), (3, 1), (3, 2, 1), (3, 1, 1, 2), (0, 2), (3, 0, 2)]
     },
-    "a list": (
+    "list": (
         lambda: checks.check_embeddings([ROWS], 2, None),
         TypeError,
         "embeddings must be a tensor, padded to one length with a mask, got list.",
     ),
-    "nested": (
+    "nested tensor": (
         lambda: checks.check_embeddings(torch.nested.nested_tensor([ROWS, ROWS], layout=torch.jagged), 2, None),
         TypeError,
         "embeddings must be a tensor, padded to one length with a mask, got a nested tensor.",
@@ -42,33 +42,33 @@ WRONG = {
         "text has dtype torch.float16, but the parameters of the module have torch.float32: create the module with "
         "dtype=torch.float16, or use torch.autocast.",
     ),
-    "integers": (
+    "integer embeddings": (
         lambda: checks.check_embeddings(ROWS.long(), 2, None),
         TypeError,
         "embeddings must be floating point, got torch.int64.",
     ),
-    "mask of embeddings": (
+    "mask of wrong shape": (
         lambda: checks.check_embeddings(ROWS, 2, ROWS > 0),
         ValueError,
         "mask must have shape (3,), got (3, 2).",
     ),
-    "numbers": (
+    "mask of floats": (
         lambda: checks.check_mask("present", torch.ones(3), torch.Size([3])),
         TypeError,
         "present must be boolean (True means real), got torch.float32; use present.bool().",
     ),
-    "values": (lambda: checks.check_values(torch.tensor([True, False]), "No."), ValueError, "No."),
+    "failed value check": (lambda: checks.check_values(torch.tensor([True, False]), "No."), ValueError, "No."),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_errors_say_what_was_expected_and_what_came(name):
+def test_errors_name_expected_and_actual_value(name):
     call, kind, message = WRONG[name]
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         call()
 
 
-def test_what_fits_is_accepted():
+def test_valid_arguments_are_accepted():
     checks.check_choice("size", "m", Literal["s", "m"])
     for ratio in (0, 1):
         checks.check_ratio("share", ratio)
@@ -83,7 +83,7 @@ def test_what_fits_is_accepted():
     checks.check_values(torch.zeros(2, dtype=torch.bool, device="meta"), "No.")
 
 
-def test_an_accelerator_is_told_to_check_by_itself(monkeypatch):
+def test_accelerator_values_use_async_assert(monkeypatch):
     class OnAccelerator:
         device = torch.device("cuda")
 
@@ -96,6 +96,6 @@ def test_an_accelerator_is_told_to_check_by_itself(monkeypatch):
     assert told == [("all", "No.")]
 
 
-def test_nothing_is_checked_within_a_compiled_graph(monkeypatch):
+def test_values_are_not_checked_while_compiling(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     checks.check_values(torch.tensor([False]), "No.")

@@ -19,7 +19,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @pytest.mark.parametrize(
     "options", [{}, {"preset": "release"}, {"preset": "recommended"}, {"score": "shared", "sequence": "position"}]
 )
-def test_every_dtype(kind, dtype, options):
+def test_training_step_works_in_every_dtype(kind, dtype, options):
     torch.manual_seed(0)
     model = Model(**options).to(dtype)
     embeddings, *rest = batch_of(kind, dtype)
@@ -33,7 +33,7 @@ def test_every_dtype(kind, dtype, options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_is_close_to_single(kind):
+def test_bfloat16_is_close_to_float32(kind):
     torch.manual_seed(0)
     model = Model(dropout=0.0, transformed_ratio=1.0)
     embeddings, *rest = batch_of(kind)
@@ -44,7 +44,7 @@ def test_half_precision_is_close_to_single(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"preset": "recommended"}])
-def test_autocast(kind, options):
+def test_training_step_works_under_autocast(kind, options):
     torch.manual_seed(0)
     model = Model(dropout=0.0, **options)
     embeddings, *rest = batch_of(kind)
@@ -66,7 +66,7 @@ def test_scores_are_computed_in_float32_under_autocast():
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
 
 
-def test_autocast_changes_no_score():
+def test_autocast_does_not_change_scores():
     query, key, vector = torch.randn(2, 4, 64), torch.randn(2, 4, 64), torch.randn(2, 64)
     dot = query @ key.mT / 8
     additive = (torch.tanh(query.unsqueeze(2) + key.unsqueeze(1)) * vector[:, None, None]).sum(-1)
@@ -83,8 +83,8 @@ def test_autocast_changes_no_score():
 @pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
 @pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_step_looks_at_a_value(partner, preset, kind):
-    """On the meta device there are no values to look at, or to copy to the host."""
+def test_training_step_reads_no_tensor_values(partner, preset, kind):
+    """Tensors on the meta device have no values: reading one, or copying it to the host, raises an error."""
     if kind == "sequences" and partner in ("other_class", "balanced"):
         pytest.skip("tags are no classes")
     model = Model(partner=partner, preset=preset).to("meta")
@@ -101,7 +101,7 @@ def test_modules_can_be_copied():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_any_default_dtype(dtype):
+def test_mixing_works_with_any_default_dtype(dtype):
     torch.set_default_dtype(dtype)
     try:
         mixed = AttnMixup(DIM)(torch.randn(4, DIM), torch.arange(4) % 3)
@@ -122,13 +122,13 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_are_made_where_they_are_asked_for(name):
+def test_modules_are_created_with_given_device_and_dtype(name):
     module = MODULES[name](device="meta", dtype=torch.bfloat16)
     assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_from_the_meta_device_are_initialised_by_reset_parameters(name):
+def test_reset_parameters_initialises_modules_from_the_meta_device(name):
     with torch.device("meta"):
         module = MODULES[name]()
     module.to_empty(device="cpu")
@@ -143,7 +143,7 @@ def test_modules_from_the_meta_device_are_initialised_by_reset_parameters(name):
         assert module(torch.randn(4, DIM), torch.arange(4)).embeddings.isfinite().all()
 
 
-def test_the_strength_is_never_left_uninitialised():
+def test_strength_is_set_after_to_empty_and_rejects_bad_values():
     with torch.device("meta"):
         mixer = AttnMixup(DIM)
     mixer.to_empty(device="cpu")
@@ -155,7 +155,7 @@ def test_the_strength_is_never_left_uninitialised():
             mixer.load_state_dict(mixer.state_dict() | {"_extra_state": torch.tensor(bad)})
 
 
-def test_a_model_of_transformers_with_a_mixer_loads_a_checkpoint_without_one(tmp_path):
+def test_transformers_model_with_mixer_loads_checkpoint_without_mixer(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
@@ -183,7 +183,7 @@ def test_a_model_of_transformers_with_a_mixer_loads_a_checkpoint_without_one(tmp
     assert WithMixer.from_pretrained(tmp_path / "whole").mixer.strength == 0.25
 
 
-def test_checkpointing_restores_the_global_random_state_and_refuses_a_generator():
+def test_checkpointing_restores_global_rng_state_and_rejects_generator():
     mixer, embeddings = AttnMixup(DIM, dropout=0.5), torch.randn(6, DIM, requires_grad=True)
     gradients = []
     for checkpointed in (False, True):

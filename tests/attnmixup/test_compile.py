@@ -1,4 +1,4 @@
-"""One graph for torch.compile, few for all sizes, and export."""
+"""torch.compile with one graph per step and few graphs for all sizes, and torch.export."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, 
 @pytest.mark.parametrize(
     "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
 )
-def test_one_graph(kind, options):
+def test_training_step_compiles_to_one_graph(kind, options):
     if kind == "sequences" and options.get("partner") == "balanced":
         pytest.skip("tags are no classes")
     torch._dynamo.reset()
@@ -32,7 +32,7 @@ def test_one_graph(kind, options):
 
 
 @traced
-def test_one_graph_computes_the_same():
+def test_compiled_step_gives_the_same_results():
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, dropout=0.0)
     embeddings, targets, _ = batch_of("vectors")
@@ -51,8 +51,8 @@ def test_one_graph_computes_the_same():
             torch.testing.assert_close(getattr(mixed, name), value)
 
 
-def graphs_of(options, kind, *, dynamic=None, marked=False):
-    """Graphs that eleven batch sizes and six lengths are compiled to."""
+def count_graphs(options, kind, *, dynamic=None, marked=False):
+    """Count the graphs that are compiled for eleven batch sizes and six lengths."""
     graphs = []
 
     def backend(graph, inputs):
@@ -62,7 +62,7 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
     torch.manual_seed(0)
     torch._dynamo.reset()
     compiled = torch.compile(Model(**options), fullgraph=True, dynamic=dynamic, backend=backend)
-    # Fewer than five samples make parts of one row, which torch.compile treats apart.
+    # With fewer than five samples some parts have one row, for which torch.compile specialises.
     for size in range(5, 16) if marked else range(2, 13):
         length = 2 + size % 6
         shape = (size, length) if kind == "sequences" else (size,)
@@ -78,18 +78,18 @@ def graphs_of(options, kind, *, dynamic=None, marked=False):
 @traced
 @pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_few_graphs_serve_all_sizes(kind, preset):
-    assert graphs_of({"preset": preset}, kind) <= 4
+def test_few_graphs_cover_all_sizes(kind, preset):
+    assert count_graphs({"preset": preset}, kind) <= 4
 
 
 @traced
-def test_few_graphs_serve_sizes_that_are_known_to_vary():
-    assert graphs_of({}, "sequences", dynamic=True) <= 4
-    assert graphs_of({}, "vectors", marked=True) <= 2
+def test_few_graphs_cover_sizes_marked_as_dynamic():
+    assert count_graphs({}, "sequences", dynamic=True) <= 4
+    assert count_graphs({}, "vectors", marked=True) <= 2
 
 
 @traced
-def test_a_schedule_of_the_strength_compiles_once_and_once_without_mixing():
+def test_strength_schedule_compiles_one_graph_with_and_one_without_mixing():
     graphs = []
     model = Model(dropout=0.0)
     compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
@@ -120,7 +120,7 @@ def test_tiles_are_not_unrolled(monkeypatch):
 
 
 @traced
-def test_one_graph_in_blocks(monkeypatch):
+def test_blocks_and_tiles_compile_to_one_graph(monkeypatch):
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
     monkeypatch.setattr(tiled, "CPU_TILE", 30)
     attention = SampleAttention(DIM, heads=2, dropout=0.0)
@@ -134,7 +134,7 @@ def test_one_graph_in_blocks(monkeypatch):
 @pytest.mark.parametrize(
     "criterion", [F.cross_entropy, partial(F.cross_entropy, label_smoothing=0.1), nn.CrossEntropyLoss(torch.ones(3))]
 )
-def test_one_graph_of_the_loss(criterion):
+def test_loss_compiles_to_one_graph(criterion):
     mixed = AttnMixup(DIM).eval()(torch.randn(4, DIM), torch.arange(4) % 3)
     outputs = torch.randn(4, 3)
     compiled = torch.compile(mixed.loss, fullgraph=True, backend="eager")

@@ -1,4 +1,4 @@
-"""Every kind of criterion: PyTorch's own as they are, one's own by row or element, and what has no part in them."""
+"""Criteria: PyTorch losses, custom losses per row or per element, and what they must ignore."""
 
 import re
 from functools import partial
@@ -27,7 +27,7 @@ OF_CLASSES = {
 
 
 def mixed_of(targets, *, length=None, seed=0, strength=1.0, train=True, mask=None, **options):
-    """A mixed batch with embeddings of its own."""
+    """Mix random embeddings with the given targets."""
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, **options).double().train(train)
     mixer.set_strength(strength)
@@ -46,7 +46,7 @@ def labels_of(seed, *shape, ignored=0.3):
 @pytest.mark.parametrize("name", OF_CLASSES)
 @pytest.mark.parametrize("by_token", [False, True])
 @given(seed=seeds, size=st.integers(1, 6))
-def test_without_mixing_the_loss_is_that_of_pytorch(name, by_token, seed, size):
+def test_loss_without_mixing_equals_pytorch(name, by_token, seed, size):
     options = OF_CLASSES[name]
     labels = labels_of(seed, size, 3) if by_token else labels_of(seed, size)
     if "ignore_index" in options:
@@ -61,8 +61,8 @@ def test_without_mixing_the_loss_is_that_of_pytorch(name, by_token, seed, size):
 
 @pytest.mark.parametrize("averaging", ["together", "apart"])
 @given(seed=seeds, strength=st.floats(0.01, 1))
-def test_mixed_rows_add_to_both_sides_of_the_mean(averaging, seed, strength):
-    """Class weights and ignored labels against a loop over rows."""
+def test_mixed_rows_contribute_to_numerator_and_denominator(averaging, seed, strength):
+    """Compare class weights and ignored labels with a loop over rows."""
     labels = labels_of(seed, 6)
     mixed = mixed_of(labels, seed=seed, strength=strength, averaging=averaging)
     outputs = tensors(seed, len(mixed.lam), CLASSES)
@@ -90,7 +90,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_other_losses_of_pytorch_are_taken_as_they_are(name):
+def test_other_pytorch_losses_work_unchanged(name):
     criterion, target_shape, output_shape = LOSSES[name]
     targets, outputs = tensors(0, *target_shape).sigmoid(), tensors(1, *output_shape)
     mixed = mixed_of(targets, train=False)
@@ -101,7 +101,7 @@ def test_other_losses_of_pytorch_are_taken_as_they_are(name):
     torch.testing.assert_close(rows[3], criterion(outputs[3:4], targets[3:4]))
 
 
-def test_a_mean_over_everything_of_nll():
+def test_weighted_nll_loss_equals_pytorch():
     labels = labels_of(0, 5)
     outputs = tensors(0, 5, CLASSES).log_softmax(1)
     for criterion in (nn.NLLLoss(weight=WEIGHTS), partial(F.nll_loss, weight=WEIGHTS)):
@@ -110,7 +110,7 @@ def test_a_mean_over_everything_of_nll():
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHTS])
-def test_a_margin_loss_ignores_labels_too_and_counts_rows_whatever_their_weight(weight):
+def test_margin_loss_skips_ignored_labels_and_averages_over_rows(weight):
     labels = labels_of(0, 5)
     outputs, real = tensors(0, 5, CLASSES), labels != -100
     expected = F.multi_margin_loss(outputs[real], labels[real], weight=weight)
@@ -118,7 +118,7 @@ def test_a_margin_loss_ignores_labels_too_and_counts_rows_whatever_their_weight(
         torch.testing.assert_close(mixed_of(labels, train=False).loss(criterion, outputs), expected)
 
 
-def test_vectors_of_tokens_without_a_mask_count_by_token():
+def test_token_vectors_without_mask_count_every_token():
     outputs, targets = tensors(0, 2, 3, CLASSES), tensors(1, 2, 3, CLASSES)
     losses = row_losses(F.mse_loss, outputs, targets, None, torch.tensor([True, False]))
     torch.testing.assert_close(losses.total[0], 3 * F.mse_loss(outputs[0], targets[0]))
@@ -132,7 +132,7 @@ def focal(logits, labels, gamma=2.0):
 
 
 @given(seed=seeds)
-def test_a_focal_loss_is_not_given_the_mask(seed):
+def test_focal_loss_without_mask_argument_needs_per_element(seed):
     labels, mask = labels_of(seed, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     mixed = mixed_of(labels, length=3, mask=mask, train=False)
     outputs = tensors(seed, 4, 3, CLASSES)
@@ -143,13 +143,13 @@ def test_a_focal_loss_is_not_given_the_mask(seed):
 
 
 def likelihood(logits, tags, mask, reduction="mean"):
-    """A likelihood of whole sequences, with an argument that looks like that of an elementwise loss."""
+    """Score whole sequences; the signature has the reduction argument of an elementwise loss."""
     rows = (F.cross_entropy(logits.transpose(1, 2), tags, reduction="none") * mask).sum(1) / mask.sum(1)
     return rows.mean() if reduction == "mean" else rows
 
 
 class Likelihood(nn.Module):
-    """A CRF-like module, whose masked tokens must be a tag, and whose first token must count."""
+    """CRF-like module that needs a valid tag at every masked token and a real first token."""
 
     def __init__(self):
         super().__init__()
@@ -162,7 +162,7 @@ class Likelihood(nn.Module):
 
 
 @given(seed=seeds)
-def test_a_likelihood_of_sequences_keeps_its_mask(seed):
+def test_sequence_likelihood_gets_the_mask(seed):
     labels, mask = labels_of(seed, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     labels = labels.masked_fill(~mask, -100)
     mixed = mixed_of(labels, length=3, mask=mask, train=False)
@@ -215,7 +215,7 @@ def test_rows_of_weight_0_reach_neither_loss_nor_gradient():
 
 
 @given(seed=seeds, strength=ratios)
-def test_nothing_counts_where_every_label_is_ignored(seed, strength):
+def test_loss_is_zero_if_every_label_is_ignored(seed, strength):
     mixed = mixed_of(torch.full((3,), -100), seed=seed, strength=strength)
     outputs = tensors(seed, len(mixed.lam), CLASSES)
     assert float(mixed.loss(F.cross_entropy, outputs)) == 0
@@ -225,7 +225,7 @@ def test_nothing_counts_where_every_label_is_ignored(seed, strength):
 @pytest.mark.parametrize("shape", [(8,), (4, 6), (4, 3, 2)])
 @pytest.mark.parametrize("criterion", [F.binary_cross_entropy_with_logits, nn.MSELoss()])
 @pytest.mark.parametrize("mean_over", ["tokens", "rows"])
-def test_integer_labels_of_minus_100_are_ignored_by_losses_of_values(criterion, shape, mean_over):
+def test_value_losses_ignore_integer_labels_of_minus_100(criterion, shape, mean_over):
     torch.manual_seed(0)
     labels, outputs = torch.randint(2, shape), torch.randn(shape)
     labels[1], labels[2, ...] = -100, 1
@@ -239,7 +239,7 @@ def test_integer_labels_of_minus_100_are_ignored_by_losses_of_values(criterion, 
     torch.testing.assert_close(mixed.loss(criterion, outputs, mean_over=mean_over), expected)
 
 
-def test_a_sum_of_values_of_tokens_counts_the_tokens():
+def test_sum_over_token_values_counts_only_real_tokens():
     mask = torch.arange(4) < torch.tensor([[4], [2], [1]])
     values, outputs = torch.randn(3, 4), torch.randn(3, 4)
     mixed = AttnMixup(DIM).eval()(torch.randn(3, 4, DIM), values, mask=mask, target_mask=mask)
@@ -247,8 +247,8 @@ def test_a_sum_of_values_of_tokens_counts_the_tokens():
     torch.testing.assert_close(mixed.loss(nn.MSELoss(reduction="sum"), outputs), expected)
 
 
-class Seen:
-    """A criterion by row that keeps what it is given."""
+class RecordingCriterion:
+    """Criterion per row that records its arguments."""
 
     def __call__(self, outputs, targets, mask=None):
         self.outputs, self.targets, self.mask = outputs.tolist(), targets.tolist(), mask
@@ -265,12 +265,12 @@ ROWS_WITHOUT_MASK = {
 
 
 @pytest.mark.parametrize("name", ROWS_WITHOUT_MASK)
-def test_a_criterion_by_row_sees_zeros_where_nothing_counts(name):
+def test_criterion_per_row_gets_zeros_for_uncounted_rows(name):
     targets, seen_targets = ROWS_WITHOUT_MASK[name]
     live, outputs = torch.tensor([True, True, True, False]), torch.full((4, 3), 2.0)
     counted = [name in ("values", "several integers") or row != 1 for row in range(3)] + [False]
     outputs[~torch.tensor(counted)] = NAN
-    seen = Seen()
+    seen = RecordingCriterion()
     losses = row_losses(seen, outputs, targets, None, live)
     assert seen.mask is None
     assert seen.targets == seen_targets
@@ -281,25 +281,25 @@ def test_a_criterion_by_row_sees_zeros_where_nothing_counts(name):
 
 
 @pytest.mark.parametrize("by_token", [True, False])
-def test_a_criterion_by_row_is_given_the_first_token_of_a_row_without_any(by_token):
+def test_criterion_per_row_gets_first_token_of_rows_without_tokens(by_token):
     mask = torch.tensor([[False, True, True], [False, False, False], [True, True, False]])
     live, targets = torch.tensor([True, True, False]), torch.tensor([[9, 1, 2], [9, 9, 9], [9, 9, 9]])
     counted = torch.tensor([[False, True, True], [False, False, False], [False, False, False]])
     outputs = torch.full((3, 3, 2), 2.0) if by_token else torch.full((3, 2), 2.0)
     if by_token:
         outputs[~counted] = NAN
-    seen = Seen()
+    seen = RecordingCriterion()
     losses = row_losses(seen, outputs, targets, mask, live)
     assert seen.mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
     assert seen.targets == [[0, 1, 2], [0, 0, 0], [0, 0, 0]]
-    # Outputs without an axis of tokens are the criterion's own affair.
+    # Outputs without a token axis reach the criterion unchanged.
     assert seen.outputs == (outputs.nan_to_num(0.0)).tolist()
     assert losses.total.tolist() == [8.0 if by_token else 4.0, 0.0, 0.0]
     assert losses.norm.tolist() == losses.count.tolist() == [1.0, 0.0, 0.0]
 
 
-def test_a_criterion_by_element_sees_zeros_where_nothing_counts():
-    seen, live = Seen(), torch.tensor([True, True, False])
+def test_criterion_per_element_gets_zeros_for_uncounted_rows():
+    seen, live = RecordingCriterion(), torch.tensor([True, True, False])
     outputs = torch.tensor([[2.0, 2.0], [NAN, NAN], [NAN, NAN]])
     losses = row_losses(seen, outputs, torch.tensor([1, -100, 3]), None, live, "element")
     assert seen.outputs == [[2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
@@ -310,7 +310,7 @@ def test_a_criterion_by_element_sees_zeros_where_nothing_counts():
 
 
 @given(seed=seeds)
-def test_a_criterion_by_element_mixes_as_pytorchs(seed):
+def test_criterion_per_element_matches_pytorch_loss(seed):
     labels, mask = labels_of(seed, 4, 3), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     mixed, outputs = mixed_of(labels, length=3, mask=mask), tensors(seed, 8, 3, CLASSES)
 
@@ -321,7 +321,7 @@ def test_a_criterion_by_element_mixes_as_pytorchs(seed):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_the_reduction_of_a_criterion(reduction):
+def test_reduction_of_criterion_is_detected(reduction):
     expected = "sum" if reduction == "sum" else "mean"
     assert reduction_of(nn.CrossEntropyLoss(reduction=reduction)) == expected
     assert reduction_of(partial(F.cross_entropy, reduction=reduction)) == expected
@@ -329,7 +329,7 @@ def test_the_reduction_of_a_criterion(reduction):
 
 
 @pytest.mark.parametrize("per", ["element", "row"])
-def test_losses_of_half_precision_are_summed_in_single(per):
+def test_half_precision_losses_are_summed_in_float32(per):
     outputs = torch.ones(2, 3, 4, dtype=torch.float16)
     losses = row_losses(
         lambda a, b, mask=None: a.flatten(1).mean(1), outputs, torch.zeros(2, 3).long(), None, torch.ones(2) > 0, per
@@ -347,8 +347,18 @@ def test_losses_stay_on_the_device_of_the_outputs(per):
     assert losses.total.is_meta
 
 
-@pytest.mark.parametrize("criterion", [torch.dist, F.relu, Seen.__call__, Seen().__call__, Seen(), partial(Seen())])
-def test_whether_a_criterion_takes_a_mask(criterion):
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        torch.dist,
+        F.relu,
+        RecordingCriterion.__call__,
+        RecordingCriterion().__call__,
+        RecordingCriterion(),
+        partial(RecordingCriterion()),
+    ],
+)
+def test_mask_argument_of_criterion_is_detected(criterion):
     assert criteria._takes_mask(criterion) == (criterion not in (torch.dist, F.relu))
 
 
@@ -365,12 +375,12 @@ ERRORS = {
         lambda mixed, outputs: mixed.loss(lambda a, b: a - b.T, torch.zeros(10, 1, 2), per="element"),
         "targets must have the shape of the outputs (10, 1, 2), with or without the last axis, got (10,).",
     ),
-    "a mean of its own": (
+    "criterion that averages": (
         lambda mixed, outputs: mixed.loss(lambda a, b: a.sum(), outputs, per="element"),
         "The criterion returned losses of shape () for outputs (10, 4), expected one loss per element: disable its own "
         'mean (reduction="none"), or pass per="row" if it scores whole rows.',
     ),
-    "a mean over rows": (
+    "batchmean reduction": (
         lambda mixed, outputs: mixed.loss(nn.KLDivLoss(reduction="batchmean"), outputs, targets=torch.zeros(5, 4)),
         'The criterion has reduction=\'batchmean\', expected "mean", "sum" or "none": use one of these, or pass a '
         'function that returns one loss per row, with per="row".',
@@ -380,32 +390,32 @@ ERRORS = {
         "The criterion must return one loss per row, shape (10,), got (10, 4): disable its own mean "
         '(reduction="none"), or pass per="element" if it returns one loss per element.',
     ),
-    "no argument for the mask": (
+    "no mask argument": (
         lambda mixed, outputs: row_losses(focal, outputs, outputs, outputs > 0, mixed.weight > 0),
         "The targets have a mask, but the criterion has no argument named mask: add one, or pass "
         'per="element" if it returns one loss per token.',
     ),
-    "several labels of tokens for a loss of classes": (
+    "multi-label tokens with a class loss": (
         lambda mixed, outputs: mixed.loss(F.cross_entropy, torch.zeros(10, 2, 4), targets=torch.ones(5, 2, 4).long()),
         "This criterion takes integer targets as class indices, of shape (10, 2), got (10, 2, 4): pass targets.float() "
         "if they are distributions, or use F.binary_cross_entropy_with_logits if a sample has several labels.",
     ),
-    "values of tokens and outputs of one column": (
+    "token values with one output column": (
         lambda mixed, outputs: mixed.loss(nn.MSELoss(), torch.zeros(10, 2, 1), targets=torch.ones(5, 2)),
         "Got one value per target, (10, 2), for outputs (10, 2, 1): drop the last axis of the outputs with "
         "outputs.squeeze(-1).",
     ),
-    "several labels for a loss of classes": (
+    "multi-label targets with a class loss": (
         lambda mixed, outputs: mixed.loss(F.cross_entropy, outputs, targets=torch.ones(5, 4).long()),
         "This criterion takes integer targets as class indices, of shape (10,), got (10, 4): pass targets.float() if "
         "they are distributions, or use F.binary_cross_entropy_with_logits if a sample has several labels.",
     ),
-    "values and outputs of one column": (
+    "values with one output column": (
         lambda mixed, outputs: mixed.loss(nn.MSELoss(), outputs[:, :1], targets=torch.ones(5)),
         "Got one value per target, (10,), for outputs (10, 1): drop the last axis of the outputs with "
         "outputs.squeeze(-1).",
     ),
-    "another mask": (
+    "mask of wrong shape": (
         lambda mixed, outputs: row_losses(F.mse_loss, outputs, outputs, torch.ones(10, 3) > 0, mixed.weight > 0),
         "The mask of the targets (10, 3) must match the outputs, got outputs (10, 4).",
     ),

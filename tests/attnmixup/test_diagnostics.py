@@ -1,4 +1,4 @@
-"""The numbers that say whether the modules do anything useful, by hand and against loops."""
+"""Statistics of both modules compared with hand-computed values and loops."""
 
 import math
 
@@ -21,18 +21,18 @@ from attnmixup.diagnostics import (
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
-def test_entropy_by_hand():
+def test_entropy_matches_hand_computed_values():
     uniform = torch.full((1, 2, 4, 4), 0.25)
     assert entropy_over_uniform(uniform, ALL) == pytest.approx(1)
     assert entropy_over_uniform(uniform[:, :, :1], ALL) == pytest.approx(1)
     assert entropy_over_uniform(torch.eye(4)[None, None], ALL) == 0
     halves = torch.tensor([[0.5, 0.5, 0, 0], [0.0, 0, 0, 1]])[[0, 1, 1, 1]][None, None]
     assert entropy_over_uniform(halves, ALL) == pytest.approx(math.log(2) / math.log(4) / 4)
-    present = torch.tensor([[True, True, False, False]])  # the rows of samples that are not there do not count
+    present = torch.tensor([[True, True, False, False]])  # absent samples are not counted
     assert entropy_over_uniform(halves, present) == pytest.approx(1 / 2)
 
 
-def test_share_of_the_common_update_by_hand():
+def test_common_share_matches_hand_computed_values():
     two = torch.ones(1, 2, dtype=torch.bool)
     assert common_share(torch.ones(1, 4, 3), ALL) == pytest.approx(1)
     assert common_share(torch.tensor([[[1.0], [-1.0]]]), two) == 0
@@ -44,7 +44,7 @@ def test_share_of_the_common_update_by_hand():
     assert common_share(torch.zeros(1, 4, 3), ALL) == 0
 
 
-def test_weight_on_the_same_class_by_hand():
+def test_same_class_weight_matches_hand_computed_values():
     classes = torch.tensor([0, 0, 1, 2])
     assert same_class_over_chance(torch.full((1, 1, 4, 4), 0.25), classes, ALL) == pytest.approx(1)
     on_partner = torch.eye(4)[[1, 0, 2, 3]][None, None]
@@ -58,7 +58,7 @@ def test_weight_on_the_same_class_by_hand():
 
 @pytest.mark.parametrize("score", SCORES)
 @given(case=cases(kinds=("class",)), seed=seeds)
-def test_stats_are_the_oracle(score, case, seed):
+def test_stats_match_oracle(score, case, seed):
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, score=score, gate=True, dropout=0.5).double()
     torch.nn.init.normal_(mixer.attention.gate.bias)
@@ -85,7 +85,7 @@ def test_stats_are_the_oracle(score, case, seed):
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         common += len(rows) * sum(x * x for x in mean)
         squares += sum(x * x for row in rows for x in row)
-        lengths += [oracles.length(row) for row in rows]
+        lengths += [oracles.norm(row) for row in rows]
         for i in real:
             heads = weights[place, :, i].tolist()
             entropies += [sum(-w * math.log(w) for w in head if w > 0) / math.log(len(real)) for head in heads]
@@ -101,11 +101,11 @@ def test_stats_are_the_oracle(score, case, seed):
         assert stats["attention/same_class"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-6)
     assert ("attention/same_class" in stats) == bool(ratios)
     assert stats["norm/update"] == pytest.approx(sum(lengths) / len(lengths), abs=1e-6)
-    lengths = [oracles.length(row) for row in embeddings[mask].tolist()]
+    lengths = [oracles.norm(row) for row in embeddings[mask].tolist()]
     assert stats["norm/originals"] == pytest.approx(sum(lengths) / len(lengths))
 
 
-def test_by_sample_a_sequence_is_measured_as_its_mean():
+def test_stats_of_sequences_by_sample_use_mean_vectors():
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, sequence="sample")
     embeddings, classes = torch.randn(5, 3, DIM), torch.tensor([0, 1, 0, 1, 1])
@@ -116,14 +116,14 @@ def test_by_sample_a_sequence_is_measured_as_its_mean():
         assert stats[name] == pytest.approx(of_means[name], rel=1e-5)
 
 
-def test_a_closed_gate_is_found():
+def test_closed_gate_is_reported():
     mixer = AttnMixup(DIM, preset="recommended")
     stats = mixer.stats(tensors(0, 5, DIM).float())
     assert stats["norm/update"] == 0
     assert any("A gate starts at 0" in finding for finding in findings(stats))
 
 
-def test_the_length_of_transformed_rows():
+def test_norm_of_transformed_rows():
     mixer, embeddings = AttnMixup(DIM), tensors(0, 5, DIM).float()
     mask = torch.tensor([True, True, True, True, False])
     transformed = mixer.eval().attention(embeddings, mask=mask)[0]
@@ -133,7 +133,7 @@ def test_the_length_of_transformed_rows():
         assert "attention/same_class" not in mixer.stats(embeddings, targets)
 
 
-def test_own_and_other_images():
+def test_semantic_stats_of_own_and_other_images():
     divergences = torch.tensor([[1.0, 4.0, 9.0], [6.0, 3.0, 9.0], [9.0, 9.0, 9.0]])
     assert semantic_stats(divergences) == pytest.approx({"semantic/own": 13 / 3, "semantic/other": 46 / 6})
     present = torch.tensor([True, True, False])
@@ -210,25 +210,25 @@ GOOD = {
         ),
     ],
 )
-def test_findings_say_what_is_wrong(changed, message):
+def test_findings_report_each_problem(changed, message):
     assert findings(GOOD | changed) == [message]
 
 
 @given(st.sets(st.sampled_from(["attention/entropy", "attention/common", "attention/same_class"])))
-def test_nothing_is_wrong_with_good_or_missing_numbers(left_out):
+def test_good_or_missing_stats_give_no_findings(left_out):
     assert findings({name: value for name, value in GOOD.items() if name not in left_out}) == []
     assert findings({}) == []
     assert findings(GOOD | {"norm/transformed": 0.5}) == []
 
 
 @pytest.mark.parametrize("unit", [0.2, 3.0])
-def test_lengths_and_divergences_are_compared_in_any_unit(unit):
+def test_findings_do_not_depend_on_scale_of_norms_and_divergences(unit):
     scaled = {name: unit * value for name, value in GOOD.items() if name.startswith(("norm", "semantic"))}
     assert findings(scaled | {"semantic/own": 0.9 * unit}) == []
     assert len(findings(scaled | {"norm/transformed": 2.5 * unit, "semantic/own": unit})) == 2
 
 
-def test_a_mask_must_fit_and_without_one_all_tokens_are_measured():
+def test_stats_check_the_mask_and_use_all_tokens_without_one():
     mixer, embeddings = AttnMixup(DIM), tensors(0, 3, 2, DIM).float()
     with pytest.raises(ValueError, match=r"^mask must have shape \(3, 2\), got \(3,\)\.$"):
         mixer.stats(embeddings, mask=torch.ones(3, dtype=torch.bool))

@@ -18,7 +18,7 @@ from attnmixup.sampling import MixupPlan
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_shares_together_are_the_plan(size, seed, data):
+def test_shares_of_all_ranks_add_up_to_the_plan(size, seed, data):
     splits = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=4).filter(any))
     plan = AttnMixup(6).draw(sum(splits), generator=torch.Generator().manual_seed(seed))
     ranks = distributed.GroupReference()
@@ -30,7 +30,7 @@ def test_shares_together_are_the_plan(size, seed, data):
 
 
 @given(size=st.integers(0, 9), strength=st.floats(0, 1), training=st.booleans(), seed=seeds)
-def test_headers_survive_their_encoding(size, strength, training, seed):
+def test_header_encoding_round_trips(size, strength, training, seed):
     batch = Batch(torch.randn(size, 6), torch.arange(size), None, None, None)
     plan = AttnMixup(6).draw(size, generator=torch.Generator().manual_seed(seed)) if size else None
     header = distributed.Header.of(batch, training=training, plan=plan, strength=strength)
@@ -91,53 +91,53 @@ DISAGREEMENTS = {
 
 
 @pytest.mark.parametrize("name", DISAGREEMENTS)
-def test_ranks_must_agree(name):
+def test_disagreeing_ranks_raise(name):
     headers, message = DISAGREEMENTS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         distributed.check_agreement(headers)
 
 
-def test_gradients_must_be_wanted_by_all():
+def test_no_grad_on_one_rank_raises():
     with torch.no_grad():
         without = header_of()
     with pytest.raises(ValueError, match=r"torch\.no_grad\(\) on rank 1, gradients on rank 0\. Run all of them"):
         distributed.check_agreement([header_of(), without])
 
 
-def test_ranks_may_differ_in_samples_and_tokens_and_in_evaluation_in_all_but_the_mode():
+def test_allowed_differences_between_ranks():
     longer = Batch(torch.zeros(3, 5, 6), torch.zeros(3, 5), torch.ones(3, 5, dtype=torch.bool), None, None)
     distributed.check_agreement([header_of(tokens_of()), header_of(longer)])
     other = Batch(torch.zeros(1, 3), None, None, None, None)
     distributed.check_agreement([header_of(training=False), header_of(other, training=False, strength=0.0)])
 
 
-def test_a_number_cannot_be_gathered():
+def test_scalar_tensor_cannot_be_gathered():
     with pytest.raises(ValueError, match=r"^Ranks can gather tensors of 1 to 12 dimensions, got \(\)\.$"):
         distributed.TensorHeader.of(torch.tensor(1.0))
 
 
-def test_a_reference_to_all_ranks_is_copied_and_pickled():
+def test_group_reference_to_all_ranks_can_be_copied_and_pickled():
     reference = distributed.GroupReference()
     assert copy.copy(reference) is copy.deepcopy(reference) is reference
     assert pickle.loads(pickle.dumps(reference)).group is None
 
 
 @pytest.fixture
-def alone(tmp_path):
+def single_rank(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("single_rank")
 @pytest.mark.parametrize("case", CASES)
-def test_one_rank_is_one_process(case):
+def test_global_batch_of_one_rank_matches_local_batch(case):
     results = [train(model_of(case, global_batch=everywhere), batch_of(case)) for everywhere in (False, True)]
     for name in ("rows", "labels", "lam", "loss", "num_synthetic", "gradients"):
         torch.testing.assert_close(results[0][name], results[1][name])
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("single_rank")
 def test_rows_are_gathered_with_their_gradient():
     rows, lengths = torch.randn(3, 2, requires_grad=True), torch.tensor([1, 2, 3])
     (gathered, gathered_lengths), sizes = distributed.gather_rows(rows, lengths)
@@ -148,8 +148,8 @@ def test_rows_are_gathered_with_their_gradient():
     assert torch.equal(rows.grad, torch.full((3, 2), 2.0))
 
 
-@pytest.mark.usefixtures("alone")
-def test_nothing_is_gathered_and_sent_where_there_is_nothing():
+@pytest.mark.usefixtures("single_rank")
+def test_empty_rows_and_empty_plan_can_be_exchanged():
     rows = torch.zeros(0, 2, requires_grad=True)
     (gathered,), sizes = distributed.gather_rows(rows)
     assert gathered.shape == (0, 2)
@@ -161,8 +161,8 @@ def test_nothing_is_gathered_and_sent_where_there_is_nothing():
     assert [len(part) for part in (plan.transformed, plan.first, plan.second, plan.lam)] == [0] * 4
 
 
-@pytest.mark.usefixtures("alone")
-def test_ranks_train_every_parameter_and_are_not_told_of_any_that_does_not_change(monkeypatch, recwarn):
+@pytest.mark.usefixtures("single_rank")
+def test_ranks_get_zero_gradients_at_strength_0_and_no_warning(monkeypatch, recwarn):
     monkeypatch.setattr(attn_mixup, "PATIENCE", 1)
     mixer, rows = AttnMixup(6), torch.randn(3, 6, requires_grad=True)
     mixer.set_strength(0.0)
@@ -175,13 +175,13 @@ def test_ranks_train_every_parameter_and_are_not_told_of_any_that_does_not_chang
     assert not recwarn.list
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("single_rank")
 def test_sequences_need_a_mask():
     with pytest.raises(ValueError, match=r"global_batch needs a mask for sequences \(B, L, C\)"):
         AttnMixup(6, global_batch=True)(torch.randn(2, 3, 6))
 
 
-@pytest.mark.usefixtures("alone")
+@pytest.mark.usefixtures("single_rank")
 def test_evaluation_is_local():
     embeddings = torch.randn(2, 6)
     assert AttnMixup(6, global_batch=True).eval()(embeddings).embeddings is embeddings

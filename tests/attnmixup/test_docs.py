@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its commands parse, its links lead somewhere, its tests exist."""
+"""Checks of the documentation: code runs, commands parse, links resolve, and the named tests exist."""
 
 import doctest
 import pkgutil
@@ -37,7 +37,7 @@ def test_there_are_doctests():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
-def test_pages_run_from_top_to_bottom(page):
+def test_code_blocks_of_each_page_run_in_order(page):
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL):
@@ -49,7 +49,7 @@ def test_there_are_pages_with_code():
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
-def test_commands_of_i2srm_parse(page, tmp_path, monkeypatch):
+def test_i2srm_commands_parse(page, tmp_path, monkeypatch):
     pytest.importorskip("jsonargparse")
     from reference_models.cli import parse
     from reference_models.settings import read_settings
@@ -66,7 +66,7 @@ def test_commands_of_i2srm_parse(page, tmp_path, monkeypatch):
             read_settings(options.data, options.overrides, system=options.system)
 
 
-def test_links_between_files_lead_somewhere():
+def test_relative_links_resolve():
     pages = [*ROOT.glob("*.md"), *(DOCS / page for page in PAGES), ROOT / "benchmarks" / "evidence" / "README.md"]
     for page in pages:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
@@ -81,8 +81,8 @@ def test_every_page_is_in_the_table_of_contents():
     assert {page.removesuffix(".md") for page in PAGES} - {"index"} == (entries | reference)
 
 
-def test_batchformer_is_the_recipe():
-    """The layer and loss of BatchFormer's shared classifier, written with PyTorch alone."""
+def test_batchformer_recipe_matches_pytorch():
+    """Compare with the layer and shared classifier of BatchFormer, written in plain PyTorch."""
     torch.manual_seed(0)
     mixer, head = (
         AttnMixup(8, heads=4, score="dot", feed_forward=8, transformed_ratio=1.0, dropout=0.0),

@@ -1,4 +1,4 @@
-"""The batch unmixed, which rows of H* a plan uses, and the share of a rank."""
+"""The final set: the unmixed batch, the rows of H* that a plan uses, and the share of each rank."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def plan_of(transformed, first, second, device="cpu", size=4):
     return MixupPlan(*numbers, torch.linspace(0.25, 0.75, len(first), device=device), size)
 
 
-def test_the_batch_unmixed_is_itself():
+def test_unmixed_batch_keeps_its_tensors():
     batch = batch_of()
     mixed = unmixed(batch)
     assert mixed.embeddings is batch.embeddings
@@ -41,7 +41,7 @@ def test_the_batch_unmixed_is_itself():
     assert nothing.weight.tolist() == [0.0, 0.0]
 
 
-def test_all_is_on_the_device_of_the_batch():
+def test_final_set_stays_on_device_of_batch():
     batch, plan = batch_of("meta"), plan_of([1], [0, 7], [5, 2], "meta")
     share = distributed.share_of(plan, [3, 1], distributed.GroupReference(), rank=0)
     rows = used_rows(plan)
@@ -62,12 +62,12 @@ def test_all_is_on_the_device_of_the_batch():
         ([3, 1], [5, 0], [4, 5], [0, 1, 3]),
     ],
 )
-def test_the_rows_that_a_plan_uses(transformed, first, second, used):
+def test_used_rows_of_a_plan(transformed, first, second, used):
     assert used_rows(plan_of(transformed, first, second)).tolist() == used
 
 
-def test_a_final_set_by_hand():
-    """Every row written out, with H* computed for the used rows alone and a share for each of two ranks."""
+def test_final_set_matches_hand_written_rows():
+    """Every row is written out. H* is computed only for the used rows, and each of two ranks takes its share."""
     batch, plan = batch_of(), plan_of([3], [0, 5], [7, 1])
     transformed = torch.stack([batch.embeddings[1] + 100, batch.embeddings[3] + 100])
     rows, strength = torch.tensor([1, 3]), torch.tensor(0.5)
@@ -111,7 +111,7 @@ def test_a_final_set_by_hand():
         assert part.ranks is ranks
 
 
-def test_options_weigh_the_rows():
+def test_row_weights_depend_on_the_options():
     batch, plan = batch_of(), plan_of([3], [0], [3])
     rows = torch.tensor([3])
     weights = {}

@@ -1,9 +1,9 @@
-"""Four real processes that shard the parameters (FSDP2) train as one process does."""
+"""Four real processes with sharded parameters (FSDP2) train the same as one process."""
 
 import pytest
 import torch
 from global_batch import batch_of, model_of
-from processes import on_ranks
+from processes import run_on_ranks
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -17,8 +17,8 @@ ROWS = [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def parameters_after(model, batch):
-    """Loss of each step of momentum SGD."""
+def losses_of_training(model, batch):
+    """Train with momentum SGD and return the loss of each step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     losses = []
     for step in range(STEPS):
@@ -31,7 +31,7 @@ def parameters_after(model, batch):
 
 
 def sharded(case):
-    """A model made on no device, whose weights each rank fills its own part of."""
+    """Create a model on the meta device and shard it; each rank loads its part of the weights."""
     weights = model_of(case).state_dict()
     with torch.device("meta"):
         model = model_of(case, global_batch=True)
@@ -49,7 +49,7 @@ def work(rank):
         inputs, targets, _, group = batch_of(case)
         own = ROWS[rank]
         model = sharded(case)
-        losses = parameters_after(model, (inputs[own], targets[own], None, group[own]))
+        losses = losses_of_training(model, (inputs[own], targets[own], None, group[own]))
         parts = [parameter.to_local().numel() for parameter in model.parameters()]
         results[case] = losses, get_model_state_dict(model, options=WHOLE), sum(parts)
     return results
@@ -57,16 +57,16 @@ def work(rank):
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
-    return on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS, seconds=60)
+    return run_on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS, seconds=60)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sharded_training_is_that_of_one_process(case, by_rank):
+def test_sharded_training_matches_one_process(case, by_rank):
     model = model_of(case)
-    losses = parameters_after(model, batch_of(case))
+    losses = losses_of_training(model, batch_of(case))
     mean = torch.stack([ranked[case][0] for ranked in by_rank]).mean(0)
     torch.testing.assert_close(mean, losses, atol=1e-6, rtol=0)
-    trained = by_rank[0][case][1]  # the other ranks are given nothing
+    trained = by_rank[0][case][1]  # only rank 0 gets the full state dict
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(trained[name], parameter.detach(), atol=1e-6, rtol=0)
     assert sum(ranked[case][2] for ranked in by_rank) == sum(p.numel() for p in model.parameters())

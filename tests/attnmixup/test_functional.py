@@ -1,4 +1,4 @@
-"""Every equation against its oracle, and what must hold for any input."""
+"""Every function compared with its oracle, and properties that hold for any input."""
 
 import math
 import re
@@ -21,14 +21,14 @@ def close(tensor, expected):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(size=sizes, width=lengths, seed=seeds, temperature=st.floats(0.1, 10))
-def test_semantic_kl_is_the_oracle(direction, size, width, seed, temperature):
+def test_semantic_kl_matches_oracle(direction, size, width, seed, temperature):
     text, image = 3 * tensors(seed, 2, size, width)
     loss = functional.semantic_kl(text, image, temperature=temperature, direction=direction)
     rows = zip(text.tolist(), image.tolist(), strict=True)
     close(loss, [oracles.semantic_kl(a, b, temperature, direction) for a, b in rows])
 
 
-def test_semantic_kl_by_hand():
+def test_semantic_kl_matches_hand_computed_value():
     loss = functional.semantic_kl(torch.zeros(1, 2).double(), torch.log(torch.tensor([[0.25, 0.75]])).double())
     close(loss, [0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)])
 
@@ -64,7 +64,7 @@ def test_semantic_kl_is_computed_in_float32():
     assert functional.semantic_kl(text.double(), image.double()).dtype == torch.float64
 
 
-def test_semantic_kl_does_not_overflow_in_the_gradient():
+def test_semantic_kl_gradient_is_finite_for_large_logits():
     text = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     image = torch.tensor([[-1e4, 1e4, 5.0]], requires_grad=True)
     functional.semantic_kl(text, image).sum().backward()
@@ -72,7 +72,7 @@ def test_semantic_kl_does_not_overflow_in_the_gradient():
     assert image.grad.isfinite().all()
 
 
-def test_a_huge_row_takes_no_precision_from_another():
+def test_huge_row_does_not_reduce_precision_of_other_rows():
     text, image = torch.tensor([[1e30, 0.0], [1.0, 0.0]]), torch.tensor([[1e30, 0.0], [0.0, 1.0]])
     alone = functional.semantic_kl(text[1:], image[1:])
     assert torch.equal(functional.semantic_kl(text, image)[1:], alone)
@@ -80,7 +80,7 @@ def test_a_huge_row_takes_no_precision_from_another():
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_every_text_is_compared_with_every_image(direction):
+def test_pairwise_semantic_kl_matches_oracle(direction):
     text, image = tensors(0, 3, 5), tensors(1, 4, 5)
     pairs = functional.pairwise_semantic_kl(text, image, temperature=0.5, direction=direction)
     expected = [[oracles.semantic_kl(a, b, 0.5, direction) for b in image.tolist()] for a in text.tolist()]
@@ -89,7 +89,7 @@ def test_every_text_is_compared_with_every_image(direction):
     close(default, [[oracles.semantic_kl(a, b) for b in image.tolist()] for a in text.tolist()])
 
 
-def test_logits_are_standardized_over_the_last_axis_and_constant_ones_are_0():
+def test_standardized_uses_last_axis_and_maps_constants_to_zero():
     logits = tensors(0, 2, 3, 4)
     expected = [[oracles.standardized(row) for row in rows] for rows in logits.tolist()]
     close(functional.standardized(logits), expected)
@@ -101,7 +101,7 @@ def test_logits_are_standardized_over_the_last_axis_and_constant_ones_are_0():
 
 
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_masked_mean_is_the_oracle(size, length, seed, data):
+def test_masked_mean_matches_oracle(size, length, seed, data):
     tokens, mask = tensors(seed, size, length, 2), data.draw(masks(size, length))
     rows = zip(tokens.tolist(), mask.tolist(), strict=True)
     close(functional.masked_mean(tokens, mask), [oracles.masked_mean(*row) for row in rows])
@@ -116,7 +116,7 @@ def test_masked_mean_does_not_overflow_in_half_precision():
         torch.testing.assert_close(mean, tokens[:, 0])
 
 
-def test_padding_is_made_finite_and_nothing_else():
+def test_finite_padding_changes_only_nonfinite_padding():
     nan, inf = float("nan"), float("inf")
     embeddings = torch.tensor([[[1.0, nan], [nan, 2.0], [3.0, -inf], [3.0, 2.0]]], requires_grad=True)
     finite = functional.finite_padding(embeddings, torch.tensor([[True, False, False, False]]))
@@ -127,7 +127,7 @@ def test_padding_is_made_finite_and_nothing_else():
 
 
 @given(rows=sizes, size=sizes, seed=seeds)
-def test_additive_scores_are_the_oracle(rows, size, seed):
+def test_additive_scores_match_oracle(rows, size, seed):
     query, key, vector = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
     expected = [
         [[sum(v * math.tanh(a + b) for v, a, b in zip(vs, q, k, strict=True)) for k in keys] for q in queries]
@@ -137,7 +137,7 @@ def test_additive_scores_are_the_oracle(rows, size, seed):
 
 
 @given(rows=sizes, size=sizes, seed=seeds)
-def test_dot_scores_are_the_oracle(rows, size, seed):
+def test_dot_scores_match_oracle(rows, size, seed):
     query, key = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3)
     expected = [
         [[sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(3) for k in keys] for q in queries]
@@ -158,12 +158,12 @@ def test_attention_weights_are_a_distribution_over_real_samples(size, seed, data
     close(weights[..., mask], expected)
 
 
-def test_attention_weights_without_any_sample_are_not_nan():
+def test_attention_weights_without_real_samples_are_finite():
     assert functional.attention_weights(torch.randn(1, 2, 2), torch.zeros(2, dtype=torch.bool)).isfinite().all()
 
 
 @given(size=sizes, block=st.integers(1, 10), groups=st.sampled_from([1, 2]), seed=seeds)
-def test_blocks_of_rows_change_nothing(size, block, groups, seed):
+def test_block_rows_does_not_change_results(size, block, groups, seed):
     query, key, vector = tensors(seed, 2, size, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
     values = tensors(seed + 3, groups, size, 4)
     results = []
@@ -179,7 +179,7 @@ def test_blocks_of_rows_change_nothing(size, block, groups, seed):
         torch.testing.assert_close(plain, blocked)
 
 
-def test_blocks_of_rows_hold_one_block_at_a_time():
+def test_block_rows_computes_one_block_at_a_time():
     held = []
 
     def score(query, key):
@@ -194,7 +194,7 @@ def test_blocks_of_rows_hold_one_block_at_a_time():
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_interpolate_is_the_oracle(size, seed, data):
+def test_interpolate_matches_oracle(size, seed, data):
     first, second = tensors(seed, 2, size, 4)
     lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
     rows = zip(first.tolist(), second.tolist(), lam.tolist(), strict=True)
@@ -205,7 +205,7 @@ def test_interpolate_is_the_oracle(size, seed, data):
 
 
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_interpolate_tokens_is_the_oracle(size, length, seed, data):
+def test_interpolate_tokens_matches_oracle(size, length, seed, data):
     first, second = tensors(seed, 2, size, length, 2)
     first_mask, second_mask = data.draw(masks(size, length)), data.draw(masks(size, length))
     lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
@@ -214,7 +214,7 @@ def test_interpolate_tokens_is_the_oracle(size, length, seed, data):
     close(mixed, [oracles.interpolate_tokens(*row) for row in zip(*columns, strict=True)])
 
 
-def test_no_block_is_computed_twice_where_there_is_one():
+def test_single_block_is_not_recomputed():
     held = []
 
     def score(query, key):
@@ -228,7 +228,7 @@ def test_no_block_is_computed_twice_where_there_is_one():
 
 
 @pytest.mark.parametrize("limit", [119, 120])
-def test_more_pairs_than_a_tile_holds_go_in_tiles(monkeypatch, limit):
+def test_additive_scores_use_tiles_above_the_limit(monkeypatch, limit):
     monkeypatch.setattr(tiled, "CPU_TILE", limit)
     monkeypatch.setattr(tiled, "tiled_additive_scores", lambda *tensors: "in tiles")
     scores = functional.additive_scores(torch.zeros(2, 5, 4), torch.zeros(2, 3, 4), torch.zeros(2, 4))
@@ -236,7 +236,7 @@ def test_more_pairs_than_a_tile_holds_go_in_tiles(monkeypatch, limit):
 
 
 @given(size=sizes, seed=seeds)
-def test_lambda_weights_the_first(size, seed):
+def test_lambda_weights_the_first_sample(size, seed):
     first, second = tensors(seed, 2, size, 4)
     assert torch.equal(functional.interpolate(first, second, torch.ones(size)), first)
     assert torch.equal(functional.interpolate(first, second, torch.zeros(size)), second)
@@ -245,7 +245,7 @@ def test_lambda_weights_the_first(size, seed):
 
 
 @given(size=sizes, seed=seeds)
-def test_interpolate_targets_keeps_the_mass(size, seed):
+def test_interpolated_targets_sum_to_one(size, seed):
     lam = tensors(seed, size).sigmoid()
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
@@ -269,18 +269,18 @@ def test_interpolate_targets_of_tokens():
     assert soft.tolist() == [[[0.25, 0, 0.75], [0, 1, 0], [0, 0, 0]]]
 
 
-def test_soft_targets_are_made_on_the_device_of_the_labels():
+def test_soft_targets_stay_on_device_of_labels():
     labels = torch.zeros(3, dtype=torch.long, device="meta")
     assert functional.interpolate_targets(labels, labels, torch.zeros(3, device="meta"), 2).shape == (3, 2)
 
 
 ERRORS = {
-    "two shapes of logits": (
+    "different numbers of features": (
         lambda: functional.semantic_kl(torch.zeros(2, 3), torch.zeros(2, 4)),
         "text and image must be logits over the same features, got shapes (2, 3) and (2, 4); project one of them "
         "first.",
     ),
-    "two shapes of samples": (
+    "different shapes of samples": (
         lambda: functional.interpolate(torch.zeros(3, 2), torch.zeros(3, 4), torch.zeros(3)),
         "first and second must have one shape (M, ...) and lam shape (M,), got (3, 2), (3, 4) and (3,).",
     ),
@@ -288,7 +288,7 @@ ERRORS = {
         lambda: functional.interpolate(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(1)),
         "first and second must have one shape (M, ...) and lam shape (M,), got (3, 2), (3, 2) and (1,).",
     ),
-    "other classes": (
+    "wrong number of classes": (
         lambda: functional.interpolate_targets(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), 4),
         "Expected targets over num_classes=4, got shape (2, 3).",
     ),
@@ -303,7 +303,7 @@ def test_errors(name):
 
 
 @given(size=sizes, seed=seeds)
-def test_mixed_loss_is_the_loss_of_mixed_targets(size, seed):
+def test_mixed_loss_equals_loss_of_mixed_targets(size, seed):
     logits, lam = tensors(seed, size, 3), tensors(seed, size).sigmoid()
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
@@ -313,7 +313,7 @@ def test_mixed_loss_is_the_loss_of_mixed_targets(size, seed):
     torch.testing.assert_close(functional.mixed_loss(*losses, lam), expected)
 
 
-def test_real_rows_apart_weigh_one_together_whatever_the_share_of_originals():
+def test_real_row_weights_sum_to_one_for_any_original_share():
     half, zero = torch.tensor(0.5), torch.tensor(0.0)
     assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=half, apart=True).tolist() == [1, 0.5]
     assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=zero, apart=True).tolist() == [0, 0.5]
@@ -326,7 +326,7 @@ def test_real_rows_apart_weigh_one_together_whatever_the_share_of_originals():
     ratio=st.none() | ratios,
     data=st.data(),
 )
-def test_row_weights_are_the_oracle(apart, counts, strength, ratio, data):
+def test_row_weights_match_oracle(apart, counts, strength, ratio, data):
     valid = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=sum(counts), max_size=sum(counts)))
     assume(any(valid[: counts[0]]) or not any(valid))
     original = None if ratio is not None else data.draw(st.sampled_from([None, 1 - strength]))
@@ -343,7 +343,7 @@ def test_row_weights_are_the_oracle(apart, counts, strength, ratio, data):
     close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart, 1 if original is None else original))
 
 
-def test_contrast_is_the_share_of_the_own_image():
+def test_semantic_contrast_is_negative_log_share_of_own_image():
     divergences = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.5, 4.0], [9.0, 1.0, 1.0]]).double()
     mask = torch.tensor([[True, False, True], [False, False, False], [True, True, False]])
     rows, masks = divergences.tolist(), mask.tolist()
@@ -354,7 +354,7 @@ def test_contrast_is_the_share_of_the_own_image():
     close(functional.semantic_contrast(divergences, mask), [-math.log(share) for share in shares])
 
 
-def test_centred_samples_have_no_mean():
+def test_centred_samples_have_zero_mean():
     samples = tensors(0, 2, 4, 3) + 7
     mask = torch.tensor([[True, True, False, True], [False] * 4])
     torch.testing.assert_close(functional.centred(samples), samples - samples.mean(1, keepdim=True))
@@ -366,13 +366,13 @@ def test_centred_samples_have_no_mean():
 
 
 @given(size=sizes, seed=seeds)
-def test_cosine_scores_are_the_oracle(size, seed):
+def test_cosine_scores_match_oracle(size, seed):
     query, key, scale = tensors(seed, 2, 3, 4), tensors(seed + 1, 2, size, 4), torch.tensor([2.0, 0.5]).double()
     key[:, 0] = 0
     expected = [
         [
             [
-                s * sum(x * y for x, y in zip(q, k, strict=True)) / (oracles.length(q) * oracles.length(k))
+                s * sum(x * y for x, y in zip(q, k, strict=True)) / (oracles.norm(q) * oracles.norm(k))
                 for k in key[head].tolist()
             ]
             for q in query[head].tolist()
@@ -382,12 +382,12 @@ def test_cosine_scores_are_the_oracle(size, seed):
     close(functional.cosine_scores(query, key, scale), expected)
 
 
-def test_rows_are_averaged_together_unless_said():
+def test_row_weights_average_together_by_default():
     weights = functional.row_weights(torch.ones(4), (2, 1, 1), torch.tensor(1.0))
     assert weights.tolist() == [0.25] * 4
 
 
-def test_gradients_are_those_of_finite_differences():
+def test_gradients_match_finite_differences():
     text, image = tensors(0, 2, 3, 4).requires_grad_(), tensors(1, 2, 3, 4).requires_grad_()
     for direction in DIRECTIONS:
         assert torch.autograd.gradcheck(

@@ -1,4 +1,4 @@
-"""Losses of every kind of target, soft targets, and what goes along with the rows."""
+"""The mixed batch: losses of every kind of target, soft targets, and other tensors of the samples."""
 
 import math
 import re
@@ -29,7 +29,7 @@ def outputs_for(mixed, kind):
 
 
 def loss_of_row(kind, output, target, mask):
-    """Loss of one row against one target, in plain Python."""
+    """Compute the loss of one row for one target in plain Python."""
     if kind == "class":
         return oracles.cross_entropy(output, target)
     if kind == "soft":
@@ -53,7 +53,7 @@ CRITERIA = {
 
 
 @given(case=cases(), averaging=st.sampled_from(["together", "apart"]), mean_over=st.sampled_from(["tokens", "rows"]))
-def test_the_loss_is_the_oracle(case, averaging, mean_over):
+def test_loss_matches_oracle(case, averaging, mean_over):
     mixed = mixed_of(case, averaging=averaging)
     outputs, weights = outputs_for(mixed, case.kind), mixed.weight.tolist()
     means, totals, norms = [], [], []
@@ -87,7 +87,7 @@ def test_the_loss_is_the_oracle(case, averaging, mean_over):
 
 
 @given(case=cases(kinds=("tags",)))
-def test_a_criterion_by_row_is_given_the_mask(case):
+def test_criterion_per_row_gets_the_mask(case):
     mixed = mixed_of(case)
     outputs = outputs_for(mixed, "tags")
 
@@ -132,7 +132,7 @@ def test_only_synthetic_rows_are_scored_twice():
     assert scored == [20, 4, 10]
 
 
-def test_evaluation_has_the_plain_loss():
+def test_loss_in_evaluation_is_the_plain_loss():
     embeddings, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     mixed = AttnMixup(3, heads=1).eval()(embeddings, targets)
     torch.testing.assert_close(mixed.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings, targets))
@@ -140,7 +140,7 @@ def test_evaluation_has_the_plain_loss():
     torch.testing.assert_close(masked.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings[:3], targets[:3]))
 
 
-def test_targets_may_have_tokens_of_their_own():
+def test_targets_can_have_their_own_tokens_and_mask():
     torch.manual_seed(0)
     targets, target_mask = torch.randint(3, (4, 2)), torch.tensor([[True, True], [True, False]] * 2)
     mixed = AttnMixup(DIM)(
@@ -154,7 +154,7 @@ def test_targets_may_have_tokens_of_their_own():
     assert float(rows[1]) == pytest.approx(float(F.cross_entropy(outputs[1, :1], targets[1, :1])))
 
 
-def test_floating_point_targets_as_wide_as_the_mask_are_values_of_tokens_unless_said():
+def test_float_targets_of_mask_shape_are_token_values_by_default():
     mask = torch.tensor([[True, False, False]] * 4)
     mixer, embeddings, targets, outputs = AttnMixup(DIM), torch.randn(4, 3, DIM), torch.rand(4, 3), torch.randn(8, 3)
     with pytest.warns(UserWarning, match="taken as one value per token"):
@@ -166,7 +166,7 @@ def test_floating_point_targets_as_wide_as_the_mask_are_values_of_tokens_unless_
     torch.testing.assert_close(rows[0], F.binary_cross_entropy_with_logits(outputs[0], mixed.targets_a[0]))
 
 
-def test_several_integer_labels_of_tokens_obey_the_mask():
+def test_multi_label_integer_tokens_respect_the_mask():
     mask = torch.tensor([[True, False, False]] * 4)
     mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.randint(2, (4, 3, 5)), mask=mask)
     outputs = torch.randn(8, 3, 5)
@@ -192,7 +192,7 @@ def test_several_heads_share_one_mixed_batch():
 
 
 @given(case=cases())
-def test_take_carries_anything_along(case):
+def test_take_returns_values_of_both_sources(case):
     mixed = mixed_of(case)
     first, second = mixed.take(case.targets)
     assert torch.equal(first, mixed.targets_a)
@@ -200,7 +200,7 @@ def test_take_carries_anything_along(case):
 
 
 @given(case=cases(kinds=("class", "soft", "tags")))
-def test_soft_targets_have_the_mass_of_their_sources(case):
+def test_soft_targets_weight_both_sources_by_lambda(case):
     mixed = mixed_of(case)
     soft = mixed.soft_targets(CLASSES)
     lam, last = mixed.lam.tolist(), range(len(mixed.lam))
@@ -221,7 +221,7 @@ def test_soft_targets_have_the_mass_of_their_sources(case):
         assert soft[row].tolist() == pytest.approx(expected)
 
 
-def test_a_soft_target_is_unmixed_where_only_one_source_has_the_token():
+def test_soft_target_is_unmixed_if_only_one_source_has_the_token():
     mixed = AttnMixup(DIM).eval()(torch.randn(1, 3, DIM), torch.tensor([[0, 0, 0]]), mask=torch.ones(1, 3) > 0)
     ones = torch.ones_like(mixed.targets_a)
     only_a, only_b = torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]])
@@ -230,7 +230,7 @@ def test_a_soft_target_is_unmixed_where_only_one_source_has_the_token():
 
 
 @given(case=cases(), seed=seeds)
-def test_originals_are_the_batch(case, seed):
+def test_originals_return_the_input_batch(case, seed):
     mixed = mixed_of(case)
     assert torch.equal(mixed.originals(mixed.embeddings), case.embeddings)
     assert torch.equal(mixed.originals(mixed.targets_a), case.targets)
@@ -238,7 +238,7 @@ def test_originals_are_the_batch(case, seed):
     assert torch.equal(mixed.originals(carried[mixed.index_a]), carried)
 
 
-def test_stats_are_floats_to_log():
+def test_stats_are_plain_floats():
     mixed = AttnMixup(DIM)(torch.randn(10, DIM))
     stats = mixed.stats()
     assert all(type(value) is float for value in stats.values())
@@ -250,13 +250,13 @@ def test_stats_are_floats_to_log():
     assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean"}
 
 
-def test_origins_are_numbered():
+def test_origin_values_are_fixed():
     assert [(origin.name, int(origin)) for origin in Origin] == [("ORIGINAL", 0), ("TRANSFORMED", 1), ("SYNTHETIC", 2)]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A second rank with the same samples but for their sign."""
+    """Stand-in for two ranks, where the other rank has the negated samples."""
 
     def gather(self, tensor):
         return torch.cat([-tensor, tensor])
@@ -265,7 +265,7 @@ class Ranks:
         return 2 * sums
 
 
-def test_a_global_batch_takes_from_all_ranks_and_divides_by_their_mean():
+def test_global_batch_takes_from_all_ranks_and_averages_denominators():
     mixed = AttnMixup(DIM)(torch.randn(3, DIM), torch.arange(3))
     everywhere = replace(mixed, index_a=mixed.index_a + 3, index_b=(mixed.index_b + 3) % 6, ranks=Ranks())
     numbers = torch.tensor([7, 8, 9])
@@ -281,7 +281,7 @@ def test_a_global_batch_takes_from_all_ranks_and_divides_by_their_mean():
 
 
 @pytest.mark.parametrize("criterion", [F.cross_entropy, partial(F.cross_entropy, reduction="none")])
-def test_originals_of_weight_0_count_in_a_sum_and_have_a_loss_of_their_own(criterion):
+def test_originals_of_weight_0_count_in_sum_and_have_row_losses(criterion):
     per = None if criterion is F.cross_entropy else "row"
     mixed = AttnMixup(DIM, preset="manifold_mixup")(torch.randn(5, DIM), torch.arange(5))
     outputs = torch.randn(len(mixed.lam), 5)
@@ -291,7 +291,7 @@ def test_originals_of_weight_0_count_in_a_sum_and_have_a_loss_of_their_own(crite
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_other_targets_of_the_same_tokens_obey_the_mask(training):
+def test_other_targets_of_the_same_tokens_respect_the_mask(training):
     mask = torch.arange(4) < torch.tensor([[4], [2], [0]])
     tags = torch.randint(CLASSES, (3, 4))
     mixed = AttnMixup(DIM).train(training)(torch.randn(3, 4, DIM), tags, mask=mask)
@@ -335,17 +335,17 @@ ERRORS = {
         lambda mixed: mixed.take(torch.zeros(10)),
         "Expected one row for each of 5 samples, got (10,).",
     ),
-    "a mask alone": (
+    "target mask without targets": (
         lambda mixed: mixed.loss(F.cross_entropy, torch.zeros(10, 5), target_mask=torch.ones(5, 1) > 0),
         "target_mask needs targets: pass both or neither.",
     ),
-    "a mask of another shape": (
+    "target mask of wrong shape": (
         lambda mixed: mixed.loss(
             F.cross_entropy, torch.zeros(10, 3, 5), targets=torch.zeros(5, 3).long(), target_mask=torch.ones(5, 2) > 0
         ),
         "target_mask must have shape (5, 3), got (5, 2).",
     ),
-    "labels": (lambda mixed: mixed.soft_targets(4), "Labels must be below num_classes=4."),
+    "labels above num_classes": (lambda mixed: mixed.soft_targets(4), "Labels must be below num_classes=4."),
 }
 
 
@@ -356,7 +356,7 @@ def test_errors(name):
         call(AttnMixup(DIM)(torch.randn(5, DIM), torch.arange(5)))
 
 
-def test_targets_that_are_distributions_already_are_interpolated_as_they_are() -> None:
+def test_soft_targets_keep_targets_that_are_distributions() -> None:
     targets = torch.rand(4, 3).softmax(dim=-1)
     mixed = AttnMixup(dim=8).eval()(torch.randn(4, 8), targets)
     assert torch.equal(mixed.soft_targets(3), targets)

@@ -1,4 +1,4 @@
-"""Shares of a batch, which options use no row of H*, and every message in full."""
+"""Options: rounding of batch shares, and options that use no row of H*."""
 
 from itertools import product
 
@@ -28,7 +28,7 @@ def test_shares_are_rounded_half_up(ratio, size):
 
 @pytest.mark.parametrize("final", ["sample", "slice", "weight"])
 @pytest.mark.parametrize("sampling", ["random", "slice"])
-def test_no_row_is_transformed_where_no_plan_uses_one(sampling, final):
+def test_never_transforms_agrees_with_drawn_plans(sampling, final):
     for size, first, second in product((1, 4, 7), (0.0, 0.2, 0.5, 1.0), (0.0, 0.2, 1.0)):
         options = options_of(sampling=sampling, final=final, sample_ratio=first, transformed_ratio=second)
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What importing the package means: its version, its names, and what it leaves alone."""
+"""The package: version, public names, type marker, and the modules that importing it loads."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("transformers", "torchvision", "lightning", "accelerate", "torchcrf", "reference_models", "torch._dynamo")
 
 
-def test_import_is_light():
+def test_import_loads_no_heavy_dependencies():
     code = f"import sys, attnmixup; print([name for name in {HEAVY} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
@@ -34,16 +34,16 @@ def test_the_version_has_one_source():
     assert f"\nversion: {attnmixup.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
-def test_contributing_names_targets_of_the_makefile():
+def test_contributing_mentions_only_existing_make_targets():
     named = re.findall(r"`make ([a-z ]+?)(?: ARGS=\S+)?`", (ROOT / "CONTRIBUTING.md").read_text())
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert len(named) >= 5
     assert {target for line in named for target in line.split()} <= targets
 
 
-def test_public_names_exist():
+def test_public_names_have_docstrings():
     assert all(getattr(attnmixup, name).__doc__ for name in attnmixup.__all__)
 
 
-def test_types_are_shipped():
+def test_py_typed_is_shipped():
     assert (Path(attnmixup.__file__).parent / "py.typed").exists()

@@ -1,4 +1,4 @@
-"""Real processes compute what one does on the concatenated batch: two ranks, or two that are a group of three."""
+"""Real processes match one process on the concatenated batch: two ranks, or a group of two of three ranks."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from global_batch import CASES, batch_of, model_of, part_of, train
-from processes import on_ranks
+from processes import run_on_ranks
 from torch import nn
 
 from attnmixup import AttnMixup, distributed
@@ -16,8 +16,8 @@ from attnmixup import AttnMixup, distributed
 RANKS = 2
 
 
-def different(rank, **of_rank_1):
-    """Call a mixer with something else on rank 1, and return the message."""
+def error_of_disagreement(rank, **of_rank_1):
+    """Call a mixer with different arguments on rank 1 and return the error message."""
     training, strength = of_rank_1.pop("training", True), of_rank_1.pop("strength", 1.0)
     dtype = of_rank_1.pop("dtype", torch.float32)
     mixer, embeddings = AttnMixup(6, global_batch=True), torch.randn(3, 6)
@@ -41,7 +41,7 @@ DISAGREEMENTS = {
 
 
 def work(rank):
-    results = {name: different(rank, **arguments) for name, (arguments, _) in DISAGREEMENTS.items()}
+    results = {name: error_of_disagreement(rank, **arguments) for name, (arguments, _) in DISAGREEMENTS.items()}
     for case in CASES:
         model = nn.parallel.DistributedDataParallel(model_of(case, global_batch=True))
         results[case] = train(model, part_of(case, rank))
@@ -94,11 +94,11 @@ def work(rank):
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
-    return on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS)
+    return run_on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS)
 
 
 def check_ranks(ranked, case):
-    """Raise unless what the ranks made is what one process makes of the concatenated batch."""
+    """Assert that the results of the ranks equal those of one process on the concatenated batch."""
     one = train(model_of(case), batch_of(case))
     torch.testing.assert_close(sum(rank["loss"] for rank in ranked) / len(ranked), one["loss"], atol=1e-6, rtol=0)
     for rank in ranked:
@@ -106,27 +106,27 @@ def check_ranks(ranked, case):
             torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
     assert sum(rank["num_synthetic"] for rank in ranked) == one["num_synthetic"]
     for name in ("lam", "origin", "rows", "labels"):
-        # Rows of one process begin with the originals of every rank.
+        # One process puts the originals of all ranks first.
         originals = [rank[name][: rank["num_originals"]] for rank in ranked]
         others = [rank[name][rank["num_originals"] :] for rank in ranked]
         torch.testing.assert_close(torch.cat(originals + others), one[name], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_are_one_process(by_rank, case):
+def test_two_ranks_match_one_process(by_rank, case):
     check_ranks([results[case] for results in by_rank], case)
 
 
-def test_every_rank_keeps_as_many_rows_as_it_can_train_on(by_rank):
+def test_each_rank_keeps_twice_as_many_rows_as_its_samples(by_rank):
     assert [len(ranked["vectors"]["rows"]) for ranked in by_rank] == [6, 4]
     assert [ranked["vectors"]["num_originals"] for ranked in by_rank] == [3, 2]
 
 
-def test_ranks_with_seeds_of_their_own_share_one_plan(by_rank):
+def test_ranks_with_different_seeds_share_one_plan(by_rank):
     shares = [ranked["own seeds"] for ranked in by_rank]
     everywhere = torch.cat([share["index_a"][3:] for share in shares])
     assert len(everywhere) == 6
-    # Transformed rows of one plan are distinct, and so are the firsts of its pairs.
+    # The transformed rows of one plan are distinct, and so are the first samples of its pairs.
     assert len(set(everywhere[:4].tolist())) == 4
     assert len(set(everywhere[4:].tolist())) == 2
 
@@ -138,32 +138,32 @@ def test_every_rank_raises_the_same_error(by_rank, name):
     assert messages[0] == messages[1]
 
 
-def test_a_rank_that_needs_no_gradient_gives_the_others_theirs(by_rank):
+def test_rank_without_requires_grad_sends_gradients_to_others(by_rank):
     assert by_rank[0]["a gradient of one rank"].tolist() == [[3.0] * 3] * 2
     assert by_rank[1]["a gradient of one rank"] is None
 
 
-def test_a_bad_plan_is_an_error_on_every_rank(by_rank):
+def test_plan_of_wrong_size_raises_on_every_rank(by_rank):
     assert all("The plan is for 4 samples, but the batch has 6" in ranked["a bad plan"] for ranked in by_rank)
 
 
-def test_an_extra_step_is_an_error(by_rank):
+def test_extra_step_on_one_rank_raises(by_rank):
     assert "Not every rank reached the mixer" in by_rank[0]["an extra step"]
     assert "an extra step" not in by_rank[1]
 
 
-def test_anything_is_taken_along_from_all_ranks(by_rank):
+def test_take_gathers_from_all_ranks(by_rank):
     for ranked in by_rank:
-        # Numbers of samples are those of the global batch here, and so are their indices.
+        # The tensor holds the indices of the samples in the global batch, so `take` returns index_a and index_b.
         assert ranked["taken"] == [ranked["own seeds"]["index_a"].tolist(), ranked["own seeds"]["index_b"].tolist()]
     assert {index for ranked in by_rank for index in ranked["taken"][0]} == set(range(6))
 
 
-def test_strength_0_leaves_no_parameter_without_a_gradient_under_ddp(by_rank):
+def test_strength_0_gives_every_parameter_a_gradient_under_ddp(by_rank):
     assert all(ranked["with gradients"] for ranked in by_rank)
 
 
-def test_the_global_batch_may_be_that_of_a_group(by_rank):
+def test_global_batch_can_be_limited_to_a_process_group(by_rank):
     assert [ranked["own group"] for ranked in by_rank] == [6, 6]
     assert all("save model.state_dict() instead" in ranked["pickled"] for ranked in by_rank)
 
@@ -196,21 +196,21 @@ def work_in_a_group(rank):
 
 @pytest.fixture(scope="module")
 def by_rank_of_three(tmp_path_factory):
-    return on_ranks(work_in_a_group, tmp_path_factory.mktemp("three"), 3)
+    return run_on_ranks(work_in_a_group, tmp_path_factory.mktemp("three"), 3)
 
 
 @pytest.mark.parametrize("case", OF_A_GROUP)
-def test_a_group_is_one_process_without_the_third_rank(by_rank_of_three, case):
+def test_group_of_two_ranks_matches_one_process(by_rank_of_three, case):
     check_ranks([by_rank_of_three[rank][case] for rank in MEMBERS], case)
 
 
-def test_members_share_one_plan_and_what_is_taken(by_rank_of_three):
+def test_group_members_share_one_plan_and_take_from_each_other(by_rank_of_three):
     taken = [by_rank_of_three[rank]["taken"] for rank in MEMBERS]
     assert taken == [by_rank_of_three[rank]["index_a"] for rank in MEMBERS]
     assert {index for ranked in taken for index in ranked} == set(range(6))
 
 
-def test_a_rank_outside_trains_by_itself_and_is_refused_by_the_mixer_of_the_group(by_rank_of_three):
+def test_rank_outside_the_group_trains_alone_and_cannot_call_its_mixer(by_rank_of_three):
     outside = by_rank_of_three[0]
     torch.testing.assert_close(outside["vectors"], train(model_of("vectors"), batch_of("vectors")))
     message = "This rank is not in the process_group of the mixer: only ranks of the group can call it."

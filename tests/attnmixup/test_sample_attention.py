@@ -1,4 +1,4 @@
-"""The attention across samples against its oracle, and what padding and order may not change."""
+"""Attention across samples compared with its oracle, and its invariance to padding and sample order."""
 
 import re
 from itertools import product
@@ -30,7 +30,7 @@ def close(tensor, expected):
 
 @pytest.mark.parametrize("score", SCORES)
 @given(size=sizes, seed=seeds, feed_forward=st.sampled_from([0, 3]), gate=st.booleans(), data=st.data())
-def test_vectors_are_the_oracle(score, size, seed, feed_forward, gate, data):
+def test_vectors_match_oracle(score, size, seed, feed_forward, gate, data):
     attention = attention_of(seed, score=score, feed_forward=feed_forward, gate=gate)
     embeddings = tensors(seed, size, DIM)
     close(attention(embeddings)[0], oracles.sample_attention(attention, embeddings.tolist()))
@@ -41,7 +41,7 @@ def test_vectors_are_the_oracle(score, size, seed, feed_forward, gate, data):
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_sequences_are_the_oracle(score, sequence, size, length, seed, data):
+def test_sequences_match_oracle(score, sequence, size, length, seed, data):
     attention = attention_of(seed, score=score, sequence=sequence)
     embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
     expected = oracles.sample_attention(attention, embeddings.tolist(), mask.tolist())
@@ -61,14 +61,14 @@ def test_the_order_of_the_samples_does_not_matter(score, sequence, size, length,
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_padding_gives_nothing_and_receives_nothing(score, sequence, size, length, seed, data):
+def test_padding_has_no_effect_and_is_unchanged(score, sequence, size, length, seed, data):
     attention = attention_of(seed, score=score, sequence=sequence)
     embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
     other_padding = torch.where(mask.unsqueeze(-1), embeddings, 5 * tensors(seed + 1, size, length, DIM))
     result, other = attention(embeddings, mask=mask)[0], attention(other_padding, mask=mask)[0]
     torch.testing.assert_close(other[mask], result[mask])
     assert torch.equal(other[~mask], other_padding[~mask])
-    # Longer padding and padding samples change nothing either.
+    # More padding tokens and padding samples do not change the result.
     longer = torch.cat([embeddings, tensors(seed + 2, size, 2, DIM)], dim=1)
     more = torch.cat([longer, tensors(seed + 3, 1, length + 2, DIM)])
     wider = torch.nn.functional.pad(mask, (0, 2, 0, 1))
@@ -77,7 +77,7 @@ def test_padding_gives_nothing_and_receives_nothing(score, sequence, size, lengt
 
 @pytest.mark.parametrize("score", SCORES)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_weights_are_those_that_were_used(score, size, length, seed, data):
+def test_returned_weights_are_normalised_and_zero_on_padding(score, size, length, seed, data):
     attention = attention_of(seed, score=score)
     receiving = 1 if score == "shared" else size
     _, weights = attention(tensors(seed, size, DIM), need_attention=True)
@@ -100,7 +100,7 @@ def test_a_batch_of_one_attends_to_itself(score):
     if score != "dot":
         given = (
             torch.zeros_like(embeddings) if score == "cosine" else embeddings
-        )  # what one sample differs by from itself
+        )  # a single sample minus its own mean is 0
         update = attention.project_output(given.repeat(1, 2))
         torch.testing.assert_close(attention(embeddings)[0], attention.norm(update + embeddings))
 
@@ -114,21 +114,21 @@ def test_shared_gives_every_sample_the_same_context():
         assert torch.allclose(context, context[:1].expand(5, -1)) == is_same
 
 
-def test_cosine_weighs_what_is_alike_and_never_itself():
+def test_cosine_attends_to_similar_samples_but_never_itself():
     torch.manual_seed(0)
     attention = SampleAttention(8, heads=1, score="cosine").double()
     nn.init.eye_(attention.project_key.weight)
-    # Two directions around a mean that all share.
+    # Two directions around a mean shared by all samples.
     embeddings = 5 + torch.eye(8).double()[[0, 0, 1, 1]]
     weights = attention(embeddings, need_attention=True)[1][0]
     alike = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.float64)
     torch.testing.assert_close(weights, alike, atol=1e-6, rtol=0)
-    # Lengths and the shared part do not count.
+    # Norms and the shared mean have no effect.
     torch.testing.assert_close(attention(3 * embeddings - 40, need_attention=True)[1][0], weights)
     assert attention.log_scale.bias.requires_grad
 
 
-def test_a_gate_starts_at_the_norm_of_the_input():
+def test_gate_starts_at_layer_norm_of_the_input():
     torch.manual_seed(0)
     attention = SampleAttention(DIM, score="cosine", gate=True)
     embeddings = torch.randn(5, DIM)
@@ -139,14 +139,14 @@ def test_a_gate_starts_at_the_norm_of_the_input():
     assert (attention.gate.bias == 0).all()
 
 
-def test_readings_of_a_sequence_differ():
+def test_sequence_options_differ():
     embeddings = tensors(0, 4, 3, DIM)
     results = [attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position", "sample")]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(results[first], results[second])
 
 
-def test_by_sample_all_tokens_receive_the_same():
+def test_sequence_sample_gives_all_tokens_the_same_update():
     attention = attention_of(sequence="sample", dropout=0.5).train()
     attention.norm = nn.Identity()
     embeddings, mask = tensors(0, 4, 3, DIM), torch.tensor([[True] * 3, [True, False, False], [True] * 3, [False] * 3])
@@ -178,7 +178,7 @@ def test_dot_with_feed_forward_is_a_transformer_layer():
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_large_batches_go_block_by_block(monkeypatch, score):
+def test_large_batches_in_blocks_give_the_same_results(monkeypatch, score):
     attention = attention_of(score=score)
     embeddings = tensors(0, 9, DIM).requires_grad_()
     results = []
@@ -193,7 +193,7 @@ def test_large_batches_go_block_by_block(monkeypatch, score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_torch_func_works_where_blocks_would_be_used(monkeypatch, score):
+def test_torch_func_works_for_batches_above_the_block_size(monkeypatch, score):
     attention, embeddings = attention_of(score=score), tensors(0, 9, DIM)
 
     def loss(embeddings):
@@ -204,7 +204,7 @@ def test_torch_func_works_where_blocks_would_be_used(monkeypatch, score):
     torch.testing.assert_close(torch.func.grad(loss)(embeddings), expected)
 
 
-def test_blocks_are_used(monkeypatch):
+def test_block_rows_follow_from_the_element_limit(monkeypatch):
     seen = []
     attend = sample_attention.functional.sample_attention
 
@@ -250,7 +250,7 @@ def test_dropout_acts_in_training_only_and_draws_from_the_generator():
 
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
-def test_gradients(score, sequence):
+def test_gradients_match_finite_differences(score, sequence):
     attention = attention_of(score=score, sequence=sequence, feed_forward=8, gate=True)
     mask = torch.tensor([[True, True], [True, False], [True, True], [False, False]])
     embeddings = tensors(0, 4, 2, DIM).requires_grad_()
@@ -275,7 +275,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_options_that_cannot_be_are_refused(message):
+def test_invalid_options_raise(message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SampleAttention(DIM, **WRONG[message])
 

@@ -1,4 +1,4 @@
-"""What is drawn: the right distributions, from the right generator, within the right bounds."""
+"""Sampling: distributions, bounds and random generators of everything that is drawn."""
 
 import re
 from dataclasses import replace
@@ -27,13 +27,13 @@ def assert_equal_plans(first, second):
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 3.0])
 def test_lam_follows_the_beta_distribution(alpha):
     lam = sampling.draw_lam(alpha, 20_000, generator=generator())
-    # Float32 rounds the mass beside 0 and 1 onto the ends, which a test on the distribution function does not mind.
+    # Float32 rounds mass near 0 and 1 to the end points, which increases the statistic for a small alpha.
     assert stats.kstest(lam.double().numpy(), stats.beta(alpha, alpha).cdf).statistic < 0.015 + (alpha < 0.1) * 0.2
     assert abs(float(lam.mean()) - 0.5) < 0.02
     assert abs(float(lam.var()) - 1 / (4 * (2 * alpha + 1))) < 0.01
 
 
-def test_lam_is_finite_for_any_alpha():
+def test_lam_is_between_0_and_1_for_any_alpha():
     for alpha in (1e-6, 1e-3, 1e3):
         lam = sampling.draw_lam(alpha, 1000, generator=generator())
         assert ((lam >= 0) & (lam <= 1)).all()
@@ -66,7 +66,7 @@ def test_permutations_are_uniform():
 
 
 @given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
-def test_a_derangement_gives_no_row_itself(groups, seed):
+def test_derangement_pairs_no_row_with_itself(groups, seed):
     rows = torch.arange(len(groups))
     partner = sampling.draw_derangement(torch.tensor(groups), rows, generator=generator(seed)).tolist()
     assert sorted(partner) == list(range(len(groups)))
@@ -74,7 +74,7 @@ def test_a_derangement_gives_no_row_itself(groups, seed):
     assert all(row != own or groups.count(groups[own]) == 1 for own, row in enumerate(partner))
 
 
-def test_derangements_give_every_other_row_alike():
+def test_derangements_are_uniform_over_other_rows():
     draw = generator()
     group = torch.zeros(4, dtype=torch.long)
     partners = torch.stack([sampling.draw_derangement(group, torch.arange(4), generator=draw) for _ in range(3000)])
@@ -85,7 +85,7 @@ def test_derangements_give_every_other_row_alike():
 
 
 @given(samples=st.lists(st.integers(0, 5), min_size=1, max_size=12), seed=seeds)
-def test_a_derangement_pairs_different_samples_wherever_this_is_possible(samples, seed):
+def test_derangement_pairs_different_samples_where_possible(samples, seed):
     groups = [sample % 2 for sample in samples]
     given_rows = (torch.tensor(groups), torch.tensor(samples))
     partner = sampling.draw_derangement(*given_rows, generator=generator(seed)).tolist()
@@ -95,7 +95,7 @@ def test_a_derangement_pairs_different_samples_wherever_this_is_possible(samples
         rows = [row for row in range(len(samples)) if groups[row] == group]
         most = max([samples[row] for row in rows].count(samples[row]) for row in rows)
         same = sum(samples[row] == samples[partner[row]] for row in rows)
-        # A sample with more than half of the rows has too few rows of others: 2 * most - len(rows) pairs are its own.
+        # If a sample has more than half of the rows, 2 * most - len(rows) of its pairs are with itself.
         assert same == max(0, 2 * most - len(rows))
 
 
@@ -115,7 +115,7 @@ def test_no_pair_has_the_same_sample_twice(partner, how):
     rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9),
     seed=seeds,
 )
-def test_other_class_finds_another_class_of_the_group(rows, seed):
+def test_other_class_draws_another_class_within_the_group(rows, seed):
     group, classes = torch.tensor(rows).T
     partner = sampling.draw_other_class(group, classes, generator=generator(seed)).tolist()
     for (own_group, own_class), chosen in zip(rows, partner, strict=True):
@@ -131,7 +131,7 @@ def test_balanced_stays_within_groups(rows, seed):
     assert [rows[chosen][0] for chosen in partner] == group.tolist()
 
 
-def test_a_group_of_one_class_keeps_to_itself():
+def test_other_class_stays_in_a_group_with_one_class():
     group, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 2])
     for seed in range(20):
         partner = sampling.draw_other_class(group, classes, generator=generator(seed))
@@ -139,7 +139,7 @@ def test_a_group_of_one_class_keeps_to_itself():
         assert set(partner[2:].tolist()) <= {2, 3}
 
 
-def test_plans_are_checked_at_their_bounds():
+def test_plan_check_accepts_bounds_and_rejects_values_outside():
     plan = sampling.draw_plan(PAPER, 5, generator=generator())
     group = torch.zeros(5, dtype=torch.long)
     plan.check(group)
@@ -162,7 +162,7 @@ def test_plans_are_checked_at_their_bounds():
         replace(of_own, second=(of_own.first + 1) % 10).check(torch.arange(5))
 
 
-def test_other_class_and_balanced_draw_evenly():
+def test_other_class_and_balanced_draw_uniformly():
     group, classes = torch.zeros(6, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1, 2])
     draw = generator()
     other = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(3000)])
@@ -173,7 +173,7 @@ def test_other_class_and_balanced_draw_evenly():
     assert stats.chisquare(by_class.numpy()).pvalue > 1e-3
 
 
-def test_classes_come_from_indices_or_vectors():
+def test_class_of_accepts_indices_and_class_vectors():
     assert sampling.class_of(torch.tensor([2, 0])).tolist() == [2, 0]
     assert sampling.class_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist() == [1, 0]
     for targets, got in (
@@ -189,7 +189,7 @@ def test_classes_come_from_indices_or_vectors():
             sampling.class_of(targets)
 
 
-def test_nearest_draws_evenly_from_the_nearest_of_the_group():
+def test_nearest_draws_uniformly_from_neighbours_in_the_group():
     embeddings = torch.tensor([[0.0], [1.0], [3.0], [6.0], [10.0], [0.5], [100.0]])
     group = torch.tensor([0, 0, 0, 0, 0, 1, 2])
     draw = generator()
@@ -202,7 +202,7 @@ def test_nearest_draws_evenly_from_the_nearest_of_the_group():
     assert (partners[:, 5:] == torch.tensor([5, 6])).all()
 
 
-def test_more_neighbours_than_there_are_are_all_others():
+def test_too_many_neighbours_means_all_other_samples():
     samples = torch.arange(3)
     partners = torch.stack([sampling.draw_nearest(torch.zeros(3), samples, torch.zeros(3, 2), 9) for _ in range(200)])
     assert [sorted(set(column.tolist())) for column in partners.T] == [[1, 2], [0, 2], [0, 1]]
@@ -218,7 +218,7 @@ def test_nearest_needs_embeddings():
     assert torch.equal(plan.first % 4 // 2, plan.second % 4 // 2)
 
 
-def test_several_labels_of_a_sample_are_no_class():
+def test_sampling_by_class_rejects_multi_label_targets():
     for partner in ("other_class", "balanced"):
         message = re.escape(
             "Sampling by class needs one class per sample: rows of targets (B, K) must sum to 1, which multi-label "
@@ -229,7 +229,7 @@ def test_several_labels_of_a_sample_are_no_class():
 
 
 @traced
-def test_draws_follow_the_device_of_what_is_given():
+def test_plan_is_on_device_of_the_given_tensors():
     for given_tensors in (
         {"targets": torch.zeros(4, device="meta")},
         {"group": torch.zeros(4, dtype=int, device="meta")},
@@ -239,7 +239,7 @@ def test_draws_follow_the_device_of_what_is_given():
     assert sampling.draw_plan(PAPER, 4).first.device.type == "cpu"
 
 
-def test_slices_that_make_too_few_pairs_are_an_error():
+def test_slices_with_too_few_pairs_raise():
     options = replace(PAPER, sampling="slice", sample_ratio=0.1)
     with pytest.raises(ValueError, match=r'makes 2 pairs from 10 samples, but final="sample" needs 4: raise'):
         sampling.draw_plan(options, 10)
@@ -260,7 +260,7 @@ def test_plan_of_the_paper(size, sample_ratio, transformed_ratio, seed):
     num_transformed = oracles.rounded_share(transformed_ratio, size)
     assert len(set(plan.transformed.tolist())) == len(plan.transformed) == num_transformed
     assert len(plan.first) == len(plan.second) == len(plan.lam) == size - num_transformed
-    # Every sample is in the pairing set once, as it is or transformed, so firsts and seconds are each distinct.
+    # Each sample is in the pairing set once, original or transformed, so first and second have no repeats.
     for drawn in (plan.first, plan.second):
         sources = (drawn % size).tolist()
         assert len(set(sources)) == len(sources)
@@ -298,7 +298,7 @@ def test_rows_of_the_final_set_are_drawn_at_random(field):
     assert ((counts - expected).abs() < 80).all()
 
 
-def test_synthetic_rows_are_drawn_apart_from_the_transformed_ones():
+def test_synthetic_rows_are_independent_of_transformed_rows():
     draw, overlap = generator(), 0
     for _ in range(500):
         plan = sampling.draw_plan(PAPER, 10, generator=draw)
@@ -306,7 +306,7 @@ def test_synthetic_rows_are_drawn_apart_from_the_transformed_ones():
     assert abs(overlap / 500 - 6 * 4 / 10) < 0.2
 
 
-def test_pairs_have_no_fixed_distance():
+def test_pairs_have_no_fixed_offset():
     draw, distances = generator(), torch.zeros(10)
     for _ in range(500):
         plan = sampling.draw_plan(PAPER, 10, generator=draw)
@@ -314,7 +314,7 @@ def test_pairs_have_no_fixed_distance():
     assert (distances > 100).all()
 
 
-def test_lam_has_no_order():
+def test_lam_does_not_depend_on_position():
     draw = generator()
     plans = torch.stack([sampling.draw_plan(PAPER, 10, generator=draw).lam for _ in range(1000)])
     assert ((plans.mean(0) - 0.5).abs() < 0.05).all()
@@ -335,7 +335,7 @@ def test_plan_of_the_release(size, seed):
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)
-def test_truncated_counts_are_those_of_the_released_slices(size, ratio, seed):
+def test_truncated_counts_match_slices_of_the_release(size, ratio, seed):
     options = replace(PAPER, sampling="slice", final="slice", counts="truncate", sample_ratio=ratio)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     delta = Fraction(ratio).limit_denominator(10_000)
@@ -345,7 +345,7 @@ def test_truncated_counts_are_those_of_the_released_slices(size, ratio, seed):
     assert options.never_transforms(size) == (len(plan.transformed) == 0 and max(pool, default=0) < size)
 
 
-def test_counts_of_the_release_at_its_batch_of_16():
+def test_counts_of_the_release_for_16_samples():
     counts = {}
     for name in ("truncate", "round"):
         options = replace(PAPER, sampling="slice", final="slice", counts=name)
@@ -356,7 +356,7 @@ def test_counts_of_the_release_at_its_batch_of_16():
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)
-def test_balanced_sampling_keeps_the_shares(size, ratio, seed):
+def test_balanced_sampling_keeps_share_of_originals_and_groups(size, ratio, seed):
     options = replace(PAPER, sampling="balanced", sample_ratio=ratio, transformed_ratio=0.0)
     targets, group = torch.arange(size) % 2, torch.arange(size) % 3
     plan = sampling.draw_plan(options, size, targets=targets, group=group, generator=generator(seed))
@@ -365,7 +365,7 @@ def test_balanced_sampling_keeps_the_shares(size, ratio, seed):
     assert sorted(group[plan.first % size].tolist()) == sorted(group.tolist())
 
 
-def test_balanced_sampling_draws_both_of_a_pair_by_class():
+def test_balanced_sampling_balances_both_samples_of_a_pair():
     targets = torch.tensor([0] * 18 + [1, 2])
     options, draw = replace(PAPER, sampling="balanced", transformed_ratio=0.0), generator()
     plans = [sampling.draw_plan(options, 20, targets=targets, generator=draw) for _ in range(100)]
@@ -376,7 +376,7 @@ def test_balanced_sampling_draws_both_of_a_pair_by_class():
 
 
 @pytest.mark.parametrize("partner", ["balanced", "other_class"])
-def test_a_sample_with_the_ignored_label_is_no_partner_and_no_source(partner):
+def test_samples_with_ignored_label_are_not_drawn_for_pairs(partner):
     targets = torch.tensor([0] * 6 + [1] * 6 + [-100] * 4)
     options = replace(PAPER, sampling="balanced", partner=partner, transformed_ratio=0.0)
     draw = generator()
@@ -388,7 +388,7 @@ def test_a_sample_with_the_ignored_label_is_no_partner_and_no_source(partner):
     assert len(nothing.first) == 4
 
 
-def test_without_another_class_any_row_of_the_group_is_a_partner():
+def test_without_another_class_partner_is_any_row_of_the_group():
     group, classes = torch.zeros(2, dtype=torch.long), torch.tensor([0, -100])
     draw = generator()
     partners = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(50)])
@@ -400,7 +400,7 @@ def test_without_another_class_any_row_of_the_group_is_a_partner():
 
 
 @pytest.mark.parametrize("name", ["targets", "embeddings", "group"])
-def test_what_is_given_to_draw_has_a_row_for_each_sample(name):
+def test_draw_plan_rejects_tensors_of_wrong_length(name):
     with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 samples, got \(4,\)\.$"):
         sampling.draw_plan(PAPER, 5, **{name: torch.zeros(4)})
 
@@ -415,7 +415,7 @@ def test_what_is_given_to_draw_has_a_row_for_each_sample(name):
         torch.zeros(9, 3, 2),
     ],
 )
-def test_balanced_sampling_of_what_has_no_class_is_random(targets):
+def test_balanced_sampling_without_classes_is_random(targets):
     options = replace(PAPER, sampling="balanced", transformed_ratio=0.0)
     plan = sampling.draw_plan(options, 9, targets=targets, generator=generator())
     assert sorted((plan.first % 9).tolist()) == list(range(9))
@@ -424,20 +424,20 @@ def test_balanced_sampling_of_what_has_no_class_is_random(targets):
 
 
 @given(size=sizes, seed=seeds)
-def test_a_mixed_plan_keeps_nothing_but_pairs(size, seed):
+def test_mixed_plan_has_only_pairs(size, seed):
     plan = sampling.draw_plan(replace(PAPER, final="mixed"), size, generator=generator(seed))
     assert plan.transformed.tolist() == []
     assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
 
 
 @given(size=sizes, seed=seeds)
-def test_plan_by_weight_keeps_everything(size, seed):
+def test_weight_plan_has_all_rows(size, seed):
     plan = sampling.draw_plan(replace(PAPER, final="weight"), size, generator=generator(seed))
     assert plan.transformed.tolist() == list(range(size))
     assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
 
 
-def test_lam_is_drawn_by_sample_or_by_batch():
+def test_lam_is_drawn_per_sample_or_per_batch():
     by_sample = sampling.draw_plan(PAPER, 20, generator=generator()).lam
     by_batch = sampling.draw_plan(replace(PAPER, lam="batch"), 20, generator=generator()).lam
     assert len(set(by_sample.tolist())) == len(by_sample) == 8
@@ -457,7 +457,7 @@ def test_pairs_stay_within_groups(partner):
         assert (targets[plan.first % 12] != targets[plan.second % 12]).all()
 
 
-def test_balanced_partners_favour_rare_classes():
+def test_balanced_partners_are_uniform_over_classes():
     targets = torch.tensor([0] * 18 + [1, 2])
     draw = generator()
     share = {}
@@ -472,7 +472,7 @@ def test_balanced_partners_favour_rare_classes():
 
 @pytest.mark.parametrize("sampled", ["random", "balanced"])
 @pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
-def test_a_generator_decides_everything(partner, sampled):
+def test_generator_determines_the_plan(partner, sampled):
     options = replace(PAPER, partner=partner, sampling=sampled)
     given_tensors = {"targets": torch.arange(9) % 3, "embeddings": torch.arange(9.0)[:, None] ** 2}
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The three shapes of a ramp, and what is not one."""
+"""Schedules of the strength: the three shapes, and invalid arguments."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The semantic loss, reading by reading."""
+"""The semantic loss compared with its oracle for every option."""
 
 import math
 import re
@@ -22,7 +22,7 @@ def loss_of(seed=0, image_dim=IMAGE, **options):
 
 
 def oracle(loss, text, image):
-    """One sample, through whichever maps there are."""
+    """Compute the loss of one sample, with the projections that the loss has."""
     if loss.text_projection is not None:
         text = oracles.linear(text, loss.text_projection)
     if loss.image_projection is not None:
@@ -44,7 +44,7 @@ def close(tensor, expected):
     direction=st.sampled_from(["text_to_image", "image_to_text", "symmetric"]),
     standardize=st.booleans(),
 )
-def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature, direction, standardize):
+def test_every_projection_and_direction_matches_oracle(project, size, seed, temperature, direction, standardize):
     image_dim = TEXT if project == "none" else IMAGE
     loss = loss_of(
         seed,
@@ -62,7 +62,7 @@ def test_every_map_and_direction_is_the_oracle(project, size, seed, temperature,
 
 @pytest.mark.parametrize("pool", ["mean", "first", "token"])
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_every_pooling_is_the_oracle(pool, size, length, seed, data):
+def test_every_pooling_matches_oracle(pool, size, length, seed, data):
     loss = loss_of(seed, pool=pool, reduction="none")
     text, image = tensors(seed, size, length, TEXT), tensors(seed + 1, size, IMAGE)
     mask = data.draw(masks(size, length))
@@ -88,11 +88,11 @@ def test_every_pooling_is_the_oracle(pool, size, length, seed, data):
     standardize=st.booleans(),
     data=st.data(),
 )
-def test_the_contrast_is_the_oracle(size, seed, direction, standardize, data):
+def test_contrast_matches_oracle(size, seed, direction, standardize, data):
     options = {"direction": direction, "standardize": standardize, "reduction": "none", "temperature": 0.5}
     loss, plain = loss_of(seed, contrast=0.7, **options), loss_of(seed, **options)
     text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, IMAGE)
-    shown = data.draw(st.lists(st.integers(0, size - 1), min_size=size, max_size=size))  # some show the same image
+    shown = data.draw(st.lists(st.integers(0, size - 1), min_size=size, max_size=size))  # some share an image
     image = image[shown]
     has_image = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     divergences = [[oracle(loss, a, b) for b in image.tolist()] for a in text.tolist()]
@@ -109,7 +109,7 @@ def test_the_contrast_is_the_oracle(size, seed, direction, standardize, data):
         assert (plain(text, image) <= loss(text, image)).all()
 
 
-def test_one_constant_distribution_satisfies_the_divergence_and_not_the_contrast():
+def test_constant_distributions_minimise_divergence_but_not_contrast():
     text, image = torch.zeros(4, TEXT), tensors(0, 4, IMAGE).float()
     loss = SemanticKLLoss(TEXT, IMAGE, project="image", contrast=1.0)
     nn.init.zeros_(loss.image_projection.weight)
@@ -118,7 +118,7 @@ def test_one_constant_distribution_satisfies_the_divergence_and_not_the_contrast
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
-def test_divergences_pool_as_the_loss_does(pool):
+def test_divergences_use_the_pooling_of_the_loss(pool):
     loss = loss_of(pool=pool, reduction="none")
     text, image, mask = (
         tensors(0, 3, 2, TEXT),
@@ -151,7 +151,7 @@ def test_the_text_is_the_prior():
     close(loss(text.double(), image.double()), 0.5 * math.log(2) + 0.5 * math.log(2 / 3))
 
 
-def test_equal_sides_cost_nothing():
+def test_loss_of_equal_text_and_image_is_zero():
     text = torch.randn(3, 4)
     assert SemanticKLLoss(4, 4, project="none")(text, text) == 0
 
@@ -186,7 +186,7 @@ def test_every_parameter_receives_a_gradient(project):
     assert all(parameter.grad.abs().sum() > 0 for parameter in loss.parameters())
 
 
-def test_gradients():
+def test_gradients_match_finite_differences():
     loss = loss_of(pool="token")
     text, image = tensors(0, 2, 3, TEXT).requires_grad_(), tensors(1, 2, IMAGE).requires_grad_()
     mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -195,12 +195,12 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask=mask), (text, image))
 
 
-def test_the_map_is_linear():
+def test_projection_is_linear():
     assert isinstance(loss_of().text_projection, nn.Linear)
     assert loss_of(project="image").text_projection is None
 
 
-def test_the_first_token_is_the_first_real_one():
+def test_first_pooling_uses_the_first_real_token():
     text, image = tensors(0, 2, 3, TEXT), tensors(1, 2, IMAGE)
     mask = torch.tensor([[False, True, True], [True, True, False]])
     loss = loss_of(pool="first", reduction="none")
@@ -210,7 +210,7 @@ def test_the_first_token_is_the_first_real_one():
 
 @pytest.mark.parametrize(("pool", "contrast"), [("mean", 0.0), ("mean", 1.0), ("first", 1.0), ("token", 0.0)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_masked_reaches_neither_loss_nor_gradient(pool, contrast, bad):
+def test_masked_values_reach_neither_loss_nor_gradient(pool, contrast, bad):
     mask, has_image = torch.tensor([[True, False], [True, True], [True, True]]), torch.tensor([True, True, False])
     results = []
     for filled in (0.0, bad):
@@ -249,7 +249,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_options_that_cannot_be_are_refused(message):
+def test_invalid_options_raise(message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SemanticKLLoss(TEXT, IMAGE, **WRONG[message])
 
@@ -277,7 +277,7 @@ def test_inputs_are_checked():
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "token"])
-def test_all_is_computed_on_the_device_of_the_text(pool):
+def test_loss_stays_on_device_of_text(pool):
     loss, mask = (
         SemanticKLLoss(TEXT, IMAGE, pool=pool, device="meta"),
         torch.ones(2, 3, dtype=torch.bool, device="meta"),

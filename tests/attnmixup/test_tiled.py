@@ -1,4 +1,4 @@
-"""Tiles of any size give the scores and gradients of the whole."""
+"""Tiled additive scores and their gradients equal the untiled ones for any tile size."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from attnmixup import functional, tiled
     elements=st.integers(1, 60),
     seed=seeds,
 )
-def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
+def test_tiles_do_not_change_scores_or_gradients(lead, rows, size, width, elements, seed):
     shapes = ((*lead, 2, rows, width), (*lead, 2, size, width), (2, width))
     leaves = [tensors(seed + i, *shape).requires_grad_() for i, shape in enumerate(shapes)]
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +31,7 @@ def test_tiles_change_nothing(lead, rows, size, width, elements, seed):
 
 
 @pytest.mark.parametrize(("elements", "tiles"), [(3, 70), (24, 10), (63, 4), (105, 2), (209, 2), (210, 1)])
-def test_no_tile_is_larger_than_allowed_or_smaller_than_it_must_be(monkeypatch, elements, tiles):
+def test_tiles_are_as_large_as_the_limit_allows(monkeypatch, elements, tiles):
     halves, seen = tiled._half_tanh_tiles, []
 
     def watch(query, key):
@@ -48,12 +48,12 @@ def test_no_tile_is_larger_than_allowed_or_smaller_than_it_must_be(monkeypatch, 
     assert len(seen) == 2 * tiles
 
 
-def of_all_pairs(query, key, vector):
+def untiled_scores(query, key, vector):
     return (torch.tanh(query.unsqueeze(-2) + key.unsqueeze(-3)) * vector[:, None, None]).sum(-1)
 
 
 @pytest.mark.parametrize("size", [0.01, 1.0, 6.0, 19.9, 60.0, 1000.0])
-def test_scores_and_gradients_in_float32_are_close_however_large_the_numbers_are(size):
+def test_float32_scores_and_gradients_are_accurate_at_any_magnitude(size):
     wide = [tensors(seed, *shape) for seed, shape in enumerate(((2, 40, 64), (2, 30, 64), (2, 64)))]
     query = wide[0] / wide[0].abs().max() * size
     wide = [query, wide[1] / wide[1].abs().max() - query[:, :30], wide[2]]  # so that many sums are small
@@ -61,7 +61,7 @@ def test_scores_and_gradients_in_float32_are_close_however_large_the_numbers_are
     narrow = [tensor.float().requires_grad_() for tensor in wide]
     exact = [tensor.detach().double().requires_grad_() for tensor in narrow]
     results = []
-    for compute, leaves in ((tiled.tiled_additive_scores, narrow), (of_all_pairs, exact)):
+    for compute, leaves in ((tiled.tiled_additive_scores, narrow), (untiled_scores, exact)):
         scores = compute(*leaves)
         results.append([scores, *torch.autograd.grad(scores.sin().sum(), leaves)])
     for found, expected in zip(*results, strict=True):
@@ -70,11 +70,11 @@ def test_scores_and_gradients_in_float32_are_close_however_large_the_numbers_are
         )
 
 
-def test_a_cpu_takes_no_tanh_of_pairs(monkeypatch):
+def test_cpu_computes_no_tanh_of_pairs(monkeypatch):
     query, key, vector = (
         tensors(seed, *shape).requires_grad_() for seed, shape in enumerate(((1, 4, 3), (1, 5, 3), (1, 3)))
     )
-    expected = of_all_pairs(query, key, vector)
+    expected = untiled_scores(query, key, vector)
     monkeypatch.setattr(torch.Tensor, "tanh_", None, raising=False)
     scores = tiled.tiled_additive_scores(query, key, vector)
     torch.testing.assert_close(scores, expected)
@@ -82,14 +82,14 @@ def test_a_cpu_takes_no_tanh_of_pairs(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), float("nan")])
-def test_what_is_not_finite_reaches_its_own_row_alone(value):
+def test_nonfinite_values_affect_only_their_own_row(value):
     query, key, vector = (tensors(seed, *shape) for seed, shape in enumerate(((1, 4, 3), (1, 5, 3), (1, 3))))
     query[0, 2, 1] = value
     scores = tiled.tiled_additive_scores(query, key, vector)
-    torch.testing.assert_close(scores, of_all_pairs(query, key, vector), equal_nan=True)
+    torch.testing.assert_close(scores, untiled_scores(query, key, vector), equal_nan=True)
 
 
-def test_gradients(monkeypatch):
+def test_gradients_match_finite_differences(monkeypatch):
     monkeypatch.setattr(tiled, "CPU_TILE", 10)
     query, key, vector = (tensors(0, *shape).requires_grad_() for shape in ((1, 2, 3), (1, 4, 3), (1, 3)))
     assert torch.autograd.gradcheck(tiled.tiled_additive_scores, (query, key, vector))
@@ -100,7 +100,7 @@ def test_an_accelerator_has_larger_tiles():
 
 
 @pytest.mark.parametrize("elements", [10**6, 10])
-def test_torch_func_and_second_derivatives_work_at_every_size(monkeypatch, elements):
+def test_torch_func_and_second_derivatives_work_for_any_tile_size(monkeypatch, elements):
     monkeypatch.setattr(tiled, "CPU_TILE", elements)
     query, key, vector = (torch.randn(*shape).double() for shape in ((2, 3, 2), (2, 4, 2), (2, 2)))
 

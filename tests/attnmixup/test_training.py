@@ -1,4 +1,4 @@
-"""Parameters that no optimizer holds, and BatchNorm that learns from originals alone."""
+"""Parameters missing from the optimizer, and BatchNorm statistics of the originals only."""
 
 import copy
 import re
@@ -39,7 +39,7 @@ def test_missing_parameters_are_named():
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_batch_norm_learns_from_originals(momentum):
+def test_batch_norm_statistics_come_from_originals_only(momentum):
     mixed = AttnMixup(4, heads=1)(torch.randn(6, 4))
     head, alone, plain = (nn.Sequential(nn.BatchNorm1d(4, momentum=momentum), nn.Dropout(0.0)) for _ in range(3))
     with statistics_of_originals(head, mixed):
@@ -77,7 +77,7 @@ def test_a_checkpointed_head_updates_its_statistics_once(reentrant):
         torch.testing.assert_close(parameter.grad, expected.grad)
 
 
-def test_batch_norm_is_itself_again_after_an_error():
+def test_batch_norm_is_restored_after_an_error():
     class Fails(nn.BatchNorm1d):
         def forward(self, inputs):
             if len(inputs) > 6:

@@ -1,4 +1,4 @@
-"""Readers of the evidence benchmark: made files in the public layouts."""
+"""Readers of the evidence benchmark on small files in the public formats."""
 
 import json
 
@@ -66,19 +66,19 @@ def test_mnre_has_two_spans(tmp_path):
 @pytest.mark.parametrize(
     ("source", "header"), [("wnut17", ""), ("twitter2015", "IMGID:1\n"), ("twitter2017", "IMGID:1\n")]
 )
-def test_tagged_sentences(source, header, tmp_path):
+def test_tagged_sentences_are_read(source, header, tmp_path):
     write_columns(tmp_path / source, SENTENCES, header)
     texts = read_source(source, tmp_path)
     assert texts.labels == ("O", "B-LOC", "B-PER", "I-LOC")
     assert texts.rows["test"] == [Row(("New", "York", "City"), ("O", "B-LOC", "I-LOC")), Row(("Ann",), ("B-PER",))]
 
 
-def test_what_scikit_learn_ships_needs_no_folder(tmp_path):
+def test_scikit_learn_data_sets_need_no_folder(tmp_path):
     for source, classes in (("wine", 3), ("breast_cancer", 2), ("digits", 10)):
         assert len(read_source(source, tmp_path).labels) == classes
 
 
-def test_the_fingerprint_is_that_of_the_content(tmp_path):
+def test_fingerprint_depends_on_the_content(tmp_path):
     write_columns(tmp_path / "wnut17", SENTENCES)
     before = read_source("wnut17", tmp_path).fingerprint()
     assert before == read_source("wnut17", tmp_path).fingerprint()
@@ -86,7 +86,7 @@ def test_the_fingerprint_is_that_of_the_content(tmp_path):
     assert before != read_source("wnut17", tmp_path).fingerprint()
 
 
-def test_errors_name_the_place(tmp_path):
+def test_errors_name_file_and_line(tmp_path):
     with pytest.raises(UserError, match=r"wnut17.train.txt: cannot be read"):
         read_source("wnut17", tmp_path)
     with pytest.raises(UserError, match=r"banking77: cannot read banking77 \(FileNotFoundError"):

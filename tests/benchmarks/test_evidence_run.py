@@ -1,4 +1,4 @@
-"""The command of the evidence benchmark: runs, resumes, refuses and reports, on made data and a tiny encoder."""
+"""The command of the evidence benchmark on small data and a tiny encoder: runs, resumes, reports and errors."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ TAGS = ["B-PER", "O", "O", "B-LOC", "I-LOC", "O"]
 
 @pytest.fixture
 def folders(tmp_path):
-    """Data, encoder and configuration."""
+    """Create data, encoder and configuration."""
     (tmp_path / "data" / "wnut17").mkdir(parents=True)
     sentence = "".join(f"{word}\t{tag}\n" for word, tag in zip(WORDS, TAGS, strict=True))
     for split in ("train", "valid", "test"):
@@ -64,11 +64,12 @@ def arguments(folder, *more):
     return [str(folder / "config.yaml"), "--data", str(folder / "data"), "--out", str(folder / "out"), *more]
 
 
-def test_it_runs_reports_and_resumes(folders, capsys, monkeypatch):
+def test_command_runs_reports_and_resumes(folders, capsys, monkeypatch):
     assert main(arguments(folders)) == 0
     out = folders / "out"
     printed = capsys.readouterr().out
-    # Two rates by two seeds, and the third seed at the chosen rate; partners by class only where there is one class.
+    # Two learning rates with two seeds each, and the third seed at the chosen rate. The balanced arm is trained only
+    # where a sample has one class.
     assert printed.count("5 cells trained") == 5
     assert len(list((out / "cells").rglob("*.json"))) == 25
     assert not list(out.rglob("*.partial"))
@@ -114,7 +115,7 @@ def test_two_jobs_train_the_same_cells(folders):
     assert scores[0] == scores[1]
 
 
-def test_other_settings_train_anew_and_only_some_may_be_asked_for(folders, capsys):
+def test_changed_arm_is_trained_again_and_options_select_cells(folders, capsys):
     chosen = arguments(folders, "--half", "design", "--arms", "paper")
     assert main(chosen) == 0
     assert capsys.readouterr().out.count("5 cells trained") == 2
@@ -126,7 +127,7 @@ def test_other_settings_train_anew_and_only_some_may_be_asked_for(folders, capsy
     assert "wine-5, paper: 5 cells trained" in printed
 
 
-def test_the_best_rate_on_validation_is_chosen(folders):
+def test_best_validation_learning_rate_is_chosen(folders):
     [unit] = [
         u for u in units_of(load_config(folders / "config.yaml")) if (u.arm, u.data_set.name) == ("plain", "wine-5")
     ]
@@ -138,7 +139,7 @@ def test_the_best_rate_on_validation_is_chosen(folders):
     assert finished_cells(unit, folders) == {}
 
 
-def test_an_interrupt_says_how_to_go_on(folders, capsys, monkeypatch):
+def test_interrupt_explains_how_to_resume(folders, capsys, monkeypatch):
     monkeypatch.setattr(cells, "train_cell", lambda *call: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(arguments(folders)) == 130
     assert "the same command resumes" in capsys.readouterr().err
@@ -150,7 +151,7 @@ def test_features_are_computed_once(folders, monkeypatch):
     features = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
     assert features["train"].shape == (37, 12)
     assert features["train"].dtype == torch.float16
-    # One sentence after another, whatever the order of computation; a sentence alone gives the same.
+    # Features are in the order of the sentences and do not depend on the other sentences of a batch.
     torch.testing.assert_close(features["train"][:6], features["test"][30:36])
     monkeypatch.setattr(encoder, "frozen_features", None)
     again = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
@@ -197,14 +198,14 @@ def test_fine_tuning_trains_the_encoder(folders, capsys):
         (("hidden: 8", "width: 8"), "width"),
     ],
 )
-def test_configurations_that_cannot_be_read(change, message, folders):
+def test_invalid_configurations_raise(change, message, folders):
     path = folders / "config.yaml"
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(UserError, match=message):
         load_config(path)
 
 
-def test_mistakes_on_the_command_line(folders, capsys):
+def test_invalid_arguments_are_reported(folders, capsys):
     for more, message in (
         (["--data-sets", "x"], "unknown data set x; expected some of wine-5, wnut17"),
         (["--arms", "x"], "unknown arm x; expected some of plain"),
@@ -218,7 +219,7 @@ def test_mistakes_on_the_command_line(folders, capsys):
     assert "No finished data set" in capsys.readouterr().out
 
 
-def test_the_shipped_configuration_is_read():
+def test_shipped_configuration_is_valid():
     config = load_config(cells.Path(cells.__file__).with_name("frozen.yaml"))
     families = {half: {d.family for d in config.data_sets if d.half == half} for half in ("design", "held_back")}
     assert not families["design"] & families["held_back"]

@@ -1,4 +1,4 @@
-"""Scores, subsets and intervals of the evidence benchmark against slow or foreign oracles."""
+"""Scores, subsets and intervals of the evidence benchmark compared with slow or third-party implementations."""
 
 import random
 
@@ -17,27 +17,27 @@ from reference_models.tasks.metrics import ner_scores, relation_scores
 NAMES = ("None", "a", "b", "c")
 
 
-def drawn_labels(seed, size=50, classes=4):
+def draw_labels(seed, size=50, classes=4):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(classes, (size,), generator=generator) for _ in range(2)]
 
 
-def test_one_class_per_sample_is_scored_as_by_scikit_learn():
-    predicted, gold = drawn_labels(0)
+def test_single_label_scores_match_scikit_learn():
+    predicted, gold = draw_labels(0)
     counts = count_labels(predicted, gold, NAMES, "sentences")
     assert counts.micro() == pytest.approx(100 * (predicted == gold).float().mean().item())
     assert counts.by_class().tolist() == pytest.approx((100 * f1_score(gold, predicted, average=None)).tolist())
 
 
-def test_relations_leave_out_none():
-    predicted, gold = drawn_labels(1)
+def test_relation_scores_exclude_none():
+    predicted, gold = draw_labels(1)
     counts = count_labels(predicted, gold, NAMES, "relations")
     oracle = relation_scores([NAMES[label] for label in gold], [NAMES[label] for label in predicted])
     assert counts.micro() == pytest.approx(100 * oracle["f1"])
     assert counts.by_class()[0].isnan()
 
 
-def test_entities_are_scored_as_in_the_reference_models():
+def test_entity_scores_match_reference_models():
     names = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
     draw = random.Random(0)
     lengths = [draw.randint(1, 7) for _ in range(30)]
@@ -49,21 +49,21 @@ def test_entities_are_scored_as_in_the_reference_models():
     assert counts.by_class().tolist() == pytest.approx([100 * oracle["LOC_f1"], 100 * oracle["PER_f1"]])
 
 
-def test_nothing_found_and_nothing_to_find_is_0():
+def test_f1_without_gold_or_predicted_relations_is_0():
     nothing = torch.zeros(3, dtype=torch.long)
     assert count_labels(nothing, nothing, NAMES, "relations").micro() == 0
 
 
-def test_groups_of_classes_by_frequency():
+def test_class_groups_by_frequency():
     by_class = torch.tensor([10.0, 20, 30, torch.nan, 50, 60, 70])
     groups = class_groups(by_class, torch.tensor([1, 9, 5, 99, 8, 2, 6]))
     assert groups == {"head": (20 + 50) / 2, "medium": (70 + 30) / 2, "tail": (60 + 10) / 2}
     assert class_groups(by_class, torch.full((7,), 3)) == {"head": None, "medium": None, "tail": None}
 
 
-def test_calibration_error_bin_by_bin():
+def test_calibration_error_matches_loop_over_bins():
     probabilities = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
-    gold = drawn_labels(2, 200, 3)[0]
+    gold = draw_labels(2, 200, 3)[0]
     total = 0.0
     for start in range(15):
         rows = [row for row in range(200) if start / 15 <= probabilities[row].max() < (start + 1) / 15]
@@ -74,7 +74,7 @@ def test_calibration_error_bin_by_bin():
     assert expected_calibration_error(torch.eye(3), torch.arange(3)) == 0
 
 
-def test_subsets_have_the_asked_rows_and_depend_on_the_seed_alone():
+def test_subsets_have_requested_rows_and_depend_only_on_the_seed():
     rows, classes = torch.arange(100, 160), torch.arange(60) % 3
     few = draw_subset(rows, classes, {"per_class": 4}, 0)
     assert torch.bincount(classes[few - 100]).tolist() == [4, 4, 4]
@@ -95,14 +95,14 @@ def test_subsets_have_the_asked_rows_and_depend_on_the_seed_alone():
         ({"first": 3}, "one of per_class"),
     ],
 )
-def test_subsets_that_cannot_be_drawn(subset, message):
+def test_impossible_subsets_raise(subset, message):
     with pytest.raises(UserError, match=message):
         draw_subset(torch.arange(60), torch.arange(60) % 3, subset, 0)
     with pytest.raises(UserError, match="needs one class"):
         draw_subset(torch.arange(60), None, {"per_class": 1}, 0)
 
 
-def test_paired_intervals_are_those_of_scipy():
+def test_paired_intervals_match_scipy():
     ours, plain = {0: 3.0, 1: 5.0, 2: 4.5, 7: 1.0}, {0: 2.0, 1: 4.5, 2: 2.0, 3: 9.0}
     difference = paired_difference(ours, plain)
     oracle = stats.ttest_rel([3.0, 5.0, 4.5], [2.0, 4.5, 2.0])
@@ -127,7 +127,7 @@ def test_each_family_counts_once():
     assert over_seeds.freedom == pytest.approx(sum(variances) ** 2 / sum(v**2 / 9 for v in variances))
 
 
-def test_the_interval_over_seeds_covers_as_often_as_it_says():
+def test_interval_over_seeds_has_nominal_coverage():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(500):

@@ -26,14 +26,14 @@ ARMS = {
 
 
 def blobs():
-    """Three classes far apart."""
+    """Three well-separated classes."""
     classes = np.arange(90) % 3
     features = np.random.default_rng(0).normal(size=(90, 5)) + 4 * np.eye(3, 5)[classes]
     return pool_of_numbers(Numbers(features, classes))
 
 
 def tagged():
-    """Sentences whose tag is written in the features of each word."""
+    """Sentences whose word features encode the tags."""
     draw = np.random.default_rng(0)
     tags = ("O", "B-PER", "I-PER")
     rows = {}
@@ -47,9 +47,9 @@ def tagged():
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("make", [blobs, tagged])
-def test_every_arm_learns_what_is_easy_and_is_scored(arm, make):
+def test_every_arm_learns_easy_data_and_is_scored(arm, make):
     cell = train_cell(make(), {}, TRAINING, ARMS[arm], 0.03, 0)
-    assert cell["test"]["micro"] > 80  # of which a third is chance
+    assert cell["test"]["micro"] > 80  # chance is about a third
     assert cell["valid"] <= cell["valid_best"] <= 100
     assert [step for step, _ in cell["curve"]] == [10, 20, 30]
     assert 0 < cell["epochs_to_99"] <= cell["epochs"]
@@ -58,14 +58,14 @@ def test_every_arm_learns_what_is_easy_and_is_scored(arm, make):
     assert ("norm_h" in cell["diagnostics"]) is (attends or arm == "LN(H)")
 
 
-def test_a_cell_is_the_same_when_trained_again_and_another_by_seed():
+def test_cell_is_reproducible_and_depends_on_the_seed():
     first, again, other = (train_cell(blobs(), {"rows": 20}, TRAINING, {}, 0.001, seed) for seed in (0, 0, 1))
     assert first["curve"] == again["curve"]
     assert first["test"] == again["test"]
     assert first["test"] != other["test"]
 
 
-def test_arms_of_a_seed_start_alike_and_see_the_same_batches():
+def test_arms_of_a_seed_share_initial_weights_and_batches():
     heads = {name: Head(blobs(), 8, options, seed=4) for name, options in ARMS.items()}
     for head in heads.values():
         for part in ("body", "classifier"):
@@ -78,7 +78,7 @@ def test_arms_of_a_seed_start_alike_and_see_the_same_batches():
     assert draw_batches(torch.arange(3), 4, 2, seed=0).shape == (2, 3)
 
 
-def test_words_are_padded_and_flattened_alike():
+def test_padded_and_flattened_words_agree():
     pool = tagged()
     rows = torch.tensor([3, 0, 17])
     features, tags, mask = pool.padded(rows)
@@ -120,7 +120,7 @@ def test_padding_of_sentences():
     assert batch.pooling.tolist() == [[[1, 0], [0, 0]], [[2, 2], [2, 2]]]
 
 
-def test_the_control_is_layer_norm_of_the_same_rows():
+def test_control_arm_is_layer_norm_of_the_same_rows():
     mixer = make_mixer({"control": "layer_norm"}, 8)
     assert isinstance(mixer.attention, NormOnly)
     h = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -135,7 +135,7 @@ def test_the_control_is_layer_norm_of_the_same_rows():
     assert torch.equal(result[~mask], tokens[~mask])
 
 
-def test_arms_are_options():
+def test_arms_are_options_of_attnmixup():
     assert make_mixer(None, 8) is None
     assert isinstance(make_mixer({"partner": "balanced"}, 8), AttnMixup)
     with pytest.raises(UserError, match=r"expected options of AttnMixup, got .'partners': 1"):
@@ -144,12 +144,12 @@ def test_arms_are_options():
         make_mixer({"control": "x"}, 8)
 
 
-def test_diagnosing_changes_nothing_and_plain_mixup_has_nothing_to_diagnose():
+def test_diagnostics_change_nothing_and_are_empty_without_attention():
     batch = (torch.randn(6, 5), torch.arange(6) % 3, None)
     assert diagnose(Head(blobs(), 8, ARMS["mixup"], 0), [batch]) == diagnose(Head(blobs(), 8, None, 0), [batch]) == {}
     head = Head(blobs(), 8, {"score": "shared"}, 0)
     before = {name: value.clone() for name, value in head.state_dict().items() if torch.is_tensor(value)}
     found = diagnose(head, [batch])
-    assert found["common"] == pytest.approx(1)  # one context for all
+    assert found["common"] == pytest.approx(1)  # one context for all samples
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items() if name in before)
     assert not head.mixer.attention.project_output._forward_hooks

@@ -1,4 +1,4 @@
-"""The command for a GPU, in its reduced form: every section runs, and one that fails does not lose the others."""
+"""The GPU benchmark in its reduced form: every section runs, and a failing section does not affect the others."""
 
 import json
 import os
@@ -68,7 +68,7 @@ def test_every_section_runs_without_a_gpu(tmp_path):
     assert "failed" not in page
 
 
-def test_a_section_that_fails_does_not_lose_the_others(tmp_path):
+def test_failing_section_does_not_affect_the_others(tmp_path):
     sections = {function.__name__: function for function in (dies, raises, fails, is_stopped, good)}
     found = {part.section: part for part in runner.run_sections(sections, setting_in(tmp_path), 600)}
     assert [name for name, part in found.items() if part.good] == ["good"]
@@ -84,12 +84,12 @@ def test_a_section_that_fails_does_not_lose_the_others(tmp_path):
     assert "| x | y |\n|---|---|\n| 1 | - |" in page
 
 
-def test_what_does_not_fit_into_the_time_is_not_begun(tmp_path):
+def test_section_is_not_started_after_the_time_limit(tmp_path):
     [found] = runner.run_sections({"dies": dies}, setting_in(tmp_path), 0)
     assert found.error == "not started: the limit of 0 seconds was reached"
 
 
-def test_the_exit_code_says_that_something_failed(tmp_path, monkeypatch, capsys):
+def test_exit_code_is_1_if_a_section_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "run_sections", lambda *_: [Findings("steps", error="x"), Findings("core")])
     monkeypatch.setattr("sys.argv", ["gpu", "--reduced", "--output", str(tmp_path / "new")])
     assert command.main() == 1
@@ -103,7 +103,7 @@ def test_the_exit_code_says_that_something_failed(tmp_path, monkeypatch, capsys)
         (["--reduced", "--output", "."], "the folder . already exists; choose a new one with --output"),
     ],
 )
-def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys):
+def test_invalid_arguments_are_reported(arguments, message, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["gpu", *arguments])
     with pytest.raises(SystemExit, match="2"):
@@ -111,17 +111,17 @@ def test_what_cannot_be_is_refused(arguments, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_host_that_asks_for_a_value_is_found_without_a_gpu(tmp_path, monkeypatch):
+def test_host_synchronisation_is_detected_without_a_gpu(tmp_path, monkeypatch):
     findings = Findings("core")
     arguments = (setting_in(tmp_path), findings, "x", core.Modules("paper"), core.make_batch(False), "paper")
     core.check_waiting(*arguments)
     forward = core.Modules.forward
 
-    def asking(self, *batch):
+    def synchronising_forward(self, *batch):
         loss = forward(self, *batch)
         return loss if loss.item() else None
 
-    monkeypatch.setattr(core.Modules, "forward", asking)
+    monkeypatch.setattr(core.Modules, "forward", synchronising_forward)
     core.check_waiting(*arguments)
     assert [check.passed for check in findings.checks] == [True, False]
     assert "DataDependentOutputException" in findings.checks[1].detail

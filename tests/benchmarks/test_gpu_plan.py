@@ -1,4 +1,4 @@
-"""The plan for a GPU: counts that grow with the model as they must."""
+"""The computed plan for a GPU: counts grow with the model as expected."""
 
 from dataclasses import replace
 
@@ -9,14 +9,14 @@ from benchmarks import gpu_plan
 from benchmarks.workload import SIZES, TINY_TEXT, make_model
 
 
-def test_kernels_grow_by_the_same_number_with_each_layer():
+def test_each_layer_adds_the_same_number_of_kernels():
     sizes = [replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}) for depth in (1, 2, 3)]
     one, two, three = (gpu_plan.launches("re", size) for size in sizes)
     assert three - two == pytest.approx(two - one, abs=5)
     assert two - one > 30
 
 
-def test_memory_is_that_of_weights_and_of_activations():
+def test_memory_counts_weights_and_activations():
     with torch.device("meta"):
         model = make_model("re", SIZES["tiny"])
     trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision."))

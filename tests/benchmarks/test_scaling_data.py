@@ -1,4 +1,4 @@
-"""The table of growing data sets: a line for each, read, cached and loaded in both formats."""
+"""The table of data set sizes: one line per size, in both formats."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from benchmarks import scaling_data
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("format", ["mnre", "twitter"])
-def test_a_line_for_each_number_of_rows(format, monkeypatch, capsys):
+def test_table_has_a_line_for_each_number_of_rows(format, monkeypatch, capsys):
     monkeypatch.setattr(scaling_data, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(scaling_data, "IMAGES", 3)
     monkeypatch.setattr(scaling_data, "DRAWN", 20)

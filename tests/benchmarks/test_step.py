@@ -1,4 +1,4 @@
-"""The step that is measured: the same numbers in every way to compute it, and counts that a counter confirms."""
+"""The measured training step: all variants give the same results, and operation counts match a counter."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ TINY = SIZES["tiny"]
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_every_way_to_compute_a_step_gives_the_loss_and_gradients_of_published_code(task):
+def test_all_variants_give_loss_and_gradients_of_published_code(task):
     variants = ladder(task)
     results = results_without_chance(task, TINY, length_groups(task, 6, 2)[0], variants)
     (loss, _), *_ = results.values()
@@ -34,7 +34,7 @@ def test_every_way_to_compute_a_step_gives_the_loss_and_gradients_of_published_c
         assert with_modules[1] > in_bfloat16[1]
 
 
-def test_the_release_computes_gradients_that_nothing_uses_and_moves_batch_statistics():
+def test_release_computes_unused_gradients_and_updates_batch_statistics():
     model = make_model("re", TINY)
     work = make_work(model, torch.tensor([8, 9, 10]), TINY.side)
     before = {name: buffer.clone() for name, buffer in model.vision.named_buffers() if name.endswith("running_mean")}
@@ -53,7 +53,7 @@ def test_the_release_computes_gradients_that_nothing_uses_and_moves_batch_statis
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_operations_are_those_that_a_counter_sees(task, monkeypatch):
+def test_operation_count_matches_flop_counter(task, monkeypatch):
     # All rows of H* are counted, as a GPU computes them; a CPU leaves out those that the plan does not use.
     monkeypatch.setattr(attn_mixup, "used_rows", lambda plan: torch.arange(plan.size))
     model = make_model(task, TINY)
@@ -69,14 +69,14 @@ def test_operations_are_those_that_a_counter_sees(task, monkeypatch):
     assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
 
 
-def test_operations_of_the_encoder_are_counted_without_padding():
+def test_encoder_operations_are_counted_without_padding():
     model = make_model("re", TINY)
     lengths = torch.tensor([8, 30, 11])
     alone = sum(encoder_flops(model, length[None]) for length in lengths)
     assert encoder_flops(model, lengths) == alone < encoder_flops(model, torch.full((3,), 30))
 
 
-def test_groups_of_sentences_have_the_lengths_of_the_histogram():
+def test_length_groups_follow_the_histogram():
     for task, counts in HISTOGRAM.items():
         groups = torch.stack(length_groups(task, 16, 40)).float()
         middles = torch.arange(len(counts)) * BIN + (BIN - 1) / 2
@@ -86,7 +86,7 @@ def test_groups_of_sentences_have_the_lengths_of_the_histogram():
         assert groups.max() < LIMIT
 
 
-def test_shuffled_batches_hold_the_same_sentences_of_any_length():
+def test_shuffled_batches_have_the_same_sentences_in_mixed_lengths():
     grouped = length_groups("re", 8, 5)
     mixed = shuffled(grouped)
     assert torch.equal(torch.cat(mixed).sort().values, torch.cat(grouped).sort().values)
@@ -96,7 +96,7 @@ def test_shuffled_batches_hold_the_same_sentences_of_any_length():
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_padding_leaves_a_text_as_it_is(task):
+def test_padding_does_not_change_a_text(task):
     lengths = torch.tensor([8, 15, 11])
     short, long = (
         text_batch(task, lengths, torch.Generator().manual_seed(1), vocabulary=90, padded=padded)
@@ -110,7 +110,7 @@ def test_padding_leaves_a_text_as_it_is(task):
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_the_benchmark_prints_a_row_for_every_way(task, monkeypatch, capsys):
+def test_benchmark_prints_a_row_for_each_variant(task, monkeypatch, capsys):
     options = ["--against", "published", "--size", "tiny", "--groups", "1", "--tasks", task]
     monkeypatch.setattr("sys.argv", ["step", *options])
     monkeypatch.setattr(step, "in_fresh_process", lambda function, *arguments: function(*arguments))
@@ -123,7 +123,7 @@ def test_the_benchmark_prints_a_row_for_every_way(task, monkeypatch, capsys):
     assert lines[-1].startswith("Both modules take ")
 
 
-def test_where_faster_products_lose_accuracy_neither_a_row_nor_a_computation_has_them(monkeypatch, capsys):
+def test_fast_products_are_left_out_if_they_lose_accuracy(monkeypatch, capsys):
     monkeypatch.setattr(products, "medium_error", lambda device: 2e-3)
     monkeypatch.setattr(
         "sys.argv", ["step", "--against", "published", "--size", "tiny", "--groups", "1", "--tasks", "re"]
@@ -140,21 +140,21 @@ def test_where_faster_products_lose_accuracy_neither_a_row_nor_a_computation_has
 
 
 @pytest.mark.parametrize("option", ["--groups", "--repeats"])
-def test_nothing_to_measure_is_refused(option, monkeypatch, capsys):
+def test_zero_groups_or_repeats_are_rejected(option, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["step", option, "0"])
     with pytest.raises(SystemExit, match="2"):
         step.main()
     assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_each_way_takes_as_many_steps_as_asked_on_each_batch():
+def test_each_variant_runs_the_requested_steps_on_each_batch():
     model = make_model("re", TINY)
     work = [make_work(model, torch.tensor(lengths), TINY.side) for lengths in ([8, 9], [10, 11])]
     times = step.time_steps(model, work, {"ours": OURS, "another": OURS}, repeats=3)
     assert [len(values) for values in times.values()] == [6, 6]
 
 
-def test_the_state_of_a_step_is_what_a_step_leaves():
+def test_state_bytes_match_the_tensors_held_after_a_step():
     model = make_model("re", TINY)
     batch = make_work(model, torch.tensor([8, 9, 10]), TINY.side).batch(OURS)
     optimizer = make_optimizers(model)[True]

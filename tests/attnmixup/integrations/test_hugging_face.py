@@ -1,4 +1,4 @@
-"""Models of transformers, in a Trainer that needs no change."""
+"""Models from transformers, trained by an unchanged Trainer."""
 
 import copy
 import inspect
@@ -60,7 +60,7 @@ AUDIO = {key: SMALL[key] for key in SMALL if key != "max_position_embeddings"} |
     "mask_time_prob": 0.0,
     "layerdrop": 0.0,
 }
-# Older versions of transformers have one name for it, and newer ones another.
+# The name depends on the version of transformers.
 NAMES = ("activation_checkpointing", "gradient_checkpointing")
 CHECKPOINTING = next(name for name in NAMES if hasattr(PreTrainedModel, f"{name}_enable"))
 MODELS = {
@@ -113,7 +113,7 @@ def batch_of(kind):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def given_to_head(wrapped):
+def record_head_inputs(wrapped):
     given = []
     wrapped.model.get_submodule(wrapped.head).register_forward_hook(
         lambda module, inputs, output: given.append(inputs[0])
@@ -135,7 +135,7 @@ def arguments_of(tmp_path, **options):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_evaluation_is_the_model_itself(kind):
+def test_evaluation_equals_the_unwrapped_model(kind):
     wrapped, batch = wrapped_of(kind).eval(), batch_of(kind)
     output, expected = wrapped(**batch), wrapped.model(**batch)
     torch.testing.assert_close(output.logits, expected.logits)
@@ -146,22 +146,24 @@ def test_evaluation_is_the_model_itself(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_training_mixes_what_the_head_is_given(kind):
+def test_training_mixes_the_input_of_the_head(kind):
     wrapped, batch = wrapped_of(kind), batch_of(kind)
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     output = wrapped(**batch)
     assert len(given[0]) == 16
     assert len(output.logits) == 8
     output.loss.backward()
-    assert not [name for name, parameter in wrapped.named_parameters() if parameter.grad is None and used(name)]
+    assert not [
+        name for name, parameter in wrapped.named_parameters() if parameter.grad is None and gets_gradient(name)
+    ]
 
 
-def used(name):
-    # wav2vec2 has a vector for masked frames, and none are masked.
+def gets_gradient(name):
+    # wav2vec2 has an embedding for masked frames, but no frame is masked here.
     return "masked_spec_embed" not in name
 
 
-def test_ignored_tags_have_no_part():
+def test_ignored_tags_are_left_out_of_the_loss():
     wrapped, batch = wrapped_of("tags"), batch_of("tags")
     losses = []
     for ignored in (-100, 1):
@@ -185,7 +187,7 @@ def test_ignored_tags_have_no_part():
     ],
 )
 @pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "image"])
-def test_the_loss_is_that_of_the_problem(kind, num_labels, labels, problem_type):
+def test_loss_follows_the_problem_type(kind, num_labels, labels, problem_type):
     model = MODELS[kind]()
     config = copy.deepcopy(model.config)
     config.num_labels, config.problem_type = num_labels, problem_type
@@ -198,7 +200,7 @@ def test_the_loss_is_that_of_the_problem(kind, num_labels, labels, problem_type)
     torch.testing.assert_close(wrapped(**batch).loss, wrapped.model(**batch).loss)
 
 
-def test_an_unknown_problem_is_refused():
+def test_unknown_problem_type_raises():
     wrapped = wrapped_of("vectors")
     wrapped.config.__dict__["problem_type"] = "ranking"
     with pytest.raises(ValueError, match=r"config\.problem_type must be one of regression, .*, got 'ranking'"):
@@ -206,7 +208,7 @@ def test_an_unknown_problem_is_refused():
 
 
 @pytest.mark.parametrize("criterion", [F.mse_loss, nn.MSELoss(), nn.HuberLoss()])
-def test_values_need_no_axis_of_their_own(criterion):
+def test_regression_targets_need_no_label_axis(criterion):
     model = BertForSequenceClassification(BertConfig(**SMALL | {"num_labels": 1}))
     wrapped = wrapped_of("vectors", model, criterion=criterion).eval()
     labels = torch.linspace(-1, 1, 8)
@@ -214,7 +216,7 @@ def test_values_need_no_axis_of_their_own(criterion):
     torch.testing.assert_close(output.loss, criterion(output.logits.squeeze(1), labels))
 
 
-def test_other_losses():
+def test_custom_criterion_is_used():
     labels = torch.rand(8, 3).round()
     wrapped = wrapped_of("vectors", criterion=F.binary_cross_entropy_with_logits).eval()
     output = wrapped(**batch_of("vectors") | {"labels": labels})
@@ -239,7 +241,7 @@ def test_the_semantic_loss_is_added_in_training_only():
     assert wrapped(**batch, image_embeddings=image)["loss"] == wrapped(**batch)["loss"]
 
 
-def test_samples_without_an_image_have_no_part_in_the_semantic_loss():
+def test_semantic_loss_ignores_samples_without_an_image():
     wrapped = wrapped_of("vectors", semantic=SemanticKLLoss(8, 4))
     batch, image = batch_of("vectors"), torch.randn(8, 4)
     sample_mask = torch.tensor([1, 1, 0, 1, 0, 1, 1, 0])
@@ -269,7 +271,7 @@ def test_a_trainer_trains_resumes_and_predicts(kind, tmp_path):
     assert trainer.state.global_step == 4
 
 
-def test_checkpoints_hold_the_mixer(tmp_path):
+def test_checkpoints_contain_the_mixer(tmp_path):
     wrapped, data = wrapped_of("vectors"), samples("vectors")
     arguments = arguments_of(tmp_path, save_strategy="steps", save_steps=4)
     Trainer(wrapped, arguments, train_dataset=data).train()
@@ -281,7 +283,7 @@ def test_checkpoints_hold_the_mixer(tmp_path):
 
 
 @pytest.mark.parametrize("with_state", [False, True])
-def test_what_is_saved_is_the_model_alone(with_state, tmp_path):
+def test_save_pretrained_saves_only_the_model(with_state, tmp_path):
     wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
     state = {"state_dict": wrapped.state_dict()} if with_state else {}
     wrapped.save_pretrained(tmp_path, **state)
@@ -292,7 +294,7 @@ def test_what_is_saved_is_the_model_alone(with_state, tmp_path):
     torch.testing.assert_close(alone.eval()(**batch).logits, wrapped(**batch).logits)
 
 
-def test_where_and_what_the_model_is():
+def test_device_dtype_and_main_input_name_of_the_model():
     wrapped = wrapped_of("image")
     assert wrapped.device == torch.device("cpu")
     assert wrapped.dtype == torch.float32
@@ -300,7 +302,7 @@ def test_where_and_what_the_model_is():
 
 
 @pytest.mark.parametrize("options", [{"label_smoothing_factor": 0.1}, {}])
-def test_a_trainer_that_takes_the_labels_away_is_refused(options, tmp_path):
+def test_trainer_that_removes_the_labels_raises(options, tmp_path):
     wrapped, data = wrapped_of("vectors"), samples("vectors")
     own = {} if options else {"compute_loss_func": lambda outputs, labels, **_: F.cross_entropy(outputs.logits, labels)}
     trainer = Trainer(wrapped, arguments_of(tmp_path, **options), train_dataset=data, eval_dataset=data, **own)
@@ -309,7 +311,7 @@ def test_a_trainer_that_takes_the_labels_away_is_refused(options, tmp_path):
     assert trainer.evaluate()["eval_loss"] > 0
 
 
-def test_a_trainer_with_its_own_loss_is_refused(tmp_path):
+def test_trainer_with_its_own_compute_loss_raises(tmp_path):
     class Own(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             labels = inputs.pop("labels")
@@ -325,7 +327,7 @@ def test_a_trainer_with_its_own_loss_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_trainer_that_ignores_the_loss_is_warned_of(own, tmp_path, monkeypatch, recwarn):
+def test_trainer_that_ignores_the_loss_causes_a_warning(own, tmp_path, monkeypatch, recwarn):
     class Own(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             outputs = model(**inputs)
@@ -339,7 +341,7 @@ def test_a_trainer_that_ignores_the_loss_is_warned_of(own, tmp_path, monkeypatch
     assert len(warned) == own
 
 
-def test_labels_are_smoothed_by_the_criterion():
+def test_criterion_can_smooth_labels():
     smoothed = partial(F.cross_entropy, label_smoothing=0.1)
     wrapped, batch = wrapped_of("tags", criterion=smoothed).eval(), batch_of("tags")
     output = wrapped(**batch)
@@ -350,7 +352,7 @@ def test_labels_are_smoothed_by_the_criterion():
 @pytest.mark.parametrize("kind", ["vectors", "head on tokens", "image", "audio"])
 def test_a_trainer_checkpoints_activations(kind, tmp_path):
     wrapped, data = wrapped_of(kind), samples(kind)
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     arguments = arguments_of(tmp_path, gradient_checkpointing=True)
     Trainer(wrapped, arguments, train_dataset=data).train()
     assert getattr(wrapped.model, f"is_{CHECKPOINTING}")
@@ -358,7 +360,7 @@ def test_a_trainer_checkpoints_activations(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["vectors", "tags", "audio"])
-def test_checkpointing_changes_no_gradient(kind):
+def test_checkpointing_does_not_change_gradients(kind):
     gradients = []
     for checkpointed in (False, True):
         wrapped, batch = wrapped_of(kind), batch_of(kind)
@@ -384,7 +386,7 @@ class CheckpointedHead(nn.Module):
         return checkpoint(self.run, rows, use_reentrant=False)
 
 
-def test_a_head_that_runs_again_is_not_mixed_again():
+def test_recomputed_head_is_not_mixed_again():
     model = MODELS["vectors"]()
     model.classifier = CheckpointedHead(model.classifier)
     wrapped = wrapped_of("vectors", model)
@@ -393,14 +395,14 @@ def test_a_head_that_runs_again_is_not_mixed_again():
     assert model.classifier.rows == [16, 16]
 
 
-def test_the_whole_may_be_checkpointed():
+def test_whole_model_can_be_checkpointed():
     wrapped, batch = wrapped_of("vectors"), batch_of("vectors")
     loss = checkpoint(lambda: wrapped(**batch).loss, use_reentrant=False)
     loss.backward()
     assert all(parameter.grad is not None for parameter in wrapped.parameters())
 
 
-def test_several_threads_may_use_one_model():
+def test_threads_can_share_one_model():
     wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
     parts = [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, 3), slice(3, 8))]
     expected = [wrapped(**part).loss for part in parts]
@@ -416,9 +418,9 @@ def test_several_threads_may_use_one_model():
     torch.testing.assert_close([output.loss for output in outputs], expected)
 
 
-def test_the_model_within_is_as_before_and_may_have_two_wrappers():
+def test_wrapped_model_is_unchanged_and_can_have_two_wrappers():
     wrapped, batch = wrapped_of("vectors"), batch_of("vectors")
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     wrapped.model(**batch)
     AttnMixupForClassification(wrapped.model, AttnMixup(8, heads=2))(**batch)
     wrapped(**batch)
@@ -426,16 +428,16 @@ def test_the_model_within_is_as_before_and_may_have_two_wrappers():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda wrapped: pickle.loads(pickle.dumps(wrapped))])
-def test_a_copy_mixes_by_itself(copied):
+def test_copied_wrapper_still_mixes(copied):
     wrapped, batch = copied(wrapped_of("vectors")), batch_of("vectors")
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     wrapped(**batch).loss.backward()
     assert len(given[0]) == 16
     assert all(parameter.grad is not None for parameter in wrapped.parameters())
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_loss_comes_first(training):
+def test_loss_is_the_first_output(training):
     wrapped, batch = wrapped_of("vectors").train(training), batch_of("vectors")
     output = wrapped(**batch, output_hidden_states=True)
     assert list(output) == ["loss", "logits", "hidden_states"]
@@ -465,14 +467,14 @@ def test_other_columns_are_removed(tmp_path):
     Trainer(wrapped, arguments_of(tmp_path), train_dataset=data).train()
 
 
-def test_inputs_may_come_by_position():
+def test_inputs_can_be_positional():
     wrapped, batch = wrapped_of("vectors").eval(), batch_of("vectors")
     output = wrapped(batch["input_ids"], batch["attention_mask"], labels=batch["labels"])
     del batch["token_type_ids"]
     torch.testing.assert_close(output.loss, wrapped.model(**batch).loss)
 
 
-def test_arguments_too_many_or_given_twice_are_refused():
+def test_extra_or_duplicate_arguments_raise():
     wrapped, batch = wrapped_of("distil").eval(), batch_of("distil")
     for arguments, options, message in (
         ([batch["input_ids"]], {"input_ids": batch["input_ids"]}, "multiple values for argument 'input_ids'"),
@@ -482,7 +484,7 @@ def test_arguments_too_many_or_given_twice_are_refused():
             wrapped(*arguments, **options)
 
 
-def test_what_the_wrapper_lacks_is_the_models():
+def test_missing_attributes_come_from_the_model():
     wrapped = wrapped_of("vectors")
     assert wrapped.get_input_embeddings() is wrapped.model.bert.embeddings.word_embeddings
     assert wrapped.num_parameters() == wrapped.model.num_parameters()
@@ -493,7 +495,7 @@ def test_what_the_wrapper_lacks_is_the_models():
 
 
 @pytest.mark.parametrize(("kind", "frames"), [("audio", None), ("audio frames", [10, 8] * 4)])
-def test_a_mask_of_audio_is_shortened_to_its_frames(kind, frames):
+def test_audio_mask_is_downsampled_to_frames(kind, frames):
     wrapped, batch = wrapped_of(kind), batch_of(kind)
     masks = []
     wrapped.mixer.register_forward_pre_hook(
@@ -503,7 +505,7 @@ def test_a_mask_of_audio_is_shortened_to_its_frames(kind, frames):
     assert masks[0] is None if frames is None else masks[0].sum(1).tolist() == frames
 
 
-def test_a_mask_of_another_length_is_refused():
+def test_mask_of_wrong_length_raises():
     wrapped = wrapped_of("tags")
 
     def shorten(model, arguments, output):
@@ -517,8 +519,8 @@ def test_a_mask_of_another_length_is_refused():
         wrapped(**batch)
 
 
-class FirstOfTwo(nn.Module):
-    """Reads the first two tokens."""
+class TwoTokenHead(nn.Module):
+    """Head that reads the first two tokens."""
 
     def __init__(self):
         super().__init__()
@@ -528,34 +530,34 @@ class FirstOfTwo(nn.Module):
         return self.layer(tokens[:, :2].mean(1))
 
 
-def test_only_the_token_that_the_head_reads_is_mixed():
+def test_only_the_token_read_by_the_head_is_mixed():
     wrapped, batch = wrapped_of("head on tokens"), batch_of("head on tokens")
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     wrapped(**batch)
     assert wrapped.first_token_only
     assert given[0].shape == (16, 1, 8)
     given.clear()
     whole = wrapped_of("head on tokens", first_token_only=False)
-    given = given_to_head(whole)
+    given = record_head_inputs(whole)
     whole(**batch)
     assert given[0].shape == (16, 5, 8)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "head on tokens"])
-def test_other_heads_are_given_all(kind):
+def test_other_heads_get_all_tokens(kind):
     assert not wrapped_of(kind).first_token_only
 
 
-def test_a_head_of_two_tokens_is_given_all():
+def test_head_that_reads_two_tokens_gets_all_tokens():
     model = MODELS["head on tokens"]()
-    model.classifier = FirstOfTwo()
+    model.classifier = TwoTokenHead()
     assert not wrapped_of("head on tokens", model).first_token_only
-    # Nothing can be told where all is 0.
+    # Zero weights do not show which tokens the head reads.
     nn.init.zeros_(model.classifier.layer.weight)
     assert not wrapped_of("head on tokens", model).first_token_only
 
 
-def test_finding_out_draws_nothing():
+def test_detecting_first_token_only_draws_nothing():
     model, mixer = MODELS["head on tokens"](), AttnMixup(8, heads=2)
     state = torch.get_rng_state()
     wrapped = AttnMixupForClassification(model, mixer)
@@ -563,7 +565,7 @@ def test_finding_out_draws_nothing():
     assert wrapped.model.classifier.training is model.training
 
 
-def test_the_semantic_loss_sees_all_tokens():
+def test_semantic_loss_gets_all_tokens():
     seen = []
     semantic = SemanticKLLoss(8, 4)
     semantic.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
@@ -572,18 +574,18 @@ def test_the_semantic_loss_sees_all_tokens():
     assert seen == [(8, 5, 8)]
 
 
-def test_batch_norm_keeps_the_statistics_of_the_samples():
+def test_batch_norm_statistics_come_from_originals_only():
     model = MODELS["vectors"]()
     norm = nn.BatchNorm1d(8, momentum=1.0)
     model.classifier = nn.Sequential(norm, nn.Linear(8, 3))
     wrapped = wrapped_of("vectors", model)
-    given = given_to_head(wrapped)
+    given = record_head_inputs(wrapped)
     wrapped(**batch_of("vectors"))
     torch.testing.assert_close(norm.running_mean, given[0][:8].mean(0))
     assert norm.num_batches_tracked == 1
 
 
-def test_a_head_that_runs_twice_is_refused():
+def test_head_that_runs_twice_raises():
     model = MODELS["vectors"]()
     model.classifier = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8))
     model.dropout.register_forward_hook(lambda module, inputs, output: model.classifier(output))
@@ -592,7 +594,7 @@ def test_a_head_that_runs_twice_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["head on tokens", "tags"])
-def test_it_compiles_to_one_graph(kind):
+def test_wrapper_compiles_to_one_graph(kind):
     torch.compiler.reset()
     wrapped, batch = wrapped_of(kind), batch_of(kind)
     compiled = torch.compile(wrapped, backend="eager", fullgraph=True)
@@ -604,7 +606,7 @@ def test_it_compiles_to_one_graph(kind):
         torch.testing.assert_close(compiled(**batch).loss, wrapped(**batch).loss)
 
 
-def test_threads_that_share_a_batch_norm_count_their_samples_once():
+def test_threads_that_share_a_batch_norm_update_it_once_each():
     model = MODELS["vectors"]()
     norm = nn.BatchNorm1d(8)
     model.classifier = nn.Sequential(norm, nn.Linear(8, 3))
@@ -617,7 +619,7 @@ def test_threads_that_share_a_batch_norm_count_their_samples_once():
     assert given == [16] * 8
 
 
-def test_parameters_that_the_optimizer_lacks_are_named(tmp_path):
+def test_parameters_missing_from_the_optimizer_are_named(tmp_path):
     wrapped, data = wrapped_of("vectors"), samples("vectors")
     optimizer = torch.optim.SGD(wrapped.model.parameters(), lr=0.1)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
@@ -629,16 +631,16 @@ def test_parameters_that_the_optimizer_lacks_are_named(tmp_path):
         trainer.train()
 
 
-def test_a_whole_optimizer_is_not_warned_of(tmp_path, recwarn):
+def test_complete_optimizer_causes_no_warning(tmp_path, recwarn):
     wrapped, data = wrapped_of("vectors"), samples("vectors")
     callback = StrengthCallback(wrapped.mixer)
     Trainer(wrapped, arguments_of(tmp_path), train_dataset=data, callbacks=[callback]).train()
-    # A training loop of another kind need not tell of its optimizer.
+    # Other training loops may not pass their optimizer to the callback.
     callback.on_train_begin(None, None, None, model=wrapped)
     assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
 
 
-def test_a_head_that_is_given_its_input_by_name_is_refused():
+def test_head_called_with_a_keyword_argument_raises():
     wrapped = wrapped_of("vectors")
 
     def call_by_name(module, arguments, output):
@@ -649,7 +651,7 @@ def test_a_head_that_is_given_its_input_by_name_is_refused():
         wrapped(**batch_of("vectors"))
 
 
-def test_a_head_whose_rows_are_not_those_of_the_logits_is_refused():
+def test_head_with_other_rows_than_the_logits_raises():
     config = GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, num_labels=3, pad_token_id=0, eos_token_id=1)
     config.bos_token_id = 1
     wrapped = AttnMixupForClassification(GPT2ForSequenceClassification(config), AttnMixup(8, heads=2), head="score")

@@ -1,4 +1,4 @@
-"""The steps of a LightningModule; with Lightning itself where it is installed."""
+"""The steps of a LightningModule, with a stand-in for Lightning and with Lightning if it is installed."""
 
 import warnings
 from types import SimpleNamespace
@@ -36,7 +36,7 @@ def batch():
     return {"inputs": torch.randn(6, 4), "targets": torch.arange(6) % 2}
 
 
-def test_steps():
+def test_training_and_validation_steps():
     class Module(AttnMixupSteps, Recorder):
         pass
 
@@ -68,7 +68,7 @@ def test_steps():
     assert module.logged["val/loss"] > 0
 
 
-def test_without_a_schedule_the_strength_stays_as_it_is_set():
+def test_strength_is_constant_without_a_schedule():
     class Module(AttnMixupSteps, Recorder):
         pass
 
@@ -78,7 +78,7 @@ def test_without_a_schedule_the_strength_stays_as_it_is_set():
     assert module.model.mixer.strength == 0.25
 
 
-def test_a_trainer_trains(tmp_path):
+def test_lightning_trainer_trains_the_module(tmp_path):
     lightning = pytest.importorskip("lightning")
 
     class Module(AttnMixupSteps, lightning.LightningModule):

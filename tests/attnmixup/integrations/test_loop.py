@@ -1,4 +1,4 @@
-"""The plain loop: it learns, it reports, and it predicts without mixing."""
+"""The plain training loop: training, statistics, and prediction without mixing."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def batches(count=4):
         yield {"inputs": inputs, "targets": (inputs[:, 0] > 0).long()}
 
 
-def test_it_learns():
+def test_training_reduces_the_loss_and_predicts_held_out_data():
     model = model_of()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     losses = [train_epoch(model, batches(), optimizer)["loss"] for _ in range(15)]
@@ -31,7 +31,7 @@ def test_it_learns():
     assert (output.logits.argmax(1) == held_out["targets"]).float().mean() > 0.9
 
 
-def test_it_reports():
+def test_train_epoch_returns_statistics():
     model = model_of()
     stats = train_epoch(model, batches(1), torch.optim.SGD(model.parameters(), lr=0.0))
     assert stats["rows/original"] == 16
@@ -66,13 +66,13 @@ def test_prediction_needs_no_targets():
         train_epoch(model_of(), [{"inputs": torch.randn(3, 4)}], torch.optim.SGD(model_of().parameters()))
 
 
-def test_parameters_that_are_not_trained_are_named():
+def test_parameters_missing_from_the_optimizer_are_named():
     model = model_of()
     with pytest.warns(UserWarning, match=r"not in the optimizer.*mixer\.attention"):
         train_epoch(model, batches(1), torch.optim.SGD(model.head.parameters(), lr=0.1))
 
 
-def test_batch_norm_in_the_head_learns_from_originals():
+def test_batch_norm_statistics_come_from_originals_only():
     model, plain = model_of(), nn.BatchNorm1d(8)
     model.head = nn.Sequential(nn.BatchNorm1d(8), model.head)
     batch = next(batches(1))
@@ -81,7 +81,7 @@ def test_batch_norm_in_the_head_learns_from_originals():
     torch.testing.assert_close(model.head[0].running_mean, plain.running_mean)
 
 
-def test_samples_without_an_image_have_no_part_in_the_semantic_loss():
+def test_semantic_loss_ignores_samples_without_an_image():
     model, batch = model_of(semantic=SemanticKLLoss(8, 5)), next(batches(1))
     image, has_image = torch.full((16, 5), float("nan")), torch.arange(16) < 9
     image[:9] = torch.randn(9, 5)
