@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from reference_models.config import RunConfig
+from reference_models.data.formats import get_format
+from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 from reference_models.settings import CONFIGS, find_config, read_settings
 from reference_models.systems import get_system
@@ -66,9 +68,12 @@ def test_later_sections_win(tmp_path: Path) -> None:
     assert training.learning_rates == {"head": 1, "vision": 3}
 
 
-def test_settings_of_a_data_set_that_a_system_lacks_are_left_out(tmp_path: Path) -> None:
+def test_settings_of_a_data_set_that_a_system_lacks_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "mine.yaml").write_text("model: {prefix: release, head_dropout: 0.2}\n")
     assert read_settings(tmp_path / "mine.yaml", system="bert").model.head_dropout == 0.2
+    assert caplog.messages == [f"{tmp_path}/mine.yaml: the system bert has no setting model.prefix; it is ignored"]
     (tmp_path / "mine.yaml").write_text("model: {prefiks: release}\n")
     with pytest.raises(UserError, match=r"mine\.yaml: the system i2srm has no setting model\.prefiks; did you"):
         read_settings(tmp_path / "mine.yaml")
@@ -265,3 +270,16 @@ def test_help_shows_the_values_of_the_run(capsys: pytest.CaptureFixture[str]) ->
     assert "default: roberta-large)" in text
     assert "default: {'head': 0.25})" in text
     assert read_settings("twitter2017") == before  # the parser that reads settings keeps its defaults
+
+
+def test_system_section_follows_the_task_of_the_data(tmp_path: Path) -> None:
+    sample = Sample("0", ("Ann", "lives", "in", "Rome"), head=(0, 1), tail=(3, 4), relation="lives_in")
+    (tmp_path / "relations").mkdir()
+    get_format("jsonl").write(tmp_path / "relations", {"train": [sample]}, ["lives_in"])
+    root = ["--data.root", str(tmp_path / "relations")]
+    training = read_settings(tmp_path / "relations", system="hvpnet").training
+    assert (training.epochs, training.learning_rates) == (15, {"head": 3e-5})
+    for option in (["--data.format", "jsonl"], ["--data.format=jsonl"]):
+        assert read_settings("twitter2017", [*option, *root], system="hvpnet").training.epochs == 15
+    assert read_settings(tmp_path / "relations", ["--data.task", "ner"], system="hvpnet").training.epochs == 30
+    assert read_settings("twitter2017", ["--data.format", "jsonl"], system="hvpnet").training.epochs == 30
