@@ -1,4 +1,4 @@
-"""Both heads against brute force and plain loops."""
+"""Tagging and relation heads compared with brute force and plain loops."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ def score_path(head, scores, path):
 
 
 @given(lengths=ragged, seed=seeds)
-def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
+def test_crf_loss_and_decoding_match_brute_force(lengths, seed):
     head = make_head(seed)
     scores, tags, mask = make_scores(lengths, seed)
     losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
@@ -57,7 +57,7 @@ def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
 
 
 @given(lengths=ragged, seed=seeds)
-def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
+def test_softmax_tagging_matches_plain_loops(lengths, seed):
     head = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0)
     scores, tags, mask = make_scores(lengths, seed)
     scores[~mask] = 1e30
@@ -73,16 +73,16 @@ def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
 
 
 @pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 1e30])
-def test_scores_behind_the_last_word_do_not_matter(padding):
+def test_padding_scores_do_not_matter(padding):
     head = make_head()
     scores, tags, mask = make_scores([2, 4])
-    spoilt = scores.masked_fill(~mask[..., None], padding).requires_grad_()
-    losses = head.loss(spoilt, tags, mask)
+    corrupted = scores.masked_fill(~mask[..., None], padding).requires_grad_()
+    losses = head.loss(corrupted, tags, mask)
     assert torch.equal(losses, head.loss(scores, tags, mask))
-    assert torch.equal(head.decode(spoilt.detach(), mask), head.decode(scores, mask))
+    assert torch.equal(head.decode(corrupted.detach(), mask), head.decode(scores, mask))
     losses.sum().backward()
-    assert spoilt.grad.isfinite().all()
-    assert (spoilt.grad[0, 2:] == 0).all()
+    assert corrupted.grad.isfinite().all()
+    assert (corrupted.grad[0, 2:] == 0).all()
 
 
 def test_tagging_is_computed_in_float32_under_autocast():
@@ -97,7 +97,7 @@ def test_tagging_is_computed_in_float32_under_autocast():
     torch.testing.assert_close(losses, head.loss(scores, tags, mask), rtol=0, atol=0)
 
 
-def test_every_parameter_of_the_tagging_head_learns():
+def test_every_tagging_head_parameter_gets_a_gradient():
     head = make_head()
     _, tags, mask = make_scores([2, 4])
     head.loss(head(torch.randn(2, 4, WIDTH)), tags, mask).mean().backward()
@@ -106,7 +106,7 @@ def test_every_parameter_of_the_tagging_head_learns():
 
 
 @given(size=st.integers(1, 5), seed=seeds)
-def test_relation_loss_is_the_negative_logarithm_of_the_probability(size, seed):
+def test_relation_loss_is_the_negative_log_likelihood(size, seed):
     torch.manual_seed(seed)
     head = RelationHead(WIDTH, LABELS, dropout=0.0)
     relations = torch.randint(LABELS, (size,))
@@ -116,7 +116,7 @@ def test_relation_loss_is_the_negative_logarithm_of_the_probability(size, seed):
     assert head.decode(scores).tolist() == [row.index(max(row)) for row in scores.tolist()]
 
 
-def test_dropout_acts_before_the_linear_layer_in_training_only():
+def test_dropout_acts_only_in_training():
     head = RelationHead(WIDTH, LABELS, dropout=0.5)
     rows = torch.ones(1, WIDTH)
     assert len({tuple(head(rows)[0].tolist()) for _ in range(20)}) > 1
