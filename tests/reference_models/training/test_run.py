@@ -39,7 +39,7 @@ def test_load_model_omits_modules_used_only_in_training(
 
 
 def test_rare_words_of_the_training_split_are_kept_in_the_processor(tmp_path: Path) -> None:
-    """Rare words occur once in the training split; other splits are ignored. Each training passes them to the system."""
+    """Rare words occur once in the training split. Each training run passes their number to the system."""
     sentences = {"train": ("Rome is old", "rome is new"), "valid": ("old Lima",), "test": ("new Lima",)}
     samples = {
         split: [
