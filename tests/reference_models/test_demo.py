@@ -55,7 +55,7 @@ def test_zero_jobs_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 class StopError(Exception):
-    """Simulates an interrupt."""
+    """Simulated interrupt."""
 
 
 def stop(*_: object) -> None:

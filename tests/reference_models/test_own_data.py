@@ -145,7 +145,7 @@ def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "expected samples with images, from which crops are cut" in capsys.readouterr().err
 
 
-def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photos_with_annotated_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_flickr(tmp_path / "set")
     printed = run_pipeline("flickr30k_entities", root, tmp_path / "run", "annotations", capsys)
     assert "animals" in printed

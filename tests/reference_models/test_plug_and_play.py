@@ -64,7 +64,7 @@ SCORES: dict[str, list[float] | None] = {
 }
 
 
-def test_differences_are_paired_by_seed_and_their_intervals_are_scipys() -> None:
+def test_differences_are_paired_by_seed_with_scipy_intervals() -> None:
     table, outcomes = make_outcomes(SCORES)
     found = {(one.system, one.arm): one for one in differences(table, outcomes)}
     assert found.keys() == {("UMT", "AttnMixup"), ("UMT", "both"), ("MEGA", "AttnMixup"), (ALL, "AttnMixup")}

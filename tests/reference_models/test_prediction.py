@@ -225,7 +225,7 @@ def test_unfinished_records_of_another_call_are_not_continued(
     assert not output.exists()
 
 
-def test_two_processes_do_not_write_one_file(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_locked_output_file_raises(predictors: dict[str, Predictor], folder: Path) -> None:
     posts = posts_file(folder)
     with (
         FileLock(folder / "out.jsonl.lock"),
@@ -395,6 +395,6 @@ def test_byte_order_mark_is_ignored(predictors: dict[str, Predictor], tmp_path: 
     assert marked == plain
 
 
-def test_repeated_key_is_an_error(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+def test_repeated_key_gives_an_error_record(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     [record] = predictors["ner"].records([b'{"text": "Ann", "text": "Bob"}'], tmp_path)
     assert record["error"].startswith("an object has the key 'text' twice")

@@ -369,7 +369,7 @@ def test_missing_encoders_give_one_line_per_encoder(tmp_path: Path, root: Path) 
 
 
 def test_table_shows_paper_numbers_next_to_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uses fake scores; the table has three scores per cell and rows for only one task."""
+    """The scores are fake; the table has three scores per cell and rows for only one task."""
 
     def fake_train(config: Any, seeds: list[int], label: None) -> None:
         for seed, share in zip(seeds, (0.5, 0.75), strict=True):

@@ -38,7 +38,7 @@ def save_resnet(path, **kwargs):
     return weights
 
 
-def test_settings_reach_the_model():
+def test_settings_are_passed_to_the_model():
     settings = I2SRMConfig(
         **TINY,
         prefix="release",
