@@ -1,4 +1,4 @@
-"""docs/architecture.md names files, functions and layers that are there."""
+"""The files, functions and layers named in docs/architecture.md exist."""
 
 import re
 import tomllib
@@ -8,17 +8,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "reference_models"
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-STOPS = re.findall(r"^\| \d+ \| `([^`]+)` \| (.+) \|$", PAGE, flags=re.MULTILINE)
+STEPS = re.findall(r"^\| \d+ \| `([^`]+)` \| (.+) \|$", PAGE, flags=re.MULTILINE)
 
 
 def module_of(path: str) -> object:
     return import_module("reference_models." + path.removesuffix(".py").replace("/", "."))
 
 
-def test_the_way_of_a_sample_has_twelve_stops_at_most_each_in_a_file_that_has_what_is_named() -> None:
-    assert 8 <= len(STOPS) <= 12
-    for path, told in STOPS:
-        names = [name for name in re.findall(r"`([A-Za-z_.]+)`", told) if name.split(".")[0] in dir(module_of(path))]
+def test_steps_of_a_sample_name_existing_files_and_functions() -> None:
+    assert 8 <= len(STEPS) <= 12
+    for path, description in STEPS:
+        names = [
+            name for name in re.findall(r"`([A-Za-z_.]+)`", description) if name.split(".")[0] in dir(module_of(path))
+        ]
         assert names, path
         for name in names:
             thing = module_of(path)
@@ -31,7 +33,7 @@ def test_the_way_of_a_sample_has_twelve_stops_at_most_each_in_a_file_that_has_wh
     )
 
 
-def test_what_can_be_added_is_there() -> None:
+def test_extension_points_exist() -> None:
     rows = re.findall(r"^\| [a-z ]+ \| (.+) \| `([\w.]+)` \| `([\w./]+)` \|$", PAGE, flags=re.MULTILINE)
     assert len(rows) == 5
     for base, register, test in rows:
@@ -43,7 +45,7 @@ def test_what_can_be_added_is_there() -> None:
         assert (ROOT / test).is_file()
 
 
-def test_the_layers_are_those_of_the_import_contract() -> None:
+def test_layers_match_the_import_contract() -> None:
     shown = re.search(r"```\n(cli -> .*?)```", PAGE, flags=re.DOTALL).group(1)
     layers = [sorted(re.split(r",\s*", layer.strip())) for layer in shown.split("->")]
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]

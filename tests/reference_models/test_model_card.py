@@ -1,4 +1,4 @@
-"""A saved model has a card with the numbers of its run and no path of this machine, and is read again offline."""
+"""A saved model has a card with the scores of its run and without local paths, and can be loaded offline."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from reference_models.prediction import Predictor
 
 
 @pytest.mark.parametrize("name", ["ner", "re", "text-only"])
-def test_the_card_says_what_the_run_says(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_model_card_matches_the_run(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
     predictor, metrics = Predictor(runs[name]), json.loads((runs[name] / "metrics.json").read_text())
     predictor.save_pretrained(tmp_path / "saved")
     card = (tmp_path / "saved" / "README.md").read_text()
@@ -32,7 +32,7 @@ def test_the_card_says_what_the_run_says(name: str, runs: dict[str, Path], tmp_p
     assert ("It reads text only." in card) == (name == "text-only")
 
 
-def test_a_saved_model_predicts_the_same_and_keeps_its_card(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_saved_model_gives_the_same_predictions_and_card(runs: dict[str, Path], tmp_path: Path) -> None:
     Predictor(runs["ner"]).save_pretrained(tmp_path / "once")
     Predictor.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "twice")
     assert (tmp_path / "once" / "README.md").read_bytes() == (tmp_path / "twice" / "README.md").read_bytes()
@@ -43,14 +43,14 @@ def test_a_saved_model_predicts_the_same_and_keeps_its_card(runs: dict[str, Path
         Predictor(runs["ner"]).save_pretrained(tmp_path / "once")
 
 
-def test_a_model_without_a_run_and_a_card_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_saving_a_model_without_a_run_or_card_raises(runs: dict[str, Path], tmp_path: Path) -> None:
     Predictor(runs["ner"]).save_pretrained(tmp_path / "bare")
     (tmp_path / "bare" / "README.md").unlink()
     with pytest.raises(UserError, match="not the directory of a finished run"):
         Predictor(tmp_path / "bare").save_pretrained(tmp_path / "new")
 
 
-def test_what_is_pushed_is_what_is_saved(
+def test_push_to_hub_uploads_the_saved_files(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[Any] = []

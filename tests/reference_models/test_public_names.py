@@ -1,4 +1,4 @@
-"""The public names: there, documented, imported late, and two ways to start the program."""
+"""The public names exist, are documented and imported lazily; the program runs as a module."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import reference_models
 
 
-def test_public_names_are_there_and_documented() -> None:
+def test_public_names_exist_and_are_documented() -> None:
     for name in reference_models.__all__:
         assert getattr(reference_models, name).__doc__
     assert set(reference_models.__all__) <= set(dir(reference_models))
@@ -16,13 +16,13 @@ def test_public_names_are_there_and_documented() -> None:
         _ = reference_models.Trainer
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
+def test_import_does_not_import_heavy_packages() -> None:
     code = "import sys, reference_models; print(sorted({'torch', 'transformers', 'torchvision'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("module", ["reference_models", "reference_models.cli"])
-def test_the_program_starts_as_a_module(module: str) -> None:
+def test_program_runs_as_a_module(module: str) -> None:
     ran = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout.split()[0]) == (0, "i2srm")

@@ -1,4 +1,4 @@
-"""AdapCoAtt-BERT-CRF: its fusion against loops over words and cells, its gates, and what the published scores do."""
+"""AdapCoAtt-BERT-CRF: fusion compared with loops over words and cells, gates, and the published scores."""
 
 import math
 
@@ -42,7 +42,7 @@ def slow_scores(attention, query, keys):
 @pytest.mark.parametrize("sample", [0, 1, 3])
 def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
     system, batch = make(coattn=coattn, attention_width=7, fusion=fusion), make_batch("ner")
-    with torch.no_grad():  # as drawn they are so small that a tanh does next to nothing
+    with torch.no_grad():  # initial weights are so small that tanh is almost linear
         for name, parameter in system.named_parameters():
             if not name.startswith(("text_encoder", "vision")):
                 parameter.mul_(20)
@@ -71,7 +71,7 @@ def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
 
 
 @pytest.mark.parametrize(("coattn", "alike"), [("add", False), ("concat", True)])
-def test_every_word_attends_alike_where_both_sides_are_joined(coattn, alike):
+def test_joined_scores_give_every_word_the_same_attention(coattn, alike):
     system, batch = make(coattn=coattn), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     with torch.no_grad():
         for attention in (system.visual_attention, system.textual_attention):
@@ -87,8 +87,8 @@ def test_every_word_attends_alike_where_both_sides_are_joined(coattn, alike):
 
 
 @pytest.mark.parametrize(("fusion", "alike"), [("paper", False), ("code", True)])
-def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fusion, alike):
-    """All words attend alike there, and the filter of the published code does not read the word."""
+def test_published_fusion_adds_the_same_vector_to_every_word(fusion, alike):
+    """All words then have the same attention, and the published filter gate does not read the word."""
     system, batch = make(coattn="concat", fusion=fusion), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     width = system.text_encoder.width
     added = encode(system, batch).h[0, :, width:]
@@ -96,7 +96,7 @@ def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fus
     assert torch.allclose(added, added[:1].expand_as(added), atol=1e-6) == alike
 
 
-def test_without_an_image_it_is_bert_crf():
+def test_sample_without_an_image_equals_bert_crf():
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
     grid = features.padded("grid").masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
@@ -110,7 +110,7 @@ def test_without_an_image_it_is_bert_crf():
         torch.testing.assert_close(system.head(h)[1], expected, atol=1e-6, rtol=1e-6)
 
 
-def test_cells_and_words_are_sets():
+def test_order_of_cells_and_words_does_not_matter():
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     features = system.image_features(batch).padded("grid")
     grid = torch.cat([features, torch.randn(4, 1, 5, features.shape[-1])], dim=2)
@@ -124,7 +124,7 @@ def test_cells_and_words_are_sets():
 
 
 @pytest.mark.parametrize(("share", "moves"), [(1e4, False), (-1e4, True)])
-def test_fusion_gate_chooses_between_what_is_seen_and_what_is_answered(share, moves):
+def test_fusion_gate_selects_visual_or_textual_attention(share, moves):
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     with torch.no_grad():
         system.fusion_gate = torch.nn.Linear(2 * system.text_encoder.width, 1)

@@ -1,4 +1,4 @@
-"""The text-only systems: what follows a pair of entities, and the published freeze that leaves markers untaught."""
+"""The text-only systems: the layer after the entity pair, and the published freeze of the marker embeddings."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from reference_models.systems.bert import BERT
 
 
 @pytest.mark.parametrize(("freeze", "learns"), [("none", True), ("plkmo", False)])
-def test_the_published_freeze_leaves_the_markers_as_they_were_drawn(freeze, learns):
+def test_published_freeze_does_not_train_the_markers(freeze, learns):
     system = make_model(BERT, freeze=freeze, pair="marker", post="linear").train()
     system(**make_batch()).loss.backward()
     body = system.text_encoder.body
@@ -20,11 +20,11 @@ def test_the_published_freeze_leaves_the_markers_as_they_were_drawn(freeze, lear
 
 
 @pytest.mark.parametrize("post", ["none", "linear", "layernorm"])
-def test_the_pair_goes_through_what_follows_it(post):
+def test_post_layer_is_applied_to_the_pair(post):
     system, batch = make_model(BERT, post=post, pair="marker").eval(), make_batch()
     with torch.no_grad():
         hidden = system.text_encoder(batch["input_ids"], batch["attention_mask"])
-        pair = torch.cat([hidden[:, 0], hidden[:, 3]], dim=-1)  # the opening markers stand before the entities
+        pair = torch.cat([hidden[:, 0], hidden[:, 3]], dim=-1)  # the opening markers precede the entities
         expected = {
             "none": lambda: pair,
             "linear": lambda: pair @ system.post.weight.T + system.post.bias,

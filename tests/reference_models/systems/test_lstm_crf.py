@@ -1,4 +1,4 @@
-"""The LSTM taggers: padding in words and characters, directions, and a character encoder against loops."""
+"""The LSTM taggers: padding of words and characters, LSTM directions, and the character encoder against loops."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def make(**options):
 
 
 @each_encoder
-def test_sizes_are_the_published_ones(char_encoder):
+def test_layer_sizes_match_the_published_ones(char_encoder):
     system = make(char_encoder=char_encoder)
     wide = {"cnn": (130, 400), "lstm": (150, 100)}[char_encoder]
     assert (system.lstm.input_size, system.head.linear.in_features) == wide
@@ -26,7 +26,7 @@ def test_sizes_are_the_published_ones(char_encoder):
 
 
 @each_encoder
-def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
+def test_word_encoding_does_not_depend_on_longer_words(char_encoder):
     encoder = {"cnn": CharacterCNN, "lstm": CharacterLSTM}[char_encoder](12).eval()
     rows = torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0]])
     together = encoder(rows)
@@ -36,8 +36,8 @@ def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_a_word_depends_on_the_longest_one_beside_it_only_without_a_mask(mask):
-    """The fault of published code: behind a word, the largest value can be the bias of the convolution."""
+def test_character_mask_removes_the_effect_of_longer_words(mask):
+    """A fault of published code: in the padding of a word, the bias of the convolution can be the maximum."""
     encoder = make(mask_characters=mask).characters
     with torch.no_grad():
         encoder.convolution.bias.fill_(9.0)
@@ -46,7 +46,7 @@ def test_a_word_depends_on_the_longest_one_beside_it_only_without_a_mask(mask):
     assert torch.allclose(alone[0], beside[0], atol=1e-6) == mask
 
 
-def test_characters_by_a_convolution_agree_with_loops():
+def test_character_convolution_agrees_with_loops():
     encoder = CharacterCNN(12, width=4, filters=3).eval()
     word = [3, 7, 5]
     rows = [[0.0] * 4, *encoder.table.weight[word].tolist(), [0.0] * 4]
@@ -58,7 +58,7 @@ def test_characters_by_a_convolution_agree_with_loops():
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
+def test_rare_words_become_unknown_only_in_training():
     system, read = make(unknown_rate=0.5, rare_words=3), []  # ids 2 to 4
     system.words.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     rare, frequent = torch.full((1, 4000), 4), torch.full((1, 4000), 5)
@@ -75,8 +75,8 @@ def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
         LSTMCRFConfig(unknown_rate=2)
 
 
-def test_directions_mirror_each_other():
-    """A reversed sentence through swapped directions gives the mirrored states; padding stands behind it."""
+def test_reversed_sentence_gives_mirrored_states():
+    """A reversed sentence through swapped directions gives the mirrored states; padding stays on the right."""
     torch.manual_seed(0)
     lstm, mirror = (torch.nn.LSTM(3, 2, batch_first=True, bidirectional=True) for _ in range(2))
     state = lstm.state_dict()
@@ -96,7 +96,7 @@ def test_directions_mirror_each_other():
 
 
 @each_encoder
-def test_every_table_learns_and_two_passes_agree(char_encoder):
+def test_embeddings_learn_and_scores_are_deterministic(char_encoder):
     system, batch = make(char_encoder=char_encoder), make_batch("ner")
     with torch.no_grad():
         assert torch.equal(system(**batch).scores, system(**batch).scores)
