@@ -96,6 +96,16 @@ def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fus
     assert torch.allclose(added, added[:1].expand_as(added), atol=1e-6) == alike
 
 
+def test_dropout_acts_on_the_words_alone():
+    system, batch, read = make().train(), make_batch("ner"), []
+    for module in (system.head, system.head.linear):
+        module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    system(**batch)
+    h, features = read
+    assert torch.equal(features, h)
+    assert (h[0, :, : system.text_encoder.width] == 0).any()
+
+
 def test_without_an_image_it_is_bert_crf():
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
