@@ -36,6 +36,28 @@ def test_the_pair_goes_through_what_follows_it(post):
         torch.testing.assert_close(system.encode(batch).h, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_swapped_entities_swap_the_halves_of_the_pair():
+    system, batch = make_model(BERT, pair="marker").eval(), make_batch()
+    swapped = batch | {"head_mask": batch["tail_mask"], "tail_mask": batch["head_mask"]}
+    with torch.no_grad():
+        head, tail = system.encode(batch).h.chunk(2, dim=1)
+        torch.testing.assert_close(system.encode(swapped).h, torch.cat([tail, head], dim=1))
+    assert not torch.allclose(head, tail)
+
+
+def test_markers_learn_and_the_pair_depends_on_words_outside_both_entities():
+    system, batch, places = make_model(BERT, pair="marker").eval(), make_batch(size=1), torch.arange(10)
+    batch |= {"head_mask": (places[None] == 2), "tail_mask": (places[None] == 6)}
+    batch["input_ids"][0, [1, 3, 5, 7]] = torch.tensor([46, 47, 48, 49])
+    system(**batch).loss.backward()
+    markers = system.text_encoder.body.embeddings.word_embeddings.weight.grad[46:]
+    assert markers.abs().sum(dim=1).gt(0).tolist() == [True] * 4
+    with torch.no_grad():
+        h = system.encode(batch).h
+        batch["input_ids"][0, 9] += 1
+        assert (system.encode(batch).h - h).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("mixup", [False, True])
 def test_bert_crf_without_transitions_is_bert(mixup):
     options = {"task": "ner", "attn_mixup": mixup}
