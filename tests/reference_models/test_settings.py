@@ -180,6 +180,24 @@ def test_release_file_matches_the_release_preset() -> None:
     assert model.freeze_image_backbone
 
 
+@pytest.mark.parametrize(("data", "dropout"), [("twitter2015", 0.1), ("twitter2017", 0.1), ("mnre", 0.0)])
+def test_hvpnet_decays_all_parameters_and_drops_out_before_the_tags_only(data: str, dropout: float) -> None:
+    config = read_settings(data, system="hvpnet")
+    assert config.training.decay_all
+    assert config.model.head_dropout == dropout
+
+
+@pytest.mark.parametrize(("system", "epochs"), [("umt", (24, 22)), ("adapcoatt", (24, 22)), ("maf", (24, 23))])
+def test_published_epochs_differ_between_both_twitter_data_sets(system: str, epochs: tuple[int, int]) -> None:
+    read = [read_settings(f"twitter{year}", system=system).training.epochs for year in (2015, 2017)]
+    assert read == list(epochs)
+
+
+@pytest.mark.parametrize(("data", "sentence"), [("twitter2015", "pooler"), ("synthetic-ner", "first")])
+def test_maf_aligns_the_pooled_sentence_where_the_pooler_is_pretrained(data: str, sentence: str) -> None:
+    assert read_settings(data, system="maf").model.sentence == sentence
+
+
 @pytest.mark.parametrize(("system", "frozen"), [("i2srm", "false"), ("bert", "true")])
 def test_feature_cache_needs_images_and_a_frozen_backbone(system: str, frozen: str) -> None:
     overrides = ["--data.feature_cache", "x", "--model.freeze_image_backbone"]

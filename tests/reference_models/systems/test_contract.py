@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from reference_models.systems import get_system, list_systems
 from reference_models.systems.base import Encoded, System
+from reference_models.training.optimizer import parameter_groups
 
 SHIPPED = [name for name in list_systems() if get_system(name).__module__.startswith("reference_models.")]
 CASES = [(name, task) for name in SHIPPED for task in get_system(name).tasks or ("ner", "re")]
@@ -77,6 +79,14 @@ def test_every_trainable_parameter_receives_a_gradient(name: str, task: str, mod
         MODULES[modules]["attn_mixup"],
         MODULES[modules]["semantic_weight"] > 0,
     )
+
+
+@each_case
+def test_every_trainable_parameter_is_in_one_optimizer_group(name: str, task: str) -> None:
+    system = make_system(name, task)
+    groups = parameter_groups(system, system.learning_rates(), learning_rate=1.0, weight_decay=0.1)
+    grouped = Counter(id(parameter) for group in groups for parameter in group["params"])
+    assert grouped == Counter(id(parameter) for parameter in system.parameters() if parameter.requires_grad)
 
 
 @each_case

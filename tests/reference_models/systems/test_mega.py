@@ -134,6 +134,20 @@ def test_absent_object_counts_only_with_the_published_option(task: str) -> None:
     assert moved.tolist() == [False, True, True, True]
 
 
+@pytest.mark.parametrize("task", ["re", "ner"])
+def test_features_of_an_absent_object_have_no_effect_and_no_gradient(task: str) -> None:
+    system, batch = make(task), make_batch(task)
+    mask, pooled = batch["image_mask"], torch.randn(4, 4, 64, requires_grad=True)
+    del batch["pixel_values"]
+    h = system.encode(batch | {"image_pooled": pooled}).h
+    h.sum().backward()
+    assert pooled.grad is not None
+    assert not pooled.grad[~mask].any()
+    assert (pooled.grad[mask].abs().sum(dim=1) > 0).all()
+    spoilt = pooled.detach().masked_fill(~mask[..., None], torch.nan)
+    assert torch.equal(encode(system, batch | {"image_pooled": spoilt}).h, h)
+
+
 def test_objects_attend_to_padding_only_with_the_published_option() -> None:
     system, batch = make(), make_batch("re")
     published = make(mask_padding=False)

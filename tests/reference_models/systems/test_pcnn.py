@@ -16,10 +16,12 @@ def make(**options):
 
 def sentence(words, head, tail, length=None):
     """Return a batch of one sentence with markers (2 to 5) around two spans of words, like the processor."""
-    cuts = [(head[0], 1, 2), (head[1], 0, 3), (tail[0], 1, 4), (tail[1], 0, 5)]
-    ids = list(words)
-    for place, _, marker in sorted(cuts, reverse=True):
-        ids.insert(place, marker)
+    entities = sorted([(*head, 2, 3), (*tail, 4, 5)], key=lambda entity: entity[0] - entity[1])  # outer one first
+    ids = []
+    for place in range(len(words) + 1):
+        ids += [closing for _, end, _, closing in reversed(entities) if end == place]
+        ids += [opening for start, _, opening, _ in entities if start == place]
+        ids += words[place : place + 1]
     length = length or len(ids)
     batch = {"input_ids": torch.tensor([ids + [0] * (length - len(ids))])}
     batch["attention_mask"] = (torch.arange(length) < len(ids)).long()[None]

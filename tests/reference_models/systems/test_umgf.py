@@ -7,6 +7,7 @@ import torch
 from slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
 from tiny_models import make_batch, make_model
 
+from reference_models.systems.bert import BERT
 from reference_models.systems.umgf import HEADS, UMGF, GraphLayer
 
 
@@ -99,6 +100,17 @@ def test_without_image_nodes_there_are_no_messages():
         for layer in system.layers:
             layer.to_text.own.bias.fill_(-1e4)  # all gates are closed
     torch.testing.assert_close(encode(system, make_batch("ner")), bare, atol=1e-6, rtol=0)
+
+
+def test_without_the_graph_states_the_head_is_that_of_bert_crf():
+    system, bert, batch = make(), make_model(BERT, task="ner").eval(), make_batch("ner")
+    width = system.text_encoder.width
+    bert.text_encoder.load_state_dict(system.text_encoder.state_dict())
+    with torch.no_grad():
+        system.head.linear.weight[:, width:] = 0
+        bert.head.linear.weight.copy_(system.head.linear.weight[:, :width])
+        bert.head.linear.bias.copy_(system.head.linear.bias)
+        torch.testing.assert_close(system(**batch).scores, bert(**batch).scores, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("nodes", "moves"), [("whole+crops", True), ("crops", False)])

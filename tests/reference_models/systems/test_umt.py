@@ -84,6 +84,10 @@ def test_conversion_gives_all_types_of_a_border_the_same_score():
     assert torch.equal(matrix.sum(dim=1), torch.ones(3))
     assert [sum(weight > 0 for weight in row) for row in conversion] == [4, 4, 1]
     assert all(matrix[number, label] > 0 for label, number in enumerate(numbers))
+    # The other tags of the older scheme are converted one to one.
+    _, older = span_tags(("[PAD]", *TAGS, "X", "[CLS]", "[SEP]"))
+    assert sorted(sum(weight > 0 for weight in row) for row in older) == [1, 1, 1, 1, 1, 4, 4]
+    assert torch.equal(torch.tensor(older).sum(dim=1), torch.ones(7))
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
         system.head.typed.linear.weight.zero_()

@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnmixup import AttnMixup, MixupPlan
 from reference_models.tasks.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
 
 LABELS, WIDTH = 3, 4
@@ -114,6 +116,56 @@ def test_relation_loss_is_the_negative_log_likelihood(size, seed):
     for row, relation, loss in zip(scores.tolist(), relations.tolist(), head.loss(scores, relations), strict=True):
         assert loss.item() == pytest.approx(math.log(sum(map(math.exp, row))) - row[relation], abs=1e-5)
     assert head.decode(scores).tolist() == [row.index(max(row)) for row in scores.tolist()]
+
+
+LAM = (0.0, 1.0, 0.3, 0.75)
+# Of four sentences and their transformed ones (4 to 7), pairs that AttnMixup mixes with LAM.
+FIRST, SECOND = (0, 5, 2, 7), (1, 3, 4, 6)
+
+
+def mixed_losses(head, lengths):
+    """Mix four sentences; return the mixer's losses of its pairs, their scores, and the tags of both sources."""
+    _, tags, mask = make_scores(lengths)
+    torch.manual_seed(1)
+    mixer = AttnMixup(WIDTH, heads=2)
+    plan = MixupPlan(torch.tensor([2]), torch.tensor(FIRST), torch.tensor(SECOND), torch.tensor(LAM), size=4)
+    mixed = mixer(torch.randn(*mask.shape, WIDTH), tags, mask=mask, plan=plan)
+    scores = head(mixed.embeddings)
+    losses = mixed.loss(head.loss, scores, reduction="none")
+    return losses[5:], scores[5:], *(tags[[row % 4 for row in rows]] for rows in (FIRST, SECOND))
+
+
+def test_pair_loss_of_a_softmax_is_that_of_soft_labels():
+    losses, scores, first, second = mixed_losses(SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), [3] * 4)
+    for row, lam in enumerate(LAM):
+        soft = lam * F.one_hot(first[row], LABELS) + (1 - lam) * F.one_hot(second[row], LABELS)
+        assert losses[row].item() == pytest.approx(F.cross_entropy(scores[row], soft).item(), abs=1e-6)
+    torch.testing.assert_close(losses[0], F.cross_entropy(scores[0], second[0]))
+    torch.testing.assert_close(losses[1], F.cross_entropy(scores[1], first[1]))
+
+
+def test_pair_loss_of_a_crf_is_its_log_sum_less_the_mixed_score_of_both_paths():
+    head = make_head()
+    losses, scores, first, second = mixed_losses(head, [3] * 4)
+    for row, lam in enumerate(LAM):
+        words = scores[row].tolist()
+        totals = {path: score_path(head, words, path) for path in itertools.product(range(LABELS), repeat=3)}
+        log_sum = math.log(sum(math.exp(total) for total in totals.values()))
+        one, other = (totals[tuple(tags[row].tolist())] for tags in (first, second))
+        assert losses[row].item() == pytest.approx((log_sum - lam * one - (1 - lam) * other) / 3, abs=1e-5)
+    for row, tags in ((0, second), (1, first)):
+        plain = head.loss(scores[row : row + 1], tags[row : row + 1], torch.ones(1, 3, dtype=torch.bool))
+        torch.testing.assert_close(losses[row : row + 1], plain)
+
+
+@pytest.mark.parametrize("lengths", [[3] * 4, [4, 1, 3, 2]], ids=str)
+def test_pair_losses_of_a_crf_without_transitions_are_those_of_a_softmax(lengths):
+    softmax, crf = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), make_head()
+    crf.linear = softmax.linear
+    with torch.no_grad():
+        for parameter in crf.crf.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(mixed_losses(crf, lengths)[0], mixed_losses(softmax, lengths)[0], atol=1e-5, rtol=0)
 
 
 def test_dropout_acts_only_in_training():

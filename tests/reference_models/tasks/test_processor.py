@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -74,6 +74,37 @@ def test_markers_enclose_entities_even_if_they_overlap(sample: Sample) -> None:
         words = sample.words[slice(*getattr(sample, name))]
         assert entity == [p for word in words for p in RE.tokenizer.tokenize(word) or [RE.tokenizer.unk_token]]
     assert item["labels"] == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "tail", "expected"),
+    [
+        ((0, 1), (0, 1), "[HEAD] [TAIL] a [/TAIL] [/HEAD] b c"),
+        ((0, 2), (1, 2), "[HEAD] a [TAIL] b [/TAIL] [/HEAD] c"),
+        ((0, 1), (0, 2), "[TAIL] [HEAD] a [/HEAD] b [/TAIL] c"),
+        ((1, 2), (0, 3), "[TAIL] a [HEAD] b [/HEAD] c [/TAIL]"),
+        ((1, 2), (0, 1), "[TAIL] a [/TAIL] [HEAD] b [/HEAD] c"),
+    ],
+    ids=["equal", "same end", "same start", "inside", "adjacent"],
+)
+def test_markers_of_overlapping_entities_are_nested(
+    head: tuple[int, int], tail: tuple[int, int], expected: str
+) -> None:
+    sample = Sample("x:1", ("a", "b", "c"), head=head, tail=tail)
+    assert " ".join(RE.task.words_read(sample)) == expected
+
+
+@given(pairs())
+def test_markers_are_balanced_unless_entities_cross(sample: Sample) -> None:
+    first, second = sorted([sample.head, sample.tail])
+    assume(not first[0] < second[0] < first[1] < second[1])
+    opened = []
+    for word in RE.task.words_read(sample):
+        if word in MARKERS[::2]:
+            opened.append(word)
+        elif word in MARKERS:
+            assert opened.pop() == word.replace("/", "")
+    assert opened == []
 
 
 def test_marker_string_in_the_text_is_not_an_entity() -> None:
