@@ -117,7 +117,7 @@ def train(options: argparse.Namespace) -> None:
 
 def _mean(score: dict[str, Any]) -> str:
     mean = f"{100 * score['mean']:.2f}"
-    return mean if score["spread"] is None else f"{mean} ± {100 * score['spread']:.2f}"
+    return mean if score["deviation"] is None else f"{mean} ± {100 * score['deviation']:.2f}"
 
 
 def sweep(options: argparse.Namespace) -> int:

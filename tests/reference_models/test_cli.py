@@ -583,15 +583,15 @@ def test_a_seed_that_numpy_does_not_accept_is_refused_before_anything_is_written
     assert list(tmp_path.iterdir()) == []
 
 
-def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_seeds_give_mean_and_deviation(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]["test"]["f1"]
     printed = capsys.readouterr().out
-    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['spread']:.2f}" in printed
+    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['deviation']:.2f}" in printed
     assert "seeds 3, 5" in printed
 
 
-def test_one_seed_has_no_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_seed_has_no_deviation(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3")) == 0
     assert "±" not in capsys.readouterr().out
 

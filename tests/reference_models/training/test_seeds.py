@@ -1,4 +1,4 @@
-"""Several seeds: one run each, mean and spread, and nothing trained twice."""
+"""Several seeds: one run each, mean and standard deviation, and nothing trained twice."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ from reference_models.training.seeds import SUMMARY, train_seeds
 STEPS = ("--training.checkpoint_steps", "4")
 
 
-def test_mean_and_spread(data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_and_deviation(data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(data, tmp_path / "runs", *STEPS)
     first = train_seeds(settings, [0])
-    assert first["scores"]["test"]["f1"]["spread"] is None
+    assert first["scores"]["test"]["f1"]["deviation"] is None
     summary = train_seeds(settings, [0, 1])
     assert summary == json.loads((tmp_path / "runs" / SUMMARY).read_text())
     runs = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
@@ -26,7 +26,7 @@ def test_mean_and_spread(data: Path, tmp_path: Path, finished: Path, monkeypatch
         score = summary["scores"][split]["precision"]
         assert score == {
             "mean": pytest.approx((a + b) / 2),
-            "spread": pytest.approx(abs(a - b) / 2**0.5),
+            "deviation": pytest.approx(abs(a - b) / 2**0.5),
             "values": [a, b],
         }
     # The first of several seeds, and one that follows another in the same process, are what they are alone.
