@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import yaml
@@ -11,8 +12,10 @@ from reference_models.files import read_json, readable
 from reference_models.tasks.processor import Processor
 from reference_models.training.folder import CONFIG, METRICS
 from reference_models.training.run import AGAIN
+from reference_models.training.seeds import SUMMARY
 
 SCORES = ("precision", "recall", "f1")
+SCORED = ("valid", "test")
 CITATION = """\
 @inproceedings{huang2023i2srm,
   title     = {{I2SRM}: Intra- and Inter-Sample Relationship Modeling for Multimodal Information Extraction},
@@ -57,12 +60,13 @@ def model_card(run: Path, system: str, processor: Processor) -> str:
             "",
             f"The model was trained on {metrics['samples']['train']} samples with seed {metrics['seed']}. Its weights "
             f"are from epoch {metrics['kept_epoch']:g}. The fingerprint of the labels is "
-            f"`{metrics['labels_fingerprint']}`. These are the scores of a single run; they vary with the seed.",
+            f"`{metrics['labels_fingerprint']}`. These are the scores of this run; they vary with the seed.",
             "",
             "| split | precision (%) | recall (%) | F1 (%) | samples |",
             "|---|---|---|---|---|",
-            *(_row(metrics, split) for split in ("valid", "test")),
+            *(_row(metrics, split) for split in SCORED),
             "",
+            *_scores_over_seeds(run, metrics["seed"]),
             "## Limits",
             "",
             f"- The model reads at most {processor.max_length} sub-words of a sentence and ignores the rest.",
@@ -110,6 +114,27 @@ def settings_without_paths(run: Path) -> dict[str, Any]:
 def _row(metrics: Mapping[str, Any], split: str) -> str:
     cells = [f"{100 * metrics[split][score]:.2f}" for score in SCORES]
     return f"| {' | '.join([split, *cells, str(metrics['samples'][split])])} |"
+
+
+def _scores_over_seeds(run: Path, seed: int) -> list[str]:
+    """Return a table of the scores over seeds, if the run is one of several that `train_seeds` trained."""
+    path = run.resolve().parent / SUMMARY
+    summary = read_json(path, AGAIN) if path.is_file() else {"seeds": []}
+    if len(summary["seeds"]) < 2 or seed not in summary["seeds"]:
+        return []
+    rows = []
+    for split in SCORED:
+        values = (summary["scores"][split][name]["values"] for name in SCORES)
+        cells = [f"{100 * mean(each):.2f} ± {100 * stdev(each):.2f}" for each in values]
+        rows.append(f"| {' | '.join([split, *cells])} |")
+    return [
+        f"Mean and standard deviation of the runs with seeds {', '.join(map(str, summary['seeds']))}:",
+        "",
+        "| split | precision (%) | recall (%) | F1 (%) |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _pair(keys: tuple[str, ...]) -> list[tuple[str, str]]:

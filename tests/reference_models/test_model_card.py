@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from reference_models import prediction
 from reference_models.errors import UserError
+from reference_models.model_card import model_card
 from reference_models.prediction import Predictor
 
 
@@ -30,6 +32,26 @@ def test_the_card_says_what_the_run_says(name: str, runs: dict[str, Path], tmp_p
     assert settings["training"]["epochs"] == 2
     assert ('head="Ann Lee", tail="Rome"' in card) == (name == "re")
     assert ("It reads text only." in card) == (name == "text-only")
+
+
+def test_the_card_has_the_scores_over_seeds_of_a_run_that_is_one_of_several(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    values = {"precision": [0.5, 0.6], "recall": [0.25, 0.25], "f1": [0.7, 0.9]}
+    scores = {name: {"values": each} for name, each in values.items()}
+    summary = {"seeds": [0, 4], "scores": {"valid": scores, "test": scores}}
+    copytree(runs["ner"], tmp_path / "seed-0")
+
+    def card_beside(summary: dict[str, Any]) -> str:
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        predictor = Predictor(tmp_path / "seed-0")
+        return model_card(tmp_path / "seed-0", predictor.system, predictor.processor)
+
+    card = card_beside(summary)
+    assert "Mean and standard deviation of the runs with seeds 0, 4:" in card
+    assert "| test | 55.00 ± 7.07 | 25.00 ± 0.00 | 80.00 ± 14.14 |" in card
+    for seeds in ([0], [1, 4]):  # a single run has no deviation, and the other summary is of other runs
+        assert "standard deviation" not in card_beside(summary | {"seeds": seeds})
 
 
 def test_a_saved_model_predicts_the_same_and_keeps_its_card(runs: dict[str, Path], tmp_path: Path) -> None:
