@@ -458,6 +458,40 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.Capture
     assert f"{tmp_path} is not the directory of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
 
 
+def test_the_nearest_file_is_suggested(
+    sets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    (tmp_path / "birds.yaml").touch()
+    (tmp_path / "bird.jpg").touch()
+    (tmp_path / "posts").symlink_to(sets / "ner" / "posts")
+    monkeypatch.chdir(tmp_path)
+    post = ["predict", "runs/ner", "--text", "Ruby"]
+    for arguments, nearest in (
+        (["train", "birdz.yaml"], "birds.yaml"),
+        (["train", "synthetic-ner", "--data.root", "post", "--output", "new"], "posts"),
+        (["data", "check", "post"], "posts"),
+        (["evaluate", "runs/nerr"], "runs/ner"),
+        (["predict", "runs/nerr", "--text", "Ruby"], "runs/ner"),  # not on the hub either
+        ([*post, "--image", "birds.jpg"], "bird.jpg"),
+        ([*post, "--crops", "birds.jpg"], "bird.jpg"),
+        (["predict", "runs/ner", "--input", "bird.yaml", "--output", "out.jsonl"], "birds.yaml"),
+    ):
+        assert f"; did you mean {nearest}?" in complaint(capsys, arguments)
+
+
+@pytest.mark.parametrize(("arguments", "nearest"), [(["trian"], "train"), (["data", "chek", "x"], "check")])
+def test_the_nearest_command_is_suggested(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f"; did you mean {nearest}?\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["zzz"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_other_words_on_the_command_line_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["demo", "--quik"])
