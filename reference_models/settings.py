@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
-from reference_models.names import suggest, unknown
+from reference_models.names import suggest, suggest_path, unknown
 from reference_models.unique_keys import RepeatedKeyError, UniqueKeyLoader
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -59,7 +59,7 @@ def find_config(name: str, kind: str) -> Path:
             return path
     known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
     what, others = KINDS[kind]
-    raise unknown(what, name, known, f"{others} (there is none at {name})")
+    raise unknown(what, name, known, f"{others} (there is none at {name}{suggest_path(Path(name))})")
 
 
 def read_settings(

@@ -15,7 +15,7 @@ from transformers import AutoModel, set_seed
 
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, WordSystemConfig
 from reference_models.data.crop_sources import check_crop_sources
-from reference_models.data.formats import SPLITS, get_format
+from reference_models.data.formats import SPLITS, check_root, get_format
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, Split, spooled
@@ -24,6 +24,7 @@ from reference_models.data.vectors import read_vectors
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
+from reference_models.names import suggest_path
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.tasks import Task, get_task
@@ -63,9 +64,10 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     """Read the samples of a split, without opening their images.
 
     Raises:
-        UserError: If a file is missing or invalid.
+        UserError: If the data folder does not exist, or a file is missing or invalid.
     """
     data, root = config.data, Path(config.data.root)
+    check_root(root)
     pairs, kind = find_task(data).pairs, get_format(data.format)
     texts = bool(config.model.inputs.texts)
     visual = config.reads_images or texts
@@ -377,7 +379,7 @@ def find_run(run: Path) -> Path:
     """
     for file in (run / CONFIG, run / MODEL / "config.json", run / METRICS):
         if not file.is_file():
-            raise UserError(f"{run} is not the directory of a finished run: {file} is missing")
+            raise UserError(f"{run} is not the directory of a finished run: {file} is missing{suggest_path(run)}")
     return run
 
 
@@ -400,13 +402,14 @@ def find_model(name: Path | str) -> Path:
     if (folder / CONFIG).is_file():
         return find_run(folder) / MODEL
     expected = f"{name}: expected the directory of a finished run, a model folder, or a model on the Hub (user/model)"
+    found = "this folder is neither" if folder.is_dir() else f"there is no such folder{suggest_path(folder)}"
     if folder.exists() or str(name).count("/") != 1:
-        raise UserError(f"{expected}; {'this folder is neither' if folder.is_dir() else 'there is no such folder'}")
+        raise UserError(f"{expected}; {found}")
     try:
         model = Path(snapshot_download(str(name)))
     except Exception as error:  # no network or a wrong name can raise almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{expected}; there is no such folder, and the download failed ({reason})") from error
+        raise UserError(f"{expected}; {found}; the download failed ({reason})") from error
     if not _is_model(model):
         raise UserError(f"{expected}; {name} is on the Hub, but was not saved by i2srm: {PROCESSOR} is missing")
     return model

@@ -1,9 +1,14 @@
 """The files, functions and layers named in docs/architecture.md exist."""
 
+import ast
 import re
 import tomllib
 from importlib import import_module
 from pathlib import Path
+
+import pytest
+
+from reference_models.tasks import list_tasks
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "reference_models"
@@ -50,3 +55,45 @@ def test_layers_match_the_import_contract() -> None:
     layers = [sorted(re.split(r",\s*", layer.strip())) for layer in shown.split("->")]
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
     assert layers == [sorted(layer.split(" | ")) for layer in contract if layer != "__main__"]
+
+
+def branches_on_task_names(code: str) -> list[str]:
+    """The comparisons with the name of a task, or of such a name with others, and the cases of a match."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        else:
+            continue
+        parts = [part for side in sides for part in ast.walk(side)]
+        names = {part.value for part in parts if isinstance(part, ast.Constant)}
+        if names & set(list_tasks()) or any(ast.unparse(part).endswith("task.name") for part in parts):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if task == 'ner': pass",
+        "x = 1 if 're' != config.task else 2",
+        "if task in ('re', 'ner'): pass",
+        "if processor.task.name not in kind.tasks: pass",
+        "match task:\n    case 're': pass",
+    ],
+)
+def test_a_branch_on_the_name_of_a_task_is_found(code: str) -> None:
+    assert branches_on_task_names(code)
+
+
+def test_no_code_outside_the_tasks_branches_on_the_name_of_a_task() -> None:
+    files = [path for name in ("reference_models", "benchmarks", "examples") for path in (ROOT / name).rglob("*.py")]
+    found = {
+        str(path.relative_to(ROOT)): branches
+        for path in files
+        if PACKAGE / "tasks" not in path.parents and (branches := branches_on_task_names(path.read_text("utf-8")))
+    }
+    assert len(files) > 100
+    assert found == {}

@@ -460,6 +460,40 @@ def test_evaluate_on_a_folder_without_a_run_names_it(tmp_path: Path, capsys: pyt
     assert f"{tmp_path} is not the directory of a finished run" in error_line(capsys, ["evaluate", str(tmp_path)])
 
 
+def test_the_nearest_file_is_suggested(
+    data_sets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    (tmp_path / "birds.yaml").touch()
+    (tmp_path / "bird.jpg").touch()
+    (tmp_path / "posts").symlink_to(data_sets / "ner" / "posts")
+    monkeypatch.chdir(tmp_path)
+    post = ["predict", "runs/ner", "--text", "Ruby"]
+    for arguments, nearest in (
+        (["train", "birdz.yaml"], "birds.yaml"),
+        (["train", "synthetic-ner", "--data.root", "post", "--output", "new"], "posts"),
+        (["data", "check", "post"], "posts"),
+        (["evaluate", "runs/nerr"], "runs/ner"),
+        (["predict", "runs/nerr", "--text", "Ruby"], "runs/ner"),  # not on the hub either
+        ([*post, "--image", "birds.jpg"], "bird.jpg"),
+        ([*post, "--crops", "birds.jpg"], "bird.jpg"),
+        (["predict", "runs/ner", "--input", "bird.yaml", "--output", "out.jsonl"], "birds.yaml"),
+    ):
+        assert f"; did you mean {nearest}?" in error_line(capsys, arguments)
+
+
+@pytest.mark.parametrize(("arguments", "nearest"), [(["trian"], "train"), (["data", "chek", "x"], "check")])
+def test_the_nearest_command_is_suggested(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f"; did you mean {nearest}?\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["zzz"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
 def test_unknown_command_line_option_exits(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["demo", "--quik"])
@@ -589,7 +623,7 @@ def test_seeds_print_mean_and_standard_deviation(
     assert main(train_arguments("re", data_sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]["test"]["f1"]
     printed = capsys.readouterr().out
-    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['spread']:.2f}" in printed
+    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['deviation']:.2f}" in printed
     assert "seeds 3, 5" in printed
 
 

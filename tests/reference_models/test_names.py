@@ -1,9 +1,11 @@
 """Registries: one object per name, and a helpful message for an unknown name."""
 
+from pathlib import Path
+
 import pytest
 
 from reference_models.errors import UserError
-from reference_models.names import Registry, suggest, unknown
+from reference_models.names import Registry, suggest, suggest_path, unknown
 
 
 class Apple:
@@ -57,3 +59,16 @@ def test_unknown_name_error_lists_names_and_the_nearest() -> None:
 def test_only_a_similar_name_is_suggested() -> None:
     assert suggest("hvpnett", ["bert", "hvpnet"]) == "; did you mean hvpnet?"
     assert suggest("zzz", ["bert", "hvpnet"]) == ""
+
+
+def test_a_file_of_a_similar_name_in_the_same_folder_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "birds.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert suggest_path(Path("birdz.yaml")) == "; did you mean birds.yaml?"
+    assert suggest_path(Path("runs/demmo")) == "; did you mean runs/demo?"
+    assert suggest_path(tmp_path / "runs" / "demmo") == f"; did you mean {tmp_path}/runs/demo?"
+    for path in ("runs/demo", "runs/birds.yaml", "run/demo", "runs"):  # it exists, or nothing beside it is similar
+        assert suggest_path(Path(path)) == ""

@@ -11,8 +11,10 @@ from PIL import Image
 
 from reference_models.cli import main
 from reference_models.settings import read_settings
+from reference_models.tasks import NamedEntities
 from reference_models.training.run import check_samples, read_samples, warn_of_unused_settings
 
+LEARNS = ("--training.epochs", "8", "--training.batch_size", "4")  # enough steps to find the entities
 SIZES = {"train": 24, "valid": 6, "test": 6}
 NAMES = {"muppet": ("Bert", "Ernie"), "Straße 7": ("Sesame", "Main")}
 
@@ -90,6 +92,19 @@ def run_pipeline(
     return capsys.readouterr().out
 
 
+def check_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that `predict` finds the entities of a test post that were found when the split was scored."""
+    sample = read_samples(read_settings(run / "config.yaml"), "test")[0]
+    row = json.loads((run / "predictions_test.jsonl").read_text().splitlines()[0])
+    post = ["--text", " ".join(sample.words)]
+    if sample.image is not None:
+        post += ["--image", str(sample.image), "--crops", *map(str, sample.crops)]
+    capsys.readouterr()
+    assert main(["predict", str(run), *post]) == 0
+    expected = NamedEntities(["O"]).describe(sample, row["predicted"])
+    assert capsys.readouterr().out.splitlines()[0] == expected != "no entity"
+
+
 def test_custom_entity_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities")
     printed = run_pipeline("jsonl", root, tmp_path / "run", "centre", capsys, "--training.epochs", "8")
@@ -139,16 +154,18 @@ def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(arguments("conll", root, tmp_path / "run")) == 2
     assert "no sample has an image; train a text-only system" in capsys.readouterr().err
     command, data, *settings = arguments("conll", root, tmp_path / "run")
-    assert main([command, data, "text-only", *settings, "--model.text", "tiny"]) == 0
+    assert main([command, data, "text-only", *settings, "--model.text", "tiny", *LEARNS]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
+    check_prediction(tmp_path / "run", capsys)
     assert main(["data", "crops", *arguments("conll", root, tmp_path / "run")[1:]]) == 2
     assert "expected samples with images, from which crops are cut" in capsys.readouterr().err
 
 
 def test_photos_with_annotated_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_flickr(tmp_path / "set")
-    printed = run_pipeline("flickr30k_entities", root, tmp_path / "run", "annotations", capsys)
+    printed = run_pipeline("flickr30k_entities", root, tmp_path / "run", "annotations", capsys, *LEARNS)
     assert "animals" in printed
+    check_prediction(tmp_path / "run", capsys)
     config = read_settings("synthetic-ner", arguments("flickr30k_entities", root, tmp_path / "run")[2:])
     for sample in read_samples(config, "train"):
         [crop] = sample.crops

@@ -318,7 +318,7 @@ def test_interrupted_sweep_resumes(
         folder = output / line["row"].lower().replace(" ", "-") / "synthetic-ner"
         values = [f1_of(folder / f"seed-{seed}") for seed in (0, 1)]
         assert [float(value) for value in line["values"].split()] == values
-        assert (float(line["mean"]), float(line["spread"])) == (mean(values), stdev(values))
+        assert (float(line["mean"]), float(line["deviation"])) == (mean(values), stdev(values))
         assert table[line["row"]] == {"synthetic-ner ours": f"{mean(values):.2f} ± {stdev(values):.2f}"}
         assert (line["paper"], line["state"], line["seeds"], line["labels"]) == ("", "finished", "0 1", labels)
 

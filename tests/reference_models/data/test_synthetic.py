@@ -139,12 +139,12 @@ def test_share_of_none_relations_matches_mnre() -> None:
 def test_text_only_ceiling_matches_the_best_decision_rule(chances: list[list[float]]) -> None:
     posteriors = [{f"label{i}": p for i, p in enumerate(row)} for row in chances]
     post = Post((), (), (), None, (), "several", tuple(posteriors))
-    gold = sum(sum(row) for row in chances)
+    true = sum(sum(row) for row in chances)
     best = 0.0
     for answers in itertools.product(*[[None, *row] for row in posteriors]):
         answered = [posterior[label] for posterior, label in zip(posteriors, answers, strict=True) if label]
         if answered:
-            best = max(best, 2 * sum(answered) / (len(answered) + gold))
+            best = max(best, 2 * sum(answered) / (len(answered) + true))
     assert text_only_ceiling([post]) == pytest.approx(best)
 
 

@@ -13,10 +13,12 @@ from torchvision import models as torchvision_models
 from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
 from reference_models.errors import UserError
+from reference_models.systems import get_system
 from reference_models.systems.bert import BERTConfig
 from reference_models.systems.build import build_system
 from reference_models.systems.i2srm import I2SRMConfig
-from reference_models.tasks import get_task
+from reference_models.tasks import NamedEntities, get_task
+from reference_models.tasks import task as task_module
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.re import MARKERS
 
@@ -57,6 +59,18 @@ def test_settings_are_passed_to_the_model():
     assert model.mixer.options.final == "slice"
     assert model.text_encoder.body.config.vocab_size == 50 + len(MARKERS)
     assert model.text_encoder.body.embeddings.word_embeddings.padding_idx == 0
+
+
+def test_a_task_that_is_derived_from_that_of_the_system_is_accepted(monkeypatch):
+    class Mentions(NamedEntities):
+        name = "mentions"
+
+    monkeypatch.setitem(task_module._TASKS._known, "mentions", Mentions)
+    for system in ("ita", "adapcoatt"):
+        settings = get_system(system).settings_class(text="tiny", vision="tiny")
+        assert build_system(system, settings, make_processor("mentions")).task is Mentions
+        with pytest.raises(UserError, match=f"the system {system} is for ner, but the data are for re"):
+            build_system(system, settings, make_processor("re"))
 
 
 def test_text_only_model_has_no_vision():

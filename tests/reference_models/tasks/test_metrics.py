@@ -54,10 +54,10 @@ def test_spans_match_brute_force(tags: list[str]) -> None:
 
 
 def test_ner_scores_match_hand_computed_values() -> None:
-    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
+    true = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
     predicted = [["B-PER", "I-PER", "B-LOC", "I-LOC"], ["B-ORG", "B-ORG"]]
-    # correct: PER and the first ORG; 4 predicted entities; 3 gold entities
-    assert ner_scores(gold, predicted, TYPES) == pytest.approx(
+    # right: PER and the first ORG; 4 predicted; 3 true
+    assert ner_scores(true, predicted, TYPES) == pytest.approx(
         {
             "precision": 2 / 4,
             "recall": 2 / 3,
@@ -81,22 +81,25 @@ def test_words_beyond_the_length_limit_count_as_missed() -> None:
 
 
 @given(SENTENCES)
-def test_truncated_prediction_equals_padding_with_outside(gold: list[list[str]]) -> None:
-    halves = [tags[: len(tags) // 2] for tags in gold]
-    filled = [half + ["O"] * (len(tags) - len(half)) for half, tags in zip(halves, gold, strict=True)]
-    assert ner_scores(gold, halves) == ner_scores(gold, filled)
+def test_truncated_prediction_equals_padding_with_outside(true: list[list[str]]) -> None:
+    halves = [tags[: len(tags) // 2] for tags in true]
+    filled = [half + ["O"] * (len(tags) - len(half)) for half, tags in zip(halves, true, strict=True)]
+    assert ner_scores(true, halves) == ner_scores(true, filled)
 
 
 @given(SENTENCES, st.randoms(use_true_random=False))
-def test_ner_scores_match_scikit_learn(gold: list[list[str]], random) -> None:
-    predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in gold]
-    scores = ner_scores(gold, predicted, TYPES)
-    true = {(i, *span) for i, tags in enumerate(gold) for span in spans(tags)}
-    guessed = {(i, *span) for i, tags in enumerate(predicted) for span in spans(tags)}
+def test_ner_scores_match_scikit_learn(true: list[list[str]], random) -> None:
+    predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in true]
+    scores = ner_scores(true, predicted, TYPES)
+    true_spans = {(i, *span) for i, tags in enumerate(true) for span in spans(tags)}
+    predicted_spans = {(i, *span) for i, tags in enumerate(predicted) for span in spans(tags)}
     for kinds, prefix in [(TYPES, ""), *[((kind,), f"{kind}_") for kind in TYPES]]:
-        every = [span for span in sorted(true | guessed) if span[-1] in kinds] + [None]
+        every = [span for span in sorted(true_spans | predicted_spans) if span[-1] in kinds] + [None]
         precision, recall, f1, _ = precision_recall_fscore_support(
-            [span in true for span in every], [span in guessed for span in every], average="binary", zero_division=0
+            [span in true_spans for span in every],
+            [span in predicted_spans for span in every],
+            average="binary",
+            zero_division=0,
         )
         assert scores[f"{prefix}f1"] == pytest.approx(f1)
         if not prefix:
@@ -104,11 +107,11 @@ def test_ner_scores_match_scikit_learn(gold: list[list[str]], random) -> None:
 
 
 @given(SENTENCES)
-def test_perfect_and_empty_predictions(gold: list[list[str]]) -> None:
-    any_entity = any(spans(tags) for tags in gold)
-    perfect = ner_scores(gold, gold)
+def test_perfect_and_empty_predictions(true: list[list[str]]) -> None:
+    any_entity = any(spans(tags) for tags in true)
+    perfect = ner_scores(true, true)
     assert perfect["f1"] == perfect["precision"] == perfect["recall"] == float(any_entity)
-    assert set(ner_scores(gold, [[] for _ in gold]).values()) == {0.0}
+    assert set(ner_scores(true, [[] for _ in true]).values()) == {0.0}
 
 
 def test_mismatched_lengths_raise() -> None:
@@ -121,36 +124,36 @@ def test_mismatched_lengths_raise() -> None:
 
 
 def test_relation_scores_match_hand_computed_values() -> None:
-    gold = ["None", "peer", "peer", "part_of", "None"]
+    true = ["None", "peer", "peer", "part_of", "None"]
     predicted = ["None", "peer", "part_of", "None", "peer"]
-    assert relation_scores(gold, predicted) == pytest.approx(
+    assert relation_scores(true, predicted) == pytest.approx(
         {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "accuracy": 2 / 5}
     )
-    assert relation_scores(gold, predicted, none="peer")["recall"] == pytest.approx(1 / 3)
+    assert relation_scores(true, predicted, none="peer")["recall"] == pytest.approx(1 / 3)
     assert relation_scores([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "accuracy": 0.0}
 
 
 @given(RELATIONS)
 def test_relation_scores_match_scikit_learn(pairs: list[tuple[str, str]]) -> None:
-    gold, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    scores = relation_scores(gold, predicted)
+    true, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    scores = relation_scores(true, predicted)
     if not pairs:
         return
     precision, recall, f1, _ = precision_recall_fscore_support(
-        gold, predicted, labels=["peer", "part_of", "contain"], average="micro", zero_division=0
+        true, predicted, labels=["peer", "part_of", "contain"], average="micro", zero_division=0
     )
     assert scores == pytest.approx(
-        {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy_score(gold, predicted)}
+        {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy_score(true, predicted)}
     )
 
 
 def test_class_scores_match_scikit_learn() -> None:
     rng = random.Random(0)
     names = ["None", "a", "b", "c"]
-    gold, predicted = (rng.choices(names, k=200) for _ in range(2))
-    pairs = [[(number, name) for number, name in enumerate(side) if name != "None"] for side in (gold, predicted)]
+    true, predicted = (rng.choices(names, k=200) for _ in range(2))
+    pairs = [[(number, name) for number, name in enumerate(side) if name != "None"] for side in (true, predicted)]
     found = class_scores(*pairs)
-    expected = precision_recall_fscore_support(gold, predicted, labels=list(found), zero_division=0.0)
+    expected = precision_recall_fscore_support(true, predicted, labels=list(found), zero_division=0.0)
     assert set(found) == {"a", "b", "c"}
     for place, scores in enumerate(found.values()):
         assert list(scores.values()) == pytest.approx([part[place] for part in expected])

@@ -19,7 +19,7 @@ def test_mean_and_standard_deviation(
 ) -> None:
     settings = config(data, tmp_path / "runs", *STEPS)
     first = train_seeds(settings, [0])
-    assert first["scores"]["test"]["f1"]["spread"] is None
+    assert first["scores"]["test"]["f1"]["deviation"] is None
     summary = train_seeds(settings, [0, 1])
     assert summary == json.loads((tmp_path / "runs" / SUMMARY).read_text())
     runs = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
@@ -28,7 +28,7 @@ def test_mean_and_standard_deviation(
         score = summary["scores"][split]["precision"]
         assert score == {
             "mean": pytest.approx((a + b) / 2),
-            "spread": pytest.approx(abs(a - b) / 2**0.5),
+            "deviation": pytest.approx(abs(a - b) / 2**0.5),
             "values": [a, b],
         }
     # The first seed, and a seed that follows another in the same process, give the same runs as alone.

@@ -99,6 +99,19 @@ def test_other_schedules_with_sgd(schedule: str, last: float | None, data: Path,
     assert all(math.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
 
 
+def test_gradients_longer_than_the_setting_are_clipped_to_it(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path, {"train": 48, "valid": 4, "test": 4})
+    encoder = encoder_without_dropout(data, tmp_path / "encoder")
+    rates = ("--training.learning_rate", "0", "--training.learning_rates.head", "0")
+    options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "1")
+    free, _ = train_and_record(config(data, tmp_path / "free", *options, "--training.clip", "0"))
+    norms = [gradient.norm().item() for gradient in free.gradients]
+    clip = (min(norms) + max(norms)) / 2  # some are longer, and some are not
+    clipped, _ = train_and_record(config(data, tmp_path / "clipped", *options, "--training.clip", str(clip)))
+    for norm, whole, gradient in zip(norms, free.gradients, clipped.gradients, strict=True):
+        torch.testing.assert_close(gradient, whole * min(1.0, clip / norm), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("small", [2, 4])
 def test_accumulation_gives_the_gradients_of_a_large_batch(tmp_path: Path, small: int) -> None:
     # 22 samples: the last step of an epoch has 6, which accumulation splits into 4 and 2 or 2, 2 and 2.
