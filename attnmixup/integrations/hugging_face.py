@@ -43,6 +43,8 @@ PROBLEMS: dict[str, Criterion] = {
     "single_label_classification": F.cross_entropy,
     "multi_label_classification": F.binary_cross_entropy_with_logits,
 }
+# Models whose own loss takes float labels as a distribution over classes if the config has no problem type.
+SOFT_LABEL_MODELS = ("deberta", "deberta-v2")
 
 
 class _Bound:
@@ -408,8 +410,9 @@ def _criterion_of(config: PretrainedConfig, logits: Tensor, labels: Tensor) -> C
         return F.cross_entropy
     problem = getattr(config, "problem_type", None)
     if problem is None:
-        by_dtype = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem = "regression" if config.num_labels == 1 else by_dtype
+        has_several = labels.is_floating_point() and config.model_type not in SOFT_LABEL_MODELS
+        by_labels = "multi_label_classification" if has_several else "single_label_classification"
+        problem = "regression" if config.num_labels == 1 else by_labels
     if problem not in PROBLEMS:
         raise ValueError(
             f"config.problem_type must be one of {', '.join(PROBLEMS)} or None, got {problem!r}: correct it, or pass a "

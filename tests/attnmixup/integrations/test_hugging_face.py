@@ -17,6 +17,10 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
@@ -69,6 +73,8 @@ MODELS = {
     "tags": lambda: BertForTokenClassification(BertConfig(**SMALL)),
     "distil": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
     "distil tags": lambda: DistilBertForTokenClassification(DistilBertConfig(**DISTIL)),
+    "deberta": lambda: DebertaForSequenceClassification(DebertaConfig(**SMALL)),
+    "deberta v2": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SMALL)),
     "image": lambda: ViTForImageClassification(ViTConfig(**IMAGE)),
     "audio": lambda: Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**AUDIO)),
     "audio frames": lambda: Wav2Vec2ForAudioFrameClassification(Wav2Vec2Config(**AUDIO)),
@@ -186,7 +192,7 @@ def test_ignored_tags_are_left_out_of_the_loss():
         (5, torch.arange(40).reshape(8, 5).remainder(2).float(), None),
     ],
 )
-@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "image"])
+@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "deberta", "deberta v2", "image"])
 def test_loss_follows_the_problem_type(kind, num_labels, labels, problem_type):
     model = MODELS[kind]()
     config = copy.deepcopy(model.config)
