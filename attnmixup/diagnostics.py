@@ -135,6 +135,13 @@ def findings(stats: Mapping[str, float]) -> list[str]:
             "it does almost nothing. A gate starts at 0: check that attention.gate is in the optimizer, or "
             "train longer."
         )
+    if stats.get("norm/update", 0) > 3 * stats.get("norm/originals", math.inf):
+        ratio = stats["norm/update"] / max(stats["norm/originals"], 1e-12)
+        found.append(
+            f"The update of the attention is {ratio:.1f} times as large as the samples, so H* depends little on the "
+            "sample itself. Some models of transformers initialise the mixer with a standard deviation of 1: call "
+            "reset_parameters of its parts, as in docs/how-to/recipes.md."
+        )
     if "norm/originals" in stats:
         ratio = stats["norm/transformed"] / max(stats["norm/originals"], 1e-12)
         if not 0.5 <= ratio <= 2:

@@ -1,4 +1,4 @@
-"""Check that the optimizer holds all trainable parameters."""
+"""Check that the optimizers hold all trainable parameters."""
 
 import warnings
 
@@ -6,14 +6,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 
-def missing_parameters(module: nn.Module, optimizer: Optimizer) -> list[str]:
-    """List the trainable parameters of a module that no parameter group of an optimizer holds.
+def missing_parameters(module: nn.Module, *optimizers: Optimizer) -> list[str]:
+    """List the trainable parameters of a module that no parameter group of its optimizers holds.
 
     Code that selects parameters by name often leaves out the parameters of a mixer, which then never learns.
 
     Args:
         module: The whole model.
-        optimizer: Its optimizer.
+        *optimizers: Its optimizers.
 
     Returns:
         Names, in the order of ``module.named_parameters()``; empty if none is missing.
@@ -24,14 +24,15 @@ def missing_parameters(module: nn.Module, optimizer: Optimizer) -> list[str]:
         >>> missing_parameters(model, torch.optim.SGD(model[0].parameters(), lr=0.1))
         ['1.weight', '1.bias']
     """
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = {id(parameter) for group in groups for parameter in group["params"]}
     named = module.named_parameters()
     return [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
 
 
-def warn_of_missing_parameters(module: nn.Module, optimizer: Optimizer) -> None:
+def warn_of_missing_parameters(module: nn.Module, *optimizers: Optimizer) -> None:
     """Warn if :func:`missing_parameters` finds any; the warning names up to five."""
-    missing = missing_parameters(module, optimizer)
+    missing = missing_parameters(module, *optimizers)
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         warnings.warn(

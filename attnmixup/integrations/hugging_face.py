@@ -3,7 +3,6 @@
 import copy
 import inspect
 import threading
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,13 +35,15 @@ from attnmixup.schedule import Shape, strength_at
 from attnmixup.semantic_kl import SemanticKLLoss
 from attnmixup.training import warn_of_missing_parameters
 
-# Number of unused losses before a warning; a trainer uses the loss of a step before it takes the next one.
+# Number of unused losses before an error; a trainer uses the loss of a step before it takes the next one.
 PATIENCE = 20
 PROBLEMS: dict[str, Criterion] = {
     "regression": F.mse_loss,
     "single_label_classification": F.cross_entropy,
     "multi_label_classification": F.binary_cross_entropy_with_logits,
 }
+# Models whose own loss takes float labels as a distribution over classes if the config has no problem type.
+SOFT_LABEL_MODELS = ("deberta", "deberta-v2")
 
 
 class _Bound:
@@ -99,6 +100,7 @@ class AttnMixupForClassification(nn.Module):
         semantic_weight: Weight of the semantic loss (lambda_sem in Eq. 17 and 19).
         first_token_only: Whether the head reads only the first token, so that only this token is mixed; None detects
             it.
+        allow_unused_loss: In training, do not raise an error if many losses in a row receive no gradient.
     """
 
     # Tells Trainer that the loss is the mean of a batch, so that gradient accumulation averages it.
@@ -117,11 +119,12 @@ class AttnMixupForClassification(nn.Module):
         semantic: SemanticKLLoss | None = None,
         semantic_weight: float = 0.5,
         first_token_only: bool | None = None,
+        allow_unused_loss: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.mixer, self.config = model, mixer, model.config
         self.head, self.criterion = head, criterion
-        self._unused_losses = 0
+        self.allow_unused_loss, self._unused_losses = allow_unused_loss, 0
         self.semantic, self.semantic_weight = semantic, semantic_weight
         module = model.get_submodule(head)
         self.first_token_only = _reads_first_token(module, mixer.dim) if first_token_only is None else first_token_only
@@ -154,6 +157,7 @@ class AttnMixupForClassification(nn.Module):
             ValueError: In training without labels; in training if there is a semantic loss without images or images
                 without a semantic loss; if the head does not run exactly once, on the rows of the logits; or
                 if the attention mask does not match the embeddings.
+            RuntimeError: In training, if the last 20 losses received no gradient; see ``allow_unused_loss``.
         """
         if arguments:
             signature = _signature_for(_forward_of(self.model))
@@ -197,23 +201,26 @@ class AttnMixupForClassification(nn.Module):
             logits = logits.squeeze(-1)
         loss = mixed.loss(criterion, logits)
         if self.training and loss.requires_grad and not torch.compiler.is_compiling():
-            self._warn_if_unused(loss)
+            self._check_use(loss)
         return loss
 
-    def _warn_if_unused(self, loss: Tensor) -> None:
-        """Warn once if no loss of the last steps has received a gradient, as in a Trainer that computes its own."""
+    def _check_use(self, loss: Tensor) -> None:
+        """Raise if no loss of the last steps has received a gradient, as in a Trainer that computes its own."""
+        if self._unused_losses >= PATIENCE and not self.allow_unused_loss:
+            # A corrected training loop can go on with this instance.
+            self._unused_losses = 0
+            raise RuntimeError(
+                f"The last {PATIENCE} losses of AttnMixupForClassification were not used for training. A loss that is "
+                "computed from its logits covers the original samples only, without mixing: train with output.loss, "
+                "and pass another loss as criterion. If one backward pass covers more losses, or if you do not train "
+                "with them, pass allow_unused_loss=True."
+            )
 
         def used(gradient: Tensor) -> None:
             self._unused_losses = 0
 
         loss.register_hook(used)
         self._unused_losses += 1
-        if self._unused_losses == PATIENCE:
-            warnings.warn(
-                f"The last {PATIENCE} losses of AttnMixupForClassification were not used for training. A loss that is "
-                "computed from its logits covers the original samples only, without mixing: train with output.loss.",
-                stacklevel=4,
-            )
 
     def __getattr__(self, name: str) -> Any:
         """Look up missing attributes in the model, such as ``device`` or ``gradient_checkpointing_enable``."""
@@ -408,8 +415,9 @@ def _criterion_of(config: PretrainedConfig, logits: Tensor, labels: Tensor) -> C
         return F.cross_entropy
     problem = getattr(config, "problem_type", None)
     if problem is None:
-        by_dtype = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-        problem = "regression" if config.num_labels == 1 else by_dtype
+        has_several = labels.is_floating_point() and config.model_type not in SOFT_LABEL_MODELS
+        by_labels = "multi_label_classification" if has_several else "single_label_classification"
+        problem = "regression" if config.num_labels == 1 else by_labels
     if problem not in PROBLEMS:
         raise ValueError(
             f"config.problem_type must be one of {', '.join(PROBLEMS)} or None, got {problem!r}: correct it, or pass a "

@@ -40,9 +40,8 @@ class AttnMixupSteps:
         self.shape, self.ramp_steps = shape, ramp_steps
 
     def on_train_start(self) -> None:
-        """Warn about trainable parameters that the only optimizer, from ``configure_optimizers``, does not hold."""
-        if len(self.trainer.optimizers) == 1:
-            warn_of_missing_parameters(self.model, self.trainer.optimizers[0])
+        """Warn about trainable parameters that no optimizer of ``configure_optimizers`` holds."""
+        warn_of_missing_parameters(self.model, *self.trainer.optimizers)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         """Return the loss of the final set and log it."""

@@ -189,6 +189,12 @@ GOOD = {
             "that attention.gate is in the optimizer, or train longer.",
         ),
         (
+            {"norm/update": 9.23},
+            "The update of the attention is 9.2 times as large as the samples, so H* depends little on the sample "
+            "itself. Some models of transformers initialise the mixer with a standard deviation of 1: call "
+            "reset_parameters of its parts, as in docs/how-to/recipes.md.",
+        ),
+        (
             {"norm/transformed": 5.0},
             "The norm of rows of H* is 5.00 times that of rows of H, so the head has to fit two scales: end the "
             "encoder with a LayerNorm, or lower transformed_ratio.",
@@ -218,7 +224,7 @@ def test_findings_report_each_problem(changed, message):
 def test_good_or_missing_stats_give_no_findings(left_out):
     assert findings({name: value for name, value in GOOD.items() if name not in left_out}) == []
     assert findings({}) == []
-    assert findings(GOOD | {"norm/transformed": 0.5}) == []
+    assert findings(GOOD | {"norm/transformed": 0.5, "norm/update": 3.0}) == []
 
 
 @pytest.mark.parametrize("unit", [0.2, 3.0])
@@ -226,6 +232,7 @@ def test_findings_do_not_depend_on_scale_of_norms_and_divergences(unit):
     scaled = {name: unit * value for name, value in GOOD.items() if name.startswith(("norm", "semantic"))}
     assert findings(scaled | {"semantic/own": 0.9 * unit}) == []
     assert len(findings(scaled | {"norm/transformed": 2.5 * unit, "semantic/own": unit})) == 2
+    assert len(findings(scaled | {"norm/update": 3.1 * unit})) == 1
 
 
 def test_stats_check_the_mask_and_use_all_tokens_without_one():

@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import nn
 
 import attnmixup
 from attnmixup import AttnMixup
+from attnmixup.diagnostics import findings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -36,12 +38,18 @@ def test_there_are_doctests():
     assert sum(doctest.testmod(import_module(name)).attempted for name in MODULES) >= 8
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
-def test_code_blocks_of_each_page_run_in_order(page):
+def run_page(page):
+    """Run the code blocks of a page and return their names."""
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL):
         exec(compile(block, page, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
+def test_code_blocks_of_each_page_run_in_order(page):
+    run_page(page)
 
 
 def test_there_are_pages_with_code():
@@ -103,6 +111,71 @@ def test_batchformer_recipe_matches_pytorch():
     both = torch.cat([embeddings, layer(embeddings.unsqueeze(1)).squeeze(1)])
     expected = F.cross_entropy(head(both), torch.cat([labels, labels]))
     torch.testing.assert_close(mixed.loss(F.cross_entropy, head(mixed.embeddings)), expected, atol=5e-7, rtol=0)
+
+
+def test_sample_weights_recipe_weights_each_label_by_its_own_sample():
+    weighted_loss = run_page("how-to/recipes.md")["weighted_loss"]
+    mixer, embeddings, labels = AttnMixup(8), torch.randn(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    plan = mixer.draw(6)
+    mixed, logits = mixer(embeddings, labels, plan=plan), torch.randn(12, 3)
+    # Weights that depend on the class alone are class weights.
+    classes = torch.tensor([0.5, 1.0, 3.0])
+    expected = mixed.loss(partial(F.cross_entropy, weight=classes), logits)
+    torch.testing.assert_close(weighted_loss(mixed, logits, classes[labels]), expected)
+    kept = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 0.0])
+    relabelled = mixer(embeddings, torch.where(kept > 0, labels, 0), plan=plan)
+    torch.testing.assert_close(weighted_loss(relabelled, logits, kept), weighted_loss(mixed, logits, kept))
+    mixer.set_strength(0.0)
+    expected = F.cross_entropy(logits[:6][kept > 0], labels[kept > 0])
+    torch.testing.assert_close(weighted_loss(mixer(embeddings, labels), logits[:6], kept), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixup_recipe_matches_torchvision(smoothing):
+    v2 = pytest.importorskip("torchvision.transforms.v2")
+    manifold_mixup = run_page("how-to/recipes.md")["manifold_mixup"]
+    embeddings, labels, head = torch.randn(6, 32), torch.arange(6) % 3, nn.Linear(32, 3)
+    images, soft = v2.MixUp(alpha=0.2, num_classes=3)(embeddings[..., None, None], labels)
+    lam = soft[torch.arange(6), labels]
+    drawn, samples = manifold_mixup.draw(6), torch.arange(6)
+    assert drawn.lam.unique().numel() == 1
+    assert sorted(drawn.first.tolist()) == samples.tolist()
+    assert not (drawn.first == drawn.second).any()
+    # torchvision pairs neighbours.
+    plan = replace(drawn, first=samples, second=samples.roll(1), lam=lam)
+    mixed = manifold_mixup(embeddings, labels, plan=plan)
+    torch.testing.assert_close(mixed.embeddings[6:], images.flatten(1))
+    criterion = partial(F.cross_entropy, label_smoothing=smoothing)
+    expected = criterion(head(images.flatten(1)), soft)
+    torch.testing.assert_close(mixed.loss(criterion, head(mixed.embeddings)), expected)
+
+
+def test_transformers_recipe_initialises_a_mixer_that_the_checkpoint_lacks(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(vocab_size=20, d_model=32, d_kv=8, d_ff=8, num_layers=1, num_heads=2)
+
+    class Model(transformers.T5PreTrainedModel):
+        def __init__(self, config):
+            super().__init__(config)
+            self.shared = nn.Embedding(20, 32)
+            self.encoder = transformers.T5EncoderModel(config).encoder
+            self.mixer = AttnMixup(32)
+            self.post_init()
+
+    def is_too_large(mixer):
+        return any("standard deviation of 1" in finding for finding in findings(mixer.stats(torch.randn(8, 32))))
+
+    page = run_page("how-to/recipes.md")
+    [recipe] = re.findall(r"```{code-block} python\n(.*?)```", (DOCS / "how-to/recipes.md").read_text(), re.DOTALL)
+    names = page | {"Model": Model, "checkpoint": tmp_path / "plain"}
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "plain")
+    assert is_too_large(Model.from_pretrained(tmp_path / "plain").mixer)
+    exec(recipe, names)
+    assert not is_too_large(names["model"].mixer)
+    names["model"].mixer.set_strength(0.5)
+    names["model"].save_pretrained(tmp_path / "whole")
+    exec(recipe, whole := names | {"checkpoint": tmp_path / "whole"})
+    assert whole["model"].mixer.strength == 0.5
 
 
 def test_equations_name_tests_and_functions_that_exist():

@@ -17,6 +17,10 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
+    DebertaConfig,
+    DebertaForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
@@ -69,6 +73,8 @@ MODELS = {
     "tags": lambda: BertForTokenClassification(BertConfig(**SMALL)),
     "distil": lambda: DistilBertForSequenceClassification(DistilBertConfig(**DISTIL)),
     "distil tags": lambda: DistilBertForTokenClassification(DistilBertConfig(**DISTIL)),
+    "deberta": lambda: DebertaForSequenceClassification(DebertaConfig(**SMALL)),
+    "deberta v2": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**SMALL)),
     "image": lambda: ViTForImageClassification(ViTConfig(**IMAGE)),
     "audio": lambda: Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**AUDIO)),
     "audio frames": lambda: Wav2Vec2ForAudioFrameClassification(Wav2Vec2Config(**AUDIO)),
@@ -119,6 +125,15 @@ def record_head_inputs(wrapped):
         lambda module, inputs, output: given.append(inputs[0])
     )
     return given
+
+
+def mask_of_mixer(wrapped, batch):
+    masks = []
+    wrapped.mixer.register_forward_pre_hook(
+        lambda module, arguments, options: masks.append(options["mask"]), with_kwargs=True
+    )
+    wrapped(**batch)
+    return masks[0]
 
 
 def arguments_of(tmp_path, **options):
@@ -186,7 +201,7 @@ def test_ignored_tags_are_left_out_of_the_loss():
         (5, torch.arange(40).reshape(8, 5).remainder(2).float(), None),
     ],
 )
-@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "image"])
+@pytest.mark.parametrize("kind", ["vectors", "head on tokens", "distil", "deberta", "deberta v2", "image"])
 def test_loss_follows_the_problem_type(kind, num_labels, labels, problem_type):
     model = MODELS[kind]()
     config = copy.deepcopy(model.config)
@@ -326,19 +341,40 @@ def test_trainer_with_its_own_compute_loss_raises(tmp_path):
     assert trainer.evaluate()["eval_loss"] > 0
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_trainer_that_ignores_the_loss_causes_a_warning(own, tmp_path, monkeypatch, recwarn):
+def test_trainer_that_ignores_the_loss_raises(tmp_path, monkeypatch):
     class Own(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            outputs = model(**inputs)
-            loss = F.cross_entropy(outputs.logits, inputs["labels"]) if own else outputs.loss
-            return (loss, outputs) if return_outputs else loss
+            logits.append(model(**inputs).logits)
+            return F.cross_entropy(logits[-1], inputs["labels"])
 
     monkeypatch.setattr(hugging_face, "PATIENCE", 3)
     options = arguments_of(tmp_path, max_steps=8, per_device_train_batch_size=1)
-    Own(wrapped_of("vectors"), options, train_dataset=samples("vectors")).train()
-    warned = [str(warning.message) for warning in recwarn if "were not used for training" in str(warning.message)]
-    assert len(warned) == own
+    logits, data = [], samples("vectors")
+    with pytest.raises(RuntimeError, match=r"The last 3 losses .* were not used for training.*allow_unused_loss=True"):
+        Own(wrapped_of("vectors"), options, train_dataset=data).train()
+    assert len(logits) == 3
+    Own(wrapped_of("vectors", allow_unused_loss=True), options, train_dataset=data).train()
+    assert len(logits) == 3 + 8
+
+
+def test_only_losses_in_a_row_count_as_unused(monkeypatch):
+    monkeypatch.setattr(hugging_face, "PATIENCE", 3)
+    wrapped, batch = wrapped_of("vectors"), batch_of("vectors")
+    for _ in range(2):
+        sum(wrapped(**batch).loss for _ in range(3)).backward()
+    wrapped.eval()
+    for _ in range(4):
+        assert wrapped(**batch).loss.requires_grad
+    wrapped.train()
+    with torch.no_grad():
+        for _ in range(4):
+            wrapped(**batch)
+    for _ in range(2):
+        for _ in range(3):
+            loss = wrapped(**batch).loss
+        with pytest.raises(RuntimeError, match="not used for training"):
+            wrapped(**batch)
+    loss.backward()
 
 
 def test_criterion_can_smooth_labels():
@@ -497,12 +533,16 @@ def test_missing_attributes_come_from_the_model():
 @pytest.mark.parametrize(("kind", "frames"), [("audio", None), ("audio frames", [10, 8] * 4)])
 def test_audio_mask_is_downsampled_to_frames(kind, frames):
     wrapped, batch = wrapped_of(kind), batch_of(kind)
-    masks = []
-    wrapped.mixer.register_forward_pre_hook(
-        lambda module, arguments, options: masks.append(options["mask"]), with_kwargs=True
-    )
-    wrapped(**batch)
-    assert masks[0] is None if frames is None else masks[0].sum(1).tolist() == frames
+    mask = mask_of_mixer(wrapped, batch)
+    assert mask is None if frames is None else mask.sum(1).tolist() == frames
+
+
+@pytest.mark.parametrize("kind", ["tags", "distil tags"])
+def test_attention_mask_is_the_mask_of_the_mixer(kind):
+    wrapped, batch = wrapped_of(kind), batch_of(kind)
+    mask = mask_of_mixer(wrapped, batch)
+    assert not batch["attention_mask"].all()
+    assert torch.equal(mask, batch["attention_mask"].bool())
 
 
 def test_mask_of_wrong_length_raises():

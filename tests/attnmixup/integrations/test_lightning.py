@@ -44,10 +44,11 @@ def test_training_and_validation_steps():
     optimizer = module.configure_optimizers()
     assert optimizer.defaults["lr"] == 0.5
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(module.parameters()))
-    module.trainer.optimizers = [torch.optim.SGD(module.model.head.parameters())]
-    with pytest.warns(UserWarning, match="not in the optimizer"):
+    parts = [torch.optim.SGD(part.parameters()) for part in (module.model.head, module.model.encoder)]
+    module.trainer.optimizers = parts
+    with pytest.warns(UserWarning, match=r"not in the optimizer.*: mixer\.attention"):
         module.on_train_start()
-    module.trainer.optimizers *= 2
+    module.trainer.optimizers = [*parts, torch.optim.SGD(module.model.mixer.parameters())]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         module.on_train_start()
