@@ -515,7 +515,7 @@ def test_without_the_extra_its_name_is_given(package: str, command: list[str], e
         f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
     done = run_python(code, *command)
-    hint = f"install what this command needs: pip install 'attnmixup[{extra}]'"
+    hint = f"install what this command needs, in the folder of the repository: pip install '.[{extra}]'"
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 

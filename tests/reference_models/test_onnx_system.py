@@ -138,7 +138,8 @@ def test_without_the_extra_its_name_is_given(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(runs["text-only"]), str(tmp_path / "graphs")]) == 2
     told = capsys.readouterr().err
-    assert f"the package {package} is not installed; install what this command needs: pip install" in told
+    assert f"the package {package} is not installed; install what this command needs" in told
+    assert "pip install '.[onnx]'" in told
     assert not (tmp_path / "graphs").exists()
 
 

@@ -40,7 +40,7 @@ def test_the_phrases_of_a_relation_are_its_entities() -> None:
 
 def test_spacy_is_asked_for_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(UserError, match=r"pip install 'attnmixup\[grounding\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[grounding\]'"):
         load_pipeline("en_core_web_sm")
 
 
