@@ -5,6 +5,8 @@ import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +39,8 @@ def test_there_are_doctests():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
-def test_code_blocks_of_each_page_run_in_order(page):
+def test_code_blocks_of_each_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL):
@@ -135,9 +138,13 @@ def test_every_public_function_is_in_the_reference():
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (DOCS / "examples").glob("*.py")))
-def test_examples_run(example, capsys):
-    if example == "lightning_trainer.py":
-        pytest.importorskip("lightning")
-    runpy.run_path(str(DOCS / "examples" / example))
-    printed = capsys.readouterr().out
-    assert re.search(r"accuracy|val/loss", printed)
+def test_examples_run(example, capfd):
+    path = str(DOCS / "examples" / example)
+    if package := {"lightning_trainer.py": "lightning", "lora.py": "peft"}.get(example):
+        pytest.importorskip(package)
+    if example == "distributed_loop.py":
+        launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+        subprocess.run([sys.executable, *launch, path], check=True)
+    else:
+        runpy.run_path(path)
+    assert re.search(r"accuracy|val/loss", capfd.readouterr().out)
