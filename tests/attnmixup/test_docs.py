@@ -136,6 +136,19 @@ def test_broken_links_are_found(tmp_path):
     assert broken_links(page) == ["none.md", "page.md#none", "#none", "none", "attnmixup.none"]
 
 
+def test_changelog_has_the_groups_of_keep_a_changelog():
+    groups = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    title, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert "\n### " not in title
+    assert versions
+    for version in versions:
+        heading, *parts = re.split(r"^### ", version, flags=re.MULTILINE)
+        assert re.fullmatch(r"\[Unreleased\]\s*|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d\s*", heading)
+        names = [part.splitlines()[0] for part in parts]
+        assert len(names) == len(set(names))
+        assert set(names) <= groups
+
+
 def test_every_page_is_in_the_table_of_contents():
     entries = set(re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text(), flags=re.MULTILINE))
     reference = {f"reference/{path.stem}" for path in (DOCS / "reference").glob("*.md")}
