@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or "").partition(".")[0]
         extra = EXTRAS.get(name, "reference")
         return _print_error(
-            f"the package {name} is not installed; install what this command needs: pip install 'attnmixup[{extra}]'"
+            f"the package {name} is not installed; install what this command needs, in the folder of the repository: "
+            f"pip install '.[{extra}]'"
         )
     except OSError as error:
         return _print_error(f"{error.filename or 'a file'}: {error.strerror or error}")

@@ -25,6 +25,7 @@ from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
 from reference_models.names import suggest_path
+from reference_models.settings import read_settings
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.tasks import Task, get_task
@@ -342,14 +343,19 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
 
 
 def evaluate(
-    run: Path, config: RunConfig, split: Split, *, int8: bool = False, fast_float32: bool = False
+    run: Path | str,
+    config: RunConfig | None = None,
+    split: Split = "test",
+    *,
+    int8: bool = False,
+    fast_float32: bool = False,
 ) -> Evaluation:
     """Score a split with the model of a run.
 
     Args:
         run: Run directory.
-        config: Settings of the run; the data folder may differ.
-        split: Name of the split.
+        config: Settings of the run; the data folder may differ. None reads them from the run directory.
+        split: "train", "valid" or "test".
         int8: Run the text encoder in int8, see `encoders.int8`.
         fast_float32: Use faster float32 matrix products, see `training.products`.
 
@@ -357,8 +363,11 @@ def evaluate(
         Scores and predictions of the whole split.
 
     Raises:
-        UserError: If the data is invalid, or this machine does not support `int8` or `fast_float32`.
+        UserError: If the run is not finished, the data is invalid, or this machine does not support `int8` or
+            `fast_float32`.
     """
+    if config is None:
+        config = read_settings(find_run(Path(run)) / CONFIG)
     model, processor = load_model(run, int8=int8)
     # Other data can have labels for several tasks; the task is that of the model.
     config = replace(config, data=replace(config.data, task=processor.task.name))

@@ -14,6 +14,7 @@ PAGES = [
     "start.html",
     "methods/attn_mixup.html",
     "tutorials/modules.html",
+    "tutorials/system.html",
     "tutorials/own_data.html",
     "systems/index.html",
     "results.html",

@@ -551,7 +551,7 @@ def test_missing_package_error_names_the_extra(package: str, command: list[str],
         f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
     done = run_python(code, *command)
-    hint = f"install what this command needs: pip install 'attnmixup[{extra}]'"
+    hint = f"install what this command needs, in the folder of the repository: pip install '.[{extra}]'"
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 

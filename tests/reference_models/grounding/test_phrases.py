@@ -40,7 +40,7 @@ def test_phrases_of_a_relation_are_its_entities() -> None:
 
 def test_missing_spacy_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(UserError, match=r"pip install 'attnmixup\[grounding\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[grounding\]'"):
         load_pipeline("en_core_web_sm")
 
 
