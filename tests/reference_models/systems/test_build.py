@@ -17,6 +17,7 @@ from reference_models.systems import get_system
 from reference_models.systems.bert import BERTConfig
 from reference_models.systems.build import build_system
 from reference_models.systems.i2srm import I2SRMConfig
+from reference_models.systems.pcnn import PCNNConfig
 from reference_models.tasks import NamedEntities, get_task
 from reference_models.tasks import task as task_module
 from reference_models.tasks.processor import Processor
@@ -77,6 +78,22 @@ def test_text_only_model_has_no_vision():
     model = build_system("bert", BERTConfig(**TINY), make_processor("ner"))
     assert model.vision is None
     assert model.semantic is None
+
+
+def test_words_of_pcnn_without_a_vector_are_normal_if_others_have_one(tmp_path):
+    (tmp_path / "glove.txt").write_text(f"w2{' 1' * 50}\nw3{' 2' * 50}\n")
+    drawn = {}
+    torch.manual_seed(0)
+    for vectors in ("none", str(tmp_path / "glove.txt")):
+        system = build_system("pcnn", PCNNConfig(word_vectors=vectors), make_processor(words=2000))
+        drawn[vectors] = system.words.weight
+        assert not drawn[vectors][0].any()
+    uniform, normal = drawn.values()
+    assert uniform.abs().max() <= 0.25
+    assert normal[[2, 3]].tolist() == [[1] * 50, [2] * 50]
+    assert normal[4:].std().item() == pytest.approx(50**-0.5, rel=0.02)
+    assert normal[4:].abs().max() > 0.5
+    assert normal[1].abs().max() > 0.25  # the unknown word
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -1,8 +1,10 @@
 """The LSTM taggers: padding of words and characters, LSTM directions, and the character encoder against loops."""
 
+import math
+
 import pytest
 import torch
-from slow_layers import dot
+from slow_layers import dot, linear, lstm
 from tiny_models import make_batch, make_model
 
 from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional
@@ -46,16 +48,44 @@ def test_character_mask_removes_the_effect_of_longer_words(mask):
     assert torch.allclose(alone[0], beside[0], atol=1e-6) == mask
 
 
-def test_character_convolution_agrees_with_loops():
-    encoder = CharacterCNN(12, width=4, filters=3).eval()
-    word = [3, 7, 5]
-    rows = [[0.0] * 4, *encoder.table.weight[word].tolist(), [0.0] * 4]
+def slow_characters(encoder, word):
+    rows = encoder.table.weight[word].tolist()
+    if isinstance(encoder, CharacterLSTM):
+        return lstm(encoder.lstm, rows)[-1] + lstm(encoder.lstm, rows, backward=True)[0]
+    ends = [[0.0] * len(rows[0])]
+    rows = ends + rows + ends
     kernel, bias = encoder.convolution.weight.transpose(1, 2).tolist(), encoder.convolution.bias.tolist()
-    expected = [
-        max(sum(dot(kernel[f][k], rows[t + k]) for k in range(3)) for t in range(3)) + bias[f] for f in range(3)
+    return [
+        max(sum(dot(kernel[f][k], rows[t + k]) for k in range(3)) for t in range(len(word))) + bias[f]
+        for f in range(len(bias))
     ]
-    found = encoder(torch.tensor([[*word, 0, 0]]))[0]
-    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("kind", [CharacterCNN, CharacterLSTM])
+def test_characters_agree_with_loops(kind):
+    encoder, word = kind(12).eval(), [3, 7, 5]
+    torch.testing.assert_close(encoder(torch.tensor([[*word, 0, 0]]))[0], torch.tensor(slow_characters(encoder, word)))
+
+
+@each_encoder
+@pytest.mark.parametrize("sample", [0, 1])
+def test_h_agrees_with_loops_over_words(sample, char_encoder):
+    system, batch = make(char_encoder=char_encoder, word_width=5), make_batch("ner")
+    rows = []
+    mask = batch["word_mask"][sample]
+    for start, characters in zip(
+        batch["word_starts"][sample][mask], batch["characters"][sample][mask].tolist(), strict=True
+    ):
+        written = [character for character in characters if character > 0]
+        word = system.words.weight[batch["input_ids"][sample, start]].tolist()
+        rows.append(word + slow_characters(system.characters, written))
+    states = zip(lstm(system.lstm, rows), lstm(system.lstm, rows, backward=True), strict=True)
+    expected = [forward + backward for forward, backward in states]
+    if char_encoder == "lstm":
+        expected = [[math.tanh(x) for x in linear(system.project, state)] for state in expected]
+    with torch.no_grad():
+        h = system.encode(batch).h[sample][mask]
+    torch.testing.assert_close(h, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
 def test_rare_words_become_unknown_only_in_training():

@@ -21,7 +21,7 @@ def encode(system, batch):
 
 
 def slow_attention(layer, nodes):
-    size = len(nodes[0]) // HEADS
+    size = layer.query.out_features // HEADS
     rows = []
     for node in nodes:
         query, seen = linear(layer.query, node), []
@@ -56,6 +56,14 @@ def slow_forward(layer, nodes):
     ]
 
 
+def slow_layer(layer, words, images):
+    words, images = slow_attention(layer.text_attention, words), slow_attention(layer.image_attention, images)
+    updated = slow_forward(layer.text_forward, slow_messages(layer.to_text, words, images))
+    if layer.to_image is None:
+        return updated, images
+    return updated, slow_forward(layer.image_forward, slow_messages(layer.to_image, images, words))
+
+
 def test_graph_layer_agrees_with_plain_loops():
     torch.manual_seed(0)
     layer = GraphLayer(16, 0.5, last=False).eval()
@@ -63,12 +71,36 @@ def test_graph_layer_agrees_with_plain_loops():
     real, seen = torch.arange(5)[None] < 3, torch.tensor([[True, False, True, True]])
     with torch.no_grad():
         found = layer(words, images, real, seen)
-    first = slow_attention(layer.text_attention, words[real].tolist())
-    second = slow_attention(layer.image_attention, images[seen].tolist())
-    expected_words = slow_forward(layer.text_forward, slow_messages(layer.to_text, first, second))
-    expected_images = slow_forward(layer.image_forward, slow_messages(layer.to_image, second, first))
-    torch.testing.assert_close(found[0][real], torch.tensor(expected_words), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[1][seen], torch.tensor(expected_images), atol=1e-5, rtol=1e-4)
+    expected = slow_layer(layer, words[real].tolist(), images[seen].tolist())
+    torch.testing.assert_close(found[0][real], torch.tensor(expected[0]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1][seen], torch.tensor(expected[1]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+@pytest.mark.parametrize("sample", [0, 1, 2])
+def test_h_agrees_with_plain_loops(sample, task):
+    """Sample 1 has no node, sample 2 only a crop."""
+    system, batch = make(task), make_batch(task)
+    real = batch["attention_mask"][sample].bool()
+    with torch.no_grad():
+        states = system.text_encoder(batch["input_ids"], batch["attention_mask"])[sample][real].tolist()
+        features = system.image_features(batch)
+    first, _, _, second, _, _ = system.image_map
+    images = []
+    for pooled in features.padded("pooled")[sample][features.seen["pooled"][sample]].tolist():
+        inner = [max(u, 0.0) for u in linear(first, pooled)]
+        images.append([max(u, 0.0) for u in linear(second, inner)])
+    words = [linear(system.text_map, state) for state in states]
+    for layer in system.layers:
+        words, images = slow_layer(layer, words, images)
+    joined = [state + word for state, word in zip(states, words, strict=True)]
+    h = encode(system, batch)[sample]
+    if task == "ner":
+        mask = batch["word_mask"][sample]
+        expected, h = [joined[start] for start in batch["word_starts"][sample][mask]], h[mask]
+    else:
+        expected = joined[0] + joined[3]  # the opening markers stand before the entities
+    torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 def with_nodes(batch, pooled, mask):

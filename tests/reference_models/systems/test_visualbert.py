@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from slow_encoder import bert_layer
+from slow_layers import linear, norm
 from tiny_models import make_batch, make_model, text_config
 from transformers import BertModel, RobertaConfig, VisualBertConfig, VisualBertModel
 
@@ -28,6 +30,37 @@ def test_without_regions_the_output_equals_bert(task):
         hidden = bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
         expected = system.task.gather(hidden, batch, system.config)[0]
     torch.testing.assert_close(encode(system, batch), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
+@pytest.mark.parametrize("sample", [0, 2])
+def test_words_and_regions_agree_with_loops_over_one_sequence(sample, regions):
+    """Sample 2 has one crop and no whole image."""
+    system, batch = make(regions=regions), make_batch("ner")
+    body, tables = system.text_encoder.body, system.text_encoder.body.embeddings
+    with torch.no_grad():
+        system.region_norm.weight.normal_()
+        features = system.image_features(batch)
+        places = (tables.position_embeddings.weight, tables.visual_position_embeddings.weight[0])
+        types = (tables.token_type_embeddings.weight[0], tables.visual_token_type_embeddings.weight[1])
+        sequence = []
+        for place, token in enumerate(batch["input_ids"][sample][batch["attention_mask"][sample].bool()].tolist()):
+            sequence.append(tables.word_embeddings.weight[token] + places[0][place] + types[0])
+        shown = []
+        if regions != "grid":
+            shown += features.padded("pooled")[sample][features.seen["pooled"][sample]].tolist()
+        if regions != "pooled":
+            shown += features.padded("grid")[sample][features.seen["grid"][sample]].flatten(0, 1).tolist()
+        for region in shown:
+            projected = linear(tables.visual_projection, norm(system.region_norm, region))
+            sequence.append(torch.tensor(projected) + places[1] + types[1])
+        states = [tables.LayerNorm(token) for token in sequence]
+        for number, layer in enumerate(body.encoder.layer):
+            states = bert_layer(body.config, layer, number, states, 0, [], [])
+    assert bool(shown) == ((regions, sample) != ("grid", 2))
+    expected = torch.stack([states[start] for start in batch["word_starts"][sample][batch["word_mask"][sample]]])
+    h = encode(system, batch)[sample][batch["word_mask"][sample]]
+    torch.testing.assert_close(h, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
