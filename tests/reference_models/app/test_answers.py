@@ -72,6 +72,22 @@ def test_a_model_of_text_alone_takes_no_image(answers: dict[str, Answers], image
         answers["text-only"].answer({"text": "a", "image": str(image)})
 
 
+def test_texts_about_the_image_are_read_or_missed(run_with_texts: Path, tmp_path: Path) -> None:
+    asked = Answers(Predictor(run_with_texts), GroundingConfig(), tmp_path)
+    assert (asked.sees_images, asked.texts) == (False, ["tags", "caption"])
+    example = read_examples(read_settings(run_with_texts / CONFIG), asked.task, 3)[1]
+    answer = asked.answer(example.post)
+    text = {"text": example.post["text"]}
+    [full], [bare] = (asked.predictor.predict([asked.predictor.read(post, Path())]) for post in (example.post, text))
+    assert answer.prediction.probabilities == pytest.approx(full.probabilities, abs=1e-5)
+    assert answer.alone.probabilities == pytest.approx(bare.probabilities, abs=1e-5)
+    assert answer.alone.probabilities != answer.prediction.probabilities
+    assert answer.notes == []
+    without = asked.answer(text)
+    assert without.alone is None
+    assert without.notes == ["This model also reads texts about the image (tags, caption), and there are none."]
+
+
 def test_the_detector_of_the_settings_is_the_first_and_data_are_none(runs: dict[str, Path], tmp_path: Path) -> None:
     asked = Answers(Predictor(runs["ner"]), GroundingConfig(detector="owlv2", weights=str(tmp_path)), tmp_path)
     assert asked.detectors == ["owlv2", "centre", "grounding-dino", "torchvision"]
