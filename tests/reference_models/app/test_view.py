@@ -53,9 +53,8 @@ def test_entities_stand_in_the_sentence_with_and_without_the_image(sample: Sampl
 
 def test_texts_about_the_image_are_named_where_the_model_reads_them() -> None:
     sample = Sample("x:1", ("a", "b"), image_texts=(("tags", "red car"),))
-    text = View(answer_view(NER, Answer(sample, Prediction(["O"] * 2), Prediction(["O"] * 2), [], None, []))).text[
-        "all"
-    ]
+    none = Prediction(["O"] * 2)
+    text = View(answer_view(NER, Answer(sample, none, none, [], None, []))).text["all"]
     assert "With the texts about the image" in text
     assert "Without the texts about the image" in text
 
