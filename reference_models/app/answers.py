@@ -33,7 +33,7 @@ class Answer:
     Attributes:
         sample: The sample read from the post.
         prediction: The prediction from the whole post.
-        alone: The prediction from the same words without image and crops; None if the post has neither.
+        alone: The prediction from the same words without image, crops and image texts; None if the post has none.
         boxes: The position of each crop in the image, in the order of the crops; None where it is unknown.
         attention: Attention of the words to the images; None if the system has none.
         notes: Remarks for the reader.
@@ -68,6 +68,11 @@ class Answers:
         return self.predictor.processor.image_size is not None
 
     @property
+    def texts(self) -> list[str]:
+        """Kinds of texts about the image that the model reads, such as "caption"."""
+        return self.predictor.processor.texts
+
+    @property
     def detectors(self) -> list[str]:
         """Names of the available detectors, the one in the settings first."""
         names = [name for name in list_detectors() if name not in NO_DETECTORS]
@@ -91,8 +96,8 @@ class Answers:
         if crops not in (GIVEN, WITHOUT) and sample.image is not None:
             sample, places = self._ground(sample, crops)
         samples = [sample]
-        if sample.image is not None or sample.crops:
-            samples.append(replace(sample, image=None, crops=()))
+        if sample.image is not None or sample.crops or sample.image_texts:
+            samples.append(replace(sample, image=None, crops=(), image_texts=()))
         predictions = self.predictor.predict(samples)
         return Answer(
             sample,
@@ -178,6 +183,8 @@ class Answers:
             yield f"The last {cut} words are beyond the limit of {processor.max_length} sub-words and were ignored."
         if sample.image is not None and not sample.crops and self.predictor.sees_crops_alone:
             yield "This model reads only crops, and there are none, so it did not see the image. Choose a detector."
+        if self.texts and not sample.image_texts:
+            yield f"This model also reads texts about the image ({', '.join(self.texts)}), and there are none."
 
 
 def by_name(line: bytes) -> bytes:

@@ -23,7 +23,8 @@ class Example:
 
     Attributes:
         title: Title in the list of examples.
-        post: A post as in `Predictor.read`: `text`, `image`, `crops` and the keys of the task. Paths are strings.
+        post: A post as in `Predictor.read`: `text`, `image`, `crops`, `image_texts` and the keys of the task.
+            Paths are strings.
         boxes: Position of each crop in the image, by crop path: left, top, right, bottom in pixels.
     """
 
@@ -53,6 +54,8 @@ def read_examples(config: RunConfig, task: Task, count: int) -> list[Example]:
         post: dict[str, Any] = {"text": " ".join(sample.words), **task.to_post(sample)}
         if sample.image is not None:
             post |= {"image": str(sample.image), "crops": [str(crop) for crop in sample.crops]}
+        if texts := {kind: text for kind, text in sample.image_texts if kind in config.model.inputs.texts}:
+            post["image_texts"] = texts
         marks = {str(crop): boxes[str(crop)] for crop in sample.crops if str(crop) in boxes}
         examples.append(Example(title_of(post, task), post, marks))
     return examples

@@ -108,6 +108,7 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
                     gr.Textbox(label=f"{key.capitalize()} entity, exactly as in the sentence", max_lines=1)
                     for key in task.post_keys
                 ]
+                texts = [gr.Textbox(label=f"{kind.capitalize()}: text about the image") for kind in answers.texts]
                 image: Any = gr.Image(
                     label="Image: upload or paste",
                     sources=["upload", "clipboard"],
@@ -147,15 +148,24 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
 
         def show_example(number: int | None) -> list[Any]:
             if number is None:
-                return [gr.skip()] * (4 + len(keys))
+                return [gr.skip()] * len(outputs)
             post = examples[number].post
-            return [post["text"], *(post[key] for key in task.post_keys), post.get("image"), GIVEN, number, ""]
+            given = post.get("image_texts", {})
+            return [
+                post["text"],
+                *(post[key] for key in task.post_keys),
+                *(given.get(kind, "") for kind in answers.texts),
+                *(post.get("image"), GIVEN, number, ""),
+            ]
 
         def take_own(number: int | None, choice: str) -> tuple[None, str, None]:
             return None, answers.detectors[0] if choice == GIVEN else choice, None
 
         def answer_post(text: str, path: str | None, choice: str, number: int | None, *named: str) -> str:
-            post: dict[str, Any] = {"text": text or "", **dict(zip(task.post_keys, named, strict=True))}
+            post: dict[str, Any] = {"text": text or "", **dict(zip(task.post_keys, named, strict=False))}
+            about_image = dict(zip(answers.texts, named[len(keys) :], strict=True))
+            if any(about_image.values()):
+                post["image_texts"] = about_image
             boxes = {}
             if path is not None and number is not None and choice == GIVEN:
                 boxes = examples[number].boxes
@@ -174,12 +184,13 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
                 return problem(str(error)), gr.update(visible=False)
             return file_view(counts), gr.update(value=str(path), visible=True)
 
-        inputs = [text, image, crops, chosen, *keys]
-        shown = example.input(show_example, [example], [text, *keys, image, crops, chosen, answer], **free)
+        inputs = [text, image, crops, chosen, *keys, *texts]
+        outputs = [text, *keys, *texts, image, crops, chosen, answer]
+        shown = example.input(show_example, [example], outputs, **free)
         shown.then(answer_post, inputs, answer, **model)
         for own in (image.upload, image.clear):
             own(take_own, [chosen, crops], [chosen, crops, example], **free)
-        for event in (ask.click, text.submit, *(key.submit for key in keys)):
+        for event in (ask.click, text.submit, *(box.submit for box in (*keys, *texts))):
             event(answer_post, inputs, answer, **model)
         ask_file.click(answer_file, [files, of_file], [summary, download], **model)
     return page
@@ -190,4 +201,5 @@ def example_line(answers: Answers) -> str:
     parts = ['"text": "Ann Lee lives in Rome"']
     parts += [f'"{key}": "{value}"' for key, value in zip(answers.task.post_keys, ("Ann Lee", "Rome"), strict=False)]
     parts += ['"image": "1.jpg"'] if answers.sees_images else []
+    parts += [f'"image_texts": {{"{kind}": "a red car"}}' for kind in answers.texts[:1]]
     return "{" + ", ".join(parts) + "}"

@@ -20,11 +20,12 @@ LIKELIEST = 5  # number of probabilities shown
 
 def answer_view(task: Task, answer: Answer) -> Markup:
     """Show the whole answer to a post."""
+    added = "image" if answer.sample.image or answer.sample.crops else "texts about the image"
     columns = [
-        prediction_view(task, "With the image" if answer.alone else "Prediction", answer.sample, answer.prediction)
+        prediction_view(task, f"With the {added}" if answer.alone else "Prediction", answer.sample, answer.prediction)
     ]
     if answer.alone:
-        columns.append(prediction_view(task, "Without the image", answer.sample, answer.alone))
+        columns.append(prediction_view(task, f"Without the {added}", answer.sample, answer.alone))
     parts = [note(text) for text in answer.notes]
     parts.append(element("div", *columns, class_="columns"))
     if answer.sample.image or answer.sample.crops:

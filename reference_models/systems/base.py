@@ -71,7 +71,7 @@ class System(PreTrainedModel):
     specific types.
 
     Attributes:
-        tasks: Names of the supported tasks; None for all.
+        tasks: Names of the supported tasks, which include tasks derived from them; None for all.
         settings: The settings, an instance of `settings_class`.
         task: The class of the task.
         text_encoder: A transformers encoder, or None if the system has none.

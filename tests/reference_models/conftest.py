@@ -1,4 +1,6 @@
-"""Finished runs on tiny synthetic sets whose first test sentence contains HTML: two of I2SRM and one text-only."""
+"""Finished runs on tiny synthetic sets whose first test sentence contains HTML: two of I2SRM and one text-only.
+
+Another run, of ITA, reads texts about images."""
 
 from ast import literal_eval
 from pathlib import Path
@@ -32,3 +34,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         sizes = ["--training.epochs", "2", "--training.batch_size", "8"]
         train(read_settings(f"synthetic-{task}", [*basis, *sizes], system=system))
     return {name: root / "runs" / name for name in ("ner", "re", "text-only")}
+
+
+@pytest.fixture(scope="session")
+def run_with_texts(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of ITA, which reads tags of the image, on the data of the other entity runs."""
+    root = read_settings(runs["ner"] / "config.yaml").data.root
+    output = tmp_path_factory.mktemp("texts") / "run"
+    basis = ["--data.root", root, "--output", str(output), "--model.texts", '["tags", "caption"]']
+    train(read_settings("synthetic-ner", [*basis, "--training.epochs", "2"], system="ita"))
+    return output

@@ -74,6 +74,22 @@ def test_image_for_a_text_only_model_raises(answers: dict[str, Answers], image: 
         answers["text-only"].answer({"text": "a", "image": str(image)})
 
 
+def test_texts_about_the_image_are_read_or_missed(run_with_texts: Path, tmp_path: Path) -> None:
+    asked = Answers(Predictor(run_with_texts), GroundingConfig(), tmp_path)
+    assert (asked.sees_images, asked.texts) == (False, ["tags", "caption"])
+    example = read_examples(read_settings(run_with_texts / CONFIG), asked.task, 3)[1]
+    answer = asked.answer(example.post)
+    text = {"text": example.post["text"]}
+    [full], [bare] = (asked.predictor.predict([asked.predictor.read(post, Path())]) for post in (example.post, text))
+    assert answer.prediction.probabilities == pytest.approx(full.probabilities, abs=1e-5)
+    assert answer.alone.probabilities == pytest.approx(bare.probabilities, abs=1e-5)
+    assert answer.alone.probabilities != answer.prediction.probabilities
+    assert answer.notes == []
+    without = asked.answer(text)
+    assert without.alone is None
+    assert without.notes == ["This model also reads texts about the image (tags, caption), and there are none."]
+
+
 def test_configured_detector_comes_first_and_needs_local_weights(runs: dict[str, Path], tmp_path: Path) -> None:
     service = Answers(Predictor(runs["ner"]), GroundingConfig(detector="owlv2", weights=str(tmp_path)), tmp_path)
     assert service.detectors == ["owlv2", "centre", "grounding-dino", "torchvision"]

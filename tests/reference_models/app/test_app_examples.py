@@ -36,6 +36,17 @@ def test_examples_are_posts_of_the_test_split(name: str, runs: dict[str, Path]) 
             assert set(example.boxes) == set(example.post["crops"])
 
 
+def test_examples_have_the_texts_about_images_that_the_system_reads(
+    runs: dict[str, Path], run_with_texts: Path
+) -> None:
+    config = read_settings(run_with_texts / CONFIG)
+    texts = {" ".join(sample.words): dict(sample.image_texts) for sample in read_samples(config, "test")}
+    examples = read_examples(config, NER, 5)
+    assert all(example.post["image_texts"] == texts[example.post["text"]] != {} for example in examples)
+    config.model.texts = ["caption"]  # the data have tags alone
+    assert not any("image_texts" in example.post for example in read_examples(config, NER, 5))
+
+
 def test_is_post_rejects_samples_that_a_post_cannot_express() -> None:
     assert is_post(NER, Sample("x:1", ("a", "b")))
     assert not is_post(NER, Sample("x:1", ("a b", "c")))

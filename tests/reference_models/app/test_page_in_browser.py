@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address_of(browser: Any, runs: dict[str, Path]) -> Iterator[Callable[[str], str]]:
+def address_of(browser: Any, runs: dict[str, Path], run_with_texts: Path) -> Iterator[Callable[[str], str]]:
     """Serve one run at a time, on demand; at the end, check that this process connected only to the local machine."""
     connections: Connections = []
     WATCHED.append(connections)
@@ -52,7 +52,8 @@ def address_of(browser: Any, runs: dict[str, Path]) -> Iterator[Callable[[str], 
             if name not in serving:
                 stack.close()
                 serving.clear()
-                page = served(runs[name], read_settings(runs[name] / CONFIG), host="127.0.0.1", port=None)
+                run = {**runs, "texts": run_with_texts}[name]
+                page = served(run, read_settings(run / CONFIG), host="127.0.0.1", port=None)
                 serving[name] = stack.enter_context(page)
             return serving[name]
 
@@ -212,6 +213,22 @@ def test_text_only_model_has_no_image_input(visit: Callable[..., Any]) -> None:
     answer = predict(page)
     answer.get_by_role("heading").first.wait_for()
     assert answer.get_by_role("heading").all_inner_texts() == ["Prediction"]
+
+
+def test_a_model_of_texts_about_images_asks_for_them(visit: Callable[..., Any]) -> None:
+    page = visit("texts")
+    headings = choose_example(page, 1).get_by_role("heading")
+    headings.first.wait_for()
+    assert headings.all_inner_texts() == ["With the texts about the image", "Without the texts about the image"]
+    assert page.get_by_label("Tags: text about the image").input_value()
+    check_accessibility(page)
+    page.get_by_label("Tags: text about the image").fill("")
+    answer = predict(page)
+    answer.wait_for()
+    assert "This model also reads texts about the image (tags, caption), and there are none." in answer.inner_text()
+    page.get_by_label("Caption: text about the image").fill("a red car")
+    answer = predict(page)
+    answer.get_by_text("Without the texts about the image").wait_for()
 
 
 def test_file_of_posts_is_answered_and_downloaded(visit: Callable[..., Any], image: Path, tmp_path: Path) -> None:

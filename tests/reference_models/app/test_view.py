@@ -51,6 +51,14 @@ def test_entities_are_marked_with_and_without_the_image(sample: Sample) -> None:
     assert source.count("<mark") == 2
 
 
+def test_texts_about_the_image_are_named_where_the_model_reads_them() -> None:
+    sample = Sample("x:1", ("a", "b"), image_texts=(("tags", "red car"),))
+    none = Prediction(["O"] * 2)
+    text = View(answer_view(NER, Answer(sample, none, none, [], None, []))).text["all"]
+    assert "With the texts about the image" in text
+    assert "Without the texts about the image" in text
+
+
 def test_relations_are_shown_with_probabilities(sample: Sample) -> None:
     source = answer_view(RE, Answer(sample, Prediction("born", {"None": 0.25, "born": 0.75}), None, [], None, []))
     page = View(source)
