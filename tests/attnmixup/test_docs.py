@@ -26,6 +26,7 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if not {"_build", "generated"} & set(path.relative_to(DOCS).parts)
 )
+NEEDED = {"hugging_face_trainer.py": "transformers", "lightning_trainer.py": "lightning"}
 MODULES = [name for _, name, _ in pkgutil.iter_modules(attnmixup.__path__, "attnmixup.") if "integrations" not in name]
 
 
@@ -209,8 +210,8 @@ def test_every_public_function_is_in_the_reference():
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (DOCS / "examples").glob("*.py")))
 def test_examples_run(example, capsys):
-    if example == "lightning_trainer.py":
-        pytest.importorskip("lightning")
+    if example in NEEDED:
+        pytest.importorskip(NEEDED[example])
     runpy.run_path(str(DOCS / "examples" / example))
     printed = capsys.readouterr().out
     assert re.search(r"accuracy|val/loss", printed)
