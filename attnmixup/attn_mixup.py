@@ -7,10 +7,11 @@ import torch
 import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
-from attnmixup import diagnostics, distributed, functional
+from attnmixup import diagnostics, distributed
 from attnmixup.batch import Batch, pairing_group
-from attnmixup.checks import check_embeddings, check_ratio, is_recomputing
+from attnmixup.checks import check_embeddings, check_ratio, refuse_recomputation
 from attnmixup.final_set import final_set, unmixed, used_rows
+from attnmixup.functional import finite_padding
 from attnmixup.mixed_batch import MixedBatch
 from attnmixup.options import Averaging, Counts, Final, Lam, MixupOptions, Partner, Preset, Sampling, preset_options
 from attnmixup.sample_attention import AttentionScore, SampleAttention, Sequence
@@ -187,11 +188,11 @@ class AttnMixup(nn.Module):
         if not self.training:
             return unmixed(batch)
         if not self._acts and not everywhere:
-            return unmixed(batch.replace_embeddings(self._with_zero_gradients(embeddings)))
-        _refuse_recomputation(generator)
+            return unmixed(batch.replace_embeddings(self._with_zero_gradients(finite_padding(embeddings, mask))))
+        refuse_recomputation(generator)
         if everywhere:
             batch = distributed.gather_batch(batch, headers, self.ranks.group)
-        batch = batch.replace_embeddings(functional.finite_padding(batch.embeddings, batch.mask))
+        batch = batch.replace_embeddings(finite_padding(batch.embeddings, batch.mask))
         given = plan is not None
         if not self._acts:
             # Only the originals, weighted as parts of the global batch.
@@ -218,7 +219,17 @@ class AttnMixup(nn.Module):
         if given or not self.options.never_transforms(plan.size):
             rows = used_rows(share.plan if share else plan)
         transformed, rows, attention = self._transform(batch, rows, generator, need_attention)
-        return final_set(batch, transformed, rows, plan, self.options, self._strength, share=share, attention=attention)
+        return final_set(
+            batch,
+            transformed,
+            rows,
+            plan,
+            self.options,
+            self._strength,
+            token_mask=mask if embeddings.ndim == 3 else None,
+            share=share,
+            attention=attention,
+        )
 
     def _transform(
         self, batch: Batch, rows: Tensor, generator: Generator | None, need_attention: bool
@@ -371,13 +382,3 @@ class _ZeroGradients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return gradient, *(torch.zeros_like(other) for other in ctx.saved_tensors)
-
-
-def _refuse_recomputation(generator: Generator | None) -> None:
-    """Raise if activation checkpointing runs the forward pass again, where a generator would draw other numbers."""
-    if generator is not None and is_recomputing():
-        raise RuntimeError(
-            "AttnMixup ran again in a backward pass (activation checkpointing), where the generator would draw "
-            "different numbers: leave out generator= (checkpointing restores the global random state), or keep the "
-            "mixer outside the checkpointed part."
-        )

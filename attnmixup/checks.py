@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
@@ -71,3 +71,13 @@ def check_values(ok: Tensor, message: str) -> None:
 def is_recomputing() -> bool:
     """Return whether a backward pass runs the forward pass again (activation checkpointing)."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def refuse_recomputation(generator: Generator | None) -> None:
+    """Raise if activation checkpointing runs the forward pass again, where a generator would draw other numbers."""
+    if generator is not None and is_recomputing():
+        raise RuntimeError(
+            "AttnMixup ran again in a backward pass (activation checkpointing), where the generator would draw "
+            "different numbers: leave out generator= (checkpointing restores the global random state), or keep the "
+            "mixer outside the checkpointed part."
+        )

@@ -178,8 +178,10 @@ def _by_row(
         # A row without tokens keeps its first, so that no criterion divides by zero. The loss of the row is dropped.
         first = torch.arange(mask.shape[1], device=mask.device) == 0
         given["mask"] = counted | (first & ~live.unsqueeze(1))
-    if counted.shape == outputs.shape[: counted.ndim]:
-        outputs = torch.where(_expand(counted, outputs.shape), outputs, 0)
+    by_token = counted.shape == outputs.shape[: counted.ndim] and (
+        outputs.ndim > counted.ndim or outputs.shape == targets.shape
+    )
+    outputs = torch.where(_expand(counted if by_token else live, outputs.shape), outputs, 0)
     targets = torch.where(_expand(counted, targets.shape), targets, 0)
     rows = criterion(outputs, targets, **given)
     if rows.shape != outputs.shape[:1]:

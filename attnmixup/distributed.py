@@ -46,9 +46,9 @@ class GroupReference:
         """Return the mean over the ranks, of the same shape, without gradient; every rank must make this call."""
         return sum_over_ranks(sums, self.group) / dist.get_world_size(self.group)
 
-    def gather(self, tensor: Tensor) -> Tensor:
+    def gather(self, *tensors: Tensor) -> list[Tensor]:
         """Return the rows of all ranks, as :func:`gather_rows`; every rank must make this call."""
-        (gathered,), _ = gather_rows(tensor, group=self.group)
+        gathered, _ = gather_rows(*tensors, group=self.group)
         return gathered
 
     def __copy__(self) -> "GroupReference":

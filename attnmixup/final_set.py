@@ -60,6 +60,7 @@ def final_set(
     options: MixupOptions,
     strength: Tensor,
     *,
+    token_mask: Tensor | None = None,
     share: Share | None = None,
     attention: Tensor | None = None,
 ) -> MixedBatch:
@@ -72,6 +73,7 @@ def final_set(
         plan: Which rows of H* to keep and which pairs to mix.
         options: Options that set the weights of the rows.
         strength: Weight of transformed and synthetic rows relative to the originals, a scalar.
+        token_mask: Mask of the tokens of this process, shape ``(B, L)``, for other targets of the same tokens.
         share: The part of the final set that this process trains on; None for all of it.
         attention: Attention weights to store in the result.
     """
@@ -128,7 +130,7 @@ def final_set(
         index_b=index_b,
         num_originals=end - start,
         num_synthetic=own_plan.first.shape[0],
-        token_mask=None if batch.token_mask is None else batch.token_mask[start:end],
+        token_mask=token_mask,
         apart=options.averaging == "apart",
         attention=attention,
         ranks=None if share is None else share.ranks,

@@ -165,7 +165,14 @@ class MixedBatch:
             target_mask = mask_of_targets(targets, self.token_mask)
         else:
             check_mask("target_mask", target_mask, targets.shape[: target_mask.ndim])
-        return self.take(targets), (None, None) if target_mask is None else self.take(target_mask)
+        if self.ranks is None or targets.ndim == 1:
+            return self.take(targets), (None, None) if target_mask is None else self.take(target_mask)
+        # One exchange on every rank, with or without a mask. What a shorter rank lacks is padded with False.
+        if target_mask is None:
+            target_mask = torch.ones(targets.shape[:2], dtype=torch.bool, device=targets.device)
+        targets, target_mask = self.ranks.gather(targets, target_mask)
+        masks = (None, None) if bool(target_mask.all()) else (target_mask[self.index_a], target_mask[self.index_b])
+        return (targets[self.index_a], targets[self.index_b]), masks
 
     def _mean(self, total: Tensor, norm: Tensor, weight: Tensor) -> Tensor:
         """Return the mean over some rows, times the sum of their weights."""
@@ -193,7 +200,7 @@ class MixedBatch:
         if tensor.shape[:1] != (self.num_originals,):
             raise ValueError(f"Expected one row for each of {self.num_originals} samples, got {tuple(tensor.shape)}.")
         if self.ranks is not None:
-            tensor = self.ranks.gather(tensor)
+            (tensor,) = self.ranks.gather(tensor)
         return tensor[self.index_a], tensor[self.index_b]
 
     def soft_targets(self, num_classes: int) -> Tensor:

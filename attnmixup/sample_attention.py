@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from attnmixup import functional, sampling
-from attnmixup.checks import check_choice, check_dtype, check_embeddings
+from attnmixup.checks import check_choice, check_dtype, check_embeddings, refuse_recomputation
 
 AttentionScore = Literal["additive", "shared", "dot", "cosine"]
 Sequence = Literal["pooled", "position", "sample"]
@@ -114,6 +114,7 @@ class SampleAttention(nn.Module):
         """
         check_embeddings(embeddings, self.dim, mask)
         check_dtype("embeddings", embeddings, self.project_output.weight)
+        refuse_recomputation(generator)
         if rows is None:
             rows = torch.arange(embeddings.shape[0], device=embeddings.device)
         by_token = embeddings.ndim == 3

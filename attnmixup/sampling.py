@@ -94,6 +94,11 @@ def draw_plan(
         rows_of_set = draw_balanced(group, class_of(targets), generator=generator) if balanced else rows
         pairing_set = rows_of_set + size * transformed_in_set
 
+    if options.final == "mixed" and pairing_set.shape[0] == 0 < size:
+        raise ValueError(
+            f'sampling="slice" with sample_ratio={options.sample_ratio} makes no pairs from {size} samples, so '
+            'final="mixed" has no rows to train on: raise sample_ratio.'
+        )
     sources = pairing_set % size
     group = group[sources]
     if options.partner == "uniform":

@@ -5,9 +5,11 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from reference_models.tasks import get_task
+
 Task = Literal["ner", "re"]
 IMAGES = 4  # per sample: the whole image and three crops
-TAGS, RELATIONS = 9, 23
+LABELS: dict[Task, int] = {"ner": 9, "re": 23}
 LIMIT = 80  # sub-words to which the release pads every sentence
 BIN = 4
 # Number of sentences with 0-3, 4-7, ... sub-words of BERT's vocabulary, including markers and special tokens, in the
@@ -52,14 +54,14 @@ def text_batch(task: Task, lengths: Tensor, generator: Generator, *, vocabulary:
     drawn = (size, max(padded, LIMIT))  # the text must not depend on the padding
     ids = torch.randint(3, vocabulary, drawn, generator=generator)
     batch = {"input_ids": ids[:, :padded].where(text, 1), "attention_mask": text.long()}
-    if task == "re":
-        labels = torch.randint(RELATIONS, (size,), generator=generator)
+    if get_task(task).pairs:
+        labels = torch.randint(LABELS[task], (size,), generator=generator)
         masks = {name: (positions >= at) & (positions < at + 3) for name, at in (("head_mask", 1), ("tail_mask", 4))}
         return batch | {name: mask.expand(size, -1) for name, mask in masks.items()} | {"labels": labels}
     words = (lengths - 2) // 2
     numbers = torch.arange(LIMIT if padded == LIMIT else int(words.max()))
     mask = numbers < words[:, None]
-    tags = torch.randint(TAGS, drawn, generator=generator)[:, : len(numbers)]
+    tags = torch.randint(LABELS[task], drawn, generator=generator)[:, : len(numbers)]
     return batch | {"word_starts": (1 + 2 * numbers).where(mask, 0), "labels": tags.where(mask, 0), "word_mask": mask}
 
 

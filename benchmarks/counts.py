@@ -65,7 +65,7 @@ def image_flops(model: I2SRM, side: int) -> float:
 
 def necessary_flops(model: I2SRM, lengths: Tensor, *, cached: bool, side: int) -> float:
     """Return the operations of a step. Without the cache, each image of side x side takes one forward pass."""
-    rows = len(lengths) if model.config.task == "re" else int(((lengths - 2) // 2).sum())
+    rows = len(lengths) if model.task.pairs else int(((lengths - 2) // 2).sum())
     flops = encoder_flops(model, lengths) + prefix_flops(model, len(lengths)) + module_flops(model, len(lengths), rows)
     return flops if cached else flops + len(lengths) * IMAGES * image_flops(model, side)
 

@@ -78,8 +78,8 @@ def main() -> None:
         start = time.perf_counter()
         results = [accuracy(method, seed, options.epochs) for seed in range(options.seeds)]
         seconds = (time.perf_counter() - start) / options.seeds
-        spread = statistics.stdev(results) if options.seeds > 1 else 0.0
-        print(f"| {name} | {statistics.mean(results):.2f} | {spread:.2f} | {seconds:.1f} |", flush=True)
+        deviation = statistics.stdev(results) if options.seeds > 1 else 0.0
+        print(f"| {name} | {statistics.mean(results):.2f} | {deviation:.2f} | {seconds:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from transformers import RobertaConfig
 
 from attnmixup import AttnMixup
 from attnmixup.sampling import MixupPlan
-from benchmarks.batches import LIMIT, RELATIONS, TAGS, Task, image_batch, text_batch
+from benchmarks.batches import LABELS, LIMIT, Task, image_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
 from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.i2srm import RELEASE as RELEASE_READING
@@ -37,7 +37,7 @@ def make_model(task: Task, size: Size) -> I2SRM:
         text_config=RobertaConfig(vocab_size=50269, max_position_embeddings=514, type_vocab_size=1, **size.text),
         vision=size.vision,
         task=task,
-        labels=[str(number) for number in range(TAGS if task == "ner" else RELATIONS)],
+        labels=[str(number) for number in range(LABELS[task])],
         freeze_image_backbone=True,
         **RELEASE_READING,
     )

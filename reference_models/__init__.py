@@ -11,10 +11,20 @@ if TYPE_CHECKING:
     from reference_models.data.dataset import load_dataset
     from reference_models.data.samples import Sample
     from reference_models.prediction import Predictor
+    from reference_models.settings import read_settings
     from reference_models.systems.registry import list_systems
     from reference_models.training.run import evaluate, train
 
-__all__ = ["Predictor", "RunConfig", "Sample", "evaluate", "list_systems", "load_dataset", "train"]
+__all__ = [
+    "Predictor",
+    "RunConfig",
+    "Sample",
+    "evaluate",
+    "list_systems",
+    "load_dataset",
+    "read_settings",
+    "train",
+]
 
 _MODULES = {
     "Predictor": "prediction",
@@ -23,6 +33,7 @@ _MODULES = {
     "evaluate": "training.run",
     "list_systems": "systems",
     "load_dataset": "data.dataset",
+    "read_settings": "settings",
     "train": "training.run",
 }
 

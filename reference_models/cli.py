@@ -3,16 +3,18 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from reference_models import commands
 from reference_models.config.checks import check_seed
 from reference_models.errors import UserError
+from reference_models.names import suggest
 from reference_models.plugins import load_plugins
 
 FIRST_STEPS = """\
@@ -36,6 +38,7 @@ EXTRAS = {
 }  # extras of the packages that "reference" does not install
 DATA = "data folder, YAML settings file, or one of mnre, twitter2015, twitter2017"
 MODEL = "run directory, folder written by save_pretrained, or model on the Hugging Face Hub (user/model)"
+WRONG_CHOICE = re.compile(r"invalid choice: '(.+)' \(choose from (.+)\)")  # message of argparse
 INT8 = "run the text encoder in int8: approximate, and faster on CPUs with VNNI"
 FAST_FLOAT32 = "use faster float32 products, about twice as fast on many CPUs; refused where they would lose accuracy"
 
@@ -70,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = (error.name or "").partition(".")[0]
         extra = EXTRAS.get(name, "reference")
         return _print_error(
-            f"the package {name} is not installed; install what this command needs: pip install 'attnmixup[{extra}]'"
+            f"the package {name} is not installed; install what this command needs, in the folder of the repository: "
+            f"pip install '.[{extra}]'"
         )
     except OSError as error:
         return _print_error(f"{error.filename or 'a file'}: {error.strerror or error}")
@@ -129,10 +133,16 @@ def _version() -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that rejects abbreviated options: `--seed` does not mean `--seeds`."""
+    """A parser that rejects abbreviated options (`--seed` does not mean `--seeds`) and suggests the nearest command."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with a message, see `argparse`; for an unknown command or choice it suggests a similar one."""
+        if wrong := WRONG_CHOICE.search(message):
+            message += suggest(wrong[1], [name.strip("'") for name in wrong[2].split(", ")])
+        super().error(message)
 
 
 class _Completion(argparse.Action):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reference_models.errors import UserError
+from reference_models.names import suggest_path
 
 if TYPE_CHECKING:
     from reference_models.config import GroundingConfig, RunConfig
@@ -117,7 +118,7 @@ def train(options: argparse.Namespace) -> None:
 
 def _mean(score: dict[str, Any]) -> str:
     mean = f"{100 * score['mean']:.2f}"
-    return mean if score["spread"] is None else f"{mean} ± {100 * score['spread']:.2f}"
+    return mean if score["deviation"] is None else f"{mean} ± {100 * score['deviation']:.2f}"
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -185,6 +186,10 @@ def predict(options: argparse.Namespace) -> bool:
     into_folder = options.input is not None and (
         len(options.input) > 1 or options.jobs is not None or options.output.is_dir()
     )
+    files = [*(options.input or ()), *(options.crops or ()), *([options.image] if options.image else ())]
+    for path in map(Path, files):
+        if not path.exists():
+            raise UserError(f"{path}: the file does not exist{suggest_path(path)}")
     model = find_model(options.model)
     used, command = (("grounding",), "predict") if options.ground else ((), "predict without --ground")
     config = _settings(options, used, command)

@@ -1,7 +1,8 @@
-"""Registry of named tasks, data formats, systems, detectors and metrics, and errors for unknown names."""
+"""Registry of named tasks, data formats, systems, detectors and metrics, and suggestions for unknown names."""
 
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 from reference_models.errors import UserError
@@ -76,6 +77,21 @@ def suggest(name: str, names: Collection[str]) -> str:
     """Return "; did you mean X?" for a similar name, to end a message; empty if there is none."""
     nearest = get_close_matches(name, names, n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def suggest_path(path: Path) -> str:
+    """Return "; did you mean X?" for a file or folder of a similar name beside a path that does not exist.
+
+    Args:
+        path: The path. If it exists, the result is empty.
+
+    Returns:
+        The end of a message; empty if nothing in the parent folder has a similar name.
+    """
+    if path.exists() or not path.parent.is_dir():
+        return ""
+    nearest = get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    return f"; did you mean {path.with_name(nearest[0])}?" if nearest else ""
 
 
 def _origin(thing: object) -> tuple[str, str]:

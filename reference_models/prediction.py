@@ -110,7 +110,7 @@ class Predictor:
         if own.is_file():
             card = own.read_text(encoding="utf-8")
         else:
-            card = model_card(find_run(run), self.system, self.processor)
+            card = model_card(find_run(run), self.system, self.processor, self.model.settings.inputs)
         with writable(target):
             shutil.copytree(self.folder, target, dirs_exist_ok=True)
             (target / CARD).write_text(card, encoding="utf-8")

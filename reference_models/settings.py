@@ -1,10 +1,12 @@
 """Settings of a run: a system file merged with a data file, then overrides from the command line."""
 
+import logging
 import re
 from argparse import SUPPRESS
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from jsonargparse import ArgumentParser
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, TrainingConfig
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
-from reference_models.names import suggest, unknown
+from reference_models.names import suggest, suggest_path, unknown
 from reference_models.unique_keys import RepeatedKeyError, UniqueKeyLoader
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -37,6 +39,7 @@ WRONG_UNION = re.compile(
     r"Subtypes: \[(.+)\] Errors: .* Given value: "
 )
 UNION_PART = re.compile(r"<class '(\w+)'>|typing\.Literal\[(.+?)\]")
+logger = logging.getLogger(__name__)
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "dict": "a mapping, as in {key: value}"}
 Settings = dict[str, Any]
 
@@ -56,7 +59,7 @@ def find_config(name: str, kind: str) -> Path:
             return path
     known = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
     what, others = KINDS[kind]
-    raise unknown(what, name, known, f"{others} (there is none at {name})")
+    raise unknown(what, name, known, f"{others} (there is none at {name}{suggest_path(Path(name))})")
 
 
 def read_settings(
@@ -103,7 +106,7 @@ def read_settings(
     if data is not None:
         _check_keys(of_data, name, path, skipped=None if system_path is None else settings_class)
         of_data["output"] = of_data.get("output", f"runs/{path.stem}" + (f"-{system_path.stem}" if system_path else ""))
-        own = [for_task.get(_task(of_data), {}), of_data, for_data.get(path.stem, {})]
+        own = [for_task.get(_task(of_data, overrides), {}), of_data, for_data.get(path.stem, {})]
     else:
         own = []
     merged: Settings = {}
@@ -209,13 +212,23 @@ def _read_data(data: str | Path) -> tuple[Path, Settings]:
     return path, _read(path)
 
 
-def _task(of_data: Settings) -> str:
+def _task(of_data: Settings, overrides: Sequence[str]) -> str:
+    """Return the task of the data, or what the data format usually has if the data cannot be read."""
     from reference_models.data.formats import get_format, list_formats  # imports torch
 
-    data = of_data.get("data") or {}
+    data = dict(of_data.get("data") or {})
+    for word, following in zip_longest(overrides, overrides[1:], fillvalue=""):
+        option, equals, value = word.partition("=")
+        if option in ("--data.task", "--data.format", "--data.root"):
+            data[option.removeprefix("--data.")] = value if equals else following
     name = data.get("format", DataConfig.format)
-    # An unknown format is reported later, by `_check_names`.
-    return data.get("task") or (get_format(name).task if name in list_formats() else "")
+    if data.get("task") or name not in list_formats():
+        return data.get("task") or ""  # an unknown format is reported later, by `_check_names`
+    data_format = get_format(name)
+    try:
+        return data_format.find_task(Path(data.get("root", DataConfig.root)))
+    except UserError:
+        return data_format.task
 
 
 def _merge(first: Settings, second: Settings) -> Settings:
@@ -239,8 +252,8 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
         part: Content of the file.
         system: Name of the system.
         path: Path of the file.
-        skipped: If not None, `model` settings that only other systems have are removed from `part`; if None, they are
-            an error.
+        skipped: If not None, `model` settings that only other systems have are removed from `part`, with a warning for
+            the user's own file; if None, they are an error.
     """
     from reference_models.systems import get_system, list_systems
 
@@ -258,6 +271,8 @@ def _check_keys(part: Settings, system: str, path: Path | None, *, skipped: type
             if skipped is None or section != "model" or key not in others:
                 names = [f"{section}.{name}" for name in known[section]]
                 raise UserError(f"{path}: {_unknown(f'{section}.{key}', system, names)}")
+            if path is not None and CONFIGS not in path.parents:
+                logger.warning("%s: the system %s has no setting model.%s; it is ignored", path, system, key)
             part[section] = {name: value for name, value in part[section].items() if name != key}
 
 

@@ -20,9 +20,11 @@ LIKELIEST = 5  # number of probabilities shown
 
 def answer_view(task: Task, answer: Answer) -> Markup:
     """Show the whole answer to a post."""
-    columns = [said(task, "With the image" if answer.alone else "Prediction", answer.sample, answer.prediction)]
+    columns = [
+        prediction_view(task, "With the image" if answer.alone else "Prediction", answer.sample, answer.prediction)
+    ]
     if answer.alone:
-        columns.append(said(task, "Without the image", answer.sample, answer.alone))
+        columns.append(prediction_view(task, "Without the image", answer.sample, answer.alone))
     parts = [note(text) for text in answer.notes]
     parts.append(element("div", *columns, class_="columns"))
     if answer.sample.image or answer.sample.crops:
@@ -32,7 +34,7 @@ def answer_view(task: Task, answer: Answer) -> Markup:
     return element("div", *parts, class_="answer-view")
 
 
-def said(task: Task, title: str, sample: Sample, prediction: Prediction) -> Markup:
+def prediction_view(task: Task, title: str, sample: Sample, prediction: Prediction) -> Markup:
     """Show a prediction: the sentence with marked spans, and the probabilities."""
     line = task.line(task.to_row(sample, prediction.answer), "predicted")
     parts = [element("p", sentence(sample.words, line.marks or ()), class_="sentence")]
@@ -40,7 +42,7 @@ def said(task: Task, title: str, sample: Sample, prediction: Prediction) -> Mark
         parts.append(element("p", f"{task.noun}: ", element("strong", line.text)))
     rows = task.likeliest(sample, prediction)[:LIKELIEST]
     parts.append(probabilities(task.noun, rows) if rows else element("p", f"No {task.noun} found.", class_="note"))
-    return element("section", element("h2", title), *parts, class_="said")
+    return element("section", element("h2", title), *parts, class_="prediction")
 
 
 def probabilities(noun: str, rows: Sequence[tuple[str, float]]) -> Markup:

@@ -137,11 +137,11 @@ def text_only_ceiling(posts: Sequence[Post]) -> float:
     the answers with the highest p.
     """
     items = [item for post in posts for item in post.posterior]
-    gold = sum(sum(item.values()) for item in items)
+    true = sum(sum(item.values()) for item in items)
     best, hits = 0.0, 0.0
     for answered, p in enumerate(sorted((max(item.values(), default=0.0) for item in items), reverse=True), start=1):
         hits += p
-        best = max(best, 2 * hits / (answered + gold))
+        best = max(best, 2 * hits / (answered + true))
     return best
 
 

@@ -29,7 +29,7 @@ def tiny_text_config(vocabulary: int) -> BertConfig:
 
 
 def load_text(name: str, vocabulary: int) -> PreTrainedModel:
-    """Load a text encoder with its weights; its embeddings are extended to the vocabulary if needed.
+    """Load a text encoder with its weights; added tokens get new embeddings, drawn as when a model is initialised.
 
     Args:
         name: Hub name or local folder.
@@ -47,7 +47,8 @@ def load_text(name: str, vocabulary: int) -> PreTrainedModel:
         reason = str(error).split("\n")[0]
         raise UserError(f"model.text: no encoder could be loaded from {name!r} ({reason})") from error
     if vocabulary > model.config.vocab_size:
-        model.resize_token_embeddings(vocabulary)
+        # By default all new rows would be nearly the same vector, the mean of the others.
+        model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return model
 
 

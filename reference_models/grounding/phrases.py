@@ -20,7 +20,9 @@ def load_pipeline(name: str) -> Any:
     try:
         import spacy
     except ImportError as error:
-        raise UserError("noun phrases need spaCy; install it with: pip install 'attnmixup[grounding]'") from error
+        raise UserError(
+            "noun phrases need spaCy; install it, in the folder of the repository: pip install '.[grounding]'"
+        ) from error
     try:
         pipeline = spacy.load(name)
     except (OSError, ValueError) as error:

@@ -28,11 +28,11 @@ def image_queries(
             groups.setdefault((key, sample.image), []).append((sample, wanted))
     queries = []
     for (key, image), members in groups.items():
-        said_by = {phrase: sample.id for sample, wanted in reversed(members) for phrase in wanted}
+        sample_of = {phrase: sample.id for sample, wanted in reversed(members) for phrase in wanted}
         order = dict.fromkeys(phrase for _, wanted in members for phrase in wanted)
         ids = tuple(sample.id for sample, _ in members)
         regions = dict.fromkeys(region for sample, _ in members for region in sample.regions)
-        queries.append(ImageQuery(key, image, ids, {phrase: said_by[phrase] for phrase in order}, tuple(regions)))
+        queries.append(ImageQuery(key, image, ids, {phrase: sample_of[phrase] for phrase in order}, tuple(regions)))
     return queries
 
 

@@ -52,8 +52,8 @@ def example(task: Task, row: Row, sample: Sample) -> Markup:
 def labelled(task: Task, row: Row) -> Markup:
     """Show the sentence of a row with its true spans or relation."""
     line = task.line(row, "true")
-    said = sentence(row["words"], line.marks or ())
-    return said if line.text is None else join([said, " ", element("span", f"({line.text})", class_="note")])
+    marked = sentence(row["words"], line.marks or ())
+    return marked if line.text is None else join([marked, " ", element("span", f"({line.text})", class_="note")])
 
 
 def sentence(words: Sequence[str], marks: Sequence[Span], expected: Collection[Span] | None = None) -> Markup:
@@ -89,11 +89,11 @@ def embedded(image: Image.Image) -> str:
 
 def _line(row: Row, line: Line) -> Markup:
     looks = "plain" if line.right is None else _verdict(line.right)
-    said = (line.text or "") if line.marks is None else sentence(row["words"], line.marks, line.expected)
+    shown = (line.text or "") if line.marks is None else sentence(row["words"], line.marks, line.expected)
     if not line.name:
-        return join([said])
+        return join([shown])
     key = element("span", line.name, class_="key")
-    return element("p", key, " ", element("span", said, class_=looks), class_="answer")
+    return element("p", key, " ", element("span", shown, class_=looks), class_="answer")
 
 
 def _verdict(right: bool) -> str:

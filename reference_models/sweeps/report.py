@@ -10,7 +10,20 @@ from reference_models.sweeps.cells import Cell
 from reference_models.sweeps.outcome import Outcome
 from reference_models.sweeps.tables import Table
 
-FIELDS = ("table", "row", "column", "score", "paper", "mean", "spread", "seeds", "values", "state", "labels", "reason")
+FIELDS = (
+    "table",
+    "row",
+    "column",
+    "score",
+    "paper",
+    "mean",
+    "deviation",
+    "seeds",
+    "values",
+    "state",
+    "labels",
+    "reason",
+)
 COSTS = ("parameters", "epoch_seconds")
 NEAR = 0.03  # tolerance between F1 and the value computed from rounded precision and recall
 Outcomes = Mapping[Cell, Outcome]
@@ -96,9 +109,9 @@ def _costs(outcome: Outcome) -> list[str]:
 
 
 def _basis(table: Table, outcomes: Outcomes, seeds: Sequence[int]) -> list[str]:
-    spread = "mean ± sample standard deviation over the seeds" if len(seeds) > 1 else "single seed"
+    ours = "mean ± sample standard deviation over the seeds" if len(seeds) > 1 else "single seed"
     what = "P / R / F1 in percent" if len(table.scores) > 1 else "percent"
-    lines = [f"- Test split, {what}; ours: {spread} {', '.join(map(str, seeds))}."]
+    lines = [f"- Test split, {what}; ours: {ours} {', '.join(map(str, seeds))}."]
     odd = ((cell, expected_f1(cell.paper)) for cell in outcomes)
     differing = [f"{f1:.2f} ({cell.row}, {cell.column})" for cell, f1 in odd if f1 is not None]
     if differing:

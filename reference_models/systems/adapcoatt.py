@@ -30,6 +30,7 @@ class AdapCoAttConfig(TextSystemConfig):
     """
 
     freeze_image_backbone: bool = True
+    head_dropout: float = 0.0
     coattn: Literal["add", "concat"] = "add"
     attention_width: int = 0
     fusion: Literal["paper", "code"] = "paper"

@@ -15,6 +15,7 @@ from reference_models.config import SLOTS, Slots, SystemConfig, View
 from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.encoders.weights import fill_text
+from reference_models.encoders.words import fill_words
 from reference_models.systems.images import ImageFeatures
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.heads import Head
@@ -115,6 +116,10 @@ class System(PreTrainedModel):
         """Copy the weights of `pretrained`, called `name` in errors, into the text encoder; see `fill_text`."""
         if self.text_encoder is not None:
             fill_text(self.text_encoder, pretrained, name)
+
+    def fill_words(self, path: str, ids: Mapping[str, int]) -> None:
+        """Copy the vectors of a file into the word embeddings; see `encoders.words.fill_words`."""
+        fill_words(self.words, path, ids)
 
     def make_head(self, width: int) -> Head:
         """Create the head for an `h` of `width` features; systems with another head override this."""

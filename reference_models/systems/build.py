@@ -5,10 +5,10 @@ from typing import Any
 from reference_models.config import SystemConfig, TextSystemConfig, WordSystemConfig
 from reference_models.encoders.text import readable_length
 from reference_models.encoders.weights import fill_backbone, load_text, tiny_text_config
-from reference_models.encoders.words import fill_words
 from reference_models.errors import UserError
 from reference_models.systems.base import System
 from reference_models.systems.registry import get_system
+from reference_models.tasks import get_task
 from reference_models.tasks.processor import Processor
 
 
@@ -28,7 +28,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
             use the encoder, or AttnMixup or the semantic loss does not accept its options.
     """
     kind = get_system(name)
-    if kind.tasks is not None and processor.task.name not in kind.tasks:
+    if kind.tasks is not None and not isinstance(processor.task, tuple(map(get_task, kind.tasks))):
         raise UserError(f"the system {name} is for {', '.join(kind.tasks)}, but the data are for {processor.task.name}")
     fixed: dict[str, Any] = {"task": processor.task.name, "labels": processor.task.labels}
     fixed["vocabulary"], fixed["rare_words"] = len(processor.tokenizer), processor.rare_words
@@ -53,7 +53,7 @@ def build_system(name: str, settings: SystemConfig, processor: Processor) -> Sys
     if isinstance(settings, TextSystemConfig) and pretrained is not None:
         system.fill_text_encoder(pretrained, settings.text)
     if isinstance(settings, WordSystemConfig):
-        fill_words(system.words, settings.word_vectors, processor.tokenizer.get_vocab())
+        system.fill_words(settings.word_vectors, processor.tokenizer.get_vocab())
     if system.vision is not None and settings.vision != "tiny" and settings.vision_weights != "none":
         fill_backbone(system.vision, settings.vision_weights)
     return system

@@ -123,8 +123,8 @@ class MEGA(System):
         looks = torch.where(counted[..., None], looks, 0.0).sum(dim=1)
         weights = self._alignment(words, objects, inner_words(batch), seen)
         count = counted.sum(dim=1, keepdim=True)
-        if "word_starts" not in batch:
-            entities, mask = self.task.gather(states, batch, self.config)
+        entities, mask = self.task.gather(states, batch, self.config)
+        if mask is None:  # one vector per sample
             aligned = (weights @ words).sum(dim=1)
             return Encoded(self._fuse(entities, looks, aligned, count), mask, *self.semantic_image(batch, features))
         entities, mask = self.task.gather(words, batch, self.config)

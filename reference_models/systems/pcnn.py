@@ -118,6 +118,12 @@ class PCNN(System):
     def make_text_encoder(self) -> None:
         """Return None: the system reads words; see `System`."""
 
+    def fill_words(self, path: str, ids: Mapping[str, int]) -> None:
+        """See `System`; words without a vector are drawn from N(0, 1 / width), as in OpenNRE."""
+        if path != "none":
+            self.words.weight.data[1:].normal_(std=self.settings.word_width**-0.5)
+        super().fill_words(path, ids)
+
     def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         """Return the pooled segments; see `System`."""
         entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}

@@ -42,13 +42,13 @@ def more_scores(task: str, true: Sequence[Any], predicted: Sequence[Any]) -> dic
 
 
 def ner_scores(
-    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
+    true: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Iterable[str] = ()
 ) -> dict[str, float]:
     """Compute micro precision, recall and F1 over the entity spans of all sentences, and the F1 of some types.
 
     Args:
-        gold: True tags of each sentence.
-        predicted: Predicted tags of each sentence. There may be fewer than in `gold`: words beyond the length limit
+        true: True tags of each sentence.
+        predicted: Predicted tags of each sentence. There may be fewer than in `true`: words beyond the length limit
             count as outside, so their entities are missed.
         types: Entity types whose F1 is added as "PER_f1" and so on, even if a type does not occur.
 
@@ -58,26 +58,29 @@ def ner_scores(
     Raises:
         ValueError: If the numbers of sentences differ, or a sentence has more predicted tags than words.
     """
-    if len(gold) != len(predicted):
-        raise ValueError(f"expected one prediction per sentence, got {len(predicted)} for {len(gold)} sentences")
-    true, guessed = set(), set()
-    for index, (gold_tags, predicted_tags) in enumerate(zip(gold, predicted, strict=True)):
-        if len(predicted_tags) > len(gold_tags):
+    if len(true) != len(predicted):
+        raise ValueError(f"expected one prediction per sentence, got {len(predicted)} for {len(true)} sentences")
+    true_spans, predicted_spans = set(), set()
+    for index, (true_tags, predicted_tags) in enumerate(zip(true, predicted, strict=True)):
+        if len(predicted_tags) > len(true_tags):
             raise ValueError(
                 f"sentence {index}: expected at most one predicted tag per word, got {len(predicted_tags)} predicted "
-                f"tags for {len(gold_tags)} words"
+                f"tags for {len(true_tags)} words"
             )
-        true |= {(index, *span) for span in spans(gold_tags)}
-        guessed |= {(index, *span) for span in spans(predicted_tags)}
-    scores = _prf(len(true & guessed), len(guessed), len(true))
+        true_spans |= {(index, *span) for span in spans(true_tags)}
+        predicted_spans |= {(index, *span) for span in spans(predicted_tags)}
+    scores = _prf(len(true_spans & predicted_spans), len(predicted_spans), len(true_spans))
     for kind in types:
-        of_kind = {span for span in true | guessed if span[-1] == kind}
-        scores[f"{kind}_f1"] = _prf(len(true & guessed & of_kind), len(guessed & of_kind), len(true & of_kind))["f1"]
+        true_of_kind, predicted_of_kind = (
+            {span for span in found if span[-1] == kind} for found in (true_spans, predicted_spans)
+        )
+        correct = len(true_of_kind & predicted_of_kind)
+        scores[f"{kind}_f1"] = _prf(correct, len(predicted_of_kind), len(true_of_kind))["f1"]
     return scores
 
 
 def relation_scores(
-    gold: Sequence[str], predicted: Sequence[str | None], none: str | None = NO_RELATION
+    true: Sequence[str], predicted: Sequence[str | None], none: str | None = NO_RELATION
 ) -> dict[str, float]:
     """Compute micro precision, recall and F1 over the relations other than `none`, and the accuracy over all.
 
@@ -87,12 +90,12 @@ def relation_scores(
     Raises:
         ValueError: If the numbers of predictions and true relations differ.
     """
-    if len(gold) != len(predicted):
-        raise ValueError(f"expected one prediction per pair, got {len(predicted)} for {len(gold)} pairs")
-    pairs = list(zip(gold, predicted, strict=True))
-    correct = sum(true == guess != none for true, guess in pairs)
-    scores = _prf(correct, sum(guess != none for guess in predicted), sum(true != none for true in gold))
-    scores["accuracy"] = sum(true == guess for true, guess in pairs) / len(pairs) if pairs else 0.0
+    if len(true) != len(predicted):
+        raise ValueError(f"expected one prediction per pair, got {len(predicted)} for {len(true)} pairs")
+    pairs = list(zip(true, predicted, strict=True))
+    correct = sum(label == guess != none for label, guess in pairs)
+    scores = _prf(correct, sum(guess != none for guess in predicted), sum(label != none for label in true))
+    scores["accuracy"] = sum(label == guess for label, guess in pairs) / len(pairs) if pairs else 0.0
     return scores
 
 

@@ -205,14 +205,19 @@ class Relations(Task):
 
 
 def _marked(sample: Sample) -> list[tuple[str, str]]:
-    """Return the words, with markers around both entities, each with its kind: "word", or the marker itself."""
+    """Return the words, with markers around both entities, each with its kind: "word", or the marker itself.
+
+    The markers of an entity inside the other one are nested. If both entities are the same words, the head is outside.
+    """
     if sample.head is None or sample.tail is None:
         raise UserError(f"{sample.id}: expected the spans of a head and a tail entity, got none")
-    cuts = [(sample.head[0], 1, "[HEAD]"), (sample.head[1], 0, "[/HEAD]")]
-    cuts += [(sample.tail[0], 1, "[TAIL]"), (sample.tail[1], 0, "[/TAIL]")]
-    marked = [(word, "word") for word in sample.words]
-    for place, _, marker in sorted(cuts, reverse=True):
-        marked.insert(place, (marker, marker))
+    entities = [(*sample.head, *MARKERS[:2]), (*sample.tail, *MARKERS[2:])]
+    entities.sort(key=lambda entity: entity[0] - entity[1])  # the longer one first; of equal ones the head
+    marked = []
+    for place in range(len(sample.words) + 1):
+        marked += [(closing, closing) for _, end, _, closing in reversed(entities) if end == place]
+        marked += [(opening, opening) for start, _, opening, _ in entities if start == place]
+        marked += [(word, "word") for word in sample.words[place : place + 1]]
     return marked
 
 

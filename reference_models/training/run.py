@@ -15,7 +15,7 @@ from transformers import AutoModel, set_seed
 
 from reference_models.config import DataConfig, RunConfig, SystemConfig, TextSystemConfig, WordSystemConfig
 from reference_models.data.crop_sources import check_crop_sources
-from reference_models.data.formats import SPLITS, get_format
+from reference_models.data.formats import SPLITS, check_root, get_format
 from reference_models.data.image_texts import add_image_texts, image_texts_path
 from reference_models.data.images import check_images
 from reference_models.data.samples import Sample, Split, spooled
@@ -24,6 +24,8 @@ from reference_models.data.vectors import read_vectors
 from reference_models.encoders.int8 import use_int8
 from reference_models.errors import UserError
 from reference_models.files import read_json, readable, writable
+from reference_models.names import suggest_path
+from reference_models.settings import read_settings
 from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.tasks import Task, get_task
@@ -63,9 +65,10 @@ def read_samples(config: RunConfig, split: Split) -> Sequence[Sample]:
     """Read the samples of a split, without opening their images.
 
     Raises:
-        UserError: If a file is missing or invalid.
+        UserError: If the data folder does not exist, or a file is missing or invalid.
     """
     data, root = config.data, Path(config.data.root)
+    check_root(root)
     pairs, kind = find_task(data).pairs, get_format(data.format)
     texts = bool(config.model.inputs.texts)
     visual = config.reads_images or texts
@@ -340,14 +343,19 @@ def _train(config: RunConfig, skip_finished: bool, label: str | None) -> dict[st
 
 
 def evaluate(
-    run: Path, config: RunConfig, split: Split, *, int8: bool = False, fast_float32: bool = False
+    run: Path | str,
+    config: RunConfig | None = None,
+    split: Split = "test",
+    *,
+    int8: bool = False,
+    fast_float32: bool = False,
 ) -> Evaluation:
     """Score a split with the model of a run.
 
     Args:
         run: Run directory.
-        config: Settings of the run; the data folder may differ.
-        split: Name of the split.
+        config: Settings of the run; the data folder may differ. None reads them from the run directory.
+        split: "train", "valid" or "test".
         int8: Run the text encoder in int8, see `encoders.int8`.
         fast_float32: Use faster float32 matrix products, see `training.products`.
 
@@ -355,8 +363,11 @@ def evaluate(
         Scores and predictions of the whole split.
 
     Raises:
-        UserError: If the data is invalid, or this machine does not support `int8` or `fast_float32`.
+        UserError: If the run is not finished, the data is invalid, or this machine does not support `int8` or
+            `fast_float32`.
     """
+    if config is None:
+        config = read_settings(find_run(Path(run)) / CONFIG)
     model, processor = load_model(run, int8=int8)
     # Other data can have labels for several tasks; the task is that of the model.
     config = replace(config, data=replace(config.data, task=processor.task.name))
@@ -377,7 +388,7 @@ def find_run(run: Path) -> Path:
     """
     for file in (run / CONFIG, run / MODEL / "config.json", run / METRICS):
         if not file.is_file():
-            raise UserError(f"{run} is not the directory of a finished run: {file} is missing")
+            raise UserError(f"{run} is not the directory of a finished run: {file} is missing{suggest_path(run)}")
     return run
 
 
@@ -400,13 +411,14 @@ def find_model(name: Path | str) -> Path:
     if (folder / CONFIG).is_file():
         return find_run(folder) / MODEL
     expected = f"{name}: expected the directory of a finished run, a model folder, or a model on the Hub (user/model)"
+    found = "this folder is neither" if folder.is_dir() else f"there is no such folder{suggest_path(folder)}"
     if folder.exists() or str(name).count("/") != 1:
-        raise UserError(f"{expected}; {'this folder is neither' if folder.is_dir() else 'there is no such folder'}")
+        raise UserError(f"{expected}; {found}")
     try:
         model = Path(snapshot_download(str(name)))
     except Exception as error:  # no network or a wrong name can raise almost any exception
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{expected}; there is no such folder, and the download failed ({reason})") from error
+        raise UserError(f"{expected}; {found}; the download failed ({reason})") from error
     if not _is_model(model):
         raise UserError(f"{expected}; {name} is on the Hub, but was not saved by i2srm: {PROCESSOR} is missing")
     return model

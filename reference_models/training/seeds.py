@@ -26,7 +26,7 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = 
 
     Returns:
         The content of `summary.json` in `config.output`: `seeds`, `labels_fingerprint`, and `scores` of valid and test,
-        each with {"mean", "spread", "values"}. "spread" is the sample standard deviation, None for a single seed.
+        each with {"mean", "deviation", "values"}. "deviation" is the sample standard deviation, None for a single seed.
 
     Raises:
         UserError: As in `train`; also if a finished run has other settings or data, `seeds` is empty, or a seed occurs
@@ -44,7 +44,7 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = 
         name = None if label is None else f"{label}, seed {seed}"
         results.append(train(run, skip_finished=True, label=name))
     scores = {
-        split: {name: _spread([result[split][name] for result in results]) for name in results[0]["test"]}
+        split: {name: _mean_and_deviation([result[split][name] for result in results]) for name in results[0]["test"]}
         for split in ("valid", "test")
     }
     summary = {"seeds": list(seeds), "scores": scores, "labels_fingerprint": results[0]["labels_fingerprint"]}
@@ -53,5 +53,5 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = 
     return summary
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "values": list(values)}
+def _mean_and_deviation(values: Sequence[float]) -> dict[str, Any]:
+    return {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else None, "values": list(values)}

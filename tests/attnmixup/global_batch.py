@@ -34,7 +34,8 @@ class Model(nn.Module):
     def forward(self, inputs, targets, mask, group, generator):
         embeddings = torch.tanh(self.encoder(inputs))
         mixed = self.mixer(embeddings, targets, mask=mask, group=group, generator=generator)
-        return mixed, mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
+        outputs = self.head(mixed.embeddings)
+        return mixed, outputs, mixed.loss(F.cross_entropy, outputs)
 
 
 def model_of(case, **options):
@@ -66,7 +67,7 @@ def part_of(case, rank):
 
 
 def train(model, batch):
-    mixed, loss = model(*batch, torch.Generator().manual_seed(2))
+    mixed, outputs, loss = model(*batch, torch.Generator().manual_seed(2))
     loss.backward()
     rows, labels = mixed.embeddings.detach(), [mixed.targets_a, mixed.targets_b]
     if mixed.mask is not None:
@@ -75,6 +76,7 @@ def train(model, batch):
         labels = [label.masked_fill(~mask, 0) for label, mask in zip(labels, (mixed.mask_a, mixed.mask_b), strict=True)]
     return {
         "loss": loss.detach(),
+        "loss of the same targets": mixed.loss(F.cross_entropy, outputs.detach(), targets=batch[1]),
         "gradients": [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in model.parameters()

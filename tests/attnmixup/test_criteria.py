@@ -182,18 +182,20 @@ def test_sequence_likelihood_gets_the_mask(seed):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["element", "row"])
-def test_padding_reaches_neither_loss_nor_gradient(kind, bad):
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_padding_reaches_neither_loss_nor_gradient(kind, bad, strength):
     labels, mask = labels_of(0, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [0], [3]])
     criterion = Likelihood() if kind == "row" else nn.CrossEntropyLoss()
     results = []
     for padding in (0.0, bad):
         torch.manual_seed(0)
         mixer, head = AttnMixup(DIM, heads=2, dropout=0.0).double(), nn.Linear(DIM, CLASSES).double()
+        mixer.set_strength(strength)
         plan = mixer.draw(4, group=torch.tensor([0, 0, 1, 0]), generator=torch.Generator().manual_seed(0))
         embeddings = tensors(0, 4, 3, DIM).masked_fill(~mask.unsqueeze(-1), padding).requires_grad_()
         mixed = mixer(embeddings, labels, mask=mask, plan=plan)
         loss = mixed.loss(criterion, head(mixed.embeddings))
-        learned = [embeddings, *mixer.parameters(), *head.parameters()]
+        learned = [embeddings, *head.parameters(), *(mixer.parameters() if strength else ())]
         learned += [*criterion.parameters()] if kind == "row" else []
         results.append([loss, *torch.autograd.grad(loss, learned)])
     for plain, padded in zip(*results, strict=True):
@@ -280,19 +282,24 @@ def test_criterion_per_row_gets_zeros_for_uncounted_rows(name):
     assert losses.norm.dtype == losses.total.dtype == torch.float32
 
 
+def test_criterion_per_row_gets_all_classes_of_as_many_as_tokens():
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    seen = RecordingCriterion()
+    row_losses(seen, torch.full((2, 3), 2.0), torch.ones(2, 3, 4), mask, torch.tensor([True, True]))
+    assert seen.outputs == [[2.0] * 3] * 2
+
+
 @pytest.mark.parametrize("by_token", [True, False])
 def test_criterion_per_row_gets_first_token_of_rows_without_tokens(by_token):
     mask = torch.tensor([[False, True, True], [False, False, False], [True, True, False]])
     live, targets = torch.tensor([True, True, False]), torch.tensor([[9, 1, 2], [9, 9, 9], [9, 9, 9]])
     counted = torch.tensor([[False, True, True], [False, False, False], [False, False, False]])
     outputs = torch.full((3, 3, 2), 2.0) if by_token else torch.full((3, 2), 2.0)
-    if by_token:
-        outputs[~counted] = NAN
+    outputs[~(counted if by_token else counted.any(1))] = NAN
     seen = RecordingCriterion()
     losses = row_losses(seen, outputs, targets, mask, live)
     assert seen.mask.tolist() == [[False, True, True], [True, False, False], [True, False, False]]
     assert seen.targets == [[0, 1, 2], [0, 0, 0], [0, 0, 0]]
-    # Outputs without a token axis reach the criterion unchanged.
     assert seen.outputs == (outputs.nan_to_num(0.0)).tolist()
     assert losses.total.tolist() == [8.0 if by_token else 4.0, 0.0, 0.0]
     assert losses.norm.tolist() == losses.count.tolist() == [1.0, 0.0, 0.0]

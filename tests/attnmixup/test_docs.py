@@ -5,6 +5,8 @@ import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -26,7 +28,7 @@ PAGES = sorted(
     for path in DOCS.rglob("*.md")
     if not {"_build", "generated"} & set(path.relative_to(DOCS).parts)
 )
-NEEDED = {"hugging_face_trainer.py": "transformers", "lightning_trainer.py": "lightning"}
+NEEDED = {"hugging_face_trainer.py": "transformers", "lightning_trainer.py": "lightning", "lora.py": "peft"}
 MODULES = [name for _, name, _ in pkgutil.iter_modules(attnmixup.__path__, "attnmixup.") if "integrations" not in name]
 
 
@@ -49,12 +51,45 @@ def run_page(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
-def test_code_blocks_of_each_page_run_in_order(page):
+def test_code_blocks_of_each_page_run_in_order(page, tmp_path, monkeypatch):
+    if re.search(r"^(from|import) reference_models", (DOCS / page).read_text(), flags=re.MULTILINE):
+        pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
     run_page(page)
 
 
 def test_there_are_pages_with_code():
     assert sum((DOCS / page).read_text().count("```python\n") for page in PAGES) >= 30
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_with_python_code_say_so(page):
+    blocks = re.findall(r"^```(.*)\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    untyped = [block for kind, block in blocks if not kind and re.search(r"^(from|import) ", block, re.MULTILINE)]
+    assert untyped == []
+
+
+def test_shared_models_are_saved_by_methods_that_exist():
+    pytest.importorskip("transformers")
+    from reference_models import Predictor
+
+    [block] = re.findall(r"```py\n(.*?)```", (DOCS / "how-to" / "data.md").read_text(), flags=re.DOTALL)
+    methods = re.findall(r"\.(\w+)\(", block)
+    assert set(methods) == {"from_pretrained", "save_pretrained", "push_to_hub"}
+    assert all(hasattr(Predictor, method) for method in methods)
+
+
+def test_json_lines_of_the_data_page_are_read(tmp_path):
+    pytest.importorskip("transformers")
+    from reference_models import load_dataset
+    from reference_models.data.image_texts import read_image_texts
+
+    sample, texts = re.findall(r"```json\n(.*?)```", (DOCS / "how-to" / "data.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "train.jsonl").write_text(sample)
+    [read] = load_dataset(tmp_path, format="jsonl")
+    assert (read.tags, read.image) == (("B-singer", "I-singer", "O", "O"), tmp_path / "images" / "1.jpg")
+    (tmp_path / "texts.jsonl").write_text(texts)
+    assert set(read_image_texts(tmp_path / "texts.jsonl")["1.jpg"]) == {"tags", "caption", "ocr"}
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
@@ -64,7 +99,8 @@ def test_i2srm_commands_parse(page, tmp_path, monkeypatch):
     from reference_models.settings import read_settings
 
     text = (ROOT / page).read_text()
-    blocks = "\n".join(re.findall(r"```(?:\{code-cell\} ipython3)?\n(.*?)```", text, flags=re.DOTALL))
+    fences = re.findall(r"^```(.*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    blocks = "\n".join(block for kind, block in fences if kind in ("", "{code-cell} ipython3", "bash"))
     for name, content in re.findall(r"^%%writefile (\S+)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         (tmp_path / name).write_text(content)
     monkeypatch.chdir(tmp_path)
@@ -75,13 +111,55 @@ def test_i2srm_commands_parse(page, tmp_path, monkeypatch):
             read_settings(options.data, options.overrides, system=options.system)
 
 
-def test_relative_links_resolve():
+def anchors(text):
+    """Return the anchors of the headings of a page, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page):
+    """Return the links of a page to files, headings, pages and Python objects that do not exist."""
+    text, broken = page.read_text(), []
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        target, _, anchor = link.partition("#")
+        file = page.parent / target if target else page
+        if not file.exists() or (anchor and anchor not in anchors(file.read_text())):
+            broken.append(link)
+    for role, target in re.findall(r"\{(doc|py:\w+)\}`(?:[^`<]*<)?([^`>]+)>?`", text):
+        try:
+            exists = (page.parent / f"{target}.md").exists() if role == "doc" else pkgutil.resolve_name(target)
+        except (ImportError, AttributeError):
+            exists = False
+        if not exists:
+            broken.append(target)
+    return broken
+
+
+def test_links_resolve():
+    pytest.importorskip("transformers")  # for the links to modules of reference_models
     pages = [*ROOT.glob("*.md"), *(DOCS / page for page in PAGES), ROOT / "benchmarks" / "evidence" / "README.md"]
-    for page in pages:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page}: {target}"
-        for target in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
-            assert (page.parent / f"{target}.md").exists(), f"{page}: {target}"
+    assert {page: broken for page in pages if (broken := broken_links(page))} == {}
+
+
+def test_broken_links_are_found(tmp_path):
+    good = ["[a](page.md)", "[a](#what-it-is-one-two)", "{doc}`page`", "{py:class}`the mixer <attnmixup.AttnMixup>`"]
+    bad = ["[a](none.md)", "[a](page.md#none)", "[a](#none)", "{doc}`a <none>`", "{py:mod}`attnmixup.none`"]
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(["## What it is: `one`, two", *good, *bad]))
+    assert broken_links(page) == ["none.md", "page.md#none", "#none", "none", "attnmixup.none"]
+
+
+def test_changelog_has_the_groups_of_keep_a_changelog():
+    groups = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    title, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert "\n### " not in title
+    assert versions
+    for version in versions:
+        heading, *parts = re.split(r"^### ", version, flags=re.MULTILINE)
+        assert re.fullmatch(r"\[Unreleased\]\s*|\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d\s*", heading)
+        names = [part.splitlines()[0] for part in parts]
+        assert len(names) == len(set(names))
+        assert set(names) <= groups
 
 
 def test_every_page_is_in_the_table_of_contents():
@@ -209,9 +287,13 @@ def test_every_public_function_is_in_the_reference():
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (DOCS / "examples").glob("*.py")))
-def test_examples_run(example, capsys):
+def test_examples_run(example, capfd):
+    path = str(DOCS / "examples" / example)
     if example in NEEDED:
         pytest.importorskip(NEEDED[example])
-    runpy.run_path(str(DOCS / "examples" / example))
-    printed = capsys.readouterr().out
-    assert re.search(r"accuracy|val/loss", printed)
+    if example == "distributed_loop.py":
+        launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
+        subprocess.run([sys.executable, *launch, path], check=True)
+    else:
+        runpy.run_path(path)
+    assert re.search(r"accuracy|val/loss", capfd.readouterr().out)

@@ -23,7 +23,7 @@ def losses_of_training(model, batch):
     losses = []
     for step in range(STEPS):
         optimizer.zero_grad()
-        _, loss = model(*batch, torch.Generator().manual_seed(step))
+        _, _, loss = model(*batch, torch.Generator().manual_seed(step))
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())

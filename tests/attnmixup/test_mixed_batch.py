@@ -273,7 +273,7 @@ class Ranks:
     """Stand-in for two ranks, where the other rank has the negated samples."""
 
     def gather(self, tensor):
-        return torch.cat([-tensor, tensor])
+        return [torch.cat([-tensor, tensor])]
 
     def mean(self, sums):
         return 2 * sums

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from attnmixup import SampleAttention, sample_attention, tiled
 
@@ -296,3 +297,11 @@ def test_inputs_are_checked():
         attention(torch.zeros(3, DIM), mask=torch.ones(3))
     with pytest.raises(TypeError, match=r"^embeddings has dtype torch\.float64, .* have torch\.float32: "):
         attention(torch.zeros(3, DIM).double())
+
+
+def test_recomputation_with_a_generator_raises():
+    attention, generator = SampleAttention(DIM, heads=2, dropout=0.5), torch.Generator()
+    leaf = torch.zeros(3, DIM, requires_grad=True)
+    loss = checkpoint(lambda rows: attention(rows, generator=generator)[0].sum(), leaf, use_reentrant=False)
+    with pytest.raises(RuntimeError, match=r"ran again in a backward pass \(activation checkpointing\)"):
+        loss.backward()

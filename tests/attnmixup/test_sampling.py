@@ -245,6 +245,10 @@ def test_slices_with_too_few_pairs_raise():
         sampling.draw_plan(options, 10)
     plan = sampling.draw_plan(replace(options, sample_ratio=0.2), 10)
     assert len(plan.transformed) + len(plan.first) == 10
+    options = replace(PAPER, sampling="slice", sample_ratio=0.1, final="mixed")
+    with pytest.raises(ValueError, match=r'makes no pairs from 4 samples, so final="mixed" has no rows'):
+        sampling.draw_plan(options, 4)
+    assert len(sampling.draw_plan(options, 10).first) == 2
 
 
 def test_dropout_keeps_the_mean():

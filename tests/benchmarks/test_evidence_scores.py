@@ -23,16 +23,16 @@ def draw_labels(seed, size=50, classes=4):
 
 
 def test_single_label_scores_match_scikit_learn():
-    predicted, gold = draw_labels(0)
-    counts = count_labels(predicted, gold, NAMES, "sentences")
-    assert counts.micro() == pytest.approx(100 * (predicted == gold).float().mean().item())
-    assert counts.by_class().tolist() == pytest.approx((100 * f1_score(gold, predicted, average=None)).tolist())
+    predicted, true = draw_labels(0)
+    counts = count_labels(predicted, true, NAMES, "sentences")
+    assert counts.micro() == pytest.approx(100 * (predicted == true).float().mean().item())
+    assert counts.by_class().tolist() == pytest.approx((100 * f1_score(true, predicted, average=None)).tolist())
 
 
 def test_relation_scores_exclude_none():
-    predicted, gold = draw_labels(1)
-    counts = count_labels(predicted, gold, NAMES, "relations")
-    oracle = relation_scores([NAMES[label] for label in gold], [NAMES[label] for label in predicted])
+    predicted, true = draw_labels(1)
+    counts = count_labels(predicted, true, NAMES, "relations")
+    oracle = relation_scores([NAMES[label] for label in true], [NAMES[label] for label in predicted])
     assert counts.micro() == pytest.approx(100 * oracle["f1"])
     assert counts.by_class()[0].isnan()
 
@@ -43,8 +43,8 @@ def test_entity_scores_match_reference_models():
     lengths = [draw.randint(1, 7) for _ in range(30)]
     sides = [torch.tensor([draw.randrange(5) for _ in range(sum(lengths))]) for _ in range(2)]
     counts = count_entities(*sides, lengths, names)
-    predicted, gold = ([[names[tag] for tag in part] for part in torch.split(side, lengths)] for side in sides)
-    oracle = ner_scores(gold, predicted, ("LOC", "PER"))
+    predicted, true = ([[names[tag] for tag in part] for part in torch.split(side, lengths)] for side in sides)
+    oracle = ner_scores(true, predicted, ("LOC", "PER"))
     assert counts.micro() == pytest.approx(100 * oracle["f1"])
     assert counts.by_class().tolist() == pytest.approx([100 * oracle["LOC_f1"], 100 * oracle["PER_f1"]])
 
@@ -63,14 +63,14 @@ def test_class_groups_by_frequency():
 
 def test_calibration_error_matches_loop_over_bins():
     probabilities = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
-    gold = draw_labels(2, 200, 3)[0]
+    true = draw_labels(2, 200, 3)[0]
     total = 0.0
     for start in range(15):
         rows = [row for row in range(200) if start / 15 <= probabilities[row].max() < (start + 1) / 15]
         if rows:
-            right = np.mean([float(probabilities[row].argmax() == gold[row]) for row in rows])
+            right = np.mean([float(probabilities[row].argmax() == true[row]) for row in rows])
             total += len(rows) / 200 * abs(right - np.mean([float(probabilities[row].max()) for row in rows]))
-    assert expected_calibration_error(probabilities, gold) == pytest.approx(100 * total, abs=1e-4)
+    assert expected_calibration_error(probabilities, true) == pytest.approx(100 * total, abs=1e-4)
     assert expected_calibration_error(torch.eye(3), torch.arange(3)) == 0
 
 

@@ -1,4 +1,4 @@
-"""The built documentation site in a real browser: axe-core finds nothing serious, light or dark, wide or narrow."""
+"""The built documentation in a real browser: no serious axe-core violations, light or dark, wide or narrow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ PAGES = [
     "start.html",
     "methods/attn_mixup.html",
     "tutorials/modules.html",
+    "tutorials/system.html",
     "tutorials/own_data.html",
     "systems/index.html",
     "results.html",
@@ -36,13 +37,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_can_be_read_by_everybody(browser: Any, name: str, width: int, scheme: str) -> None:
+def test_page_is_accessible(browser: Any, name: str, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     page.goto((SITE / name).as_uri())
     check_accessibility(page)
     assert overflow(page) == 0
-    assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
+    assert {urlsplit(url).scheme for url in requested} <= {"file", "data"}
     context.close()

@@ -14,7 +14,7 @@ LOCAL = ("127.0.0.1", "localhost")
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """Yield a browser of Playwright, or skip the test if there is none."""
+    """Yield a Playwright browser, or skip the test if none is installed."""
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
     with api.sync_playwright() as playwright:
         program = next(filter(None, map(shutil.which, PROGRAMS)), playwright.chromium.executable_path)
@@ -26,7 +26,7 @@ def chromium() -> Iterator[Any]:
 
 
 def check_accessibility(page: Any) -> None:
-    """Check that axe-core finds nothing serious on a page."""
+    """Check that axe-core finds no serious violation on a page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     found = axe.Axe().run(page).response["violations"]
     lines = [f"{one['id']}: {one['help']}: {one['nodes'][0]['html']}" for one in found]
@@ -35,6 +35,6 @@ def check_accessibility(page: Any) -> None:
 
 
 def overflow(page: Any) -> int:
-    """Return by how many pixels a page is wider than its window."""
+    """Return how many pixels a page extends beyond the width of its window."""
     width: int = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
     return width

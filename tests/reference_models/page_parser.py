@@ -7,7 +7,7 @@ VOID = {"img", "meta"}
 
 
 class Page(HTMLParser):
-    """Attributes of a page by name, its tables by section as rows of cells, and its text by section."""
+    """The attributes of a page by name, its tables by section (rows of cells), and its text by section."""
 
     def __init__(self, source: str) -> None:
         super().__init__()

@@ -52,3 +52,19 @@ def cross_block(block, queries, context):
         inner = [0.5 * u * (1 + math.erf(u / math.sqrt(2))) for u in linear(block.widen, hidden)]
         rows.append(norm(block.norm, add(hidden, linear(block.narrow, inner))))
     return rows
+
+
+def lstm(layer, rows, *, backward=False):
+    """Return the states of one direction: c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c)."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = [getattr(layer, f"{name}_l0{'_reverse' if backward else ''}").tolist() for name in names]
+    size, states = layer.hidden_size, []
+    hidden = cell = [0.0] * size
+    for row in reversed(rows) if backward else rows:
+        sums = [dot(w, row) + dot(u, hidden) + a + b for w, u, a, b in zip(*weights, strict=True)]
+        inputs, forgets, news, outputs = (sums[k * size : (k + 1) * size] for k in range(4))
+        gates = zip(forgets, cell, inputs, news, strict=True)
+        cell = [sigmoid(f) * c + sigmoid(i) * math.tanh(g) for f, c, i, g in gates]
+        hidden = [sigmoid(o) * math.tanh(c) for o, c in zip(outputs, cell, strict=True)]
+        states.append(hidden)
+    return states[::-1] if backward else states

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate and predict agree; a mistake is one line, exit code 2, and nothing is written."""
+"""The command line: train, evaluate and predict agree; a mistake gives one line, exit code 2 and no files."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def train_arguments(task: str, root: Path, output: Path, *more: str) -> list[str
 
 
 @pytest.fixture(scope="session")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
     for task in FILES:
         generate(folder / task / "posts", task, 0, SIZES)
@@ -52,10 +52,10 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(data_sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for task in FILES:
-        assert main(train_arguments(task, sets / task / "posts", folder / task)) == 0
+        assert main(train_arguments(task, data_sets / task / "posts", folder / task)) == 0
     return folder
 
 
@@ -67,14 +67,14 @@ def runs(sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "train --training.epochs 3 mnre --data.root=x bert --seeds 1 2",
     ],
 )
-def test_settings_stand_anywhere_on_the_command_line(line: str) -> None:
+def test_settings_can_be_anywhere_on_the_command_line(line: str) -> None:
     options = parse(line.split())
     assert (options.data, options.system, options.seeds) == ("mnre", "bert", [1, 2])
     pairs = " ".join(options.overrides).replace("=", " ").split()
     assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == {"--training.epochs": "3", "--data.root": "x"}
 
 
-def test_a_repeated_option_adds_to_the_first_one() -> None:
+def test_repeated_option_extends_the_first_one() -> None:
     options = parse(["predict", "RUN", "--input", "a", "b", "--input", "c", "--crops", "1", "--crops", "2"])
     assert ([path.name for path in options.input], options.crops) == (["a", "b", "c"], ["1", "2"])
     options = parse(["sweep", "table1", "--seeds", "1", "--data", "mnre", "--seeds", "2", "--data", "twitter2015"])
@@ -82,18 +82,18 @@ def test_a_repeated_option_adds_to_the_first_one() -> None:
     assert parse(["train", "mnre", "--seeds", "1", "--seeds", "2"]).seeds == [1, 2]
 
 
-def test_a_setting_without_its_value_takes_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_setting_without_a_value_does_not_consume_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     options = parse(["train", "--training.epochs", "--seeds", "1"])
     assert (options.overrides, options.seeds, options.data) == (["--training.epochs"], [1], None)
 
 
-def test_without_arguments_it_says_what_to_do_first(capsys):
+def test_no_arguments_prints_the_first_commands(capsys):
     assert main([]) == 0
     commands = re.findall(r"^  i2srm (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
     assert commands == ["demo", "data", "train", "report", "predict", "app"]
 
 
-def test_the_prediction_of_the_readme_runs(runs, capsys):
+def test_readme_prediction_example_runs(runs, capsys):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     block = re.search(r"<!-- predict -->\n```python\n(.*?)```", readme, flags=re.DOTALL)[1]
     exec(block.replace("runs/demo/ner/i2srm", str(runs / "ner")), {})
@@ -101,16 +101,16 @@ def test_the_prediction_of_the_readme_runs(runs, capsys):
 
 
 @pytest.fixture
-def copy(sets: Path, tmp_path: Path) -> Callable[[str], Path]:
+def copy(data_sets: Path, tmp_path: Path) -> Callable[[str], Path]:
     def make(task: str) -> Path:
-        shutil.copytree(sets / task, tmp_path / task)
+        shutil.copytree(data_sets / task, tmp_path / task)
         return tmp_path / task / "posts"
 
     return make
 
 
-def complaint(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """The one line of an error."""
+def error_line(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a command that fails and return its one-line error."""
     capsys.readouterr()
     assert main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.split("\n") if line.startswith("i2srm: ")]
@@ -119,7 +119,7 @@ def complaint(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_a_run_leaves_its_model_scores_predictions_and_image(task: str, runs: Path) -> None:
+def test_run_writes_model_scores_predictions_and_figure(task: str, runs: Path) -> None:
     run = runs / task
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["samples"] == SIZES
@@ -131,8 +131,8 @@ def test_a_run_leaves_its_model_scores_predictions_and_image(task: str, runs: Pa
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_evaluate_and_predict_agree_with_the_model_in_memory(
-    task: str, runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]
+def test_evaluate_prints_the_saved_f1_and_predict_prints_a_result(
+    task: str, runs: Path, data_sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs / task
     rows = [json.loads(line) for line in (run / PREDICTIONS).read_text().splitlines()]
@@ -150,25 +150,25 @@ def test_evaluate_and_predict_agree_with_the_model_in_memory(
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_evaluate_scores_each_class(task: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_prints_scores_per_class(task: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["evaluate", str(runs / task), "--split", "train", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["split"], told["samples"]) == ("train", SIZES["train"])
-    supports = [scores["support"] for scores in told["classes"].values()]
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["split"], printed["samples"]) == ("train", SIZES["train"])
+    supports = [scores["support"] for scores in printed["classes"].values()]
     assert supports == sorted(supports, reverse=True)
-    correct = sum(scores["recall"] * scores["support"] for scores in told["classes"].values())
-    assert told["scores"]["recall"] == pytest.approx(correct / sum(supports))
+    correct = sum(scores["recall"] * scores["support"] for scores in printed["classes"].values())
+    assert printed["scores"]["recall"] == pytest.approx(correct / sum(supports))
     if task == "ner":
-        assert all(told["classes"][kind]["f1"] == told["scores"][f"{kind}_f1"] for kind in ("PER", "LOC"))
+        assert all(printed["classes"][kind]["f1"] == printed["scores"][f"{kind}_f1"] for kind in ("PER", "LOC"))
     assert main(["evaluate", str(runs / task), "--split", "train"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
-    assert [line.split()[0] for line in lines] == list(told["classes"])
+    assert [line.split()[0] for line in lines] == list(printed["classes"])
     assert [int(line.split()[-3]) for line in lines] == supports
 
 
 @pytest.mark.parametrize("task", FILES)
-def test_scores_name_what_they_were_computed_with(task: str, runs: Path) -> None:
+def test_metrics_contain_the_environment(task: str, runs: Path) -> None:
     metrics = json.loads((runs / task / "metrics.json").read_text())
     assert metrics["environment"]["torch"] == version("torch")
     assert metrics["environment"]["transformers"] == version("transformers")
@@ -179,13 +179,13 @@ def test_scores_name_what_they_were_computed_with(task: str, runs: Path) -> None
 
 @pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
-def test_int8_computes_the_text_encoder_alone_in_int8(
+def test_int8_applies_only_to_the_text_encoder(
     command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     computed = []
     forward = Int8Linear.forward
     monkeypatch.setattr(Int8Linear, "forward", lambda layer, x: computed.append(layer) or forward(layer, x))
-    for more, number in ([], 0), (["--int8"], 3 * 6):  # of three layers
+    for more, number in ([], 0), (["--int8"], 3 * 6):  # three layers with six linear layers each
         computed.clear()
         assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
         assert len(set(computed)) == number
@@ -193,7 +193,7 @@ def test_int8_computes_the_text_encoder_alone_in_int8(
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
-def test_fast_float32_holds_while_the_model_computes(
+def test_fast_float32_is_set_only_during_the_forward_pass(
     command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(products, "medium_error", lambda device: 1e-7)
@@ -209,30 +209,30 @@ def test_fast_float32_holds_while_the_model_computes(
         assert held == {precision}
     assert torch.get_float32_matmul_precision() == "highest"
     monkeypatch.setattr(products, "medium_error", lambda device: 1e-3)
-    told = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], "--fast-float32"])
-    assert "fast_float32: on this cpu the products would have a relative error of 1e-03" in told
+    printed = error_line(capsys, [command[0], str(runs / "ner"), *command[1:], "--fast-float32"])
+    assert "fast_float32: on this cpu the products would have a relative error of 1e-03" in printed
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["predict", "--text", "Ruby Vex"]])
-def test_without_int8_on_this_machine_that_is_one_line(
+def test_unavailable_int8_gives_a_one_line_error(
     command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delattr(torch, "_int_mm")
     before = (runs / "ner" / "model" / "model.safetensors").read_bytes()
-    assert "int8: this machine has no exact int8 matrix product" in complaint(
+    assert "int8: this machine has no exact int8 matrix product" in error_line(
         capsys, [command[0], str(runs / "ner"), *command[1:], "--int8"]
     )
     assert (runs / "ner" / "model" / "model.safetensors").read_bytes() == before
 
 
-def test_a_loaded_model_gives_the_predictions_that_were_saved(runs: Path, sets: Path) -> None:
+def test_loaded_model_gives_the_saved_predictions(runs: Path, data_sets: Path) -> None:
     rows = [json.loads(line) for line in (runs / "ner" / PREDICTIONS).read_text().splitlines()]
-    predictions = Predictor(runs / "ner").predict(list(Twitter().read(sets / "ner" / "posts", "test")))
+    predictions = Predictor(runs / "ner").predict(list(Twitter().read(data_sets / "ner" / "posts", "test")))
     assert [prediction.answer for prediction in predictions] == [row["predicted"] for row in rows]
 
 
-def test_a_prediction_changes_with_the_crop(runs: Path, sets: Path) -> None:
-    words, image = ("Ruby", "Vex", "and", "Jade", "Kol"), next((sets / "re/posts/img_org/test").iterdir())
+def test_prediction_changes_with_the_crop(runs: Path, data_sets: Path) -> None:
+    words, image = ("Ruby", "Vex", "and", "Jade", "Kol"), next((data_sets / "re/posts/img_org/test").iterdir())
     seen = Sample("x:1", words, image, (image,), head=(0, 2), tail=(3, 5))
     blind = Sample("x:1", words, None, (), head=(0, 2), tail=(3, 5))
     first, second = (one.probabilities for one in Predictor(runs / "re").predict([seen, blind]))
@@ -294,20 +294,20 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_data_is_one_line_and_nothing_is_written(
+def test_data_mistake_gives_a_one_line_error_and_writes_nothing(
     name: str, copy: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task, spoil, message = MISTAKES[name]
+    task, damage, message = MISTAKES[name]
     root = copy(task)
-    spoil(root)
-    line = complaint(capsys, train_arguments(task, root, tmp_path / "run"))
+    damage(root)
+    line = error_line(capsys, train_arguments(task, root, tmp_path / "run"))
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
     assert not Path("hacked").exists()
 
 
 @pytest.mark.parametrize(("policy", "left"), [("blank", 24), ("drop", 22)])
-def test_bad_images_can_be_left_out_and_are_counted_and_named(
+def test_bad_images_can_be_blanked_or_dropped_and_are_listed(
     policy: str, left: int, copy: Callable[[str], Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy("ner")
@@ -322,7 +322,7 @@ def test_bad_images_can_be_left_out_and_are_counted_and_named(
     assert "train_0.jpg" in caplog.text
 
 
-def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Path) -> None:
+def test_unusual_but_valid_data_work(copy: Callable[[str], Path], tmp_path: Path) -> None:
     root = copy("re")
     rows = (root / RE).read_text().splitlines()
     rows[0] = rows[0][:-1] + ", 'caption': ['a', 'b'], 'entity': []}"
@@ -349,23 +349,23 @@ def test_what_is_odd_but_normal_works(copy: Callable[[str], Path], tmp_path: Pat
         (["--model.text", "no/folder"], r"model\.text: no tokenizer could be loaded from 'no/folder'"),
     ],
 )
-def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
-    override: list[str], message: str, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_setting_gives_a_one_line_error_and_writes_nothing(
+    override: list[str], message: str, data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "run", *override))
+    line = error_line(capsys, train_arguments("re", data_sets / "re" / "posts", tmp_path / "run", *override))
     assert re.search(message, line), line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_key_in_the_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_key_or_missing_settings_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.yaml").write_text("data:\n  rooot: x\n")
-    assert "rooot" in complaint(capsys, ["train", str(tmp_path / "mine.yaml")])
-    assert "mnre, synthetic-ner, synthetic-re" in complaint(capsys, ["train", str(tmp_path / "other.yaml")])
+    assert "rooot" in error_line(capsys, ["train", str(tmp_path / "mine.yaml")])
+    assert "mnre, synthetic-ner, synthetic-re" in error_line(capsys, ["train", str(tmp_path / "other.yaml")])
 
 
-def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_not_overwritten(runs: Path, data_sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in (runs / "ner").rglob("*")}
-    assert str(runs / "ner") in complaint(capsys, train_arguments("ner", sets / "ner" / "posts", runs / "ner"))
+    assert str(runs / "ner") in error_line(capsys, train_arguments("ner", data_sets / "ner" / "posts", runs / "ner"))
     assert {path: path.stat().st_mtime_ns for path in (runs / "ner").rglob("*")} == before
 
 
@@ -379,25 +379,25 @@ def test_a_finished_run_is_not_written_over(runs: Path, sets: Path, capsys: pyte
         (["--head", "Ruby", "--tail", "Vex", "--image", "no.png"], r"no\.png: the file does not exist"),
     ],
 )
-def test_a_mistake_in_a_prediction_is_one_line(
+def test_predict_mistake_gives_a_one_line_error(
     more: list[str], message: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert re.search(message, complaint(capsys, ["predict", str(runs / "re"), "--text", "Ruby Vex", *more]))
+    assert re.search(message, error_line(capsys, ["predict", str(runs / "re"), "--text", "Ruby Vex", *more]))
 
 
 @pytest.mark.parametrize(("option", "values"), [("--image", ["a.png"]), ("--crops", ["a.png"]), ("--head", ["Ruby"])])
-def test_an_option_of_one_post_is_refused_for_a_file(
+def test_option_for_one_post_with_input_file_raises(
     option: str, values: list[str], runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "posts.jsonl").write_text('{"text": "Ruby Vex"}\n')
     files = ["--input", str(tmp_path / "posts.jsonl"), "--output", str(tmp_path / "out.jsonl")]
-    line = complaint(capsys, ["predict", str(runs / "ner"), *files, option, *values])
+    line = error_line(capsys, ["predict", str(runs / "ner"), *files, option, *values])
     assert f"{option} is for --text; each post of --input has its own {option[2:]}" in line
     assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(("more", "code"), [("", 0), ("no json\n", 1)])
-def test_a_file_with_an_error_has_its_own_exit_code(
+def test_input_file_with_an_error_gives_exit_code_1(
     more: str, code: int, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "posts.jsonl").write_text(f'{{"text": "Ruby Vex"}}\n{{"text": "{"Ruby " * 100}"}}\n{more}')
@@ -406,30 +406,30 @@ def test_a_file_with_an_error_has_its_own_exit_code(
     assert f"{2 + code} posts, {code} of them with an error, 1 longer than the limit" in capsys.readouterr().out
 
 
-def test_a_long_post_is_cut_aloud(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_post_is_reported(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(runs / "ner"), "--text", "x " * 100]) == 0
     assert "the last 22 words are beyond the limit of 80 sub-words and were ignored" in capsys.readouterr().err
 
 
-def test_a_model_is_predicted_with_by_its_run_its_folder_or_its_name_on_the_hub(
+def test_predict_accepts_a_run_a_model_folder_or_a_hub_name(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Predictor(runs / "ner").save_pretrained(tmp_path / "saved")
-    of_hub = tmp_path / "hub" / "models--me--posts"
-    shutil.copytree(tmp_path / "saved", of_hub / "snapshots" / "1")
-    (of_hub / "refs").mkdir()
-    (of_hub / "refs" / "main").write_text("1")
+    cached = tmp_path / "hub" / "models--me--posts"
+    shutil.copytree(tmp_path / "saved", cached / "snapshots" / "1")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     post = ["--text", "Ruby Vex", "--image", str(tmp_path / "a.png"), "--ground", "--grounding.detector", "centre"]
-    said = []
+    outputs = []
     for model in (runs / "ner", runs / "ner" / "model", tmp_path / "saved", "me/posts"):
         assert main(["predict", str(model), *post]) == 0
-        said.append(capsys.readouterr().out)
-    assert said[0]
-    assert set(said) == {said[0]}
-    (of_hub / "snapshots" / "1" / "processor.json").unlink()
-    line = complaint(capsys, ["predict", "me/posts", *post])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0]
+    assert set(outputs) == {outputs[0]}
+    (cached / "snapshots" / "1" / "processor.json").unlink()
+    line = error_line(capsys, ["predict", "me/posts", *post])
     assert line.endswith("me/posts is on the Hub, but was not saved by i2srm: processor.json is missing")
 
 
@@ -437,28 +437,64 @@ def test_a_model_is_predicted_with_by_its_run_its_folder_or_its_name_on_the_hub(
     ("name", "reason"),
     [("empty", "this folder is neither"), ("not_there", "no such folder"), ("me/posts", "the download failed")],
 )
-def test_what_is_no_model_is_named(
+def test_path_without_a_model_gives_a_one_line_error(
     name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    line = complaint(capsys, ["predict", name, "--text", "Ruby Vex"])
+    line = error_line(capsys, ["predict", name, "--text", "Ruby Vex"])
     assert f"{name}: expected the directory of a finished run, a model folder, or a model on the Hub" in line
     assert reason in line
 
 
-def test_a_run_that_was_stopped_is_no_model_yet(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unfinished_run_cannot_be_used_for_prediction(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(runs / "ner", tmp_path / "run")
     (tmp_path / "run" / "metrics.json").unlink()
-    line = complaint(capsys, ["predict", str(tmp_path / "run"), "--text", "Ruby Vex"])
+    line = error_line(capsys, ["predict", str(tmp_path / "run"), "--text", "Ruby Vex"])
     assert line.endswith("run is not the directory of a finished run: " + f"{tmp_path}/run/metrics.json is missing")
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert f"{tmp_path} is not the directory of a finished run" in complaint(capsys, ["evaluate", str(tmp_path)])
+def test_evaluate_on_a_folder_without_a_run_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"{tmp_path} is not the directory of a finished run" in error_line(capsys, ["evaluate", str(tmp_path)])
 
 
-def test_other_words_on_the_command_line_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_nearest_file_is_suggested(
+    data_sets: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").symlink_to(runs)
+    (tmp_path / "birds.yaml").touch()
+    (tmp_path / "bird.jpg").touch()
+    (tmp_path / "posts").symlink_to(data_sets / "ner" / "posts")
+    monkeypatch.chdir(tmp_path)
+    post = ["predict", "runs/ner", "--text", "Ruby"]
+    for arguments, nearest in (
+        (["train", "birdz.yaml"], "birds.yaml"),
+        (["train", "synthetic-ner", "--data.root", "post", "--output", "new"], "posts"),
+        (["data", "check", "post"], "posts"),
+        (["evaluate", "runs/nerr"], "runs/ner"),
+        (["predict", "runs/nerr", "--text", "Ruby"], "runs/ner"),  # not on the hub either
+        ([*post, "--image", "birds.jpg"], "bird.jpg"),
+        ([*post, "--crops", "birds.jpg"], "bird.jpg"),
+        (["predict", "runs/ner", "--input", "bird.yaml", "--output", "out.jsonl"], "birds.yaml"),
+    ):
+        assert f"; did you mean {nearest}?" in error_line(capsys, arguments)
+
+
+@pytest.mark.parametrize(("arguments", "nearest"), [(["trian"], "train"), (["data", "chek", "x"], "check")])
+def test_the_nearest_command_is_suggested(
+    arguments: list[str], nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f"; did you mean {nearest}?\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["zzz"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_unknown_command_line_option_exits(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["demo", "--quik"])
     assert "unrecognized arguments: --quik" in capsys.readouterr().err
@@ -486,7 +522,7 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_does_not_import_heavy_packages() -> None:
     code = (
         "import sys, reference_models.cli as cli\n"
         "try: cli.main(['train', '--help'])\n"
@@ -497,7 +533,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "--training.epochs" in done.stdout
 
 
-def test_the_package_is_the_command() -> None:
+def test_package_runs_as_the_command() -> None:
     done = run_python("", "--version")
     assert (done.returncode, done.stdout) == (0, f"i2srm {version('attnmixup')}\n")
 
@@ -510,16 +546,16 @@ def test_the_package_is_the_command() -> None:
         ("gradio", ["app", "runs/x"], "app"),
     ],
 )
-def test_without_the_extra_its_name_is_given(package: str, command: list[str], extra: str) -> None:
+def test_missing_package_error_names_the_extra(package: str, command: list[str], extra: str) -> None:
     code = (
         f"import sys; sys.modules['{package}'] = None; import reference_models.cli as c; sys.exit(c.main(sys.argv[1:]))"
     )
     done = run_python(code, *command)
-    hint = f"install what this command needs: pip install 'attnmixup[{extra}]'"
+    hint = f"install what this command needs, in the folder of the repository: pip install '.[{extra}]'"
     assert (done.returncode, done.stderr) == (2, f"i2srm: the package {package} is not installed; {hint}\n")
 
 
-def test_a_synthetic_set_has_the_training_samples_that_are_asked_for(
+def test_synthetic_data_have_the_requested_training_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("reference_models.data.synthetic.SIZES", {"train": 9, "valid": 2, "test": 3})
@@ -528,18 +564,16 @@ def test_a_synthetic_set_has_the_training_samples_that_are_asked_for(
         sizes = [len((tmp_path / name / f"truth_{split}.jsonl").read_text().splitlines()) for split in SIZES]
         assert sizes == [size, 2, 3]
     capsys.readouterr()
-    assert "--train must be 1 or more" in complaint(capsys, ["data", "synthetic", "ner", "none", "--train", "0"])
+    assert "--train must be 1 or more" in error_line(capsys, ["data", "synthetic", "ner", "none", "--train", "0"])
 
 
-def test_a_synthetic_set_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "is not empty" in complaint(capsys, ["data", "synthetic", "ner", str(Path(__file__).parent)])
+def test_synthetic_data_in_a_nonempty_folder_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not empty" in error_line(capsys, ["data", "synthetic", "ner", str(Path(__file__).parent)])
 
 
-def test_crops_are_made_and_the_set_is_looked_over(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_crops_and_data_check(data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "posts"
-    shutil.copytree(sets / "re" / "posts", root)
+    shutil.copytree(data_sets / "re" / "posts", root)
     for dictionary in (root / "txt").glob("*.pth"):
         dictionary.unlink()
     arguments = ["--data.root", str(root), "--grounding.detector", "centre", "--grounding.size", "32"]
@@ -553,12 +587,12 @@ def test_crops_are_made_and_the_set_is_looked_over(
     assert "train_0.jpg" in capsys.readouterr().out
 
 
-def test_a_report_is_written_beside_the_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_is_written_into_the_run_directory(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(runs / "ner")]) == 0
     assert (runs / "ner" / "report.html").read_text().startswith("<!doctype html>")
 
 
-def test_a_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "table5", "--data", "synthetic-re", "--output", str(tmp_path / "sweep"), "--list"]) == 0
     assert "0 of 4 are finished" in capsys.readouterr().out
 
@@ -573,33 +607,37 @@ def test_a_sweep_lists_its_cells(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ],
 )
 @pytest.mark.parametrize("seed", ["-1", "4294967296"])
-def test_a_seed_that_numpy_does_not_accept_is_refused_before_anything_is_written(
+def test_invalid_seed_raises_before_anything_is_written(
     command: str, seed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     option = "--seeds" if "--seeds" in command else "--seed"
     message = f"i2srm: {option} must be a whole number from 0 to 4294967295, got {seed}"
-    assert complaint(capsys, [*command.split(), seed]) == message
+    assert error_line(capsys, [*command.split(), seed]) == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_seeds_give_mean_and_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
+def test_seeds_print_mean_and_standard_deviation(
+    data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train_arguments("re", data_sets / "re" / "posts", tmp_path / "run", "--seeds", "3", "5")) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["scores"]["test"]["f1"]
     printed = capsys.readouterr().out
-    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['spread']:.2f}" in printed
+    assert f"f1 {100 * summary['mean']:.2f} ± {100 * summary['deviation']:.2f}" in printed
     assert "seeds 3, 5" in printed
 
 
-def test_one_seed_has_no_spread(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seeds", "3")) == 0
+def test_one_seed_has_no_standard_deviation(
+    data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train_arguments("re", data_sets / "re" / "posts", tmp_path / "run", "--seeds", "3")) == 0
     assert "±" not in capsys.readouterr().out
 
 
-def test_an_option_is_not_taken_by_its_beginning(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "seed" in complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "run", "--seed", "3"))
+def test_options_cannot_be_abbreviated(data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "seed" in error_line(
+        capsys, train_arguments("re", data_sets / "re" / "posts", tmp_path / "run", "--seed", "3")
+    )
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit, match="2"):
         main(["demo", "--out", str(tmp_path / "demo")])
@@ -616,56 +654,56 @@ def test_an_option_is_not_taken_by_its_beginning(
         (["predict", "--text", "Ruby Vex", "--ground"], "data.root", "elsewhere"),
     ],
 )
-def test_settings_that_a_command_ignores_are_refused(
+def test_settings_that_a_command_ignores_raise(
     command: list[str], setting: str, value: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = complaint(capsys, [command[0], str(runs / "ner"), *command[1:], f"--{setting}", value])
+    line = error_line(capsys, [command[0], str(runs / "ner"), *command[1:], f"--{setting}", value])
     assert re.search(rf"{command[0]}.* ignores --{setting}, .*it uses (no settings|[\w., ]+)$", line), line
 
 
-def test_settings_that_a_command_uses_are_taken(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_that_a_command_uses_are_accepted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(runs / "ner"), "--training.batch_size", "2", "--data.max_length", "80"]) == 0
 
 
-def test_sub_words_can_be_tagged_as_in_older_baselines(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_label_scheme_x13_tags_sub_words(data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--data.label_scheme", "x13"]
-    assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0
+    assert main(train_arguments("ner", data_sets / "ner" / "posts", tmp_path / "run", *more)) == 0
     assert load_file(tmp_path / "run" / "model" / "model.safetensors")["head.linear.weight"].shape[0] == 13
     f1 = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]["f1"]
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     assert f"f1 {100 * f1:.2f}" in capsys.readouterr().out
     assert main(["predict", str(tmp_path / "run"), "--text", "Ruby Vex"]) == 0
-    line = complaint(capsys, train_arguments("re", sets / "re" / "posts", tmp_path / "other", *more))
+    line = error_line(capsys, train_arguments("re", data_sets / "re" / "posts", tmp_path / "other", *more))
     assert "data.label_scheme=x13 is for named entities" in line
 
 
-def test_words_can_be_tagged_without_a_crf(sets: Path, tmp_path: Path) -> None:
+def test_softmax_tag_head_has_no_crf(data_sets: Path, tmp_path: Path) -> None:
     more = ["--model.tag_head", "softmax"]
-    assert main(train_arguments("ner", sets / "ner" / "posts", tmp_path / "run", *more)) == 0
+    assert main(train_arguments("ner", data_sets / "ner" / "posts", tmp_path / "run", *more)) == 0
     weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert "head.linear.weight" in weights
     assert not any(name.startswith("head.crf") for name in weights)
     assert main(["evaluate", str(tmp_path / "run")]) == 0
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_uncreatable_folder_gives_a_one_line_error(
+    data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    line = complaint(capsys, train_arguments("ner", sets / "ner" / "posts", tmp_path / "file" / "run"))
+    line = error_line(capsys, train_arguments("ner", data_sets / "ner" / "posts", tmp_path / "file" / "run"))
     assert "Not a directory" in line
-    assert complaint(capsys, ["demo", "--quick", "--output", str(tmp_path / "file" / "demo")]).count("file/demo") == 1
+    assert error_line(capsys, ["demo", "--quick", "--output", str(tmp_path / "file" / "demo")]).count("file/demo") == 1
 
 
-def test_a_set_of_the_other_task_is_named(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = complaint(capsys, train_arguments("re", sets / "ner" / "posts", tmp_path / "run"))
+def test_data_of_the_other_task_give_a_one_line_error(
+    data_sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_line(capsys, train_arguments("re", data_sets / "ner" / "posts", tmp_path / "run"))
     assert line.endswith("ours_rel2id.json: cannot be read (No such file or directory)")
 
 
-def test_a_shell_completes_commands_and_options() -> None:
+def test_shell_completion_lists_commands_and_options() -> None:
     pytest.importorskip("shtab", reason="shtab is not installed: pip install shtab")
     done = run_python("", "--completion", "bash")
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""The demo in miniature: both tasks, the table, the examples, and what it leaves behind."""
+"""A small demo: both tasks, the table, the examples, and the files it writes."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from reference_models.data import synthetic
 from reference_models.settings import read_settings
 
 
-def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
+def test_demo_prints_scores_and_examples_and_writes_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "QUICK", {"train": 24, "valid": 8, "test": 16})
@@ -42,27 +42,27 @@ def test_the_demo_prints_a_table_and_examples_and_leaves_everything(
     assert f"are in {output}/" in printed
 
 
-def test_a_folder_that_exists_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_folder_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert f"{tmp_path} already exists" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_there_is_one_process_or_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zero_jobs_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--output", str(tmp_path / "demo"), "--jobs", "0"]) == 2
     assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 class StopError(Exception):
-    """Stands for an interrupt."""
+    """Simulated interrupt."""
 
 
 def stop(*_: object) -> None:
     raise StopError
 
 
-def test_an_interrupted_demo_resumes(
+def test_interrupted_demo_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "QUICK", {"train": 24, "valid": 8, "test": 16})
@@ -94,7 +94,7 @@ def test_an_interrupted_demo_resumes(
     ("option", "wanted"),
     [(["--seed", "1"], "{'seed': 1, 'quick': False}"), (["--quick"], "{'seed': 0, 'quick': True}")],
 )
-def test_another_demo_is_left_alone(
+def test_demo_with_other_options_is_not_changed(
     option: list[str], wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "generate_whole", stop)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files and folders are written atomically."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from reference_models.errors import UserError
 from reference_models.files import write_folder, write_text, write_whole
 
 
-def test_a_text_takes_the_place_of_another_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_write_text_replaces_a_file_and_leaves_no_other_files(tmp_path: Path) -> None:
     for text in ("first", "größer 😀\n"):
         write_text(tmp_path / "a.txt", text)
         assert (tmp_path / "a.txt").read_bytes() == text.encode("utf-8")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_a_writing_that_fails_midway_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_failed_write_does_not_change_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("whole")
 
@@ -28,7 +28,7 @@ def test_a_writing_that_fails_midway_leaves_the_file_as_it_was(tmp_path: Path) -
     assert path.read_text() == "whole"
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_folder_is_written_atomically(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "run"
 
     def fail(part: Path) -> None:

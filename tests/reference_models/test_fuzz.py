@@ -1,4 +1,4 @@
-"""Mutated inputs, from file to batch: each ends in samples or in one clear error, never in another exception."""
+"""Mutated input files give samples or one UserError that names the file, and never another exception."""
 
 import os
 from collections.abc import Iterator
@@ -57,8 +57,8 @@ def mutate(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
 
 
 @contextmanager
-def restored(path: Path, changes: list[tuple[float, int, bytes]]) -> Iterator[None]:
-    """The file mutated for a while; an error must name it, in one line."""
+def mutated(path: Path, changes: list[tuple[float, int, bytes]]) -> Iterator[None]:
+    """Mutate the file inside the context; a UserError must name it in one line."""
     original = path.read_bytes()
     path.write_bytes(mutate(original, changes))
     try:
@@ -80,12 +80,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @EXAMPLES
 @given(changes=edits)
-def test_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
+def test_mutated_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
     path = folder / "ner" / "train.txt"
     processor = Processor(
         learn_tokenizer([["so", "Ruby"]] * 3, 60), NamedEntities(TAGS), max_length=20, image_size=None
     )
-    with restored(path, changes):
+    with mutated(path, changes):
         samples = list(Twitter().read(folder / "ner", "train"))
         batch = processor.collate([processor.encode(sample) for sample in samples])
         assert batch["labels"].shape == batch["word_mask"].shape
@@ -93,9 +93,9 @@ def test_sentences(changes: list[tuple[float, int, bytes]], folder: Path) -> Non
 
 @EXAMPLES
 @given(changes=edits, file=st.sampled_from(["txt/ours_train.txt", "ours_rel2id.json"]))
-def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: Path) -> None:
+def test_mutated_relations(changes: list[tuple[float, int, bytes]], file: str, folder: Path) -> None:
     path = folder / "re" / file
-    with restored(path, changes):
+    with mutated(path, changes):
         relations = read_relations(folder / "re")
         processor = Processor(learn_tokenizer([["so", "Ruby"]] * 3, 60), Relations(list(relations)), image_size=None)
         samples = list(Mnre().read(folder / "re", "train"))
@@ -106,17 +106,17 @@ def test_relations(changes: list[tuple[float, int, bytes]], file: str, folder: P
 
 @settings(max_examples=EXAMPLES.max_examples // 4)
 @given(changes=edits)
-def test_crop_dictionaries(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
+def test_mutated_crop_dictionaries(changes: list[tuple[float, int, bytes]], folder: Path) -> None:
     path = folder / "re" / "txt" / "mre_train_dict.pth"
-    with restored(path, changes):
+    with mutated(path, changes):
         assert all(isinstance(crop, Path) for sample in Mnre().read(folder / "re", "train") for crop in sample.crops)
     assert torch.load(path, weights_only=True)
 
 
 @EXAMPLES
 @given(changes=edits, name=st.sampled_from(sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))))
-def test_settings_files(changes: list[tuple[float, int, bytes]], name: str, folder: Path) -> None:
+def test_mutated_settings_files(changes: list[tuple[float, int, bytes]], name: str, folder: Path) -> None:
     path = folder / "mine.yaml"
     path.write_bytes((CONFIGS / "data" / f"{name}.yaml").read_bytes())
-    with restored(path, changes):
+    with mutated(path, changes):
         assert isinstance(read_settings(path, []), RunConfig)

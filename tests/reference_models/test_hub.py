@@ -1,4 +1,4 @@
-"""Weights of torchvision's hub: a file planted in its cache is refused and not executed, by every reader."""
+"""Weights from the torchvision hub: a malicious file in the cache raises and is not executed."""
 
 import pickle
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def hub_file(weights: WeightsEnum) -> Path:
 
 
 class Malicious:
-    """Unpickling it creates a file."""
+    """A class whose unpickling creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ READERS: dict[str, tuple[WeightsEnum, Callable[[], object]]] = {
 
 @pytest.mark.parametrize("setting", READERS)
 @pytest.mark.parametrize("content", ["malicious", "damaged"])
-def test_a_file_planted_in_the_cache_is_refused_and_not_executed(setting: str, content: str, tmp_path: Path) -> None:
+def test_malicious_or_damaged_cache_file_raises_and_is_not_executed(setting: str, content: str, tmp_path: Path) -> None:
     weights, read = READERS[setting]
     trace = tmp_path / "executed"
     hub_file(weights).write_bytes(
@@ -77,7 +77,7 @@ def test_a_file_planted_in_the_cache_is_refused_and_not_executed(setting: str, c
     assert not trace.exists()
 
 
-def test_weights_of_the_cache_reach_the_backbone() -> None:
+def test_backbone_loads_weights_from_the_cache() -> None:
     torch.manual_seed(1)
     saved = resnet18().state_dict()
     torch.save(saved, hub_file(ResNet18_Weights.IMAGENET1K_V1))
@@ -86,7 +86,7 @@ def test_weights_of_the_cache_reach_the_backbone() -> None:
 
 
 @pytest.mark.parametrize("setting", READERS)
-def test_without_network_the_weights_and_their_place_are_named(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_weights_and_their_path(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
@@ -98,7 +98,7 @@ def test_without_network_the_weights_and_their_place_are_named(setting: str, mon
 
 
 @pytest.mark.parametrize("setting", READERS)
-def test_nothing_is_downloaded_where_it_is_forbidden(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_raises_without_download(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, read = READERS[setting]
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=rf"^{setting}: .* not in {hub_file(weights)}, and HF_HUB_OFFLINE forbids"):

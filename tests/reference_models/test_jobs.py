@@ -1,4 +1,4 @@
-"""Calls in processes of their own: shares of the threads, results as they end, errors, a killed process."""
+"""Calls in separate processes: thread counts, results, errors, a killed process and an interrupt."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ def die(item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_each_item_gives_its_result_or_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_item_returns_its_result_or_raises_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     calls = dict(run_jobs(partial(work, offset=10), range(4), 2))
     assert sorted(calls) == [0, 1, 2, 3]
@@ -37,24 +37,24 @@ def test_each_item_gives_its_result_or_its_error(monkeypatch: pytest.MonkeyPatch
         result_of(calls[2])
 
 
-def test_a_killed_process_is_said() -> None:
+def test_killed_process_raises() -> None:
     [(item, call)] = run_jobs(die, [7], 1)
     assert item == 7
     with pytest.raises(UserError, match=r"a process was killed.*try fewer --jobs"):
         result_of(call)
 
 
-def wait_for_ever(item: int, started: Path) -> None:
+def wait_forever(item: int, started: Path) -> None:
     (started / str(item)).touch()
     time.sleep(600)
 
 
 def interrupted_call(started: Path) -> None:
-    """In a process group of its own, so that all of it can be interrupted as a terminal does."""
+    """Run calls in a new process group, so that the whole group can be interrupted as by a terminal."""
     os.setpgrp()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background command starts with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background commands of a shell ignore SIGINT by default
     try:
-        list(run_jobs(partial(wait_for_ever, started=started), [0, 1, 2], 2))
+        list(run_jobs(partial(wait_forever, started=started), [0, 1, 2], 2))
     except KeyboardInterrupt:
         (started / "interrupted").touch()
 
@@ -77,9 +77,7 @@ def is_empty(group: int) -> bool:
     return False
 
 
-def test_an_interrupt_ends_all_calls_without_a_word_of_theirs(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupt_ends_all_calls_without_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     process = start_interrupted_call(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     process.join(timeout=60)
@@ -89,7 +87,7 @@ def test_an_interrupt_ends_all_calls_without_a_word_of_theirs(
     assert is_empty(process.pid)
 
 
-def test_calls_end_with_the_process_that_began_them(tmp_path: Path) -> None:
+def test_calls_end_with_their_parent_process(tmp_path: Path) -> None:
     process = start_interrupted_call(tmp_path)
     group = process.pid
     process.kill()

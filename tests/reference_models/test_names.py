@@ -1,9 +1,11 @@
-"""Registries: one thing a name, and a message that helps with a wrong one."""
+"""Registries: one object per name, and a helpful message for an unknown name."""
+
+from pathlib import Path
 
 import pytest
 
 from reference_models.errors import UserError
-from reference_models.names import Registry, suggest, unknown
+from reference_models.names import Registry, suggest, suggest_path, unknown
 
 
 class Apple:
@@ -14,22 +16,22 @@ def pear() -> None:
     pass
 
 
-def filled() -> Registry[object]:
+def make_registry() -> Registry[object]:
     fruits: Registry[object] = Registry("fruit")
     fruits.add("pear", pear)
     fruits.add("apple", Apple())
     return fruits
 
 
-def test_things_are_found_by_name_in_the_order_of_the_alphabet() -> None:
-    fruits = filled()
+def test_registry_finds_by_name_and_is_sorted() -> None:
+    fruits = make_registry()
     assert (list(fruits), len(fruits)) == (["apple", "pear"], 2)
     assert fruits.find("pear") is pear
     assert isinstance(fruits["apple"], Apple)
 
 
-def test_a_name_has_one_thing_and_the_same_one_again_takes_its_place() -> None:
-    fruits = filled()
+def test_duplicate_name_raises_unless_it_is_the_same_class() -> None:
+    fruits = make_registry()
     again = Apple()
     fruits.add("apple", again)
     assert fruits.find("apple") is again
@@ -40,20 +42,33 @@ def test_a_name_has_one_thing_and_the_same_one_again_takes_its_place() -> None:
     assert fruits.find("pear") is pear
 
 
-def test_a_class_of_another_module_with_the_same_name_is_another_one() -> None:
-    fruits = filled()
+def test_same_class_name_in_another_module_raises() -> None:
+    fruits = make_registry()
     with pytest.raises(ValueError, match="fruit 'apple' is already registered"):
         fruits.add("apple", type("Apple", (), {"__module__": "elsewhere"}))
 
 
-def test_an_unknown_name_is_answered_by_all_names_and_the_nearest() -> None:
+def test_unknown_name_error_lists_names_and_the_nearest() -> None:
     with pytest.raises(UserError, match=r"^unknown fruit 'paer', expected one of apple, pear; did you mean pear\?$"):
-        filled().find("paer")
+        make_registry().find("paer")
     with pytest.raises(UserError, match=r"^unknown fruit 'x', expected one of apple, pear$"):
-        filled().find("x")
+        make_registry().find("x")
     assert str(unknown("fruit", "x", ["fig"], "a path")) == "unknown fruit 'x', expected one of fig, or a path"
 
 
-def test_only_a_near_name_is_suggested() -> None:
+def test_only_a_similar_name_is_suggested() -> None:
     assert suggest("hvpnett", ["bert", "hvpnet"]) == "; did you mean hvpnet?"
     assert suggest("zzz", ["bert", "hvpnet"]) == ""
+
+
+def test_a_file_of_a_similar_name_in_the_same_folder_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "birds.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert suggest_path(Path("birdz.yaml")) == "; did you mean birds.yaml?"
+    assert suggest_path(Path("runs/demmo")) == "; did you mean runs/demo?"
+    assert suggest_path(tmp_path / "runs" / "demmo") == f"; did you mean {tmp_path}/runs/demo?"
+    for path in ("runs/demo", "runs/birds.yaml", "run/demo", "runs"):  # it exists, or nothing beside it is similar
+        assert suggest_path(Path(path)) == ""

@@ -1,4 +1,4 @@
-"""Inside a folder whose name is no UTF-8 the whole pipeline works; as a setting it is refused before training."""
+"""The whole pipeline works inside a folder with a non-UTF-8 name; such a setting raises before training."""
 
 import json
 import os
@@ -9,11 +9,11 @@ import pytest
 from reference_models.cli import main
 from reference_models.data.synthetic import generate
 
-NAME = os.fsdecode(b"caf\xe9 $x_$")  # Latin-1, and what a formula would begin with
+NAME = os.fsdecode(b"caf\xe9 $x_$")  # Latin-1, and characters that start a formula in matplotlib
 
 
 @pytest.mark.parametrize(("task", "pair"), [("ner", []), ("re", ["--head", "Ruby", "--tail", "Vex"])])
-def test_a_folder_whose_name_is_no_utf8(
+def test_folder_with_a_non_utf8_name(
     task: str, pair: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""ONNX graphs: they give the scores of the system for batches of all sizes, and belong to one model."""
+"""ONNX graphs give the scores of the system for batches of any size, and belong to one model."""
 
 import json
 import shutil
@@ -26,16 +26,16 @@ from reference_models.training.run import SPLITS, make_processor, read_split
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
     for task in ("ner", "re"):
         generate(folder / task / "posts", task, 0, {"train": 24, "valid": 2, "test": 6})
     return folder
 
 
-def make(sets: Path, task: str, name: str, *options: str) -> tuple[System, EncodedSplit]:
-    """A system without its training, and a split of 6 samples."""
-    overrides = ["--data.root", str(sets / task / "posts"), "--output", str(sets / "run"), *options]
+def make(data_sets: Path, task: str, name: str, *options: str) -> tuple[System, EncodedSplit]:
+    """Return an untrained system and a split of 6 samples."""
+    overrides = ["--data.root", str(data_sets / task / "posts"), "--output", str(data_sets / "run"), *options]
     config = read_settings(f"synthetic-{task}", overrides, system=name)
     samples = {split: read_split(config, split)[0] for split in SPLITS}
     processor = make_processor(config, samples)
@@ -47,21 +47,21 @@ def make(sets: Path, task: str, name: str, *options: str) -> tuple[System, Encod
     ("task", "name", "options"),
     [
         ("ner", "i2srm", ["--model.freeze_image_backbone", "true"]),
-        ("re", "i2srm-release", ["--data.image_size", "64"]),  # it attends to absent images, and positions begin later
-        ("ner", "ita", []),  # reads texts about images
+        ("re", "i2srm-release", ["--data.image_size", "64"]),  # attends to absent images, and shifts positions
+        ("ner", "ita", []),  # reads image texts
         ("re", "visualbert", []),  # joins images and text in one sequence
         ("ner", "bert", []),  # no CRF, no image
     ],
 )
 @torch.inference_mode()
-def test_graphs_give_the_scores_of_the_system(
-    task: str, name: str, options: list[str], sets: Path, tmp_path: Path
+def test_onnx_scores_equal_the_scores_of_the_system(
+    task: str, name: str, options: list[str], data_sets: Path, tmp_path: Path
 ) -> None:
-    system, split = make(sets, task, name, *options, "--model.attn_mixup", "false", "--model.semantic_weight", "0")
+    system, split = make(data_sets, task, name, *options, "--model.attn_mixup", "false", "--model.semantic_weight", "0")
     paths = export_system(system, split.processor, tmp_path, "this")
     assert [path.name for path in paths] == (["images.onnx"] if system.vision is not None else []) + ["scores.onnx"]
     graphs = OnnxSystem(system, tmp_path, "this")
-    for numbers in ([0, 1, 2, 3, 4, 5], [3], [5, 0]):  # frozen backbones take 8 images at a time, and here are 24
+    for numbers in ([0, 1, 2, 3, 4, 5], [3], [5, 0]):  # frozen backbones process 8 images at a time; there are 24
         batch = load_batch(system, split.processor, [split[number] for number in numbers])
         batch.pop("labels")
         masks = [batch.get("image_mask")]
@@ -77,7 +77,7 @@ def test_graphs_give_the_scores_of_the_system(
             assert torch.equal(ours.predictions, theirs.predictions)
 
 
-def test_the_command_writes_what_prediction_reads(
+def test_exported_graphs_give_the_same_predictions(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(runs["ner"]), str(tmp_path / "graphs")]) == 0
@@ -102,7 +102,7 @@ def test_the_command_writes_what_prediction_reads(
     assert facts == Predictor(runs["ner"]).facts() | {"onnx": True}
 
 
-def test_what_is_wrong_with_graphs_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_invalid_graphs_raise(runs: dict[str, Path], tmp_path: Path) -> None:
     Predictor(runs["text-only"]).export_onnx(tmp_path / "graphs")
     shutil.copytree(runs["text-only"], tmp_path / "run")
     config = tmp_path / "run/model/config.json"
@@ -120,14 +120,14 @@ def test_what_is_wrong_with_graphs_is_said(runs: dict[str, Path], tmp_path: Path
         Predictor(runs["text-only"], onnx=tmp_path / "graphs")
 
 
-def test_a_system_without_a_form_in_onnx_is_refused(sets: Path, tmp_path: Path) -> None:
-    system, split = make(sets, "ner", "cnn-bilstm-crf")
+def test_system_without_onnx_support_raises(data_sets: Path, tmp_path: Path) -> None:
+    system, split = make(data_sets, "ner", "cnn-bilstm-crf")
     with pytest.raises(UserError, match="this system cannot be exported to ONNX"):
         export_system(system, split.processor, tmp_path, "this")
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
-def test_without_the_extra_its_name_is_given(
+def test_missing_package_error_names_the_extra(
     package: str,
     runs: dict[str, Path],
     tmp_path: Path,
@@ -137,27 +137,30 @@ def test_without_the_extra_its_name_is_given(
     monkeypatch.delitem(sys.modules, "reference_models.onnx_system")
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(runs["text-only"]), str(tmp_path / "graphs")]) == 2
-    told = capsys.readouterr().err
-    assert f"the package {package} is not installed; install what this command needs: pip install" in told
+    printed = capsys.readouterr().err
+    assert f"the package {package} is not installed; install what this command needs" in printed
+    assert "pip install '.[onnx]'" in printed
     assert not (tmp_path / "graphs").exists()
 
 
-def test_without_the_extra_all_else_works() -> None:
+def test_other_modules_import_without_onnxruntime() -> None:
     code = (
         "import sys; sys.modules['onnxruntime'] = None; import reference_models.cli, reference_models.prediction_files"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_graphs_that_give_other_scores_are_refused(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    system, split = make(sets, "ner", "bert")
+def test_graphs_with_other_scores_raise_and_are_deleted(
+    data_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system, split = make(data_sets, "ner", "bert")
 
-    def spoiled(*given: Any) -> list[torch.Tensor]:
+    def run_with_error(*given: Any) -> list[torch.Tensor]:
         scores, mask = run(*given)
         return [scores + 2e-4, mask]
 
     run = onnx_system._run
-    monkeypatch.setattr(onnx_system, "_run", spoiled)
+    monkeypatch.setattr(onnx_system, "_run", run_with_error)
     with pytest.raises(UserError, match=r"differ from the model's by 2\.0e-04; they were deleted"):
         export_system(system, split.processor, tmp_path, "this")
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Data of one's own, from the check to the prediction: any labels, any format, with and without images."""
+"""Custom data from the check to prediction: any labels, any format, with and without images."""
 
 import json
 import random
@@ -11,14 +11,16 @@ from PIL import Image
 
 from reference_models.cli import main
 from reference_models.settings import read_settings
+from reference_models.tasks import NamedEntities
 from reference_models.training.run import check_samples, read_samples, warn_of_unused_settings
 
+LEARNS = ("--training.epochs", "8", "--training.batch_size", "4")  # enough steps to find the entities
 SIZES = {"train": 24, "valid": 6, "test": 6}
 NAMES = {"muppet": ("Bert", "Ernie"), "Straße 7": ("Sesame", "Main")}
 
 
 def rows(size: int, seed: int) -> list[dict[str, Any]]:
-    """Lines of a `jsonl` set: who sings where, with a grey image."""
+    """Return lines of a `jsonl` data set: who sings where, with a grey image."""
     draw = random.Random(seed)
     made = []
     for number in range(size):
@@ -56,7 +58,7 @@ def write_flickr(root: Path) -> Path:
         (root / f"{split}.txt").write_text("\n".join(photos) + "\n")
         for photo in photos:
             pixels = np.zeros((40, 50, 3), np.uint8)
-            pixels[10:20, 25:50] = 255  # the marked dog, in a photo of half the size that the annotations have
+            pixels[10:20, 25:50] = 255  # the annotated dog; the photo has half the size given in the annotations
             Image.fromarray(pixels).save(root / "images" / f"{photo}.jpg", quality=95)
             sentences = [f"[/EN#1/animals A dog] sees [/EN#2/people {who} .]" for who in ("Ann", "Bob")]
             (root / "Sentences" / f"{photo}.txt").write_text("\n".join(sentences) + "\n")
@@ -72,8 +74,10 @@ def arguments(format: str, root: Path, run: Path, *more: str) -> list[str]:
     return ["train", "synthetic-ner", *data, *more]
 
 
-def whole_way(format: str, root: Path, run: Path, detector: str, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """Check, crops, training, evaluation and report; returns what evaluation prints."""
+def run_pipeline(
+    format: str, root: Path, run: Path, detector: str, capsys: pytest.CaptureFixture[str], *more: str
+) -> str:
+    """Run check, crops, training, evaluation and report, and return the output of evaluation."""
     assert main(["data", "check", str(root)]) == 0
     assert f"({format})" in capsys.readouterr().out
     train = arguments(format, root, run, *more)
@@ -88,10 +92,23 @@ def whole_way(format: str, root: Path, run: Path, detector: str, capsys: pytest.
     return capsys.readouterr().out
 
 
-def test_entities_of_any_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def check_prediction(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that `predict` finds the entities of a test post that were found when the split was scored."""
+    sample = read_samples(read_settings(run / "config.yaml"), "test")[0]
+    row = json.loads((run / "predictions_test.jsonl").read_text().splitlines()[0])
+    post = ["--text", " ".join(sample.words)]
+    if sample.image is not None:
+        post += ["--image", str(sample.image), "--crops", *map(str, sample.crops)]
+    capsys.readouterr()
+    assert main(["predict", str(run), *post]) == 0
+    expected = NamedEntities(["O"]).describe(sample, row["predicted"])
+    assert capsys.readouterr().out.splitlines()[0] == expected != "no entity"
+
+
+def test_custom_entity_types(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities")
-    told = whole_way("jsonl", root, tmp_path / "run", "centre", capsys, "--training.epochs", "8")
-    assert "muppet" in told
+    printed = run_pipeline("jsonl", root, tmp_path / "run", "centre", capsys, "--training.epochs", "8")
+    assert "muppet" in printed
     assert "Straße 7" in (tmp_path / "run" / "report.html").read_text()
     scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     assert {"muppet_f1", "Straße 7_f1"} <= set(scores)
@@ -99,11 +116,11 @@ def test_entities_of_any_types(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["predict", str(tmp_path / "run"), "--text", "Ernie sings in Main Street", "--image", image]) == 0
 
 
-def test_relations_of_any_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_custom_relation_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities", "relations")
     more = ["--data.no_relation", "NA"]
-    told = whole_way("jsonl", root, tmp_path / "run", "centre", capsys, *more)
-    assert "sings in" in told
+    printed = run_pipeline("jsonl", root, tmp_path / "run", "centre", capsys, *more)
+    assert "sings in" in printed
     assert "NA means no relation" in (tmp_path / "run" / "report.html").read_text()
     post = ["--text", "Ernie sings in Main Street", "--head", "Ernie", "--tail", "Main Street"]
     capsys.readouterr()
@@ -115,7 +132,7 @@ def test_relations_of_any_names(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(("prefix", "warns"), [("paper", True), ("release", False)])
-def test_images_without_crops_are_not_passed_over_in_silence(
+def test_images_without_crops_warn_if_only_crops_are_read(
     prefix: str, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities")
@@ -137,29 +154,29 @@ def test_text_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(arguments("conll", root, tmp_path / "run")) == 2
     assert "no sample has an image; train a text-only system" in capsys.readouterr().err
     command, data, *settings = arguments("conll", root, tmp_path / "run")
-    assert main([command, data, "text-only", *settings, "--model.text", "tiny"]) == 0
+    assert main([command, data, "text-only", *settings, "--model.text", "tiny", *LEARNS]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
+    check_prediction(tmp_path / "run", capsys)
     assert main(["data", "crops", *arguments("conll", root, tmp_path / "run")[1:]]) == 2
     assert "expected samples with images, from which crops are cut" in capsys.readouterr().err
 
 
-def test_photos_with_marked_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_photos_with_annotated_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_flickr(tmp_path / "set")
-    told = whole_way("flickr30k_entities", root, tmp_path / "run", "annotations", capsys)
-    assert "animals" in told
+    printed = run_pipeline("flickr30k_entities", root, tmp_path / "run", "annotations", capsys, *LEARNS)
+    assert "animals" in printed
+    check_prediction(tmp_path / "run", capsys)
     config = read_settings("synthetic-ner", arguments("flickr30k_entities", root, tmp_path / "run")[2:])
     for sample in read_samples(config, "train"):
         [crop] = sample.crops
-        assert np.asarray(Image.open(crop)).mean() > 245  # the dog, and nothing beside it
+        assert np.asarray(Image.open(crop)).mean() > 245  # only the dog
     write_jsonl(tmp_path / "j", "image")
     more = ["--data.format", "jsonl", "--data.root", str(tmp_path / "j"), "--grounding.detector", "annotations"]
     assert main(["data", "crops", "synthetic-ner", *more]) == 2
     assert "expected data with annotated boxes" in capsys.readouterr().err
 
 
-def test_crops_of_a_label_file_that_has_changed_are_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_crops_of_a_changed_label_file_raise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities")
     train = arguments("jsonl", root, tmp_path / "run")
     crops = ["data", "crops", *train[1:], "--grounding.detector", "centre", "--grounding.size", "32"]
@@ -176,7 +193,7 @@ def test_crops_of_a_label_file_that_has_changed_are_an_error(
     assert main(train) == 0
 
 
-def test_crops_of_entities_are_made_by_line_where_lines_have_relations_too(
+def test_ner_crops_are_made_per_line_if_lines_have_relations(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = write_jsonl(tmp_path / "set", "image", "entities", "relations")
@@ -196,9 +213,7 @@ def test_crops_of_entities_are_made_by_line_where_lines_have_relations_too(
     assert "data.task has changed since the crops were made" in capsys.readouterr().err
 
 
-def test_a_model_is_scored_for_its_own_task_where_the_data_have_both(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_is_scored_for_its_own_task_if_data_have_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entities = write_jsonl(tmp_path / "entities", "entities")
     both = write_jsonl(tmp_path / "both", "entities", "relations")
     train, data, *settings = arguments("jsonl", entities, tmp_path / "run")
@@ -211,7 +226,7 @@ def test_a_model_is_scored_for_its_own_task_where_the_data_have_both(
     assert printed[0] == printed[1]
 
 
-def test_an_empty_list_of_relations_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_relation_lists_count_as_no_relations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_jsonl(tmp_path / "set", "entities", "relations")
     for path in root.glob("*.jsonl"):
         lines = [json.loads(line) | {"relations": []} for line in path.read_text().splitlines()]
@@ -237,7 +252,7 @@ def test_an_empty_list_of_relations_is_none(tmp_path: Path, capsys: pytest.Captu
         (["--model.attn_mixup", "true", "--model.mixup.preset", "recommended"], ""),
     ],
 )
-def test_settings_of_a_module_that_is_off_are_warned_of(
+def test_settings_of_a_disabled_module_warn(
     settings: list[str], message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     warn_of_unused_settings(read_settings("synthetic-ner", settings, system="hvpnet").model)

@@ -1,4 +1,4 @@
-"""The plug-and-play sweep: which cells it has, paired differences and intervals against scipy, and parallel jobs."""
+"""The plug-and-play sweep: its cells, paired differences and intervals compared with scipy, and parallel jobs."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SIZES = {"train": 16, "valid": 6, "test": 6}
 ARMS = {"none": (False, 0), "semantic loss": (False, 0.5), "AttnMixup": (True, 0), "both": (True, 0.5)}
 
 
-def test_every_system_of_table_1_has_all_four_arms() -> None:
+def test_every_table_1_system_has_all_four_arms() -> None:
     table, systems = load_table("plug-and-play"), load_table("table1").rows
     cells = make_cells(table, ["synthetic-ner", "mnre"], Path("out"), [])
     for data, task in (("synthetic-ner", "ner"), ("mnre", "re")):
@@ -39,11 +39,11 @@ def test_every_system_of_table_1_has_all_four_arms() -> None:
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 10, 11, 20, 100])
-def test_quantiles_are_those_of_students_distribution(freedom: int) -> None:
+def test_student_quantile_matches_scipy(freedom: int) -> None:
     assert student_quantile(freedom) == pytest.approx(student.ppf(0.975, freedom), abs=1e-3)
 
 
-def pretend(values: dict[str, list[float] | None]) -> tuple[Any, dict[Cell, Outcome]]:
+def make_outcomes(values: dict[str, list[float] | None]) -> tuple[Any, dict[Cell, Outcome]]:
     table = load_table("plug-and-play")
     cells = make_cells(table, ["synthetic-re"], Path("out"), [])
     outcomes = {}
@@ -64,8 +64,8 @@ SCORES: dict[str, list[float] | None] = {
 }
 
 
-def test_differences_are_paired_by_seed_and_their_intervals_are_scipys() -> None:
-    table, outcomes = pretend(SCORES)
+def test_differences_are_paired_by_seed_with_scipy_intervals() -> None:
+    table, outcomes = make_outcomes(SCORES)
     found = {(one.system, one.arm): one for one in differences(table, outcomes)}
     assert found.keys() == {("UMT", "AttnMixup"), ("UMT", "both"), ("MEGA", "AttnMixup"), (ALL, "AttnMixup")}
     one = found["UMT", "AttnMixup"]
@@ -78,8 +78,8 @@ def test_differences_are_paired_by_seed_and_their_intervals_are_scipys() -> None
     assert Difference("x", "y", "z", (1.0,), (0.25,)).text() == "+0.25"
 
 
-def test_the_table_shows_differences_and_what_is_missing() -> None:
-    table, outcomes = pretend(SCORES)
+def test_table_shows_differences_and_missing_cells() -> None:
+    table, outcomes = make_outcomes(SCORES)
     failed = next(cell for cell in outcomes if cell.row == "UMGF, none")
     outcomes[failed] = Outcome("failed", reason="no memory")
     text = difference_table(table, differences(table, outcomes), outcomes, [0, 1, 2], ["--training.epochs", "1"])
@@ -95,7 +95,7 @@ def test_the_table_shows_differences_and_what_is_missing() -> None:
     assert list(by_name) == [row.name for row in load_table("table1").rows if row.task in (None, "re")] + [ALL]
 
 
-def test_a_sweep_of_one_system_is_trained_resumed_and_drawn(
+def test_sweep_of_one_system_trains_resumes_and_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -106,14 +106,16 @@ def test_a_sweep_of_one_system_is_trained_resumed_and_drawn(
     assert capsys.readouterr().out.count("missing") == 4
     assert main([*command, "--jobs", "2"]) == 0
     out = Path("out")
-    told = {arm: [f1(out / f"pcnn-{slug}/synthetic-re/seed-{seed}") for seed in (0, 1)] for arm, slug in SLUGS.items()}
+    scores = {
+        arm: [f1(out / f"pcnn-{slug}/synthetic-re/seed-{seed}") for seed in (0, 1)] for arm, slug in SLUGS.items()
+    }
     with (out / "plug-and-play.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["system"], line["arm"]) for line in lines] == [("PCNN", arm) for arm in list(ARMS)[1:]]
     for line in lines:
-        pairs = [a - b for a, b in zip(told[line["arm"]], told["none"], strict=True)]
+        pairs = [a - b for a, b in zip(scores[line["arm"]], scores["none"], strict=True)]
         assert [float(one) for one in line["pairs"].split()] == pytest.approx(pairs)
-        assert float(line["mean"]) == pytest.approx(mean(told[line["arm"]]))
+        assert float(line["mean"]) == pytest.approx(mean(scores[line["arm"]]))
     assert (out / "plug-and-play.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
         "plug-and-play.csv",
@@ -141,7 +143,7 @@ def f1(run: Path) -> float:
         ({"jobs": 0}, "--jobs must be 1 or more"),
     ],
 )
-def test_mistakes_are_said(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         sweep.run_sweep("plug-and-play", ["synthetic-re"], [0], tmp_path / "out", [], **options)
     with pytest.raises(UserError, match=r"compares values of model\.attn_mixup"):

@@ -1,4 +1,4 @@
-"""What the page on extending adds from outside the package goes the whole way through the command line."""
+"""The plug-in from the page on extending works with all commands from the check to prediction."""
 
 import os
 import re
@@ -55,7 +55,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], env=paths, capture_output=True, text=True, check=False)
 
 
-def test_what_others_register_works_from_the_check_to_the_prediction(install: Path) -> None:
+def test_plugin_of_the_extension_guide_works_in_every_command(install: Path) -> None:
     blocks = re.findall(r"```py\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert len(blocks) == 4
     (install / "toy.py").write_text("\n\n".join(blocks))
@@ -63,7 +63,7 @@ def test_what_others_register_works_from_the_check_to_the_prediction(install: Pa
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_plug_in_that_cannot_be_imported_is_named(install: Path) -> None:
+def test_plugin_that_cannot_be_imported_raises(install: Path) -> None:
     (install / "toy.py").write_text("import not_there")
     ran = run(install, "-m", "reference_models", "data", "check", str(install))
     assert ran.returncode == 2

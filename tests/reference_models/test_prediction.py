@@ -1,4 +1,4 @@
-"""Posts: what is wrong with one is said, order is kept, a stopped file goes on, and batches change nothing."""
+"""Prediction of posts: clear errors, output order, resuming an interrupted file, and batching."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_crops_an_image_has_none_as_in_training(
+def test_image_without_crops_warns_once_and_has_no_crops(
     predictors: dict[str, Predictor], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     read = predictors["ner"].read
@@ -71,9 +71,7 @@ def test_without_crops_an_image_has_none_as_in_training(
 
 
 @pytest.mark.parametrize("task", FORMATS)
-def test_posts_without_crops_are_predicted_as_evaluation_does(
-    task: str, predictors: dict[str, Predictor], runs: Path
-) -> None:
+def test_posts_without_crops_match_evaluation(task: str, predictors: dict[str, Predictor], runs: Path) -> None:
     predictor, read = predictors[task], {"ner": Twitter().read, "re": Mnre().read}[task]
     samples = list(read(runs / task / "posts", "train", max_crops=0))
     evaluation = evaluate_split(predictor.model, EncodedSplit(samples, predictor.processor), 4, progress=False)
@@ -88,7 +86,7 @@ def test_posts_without_crops_are_predicted_as_evaluation_does(
 
 
 @pytest.mark.parametrize(("task", "pair"), [("ner", {}), ("re", {"head": "Ann", "tail": "Bob"})])
-def test_words_behind_the_limit_are_counted(
+def test_words_beyond_the_length_limit_are_counted(
     task: str, pair: dict[str, str], predictors: dict[str, Predictor], folder: Path
 ) -> None:
     words = ["Ann", "Bob", *"x" * 100]
@@ -96,12 +94,12 @@ def test_words_behind_the_limit_are_counted(
     long, short = predictors[task].records([json.dumps(post).encode() for post in posts], folder)
     assert "words_cut" not in short
     limit = predictors[task].processor.max_length
-    taken = 2 + (4 if task == "re" else 0)  # the ends of the sentence, and the markers
+    taken = 2 + (4 if task == "re" else 0)  # special tokens and entity markers
     subwords = predictors[task].processor.tokenizer(words[:2], is_split_into_words=True, add_special_tokens=False)
     assert long["words_cut"] == len(words) - 2 - (limit - taken - len(subwords["input_ids"]))
 
 
-def test_a_image_without_crops_is_given_to_the_detector(
+def test_detector_makes_crops_for_images_without_crops(
     predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = predictors["ner"]
@@ -119,7 +117,7 @@ def test_a_image_without_crops_is_given_to_the_detector(
         predictor.read({"text": "x y", "image": "c.png"}, folder)
 
 
-def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: dict[str, Predictor]) -> None:
+def test_entity_pairs_match_whole_words_and_do_not_overlap(predictors: dict[str, Predictor]) -> None:
     read = predictors["re"].read
     sample = read({"text": "Ann met Ann Lee and Ann", "head": "Ann Lee", "tail": "Ann"}, Path())
     assert (sample.head, sample.tail) == ((2, 4), (0, 1))
@@ -150,7 +148,7 @@ def test_entities_are_found_word_by_word_and_not_twice_in_one_place(predictors: 
         ("re", {"text": "a " * 99 + "b", "head": "a", "tail": "b"}, None),
     ],
 )
-def test_what_is_wrong_with_a_post_is_said(
+def test_invalid_posts_raise_and_give_error_records(
     task: str, post: dict[str, Any], message: str | None, predictors: dict[str, Predictor], folder: Path
 ) -> None:
     if message:
@@ -168,7 +166,7 @@ def posts_file(folder: Path) -> Path:
     return folder / "posts.jsonl"
 
 
-def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_output_has_one_record_per_line_in_input_order(predictors: dict[str, Predictor], folder: Path) -> None:
     counts = predict_file(predictors["ner"], posts_file(folder), folder / "out.jsonl")
     records = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert counts == {"lines": 13, "errors": 5, "cut": 0, "done": 0}
@@ -180,7 +178,7 @@ def test_a_file_keeps_its_order_with_one_record_a_line(predictors: dict[str, Pre
 
 
 def interrupt(predictor: Predictor, posts: Path, output: Path, content: bytes = b"") -> None:
-    """Leave what a call that was killed leaves, with `content` as its unfinished records."""
+    """Leave the files of a killed call, with `content` as its unfinished records."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor, "records", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -194,7 +192,7 @@ def stop(*_: object, **__: object) -> None:
 
 @settings(max_examples=10)
 @given(cut=st.integers(0, 900))
-def test_a_stopped_file_goes_on_where_it_was(cut: int, predictors: dict[str, Predictor], folder: Path) -> None:
+def test_interrupted_file_resumes(cut: int, predictors: dict[str, Predictor], folder: Path) -> None:
     posts, whole, again = posts_file(folder), folder / "whole.jsonl", folder / "again.jsonl"
     for path in (whole, again, folder / "again.jsonl.partial"):
         path.unlink(missing_ok=True)
@@ -227,7 +225,7 @@ def test_unfinished_records_of_another_call_are_not_continued(
     assert not output.exists()
 
 
-def test_two_processes_do_not_write_one_file(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_locked_output_file_raises(predictors: dict[str, Predictor], folder: Path) -> None:
     posts = posts_file(folder)
     with (
         FileLock(folder / "out.jsonl.lock"),
@@ -239,7 +237,7 @@ def test_two_processes_do_not_write_one_file(predictors: dict[str, Predictor], f
     assert not (folder / "out.jsonl.lock").exists()
 
 
-def test_files_that_cannot_be_read_or_written_are_named(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_unreadable_or_unwritable_files_raise(predictors: dict[str, Predictor], folder: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.jsonl: cannot be read \(No such file"):
         predict_file(predictors["ner"], folder / "gone.jsonl", folder / "out.jsonl")
     with pytest.raises(UserError, match=r"a\.png\S*: cannot be written \((Not a dir|File exists)"):
@@ -247,7 +245,7 @@ def test_files_that_cannot_be_read_or_written_are_named(predictors: dict[str, Pr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
-def test_a_full_disk_is_named(predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises(predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     posts, open_file = posts_file(folder), Path.open
 
     def open_full(path: Path, mode: str = "r", **options: Any) -> Any:
@@ -259,7 +257,7 @@ def test_a_full_disk_is_named(predictors: dict[str, Predictor], folder: Path, mo
 
 
 def make_samples(predictor: Predictor, folder: Path, count: int) -> list[Sample]:
-    """Samples of any length in any order, some of them of one length."""
+    """Return samples of mixed lengths, some of equal length."""
     extra = {"head": "Ruby", "tail": "Vex"} if predictor.processor.task.name == "re" else {}
     words = [3 * n % 7 for n in range(count)]
     posts = [{"text": f"{'so ' * n}Ruby Vex", "image": ("a.png", "b.png")[n % 2], **extra} for n in words]
@@ -267,7 +265,7 @@ def make_samples(predictor: Predictor, folder: Path, count: int) -> list[Sample]
 
 
 @pytest.mark.parametrize("task", FORMATS)
-def test_many_posts_say_what_each_says_alone(task: str, predictors: dict[str, Predictor], folder: Path) -> None:
+def test_batched_predictions_equal_single_ones(task: str, predictors: dict[str, Predictor], folder: Path) -> None:
     predictor = predictors[task]
     samples = make_samples(predictor, folder, 10)  # four batches of three
     for together, sample in zip(predictor.predict(samples), samples, strict=True):
@@ -278,7 +276,7 @@ def test_many_posts_say_what_each_says_alone(task: str, predictors: dict[str, Pr
     assert predictor.predict([]) == []
 
 
-def test_images_are_loaded_for_one_batch_at_a_time_and_texts_encoded_once(
+def test_images_are_loaded_per_batch_and_texts_encoded_once(
     predictors: dict[str, Predictor], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor, events = predictors["ner"], []
@@ -305,7 +303,7 @@ def test_images_are_loaded_for_one_batch_at_a_time_and_texts_encoded_once(
     ]
 
 
-def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+def test_at_most_one_window_of_a_file_is_read_ahead(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     taken = itertools.count()
     lines = (json.dumps({"text": "so", "id": next(taken)}).encode() for _ in range(200))
     records = predictors["ner"].records(lines, tmp_path)
@@ -316,7 +314,9 @@ def test_no_more_of_a_file_is_read_than_a_window(predictors: dict[str, Predictor
 
 @pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact product of int8 matrices")
 @pytest.mark.parametrize("task", FORMATS)
-def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], runs: Path, folder: Path) -> None:
+def test_int8_predictions_are_close_to_float32(
+    task: str, predictors: dict[str, Predictor], runs: Path, folder: Path
+) -> None:
     ours, theirs = Predictor(runs / f"run-{task}", int8=True), predictors[task]
     assert any(isinstance(module, Int8Linear) for module in ours.model.text_encoder.modules())
     samples = make_samples(theirs, folder, 10)
@@ -326,7 +326,7 @@ def test_int8_says_nearly_the_same(task: str, predictors: dict[str, Predictor], 
         assert one.probabilities == pytest.approx(other.probabilities, abs=0.05)
 
 
-def test_one_post_and_several_give_the_same_records(predictors: dict[str, Predictor], folder: Path) -> None:
+def test_one_post_and_several_posts_give_the_same_records(predictors: dict[str, Predictor], folder: Path) -> None:
     ner, relations = predictors["ner"], predictors["re"]
     texts = ["look , Ruby Vex\tagain", "  Azure  Mor ", "nothing here"]
     records = ner.predict_posts([{"text": text} for text in texts])
@@ -341,10 +341,10 @@ def test_one_post_and_several_give_the_same_records(predictors: dict[str, Predic
     assert record["relation"] in relations.processor.task.labels
 
 
-def test_entities_have_their_characters_and_a_probability(runs: Path) -> None:
+def test_entities_have_character_offsets_and_a_probability(runs: Path) -> None:
     predictor = Predictor(runs / "run-ner")
     torch.manual_seed(0)
-    torch.nn.init.normal_(predictor.model.head.linear.weight)  # so that it finds entities, right or wrong
+    torch.nn.init.normal_(predictor.model.head.linear.weight)  # so that the model predicts some entities
     rng = random.Random(0)
     found = 0
     for _ in range(30):
@@ -358,7 +358,7 @@ def test_entities_have_their_characters_and_a_probability(runs: Path) -> None:
     assert found
 
 
-def test_a_model_is_found_by_its_run_or_its_own_folder(runs: Path, predictors: dict[str, Predictor]) -> None:
+def test_from_pretrained_accepts_a_run_or_a_model_folder(runs: Path, predictors: dict[str, Predictor]) -> None:
     text = "look , Ruby Vex again"
     for name in (runs / "run-ner", str(runs / "run-ner" / "model")):
         assert Predictor.from_pretrained(name, batch_size=2)(text) == predictors["ner"](text)
@@ -368,14 +368,14 @@ def test_a_model_is_found_by_its_run_or_its_own_folder(runs: Path, predictors: d
         Predictor.from_pretrained(runs)
 
 
-def test_what_is_wrong_with_one_of_several_posts_is_said_by_its_number(predictors: dict[str, Predictor]) -> None:
+def test_invalid_post_error_names_its_number(predictors: dict[str, Predictor]) -> None:
     with pytest.raises(UserError, match=r"^post 2: expected a text"):
         predictors["ner"].predict_posts([{"text": "a"}, {"txt": "b"}])
     with pytest.raises(UserError, match=r"^the post: unknown key 'head'"):
         predictors["ner"]("a", head="a")
 
 
-def test_a_model_that_reads_texts_about_images_asks_for_these(
+def test_text_only_model_raises_on_images_and_names_image_texts(
     predictors: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictors["ner"].processor, "image_size", None)
@@ -387,7 +387,7 @@ def test_a_model_that_reads_texts_about_images_asks_for_these(
         predictors["ner"].read(post, Path())
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_post(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     line = b'{"text": "what a day with Ruby Vexmor"}'
     [plain] = predictors["ner"].records([line], tmp_path)
     [marked] = predictors["ner"].records([b"\xef\xbb\xbf" + line], tmp_path)
@@ -395,6 +395,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_post(predictors: dict[str, Pr
     assert marked == plain
 
 
-def test_repeated_key_is_an_error(predictors: dict[str, Predictor], tmp_path: Path) -> None:
+def test_repeated_key_gives_an_error_record(predictors: dict[str, Predictor], tmp_path: Path) -> None:
     [record] = predictors["ner"].records([b'{"text": "Ann", "text": "Bob"}'], tmp_path)
     assert record["error"].startswith("an object has the key 'text' twice")

@@ -1,4 +1,4 @@
-"""Many files of posts: shared by processes, resumed, and no record of another model taken for one of this."""
+"""Prediction of many files: sharing between processes, resuming, and records of another model."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ from reference_models.prediction_files import Work, _work_through, predict_files
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> list[Path]:
-    """Three files of 4, 5 and 6 posts, the second with a line that is no post."""
+    """Three files of 4, 5 and 6 posts; the second contains an invalid line."""
     Image.new("RGB", (60, 60), (200, 30, 30)).save(tmp_path / "red.png")
     paths = []
     for size in (4, 5, 6):
@@ -39,30 +39,32 @@ def manifest(folder: Path) -> dict[str, dict[str, object]]:
     return entries
 
 
-def here(work: Work) -> tuple[int, dict[Path, str]]:
-    """What one process does, in this one."""
+def work_in_this_process(work: Work) -> tuple[int, dict[Path, str]]:
+    """Do the work of one process in this process."""
     number, failed, _ = _work_through(0, work)
     return number, failed
 
 
-def calls_here(function: Callable[[int], Any], items: Iterable[int], jobs: int) -> Iterator[tuple[int, Future[Any]]]:
-    """`run_jobs` without processes."""
+def run_jobs_in_this_process(
+    function: Callable[[int], Any], items: Iterable[int], jobs: int
+) -> Iterator[tuple[int, Future[Any]]]:
+    """Run `run_jobs` without processes."""
     for item in items:
         call: Future[Any] = Future()
         call.set_result(function(item))
         yield item, call
 
 
-def test_processes_write_what_one_file_at_a_time_gives_and_a_manifest(
+def test_parallel_output_equals_single_file_output_with_manifest(
     runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     command = ["predict", str(runs["ner"]), "--input", *map(str, inputs), "--output", str(out), "--jobs", "2"]
-    assert main(command) == 1  # one post is none
-    told = capfd.readouterr().out
-    assert "3 of 3 files are finished: 15 posts, 1 of them with an error, 0 longer than the length limit" in told
-    assert "15 of them were predicted now" in told
-    assert "5.jsonl: 5 posts, 1 of them with an error" in told
+    assert main(command) == 1  # one post is invalid
+    printed = capfd.readouterr().out
+    assert "3 of 3 files are finished: 15 posts, 1 of them with an error, 0 longer than the length limit" in printed
+    assert "15 of them were predicted now" in printed
+    assert "5.jsonl: 5 posts, 1 of them with an error" in printed
     predictor = Predictor(runs["ner"])
     for path in inputs:
         predict_file(predictor, path, tmp_path / "alone.jsonl")
@@ -75,39 +77,39 @@ def test_processes_write_what_one_file_at_a_time_gives_and_a_manifest(
         "6.jsonl": (6, 0),
     }
     assert {path.name for path in out.iterdir() if path.suffix != ".lock"} == {*entries, "manifest.json"}
-    # Again: nothing is computed, and the counts are those of all files.
+    # The second call computes nothing and prints the counts of all files.
     assert main(command) == 1
-    told = capfd.readouterr().out
-    assert "3 of 3 files are finished: 15 posts" in told
-    assert "predicted now" not in told
+    printed = capfd.readouterr().out
+    assert "3 of 3 files are finished: 15 posts" in printed
+    assert "predicted now" not in printed
     assert manifest(out) == entries
 
 
-def test_a_stop_leaves_what_the_next_call_goes_on_with(
+def test_interrupted_call_resumes_from_its_manifest(
     runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = Work(runs["text-only"], inputs[:2], tmp_path / "out")
     work.output.mkdir()
     replace = Path.replace
 
-    def killed(path: Path, target: Path) -> Path:
+    def interrupt(path: Path, target: Path) -> Path:
         if path.suffix == ".partial":
             raise KeyboardInterrupt
         return replace(path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
-        for post in inputs:  # they have images, which this model does not read
+        patch.setattr(Path, "replace", interrupt)
+        for post in inputs:  # the posts have images, but this model reads only text
             post.write_text(post.read_text().replace(', "image": "red.png"', ""))
         with pytest.raises(KeyboardInterrupt):
-            here(work)
+            work_in_this_process(work)
     assert set(manifest(work.output)) == {"4.jsonl"}
     assert not (work.output / "4.jsonl").exists()
-    assert here(work) == (5, {})  # the four are not computed again
+    assert work_in_this_process(work) == (5, {})  # the four posts are not predicted again
     assert {name: entry["lines"] for name, entry in manifest(work.output).items()} == {"4.jsonl": 4, "5.jsonl": 5}
 
 
-def test_files_of_others_are_left_to_them_and_a_wrong_one_stops_no_other(
+def test_locked_and_foreign_files_are_skipped_and_others_finish(
     runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -126,24 +128,26 @@ def test_files_of_others_are_left_to_them_and_a_wrong_one_stops_no_other(
     assert str(other).startswith("0 of 1 files are finished: 0 posts")
 
 
-def test_crops_are_found_for_each_file_in_a_folder_of_its_own(
+def test_crops_of_each_file_are_in_a_separate_folder(
     runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    here(Work(runs["ner"], inputs[:2], out, grounding=GroundingConfig(detector="centre", top=1, size=16)))
+    work_in_this_process(
+        Work(runs["ner"], inputs[:2], out, grounding=GroundingConfig(detector="centre", top=1, size=16))
+    )
     assert [path.name for path in sorted(out.glob("*.crops/*"))] == ["line_4_0.png", "line_5_0.png"]
     assert str(manifest(out)["4.jsonl"]["ground"]).startswith("centre")
 
 
 @pytest.mark.parametrize("options", [["--jobs", "2"], []], ids=["new folder", "folder that is there"])
-def test_one_file_goes_into_a_folder_too(
+def test_single_file_can_be_written_to_a_folder(
     options: list[str], runs: dict[str, Path], inputs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     if not options:
         out.mkdir()
-    monkeypatch.setattr(prediction_files, "run_jobs", calls_here)
+    monkeypatch.setattr(prediction_files, "run_jobs", run_jobs_in_this_process)
     assert main(["predict", str(runs["ner"]), "--input", str(inputs[0]), "--output", str(out), *options]) == 0
     assert list(manifest(out)) == ["4.jsonl"]
     assert (out / "4.jsonl").is_file()
@@ -154,14 +158,14 @@ def test_records_of_another_model_are_not_counted(
 ) -> None:
     out = tmp_path / "out"
 
-    def meanwhile(function: Callable[[int], Any], *others: Any) -> Any:
-        """Another call finishes a file by another model."""
-        yield from calls_here(function, *others)
+    def run_jobs_with_other_call(function: Callable[[int], Any], *others: Any) -> Any:
+        """Simulate another call that finishes a file with another model."""
+        yield from run_jobs_in_this_process(function, *others)
         entries = manifest(out)
         entries["4.jsonl"]["int8"] = True
         (out / "manifest.json").write_text(json.dumps(entries))
 
-    monkeypatch.setattr(prediction_files, "run_jobs", meanwhile)
+    monkeypatch.setattr(prediction_files, "run_jobs", run_jobs_with_other_call)
     summary = predict_files(Work(runs["ner"], inputs[:2], out), 1)
     assert list(summary.finished) == [inputs[1]]
     assert "holds records of another call (int8 differs)" in summary.failed[inputs[0]]
@@ -181,7 +185,7 @@ def test_records_of_another_model_are_not_counted(
         (["4.jsonl", "5.jsonl", "--output", "red.png"], "red.png: cannot be written"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_is_written(
+def test_invalid_arguments_raise_before_anything_is_written(
     options: list[str],
     message: str,
     runs: dict[str, Path],

@@ -1,4 +1,4 @@
-"""Sweeps: the cells are the paper's, finished runs stay, a failed cell is told and costs no other."""
+"""Sweeps: cells match the paper, finished runs are kept, and a failed cell is reported and stops no other."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ BACKBONES: dict[str, dict[str, str]] = {
 }
 COSTS = ("M parameters", "s/epoch")
 TITLES = {"twitter2015": "Twitter-2015", "twitter2017": "Twitter-2017", "mnre": "MNRE"}
-# What each row changes in the settings of its data set.
+# The settings of the data set that each row changes.
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "table5": {
         "I2SRM": {},
@@ -44,7 +44,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "table6": {f"Delta = {share}": {"model.mixup": {"transformed_ratio": share}} for share in (0.8, 0.6, 0.4)},
 }
-# The paper's numbers, once more.
+# A second copy of the numbers in the paper.
 PAPER: dict[str, dict[str, dict[str, Any]]] = {
     "table1": {
         "CNN-BiLSTM-CRF": {"Twitter-2015": (66.24, 68.09, 67.15), "Twitter-2017": (80.00, 78.76, 79.37)},
@@ -126,7 +126,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
-    """The AttnMixup shares (or None) of the models that were built: one entry for each run that is really trained."""
+    """The AttnMixup ratio (or None) of each model that is built, so one entry per trained run."""
     built: list[float | None] = []
     build = training.build_system
 
@@ -138,15 +138,15 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     return built
 
 
-def stopped(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Any], BaseException | None]) -> None:
+def stop_builds(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Any], BaseException | None]) -> None:
     build = training.build_system
 
-    def stopping(name: str, settings: Any, processor: Any) -> Any:
+    def stop_or_build(name: str, settings: Any, processor: Any) -> Any:
         if error := stop(settings):
             raise error
         return build(name, settings, processor)
 
-    monkeypatch.setattr(training, "build_system", stopping)
+    monkeypatch.setattr(training, "build_system", stop_or_build)
 
 
 def read_markdown(path: Path) -> dict[str, dict[str, str]]:
@@ -178,7 +178,7 @@ SYSTEMS = {
 }
 
 
-def test_rows_of_the_comparison_are_systems() -> None:
+def test_table_1_rows_are_systems_with_their_settings() -> None:
     table = load_table("table1")
     assert {row.name for row in table.rows} == SYSTEMS.keys()
     for cell in make_cells(table, table.data, Path("out"), []):
@@ -188,7 +188,7 @@ def test_rows_of_the_comparison_are_systems() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PAPER.keys() - {"table1"}))
-def test_cells_differ_as_the_table_says(name: str) -> None:
+def test_cells_change_only_the_settings_of_the_table(name: str) -> None:
     table = load_table(name)
     cells = make_cells(table, table.data, Path("out"), [])
     assert len({cell.config.output for cell in cells}) == len(cells)
@@ -201,7 +201,7 @@ def test_cells_differ_as_the_table_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_numbers_are_the_papers(name: str) -> None:
+def test_cells_have_the_numbers_of_the_paper(name: str) -> None:
     table = load_table(name)
     found: dict[str, dict[str, Any]] = {row: {} for row in PAPER[name]}
     for cell in make_cells(table, table.data, Path("out"), []):
@@ -211,7 +211,7 @@ def test_the_numbers_are_the_papers(name: str) -> None:
     assert found == PAPER[name]
 
 
-def test_which_table_is_of_which_data() -> None:
+def test_tables_use_the_data_sets_of_the_paper() -> None:
     data = {name: load_table(name).data for name in PAPER}
     assert {name: data[name] for name in ("table2", "table3", "table4")} == {
         "table2": ("twitter2015",),
@@ -222,7 +222,7 @@ def test_which_table_is_of_which_data() -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
+def test_synthetic_cells_have_no_paper_numbers(name: str) -> None:
     table = load_table(name)
     cells = make_cells(table, table.synthetic, Path("out"), ["--training.epochs", "7"])
     encoders = name in ("table2", "table3", "table4")
@@ -270,7 +270,7 @@ def test_synthetic_cells_have_no_number_of_the_paper(name: str) -> None:
         ("table5", ["synthetic-re"], [0], ["--data.root", "nowhere"], "data.root: there is no folder nowhere"),
     ],
 )
-def test_mistakes_come_before_anything_is_written(
+def test_mistakes_raise_before_anything_is_written(
     name: str, data: list[str], seeds: list[int], overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
@@ -278,7 +278,7 @@ def test_mistakes_come_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sweep_goes_on_where_it_was_stopped(
+def test_interrupted_sweep_resumes(
     tmp_path: Path,
     root: Path,
     builds: list[float | None],
@@ -290,7 +290,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(
     assert sweep.list_cells(*command).endswith("0 of 4 are finished")
     assert not output.exists()
     with monkeypatch.context() as patch:
-        stopped(patch, lambda _: KeyboardInterrupt() if len(builds) == 3 else None)
+        stop_builds(patch, lambda _: KeyboardInterrupt() if len(builds) == 3 else None)
         with pytest.raises(KeyboardInterrupt):
             sweep.run_sweep(*command)
     assert len(builds) == 3
@@ -318,7 +318,7 @@ def test_a_sweep_goes_on_where_it_was_stopped(
         folder = output / line["row"].lower().replace(" ", "-") / "synthetic-ner"
         values = [f1_of(folder / f"seed-{seed}") for seed in (0, 1)]
         assert [float(value) for value in line["values"].split()] == values
-        assert (float(line["mean"]), float(line["spread"])) == (mean(values), stdev(values))
+        assert (float(line["mean"]), float(line["deviation"])) == (mean(values), stdev(values))
         assert table[line["row"]] == {"synthetic-ner ours": f"{mean(values):.2f} ± {stdev(values):.2f}"}
         assert (line["paper"], line["state"], line["seeds"], line["labels"]) == ("", "finished", "0 1", labels)
 
@@ -334,13 +334,13 @@ def test_a_sweep_goes_on_where_it_was_stopped(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_failed_cell_is_told_and_the_others_go_on(
+def test_failed_cell_is_reported_and_the_others_continue(
     tmp_path: Path, root: Path, builds: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("table6", ["synthetic-ner"], [3], tmp_path, ["--data.root", str(root), *SHORT])
     with monkeypatch.context() as patch:
         full = RuntimeError("out of memory\nand more")
-        stopped(patch, lambda settings: full if settings.mixup["transformed_ratio"] == 0.6 else None)
+        stop_builds(patch, lambda settings: full if settings.mixup["transformed_ratio"] == 0.6 else None)
         assert sweep.run_sweep(*command) == 1
     assert builds == [0.8, 0.4]
     table = read_markdown(tmp_path / "table6.md")
@@ -358,7 +358,7 @@ def test_a_failed_cell_is_told_and_the_others_go_on(
     assert "failed" not in (tmp_path / "table6.md").read_text()
 
 
-def test_encoders_that_are_not_here_fail_with_a_line(tmp_path: Path, root: Path) -> None:
+def test_missing_encoders_give_one_line_per_encoder(tmp_path: Path, root: Path) -> None:
     assert sweep.run_sweep("table2", ["synthetic-ner"], [0], tmp_path, ["--data.root", str(root)]) == 9
     text = (tmp_path / "table2.md").read_text()
     for number, encoder in enumerate(("bert-base-uncased", "roberta-base", "roberta-large"), start=1):
@@ -368,21 +368,21 @@ def test_encoders_that_are_not_here_fail_with_a_line(tmp_path: Path, root: Path)
     }
 
 
-def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of runs that were never trained; the table has three scores and rows that are for one task alone."""
+def test_table_shows_paper_numbers_next_to_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores are fake; the table has three scores per cell and rows for only one task."""
 
-    def pretend(config: Any, seeds: list[int], label: None) -> None:
+    def fake_train(config: Any, seeds: list[int], label: None) -> None:
         for seed, share in zip(seeds, (0.5, 0.75), strict=True):
             run = Path(config.output) / f"seed-{seed}"
             run.mkdir(parents=True)
             (run / "start.json").write_text(json.dumps(start_of(config)))
             scores = {"precision": share, "recall": share / 2, "f1": share / 4}
-            told = {"test": scores, "labels_fingerprint": config.data.format}
-            if config.system != "umt":  # a run of an earlier version does not say what it cost
-                told |= {"parameters": 1_230_000, "seconds": 30 * share, "epochs": 10}
-            (run / "metrics.json").write_text(json.dumps(told))
+            metrics = {"test": scores, "labels_fingerprint": config.data.format}
+            if config.system != "umt":  # runs of an earlier version have no costs
+                metrics |= {"parameters": 1_230_000, "seconds": 30 * share, "epochs": 10}
+            (run / "metrics.json").write_text(json.dumps(metrics))
 
-    monkeypatch.setattr(sweep, "train_seeds", pretend)
+    monkeypatch.setattr(sweep, "train_seeds", fake_train)
     assert sweep.run_sweep("table1", ["twitter2015", "mnre"], [4, 7], tmp_path, []) == 0
     table = read_markdown(tmp_path / "table1.md")
     titles = [f"{data} {what}" for data in ("Twitter-2015", "MNRE") for what in ("paper", "ours", *COSTS)]
@@ -425,7 +425,7 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path: Path, monkeypatch: pytes
     assert (f1_lines[0]["parameters"], f1_lines[0]["epoch_seconds"]) == ("1230000", "1.875")
 
 
-def test_the_five_numbers_of_the_paper_that_do_not_follow() -> None:
+def test_expected_f1_finds_five_inconsistent_paper_numbers() -> None:
     table = load_table("table1")
     odd = {
         (cell.row, cell.data): round(f1, 2)
@@ -441,7 +441,7 @@ def test_the_five_numbers_of_the_paper_that_do_not_follow() -> None:
     }
 
 
-def test_a_setting_that_some_systems_lack_is_for_the_others() -> None:
+def test_setting_is_applied_only_to_systems_that_have_it() -> None:
     table = load_table("table1")
     words = ["--model.text", "roberta-base", "--training.epochs=3", "--model.char_encoder", "lstm"]
     for cell in make_cells(table, ["twitter2017"], Path("out"), words):
@@ -454,7 +454,7 @@ def test_a_setting_that_some_systems_lack_is_for_the_others() -> None:
         make_cells(table, ["twitter2017"], Path("out"), ["--model.txt", "roberta-base"])
 
 
-def test_a_synthetic_set_is_made_once_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthetic_data_are_generated_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "SIZES", SIZES)
     roots = []
@@ -473,7 +473,7 @@ def test_a_synthetic_set_is_made_once_whole(tmp_path: Path, monkeypatch: pytest.
     assert made.stat().st_mtime_ns == before
     synthetic.generate(Path("data/synthetic-re"), "re", 1, SIZES)
     sweep.run_sweep(*command)
-    assert roots[-1] == "out/data/synthetic-re/posts"  # a sweep that has begun keeps its set
+    assert roots[-1] == "out/data/synthetic-re/posts"  # a started sweep keeps its data set
     sweep.run_sweep("table6", ["synthetic-re"], [0], Path("another"), [])
     assert roots[-1] == "data/synthetic-re"
 
@@ -485,12 +485,12 @@ def kill_at_0_6(cell: Cell, seeds: Sequence[int], scores: Sequence[str], *, labe
     return read_outcome(cell, seeds, scores)
 
 
-def test_a_killed_process_takes_no_finished_cell_along(
+def test_killed_process_fails_only_its_own_cell(
     tmp_path: Path, root: Path, builds: list[float | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("table6", ["synthetic-ner"], [3], tmp_path, ["--data.root", str(root), *SHORT])
     with monkeypatch.context() as patch:
-        stopped(patch, lambda settings: RuntimeError("no") if settings.mixup["transformed_ratio"] == 0.6 else None)
+        stop_builds(patch, lambda settings: RuntimeError("no") if settings.mixup["transformed_ratio"] == 0.6 else None)
         assert sweep.run_sweep(*command) == 1
     monkeypatch.setattr(sweep, "_train", kill_at_0_6)
     assert sweep.run_sweep(*command, jobs=2) == 1

@@ -1,4 +1,4 @@
-"""Tags of images: the likeliest classes, a detector's labels, texts of others, and what is kept of what is there."""
+"""Tags of images: most probable classes, labels of a detector, given texts, and existing texts that are kept."""
 
 import json
 import re
@@ -29,7 +29,7 @@ RANDOM = ["--model.vision", "mobilenet_v2", "--model.vision_weights", "none"]
 
 @pytest.fixture(scope="module")
 def mobile(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Settings of a backbone with weights in a local file."""
+    """Return settings of a backbone with weights in a local file."""
     path = tmp_path_factory.mktemp("weights") / "mobilenet.pt"
     torch.save(mobilenet_v2().state_dict(), path)
     return ["--model.vision", "mobilenet_v2", "--model.vision_weights", str(path)]
@@ -49,10 +49,10 @@ def image_of(root: Path, name: str) -> Path:
     return root.with_name("posts_images") / name
 
 
-def test_the_likeliest_classes_of_the_backbone_come_first(root: Path, mobile: list[str]) -> None:
+def test_class_tagger_returns_the_most_probable_classes_first(root: Path, mobile: list[str]) -> None:
     tagger = ClassTagger(settings(root, *mobile), count=3, least=0.0)
     [classifier] = [module for module in tagger.backbone.modules() if isinstance(module, nn.Linear)]
-    nn.init.normal_(classifier.bias)  # random weights find all classes alike
+    nn.init.normal_(classifier.bias)  # random weights give all classes the same score
     pixels = [tagger.load(image_of(root, f"train_{number}.jpg")) for number in range(4)]
     found = tagger.tag(pixels)
     for one, tags in zip(pixels, found, strict=True):
@@ -60,15 +60,15 @@ def test_the_likeliest_classes_of_the_backbone_come_first(root: Path, mobile: li
             logits = tagger.backbone(one[None])["logits"][0].tolist()
         ranked = sorted(range(1000), key=lambda number: -logits[number])
         assert tags == [NAMES[number] for number in ranked[:3]]
-    tagger.backbone = SureOfOne()  # type: ignore[assignment]
+    tagger.backbone = OneConfidentClass()  # type: ignore[assignment]
     tagger.least = 0.5
     assert tagger.tag(pixels) == [[NAMES[7]]] * 4
     tagger.least, tagger.count = 0.0, len(NAMES) + 1
     assert [sorted(tags) for tags in tagger.tag(pixels)] == [sorted(NAMES)] * 4
 
 
-class SureOfOne(nn.Module):
-    """Gives class 7 nine tenths."""
+class OneConfidentClass(nn.Module):
+    """A backbone that gives class 7 a probability of 0.9."""
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         logits = torch.zeros(len(pixels), 1000)
@@ -76,8 +76,8 @@ class SureOfOne(nn.Module):
         return {"logits": logits}
 
 
-class Fixed(nn.Module):
-    """Sees two persons and a car in every image."""
+class FixedDetections(nn.Module):
+    """A detector that finds two persons and a car in every image."""
 
     def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]] * 4)
@@ -85,8 +85,8 @@ class Fixed(nn.Module):
         return [seen for _ in images]
 
 
-def test_a_detector_names_each_class_once_by_its_best_box() -> None:
-    detector = TorchvisionDetector(Fixed(), "1", 0.1)
+def test_detector_tagger_returns_each_class_once_by_best_score() -> None:
+    detector = TorchvisionDetector(FixedDetections(), "1", 0.1)
     tagger = DetectorTagger(GroundingConfig(), count=5, detector=detector)
     assert tagger.tag([Image.new("RGB", (9, 9))] * 2) == [["car", "person"]] * 2
     assert (COCO[1], COCO[3]) == ("person", "car")
@@ -96,7 +96,7 @@ def test_a_detector_names_each_class_once_by_its_best_box() -> None:
     assert Box(0, 0, 1, 1, 0.5).label is None
 
 
-def test_tags_are_written_beside_what_is_there_already(root: Path, mobile: list[str], tmp_path: Path) -> None:
+def test_write_tags_keeps_existing_texts(root: Path, mobile: list[str], tmp_path: Path) -> None:
     before = read_image_texts(image_texts_path(root, "train"))
     given = tmp_path / "captions.jsonl"
     rows = [{"image": "train_1.jpg", "caption": "a star"}, {"image": "valid_0.jpg", "ocr": "STOP"}]
@@ -131,7 +131,7 @@ def test_tags_are_written_beside_what_is_there_already(root: Path, mobile: list[
         ([], ["--data.root", "NOWHERE"], "NOWHERE"),
     ],
 )
-def test_mistakes_come_before_anything_is_written(
+def test_mistakes_raise_before_anything_is_written(
     options: list[str],
     overrides: list[str],
     message: str,
@@ -150,7 +150,7 @@ def test_mistakes_come_before_anything_is_written(
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_detector_that_is_asked_for_phrases_names_nothing() -> None:
+def test_phrase_detector_raises() -> None:
     class Asked(CentreDetector):
         name, takes_phrases = "asked", True
 
@@ -158,7 +158,7 @@ def test_a_detector_that_is_asked_for_phrases_names_nothing() -> None:
         DetectorTagger(GroundingConfig(), count=3, detector=Asked())
 
 
-def test_the_command_says_what_it_wrote(root: Path, mobile: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_prints_a_summary_per_split(root: Path, mobile: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "tags", "synthetic-ner", "--data.root", str(root), *mobile, "--count", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("image_texts_train.jsonl: 5 images, 5 with tags, 0 with given texts, 0 unreadable")

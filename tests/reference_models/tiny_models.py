@@ -1,4 +1,4 @@
-"""Small random encoders of each family, small models, and batches in the format of the processor."""
+"""Small random encoders of each family, small models, and batches in the processor's format."""
 
 import torch
 from transformers import BertConfig, ElectraConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig

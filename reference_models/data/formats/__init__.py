@@ -3,6 +3,7 @@
 from reference_models.data.formats.base import (
     SPLITS,
     DataFormat,
+    check_root,
     get_format,
     list_formats,
     recognise,
@@ -26,6 +27,7 @@ __all__ = [
     "Mnre",
     "Parquet",
     "Twitter",
+    "check_root",
     "get_format",
     "list_formats",
     "recognise",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from reference_models.data.formats.layout import Layout
 from reference_models.data.samples import Sample, Split, read_crop_names
 from reference_models.errors import UserError
-from reference_models.names import Registry
+from reference_models.names import Registry, suggest_path
 
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 AnyFormat = TypeVar("AnyFormat", bound="type[DataFormat]")
@@ -53,14 +53,25 @@ def list_formats() -> list[str]:
     return list(_FORMATS)
 
 
+def check_root(root: Path) -> None:
+    """Check that the folder of a data set exists.
+
+    Raises:
+        UserError: If it does not. The message suggests a folder of a similar name.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: expected the folder of a data set, but this folder does not exist{suggest_path(root)}"
+        )
+
+
 def recognise(root: Path) -> DataFormat:
     """Detect the data format of the files below a folder.
 
     Raises:
         UserError: If the folder does not exist, or its files match no format or several.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: expected the folder of a data set, but this folder does not exist")
+    check_root(root)
     found = [kind for kind in _FORMATS.values() if kind.recognises(root)]
     if len(found) == 1:
         return found[0]

@@ -15,7 +15,7 @@ class Parquet(Jsonl):
     """Files `{train,valid,test}.parquet`, or shards such as `train-00000-of-00002.parquet`.
 
     The columns are the keys of `Jsonl`, and a null value is the same as a missing key. The files are read in batches of
-    rows, so they can be larger than the memory. Needs pyarrow (`pip install 'attnmixup[parquet]'`).
+    rows, so they can be larger than the memory. Needs pyarrow (`pip install '.[parquet]'`).
     """
 
     suffix = ".parquet"

@@ -1,4 +1,4 @@
-"""Attention of words to crops, against the layers computed one by one, and what has none."""
+"""Attention of words to crops, compared with a layer-by-layer computation, and cases without attention."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def sample_of(run: Path, task: str) -> Sample:
 
 
 def slow_weights(model: System, processor: Processor, sample: Sample) -> torch.Tensor:
-    """Weights (layers, heads, L, P + L) from the hidden states before each layer, by the textbook."""
+    """Compute weights (layers, heads, L, P + L) from the input of each layer with the textbook formula."""
     batch = processor.collate([processor.encode(sample) | {"pixels": processor.pixels(sample)}])
     seen: list[Prefix] = []
     hook = model.prefix.register_forward_hook(lambda _, given, prefix: seen.append(prefix))
@@ -53,7 +53,7 @@ def slow_weights(model: System, processor: Processor, sample: Sample) -> torch.T
 
 @pytest.mark.parametrize("task", FORMATS)
 @torch.no_grad()
-def test_shares_are_the_mean_of_the_weights_on_the_tokens_of_a_crop(task: str, runs: dict[str, Path]) -> None:
+def test_crop_shares_match_the_mean_attention_weights(task: str, runs: dict[str, Path]) -> None:
     model, processor = load_model(runs[task])
     sample = sample_of(runs[task], task)
     found = crop_attention(model, processor, sample)
@@ -69,7 +69,7 @@ def test_shares_are_the_mean_of_the_weights_on_the_tokens_of_a_crop(task: str, r
     assert model.text_encoder.body.config._attn_implementation == NAMES["sdpa"]
 
 
-def test_the_attention_leaves_the_model_as_it_was(runs: dict[str, Path]) -> None:
+def test_crop_attention_leaves_the_model_unchanged(runs: dict[str, Path]) -> None:
     model, processor = load_model(runs["ner"])
     sample = sample_of(runs["ner"], "ner")
     batch = processor.collate([processor.encode(sample) | {"pixels": processor.pixels(sample)}])
@@ -81,7 +81,7 @@ def test_the_attention_leaves_the_model_as_it_was(runs: dict[str, Path]) -> None
     assert not model.text_encoder.body._forward_pre_hooks
 
 
-def test_without_crops_or_without_a_prefix_there_is_none(runs: dict[str, Path]) -> None:
+def test_no_crop_attention_without_crops_or_prefix(runs: dict[str, Path]) -> None:
     model, processor = load_model(runs["ner"])
     sample = sample_of(runs["ner"], "ner")
     assert crop_attention(model, processor, replace(sample, crops=())) is None
@@ -93,7 +93,7 @@ def test_without_crops_or_without_a_prefix_there_is_none(runs: dict[str, Path]) 
     assert crop_attention(text_only, processor, sample) is None
 
 
-def test_words_behind_the_length_limit_are_left_out(runs: dict[str, Path]) -> None:
+def test_words_beyond_the_length_limit_are_left_out(runs: dict[str, Path]) -> None:
     model, processor = load_model(runs["ner"])
     sample = sample_of(runs["ner"], "ner")
     long = replace(sample, words=("a",) * 200, tags=None)

@@ -1,4 +1,4 @@
-"""What the model is asked for, against its own loss and against slow oracles."""
+"""Modality gap and attention of a trained model, compared with its own loss and slow oracles."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ def trained(request: pytest.FixtureRequest, runs: dict[str, Path]) -> tuple:
     return model, EncodedSplit(samples, processor)
 
 
-def test_divergence_is_the_semantic_loss_of_the_model(trained: tuple) -> None:
+def test_divergence_matches_the_semantic_loss(trained: tuple) -> None:
     model, split = trained
     gap = measure_gap(*semantic_sides(model, split, 7), model.semantic)
     batch = split.processor.collate([split[i] for i in range(len(split))])
@@ -52,14 +52,14 @@ def test_training_logs_the_gap_of_each_epoch(task: str, runs: dict[str, Path]) -
     assert sum("eval_gap_own" in entry for entry in history) == sum("eval_f1" in entry for entry in history)
 
 
-def test_measuring_draws_no_random_number(trained: tuple) -> None:
+def test_gap_scores_do_not_change_the_random_state(trained: tuple) -> None:
     model, split = trained
     before = torch.get_rng_state()
     assert gap_scores(model, split, 7)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_two_sides_there_is_no_gap(trained: tuple) -> None:
+def test_no_gap_without_images_or_semantic_loss(trained: tuple) -> None:
     model, split = trained
     blind = [replace(sample, image=None, crops=()) for sample in split.samples]
     assert gap_scores(model, EncodedSplit(blind, split.processor), 7) == {}
@@ -68,7 +68,7 @@ def test_without_two_sides_there_is_no_gap(trained: tuple) -> None:
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
-def test_sides_of_any_semantic_loss(pool: str, trained: tuple) -> None:
+def test_semantic_sides_for_other_loss_options(pool: str, trained: tuple) -> None:
     model, split = trained
     widths = model.semantic.text_dim, model.semantic.image_dim
     model.semantic = SemanticKLLoss(*widths, project="image", pool=pool, temperature=3, direction="symmetric")
@@ -81,7 +81,7 @@ def test_sides_of_any_semantic_loss(pool: str, trained: tuple) -> None:
     assert measure_gap(text, image, model.semantic).own == pytest.approx(loss.item(), rel=1e-4)
 
 
-def test_gap_by_hand() -> None:
+def test_gap_matches_direct_computation() -> None:
     torch.manual_seed(0)
     text, image = torch.randn(2, 6, 5).log_softmax(-1)
     gap = measure_gap(text, image, SemanticKLLoss(5, 5))
@@ -95,14 +95,14 @@ def test_gap_by_hand() -> None:
     assert gap.features[1] == pytest.approx(torch.stack(entropies).mean().exp().item(), rel=1e-5)
 
 
-def test_flat_distributions_spread_over_all_features() -> None:
+def test_uniform_distributions_use_all_features() -> None:
     flat = torch.zeros(4, 8).log_softmax(-1)
     gap = measure_gap(flat, flat, SemanticKLLoss(8, 8))
     assert gap.features == pytest.approx((8, 8))
     assert (gap.own, gap.distance, gap.spread) == (0, 0, (0, 0))
 
 
-def test_projection_against_the_covariance() -> None:
+def test_projection_matches_eigenvectors_of_the_covariance() -> None:
     torch.manual_seed(0)
     text, image = torch.randn(20, 6) * torch.arange(1, 7), torch.randn(20, 6) * torch.arange(1, 7) + 4
     placed_text, placed_image, shares = project(text, image)
@@ -115,7 +115,7 @@ def test_projection_against_the_covariance() -> None:
         assert shares[axis] == pytest.approx((values[column] / values.sum()).item(), rel=1e-4)
 
 
-def test_attention_of_a_batch(trained: tuple) -> None:
+def test_batch_attention_rows_sum_to_1(trained: tuple) -> None:
     model, split = trained
     weights, stats = batch_attention(model, split)
     assert weights.shape == (len(split), len(split))
@@ -125,7 +125,7 @@ def test_attention_of_a_batch(trained: tuple) -> None:
 
 @pytest.mark.parametrize("score", ["additive", "shared", "dot"])
 @pytest.mark.parametrize("sequence", ["pooled", "position", "sample"])
-def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
+def test_mean_attention_averages_heads_and_real_words(score: str, sequence: str) -> None:
     torch.manual_seed(0)
     attention = SampleAttention(8, heads=2, score=score, sequence=sequence)
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]]).bool()
@@ -138,5 +138,5 @@ def test_mean_over_heads_and_real_words(score: str, sequence: str) -> None:
         assert torch.allclose(mean[i], torch.stack(words).mean(0))
 
 
-def test_samples_that_attend_alike_are_rows_alike() -> None:
+def test_shared_attention_expands_to_equal_rows() -> None:
     assert mean_attention(torch.tensor([[[0.25, 0.75]], [[0.75, 0.25]]]), None).tolist() == [[0.5, 0.5], [0.5, 0.5]]

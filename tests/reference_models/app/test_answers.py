@@ -1,4 +1,4 @@
-"""What the page asks of a model: the same as the predictor says, and of a file no other file of this machine."""
+"""Answers of the app: the same predictions as the predictor, and no access to other files on the machine."""
 
 import json
 from pathlib import Path
@@ -28,14 +28,16 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ner", "re"])
-def test_an_example_is_answered_as_by_the_predictor(
+def test_answer_to_an_example_matches_the_predictor(
     name: str, answers: dict[str, Answers], runs: dict[str, Path]
 ) -> None:
-    asked = answers[name]
-    example = read_examples(read_settings(runs[name] / CONFIG), asked.task, 3)[1]
-    answer = asked.answer(example.post, GIVEN, example.boxes)
+    service = answers[name]
+    example = read_examples(read_settings(runs[name] / CONFIG), service.task, 3)[1]
+    answer = service.answer(example.post, GIVEN, example.boxes)
     text = {key: value for key, value in example.post.items() if key not in ("image", "crops")}
-    [full], [bare] = (asked.predictor.predict([asked.predictor.read(post, Path())]) for post in (example.post, text))
+    [full], [bare] = (
+        service.predictor.predict([service.predictor.read(post, Path())]) for post in (example.post, text)
+    )
     assert answer.prediction.answer == full.answer
     assert answer.prediction.probabilities == pytest.approx(full.probabilities, abs=1e-5)
     assert answer.alone.probabilities == pytest.approx(bare.probabilities, abs=1e-5)
@@ -45,50 +47,50 @@ def test_an_example_is_answered_as_by_the_predictor(
     assert answer.notes == []
 
 
-def test_crops_are_found_or_left_out_as_was_chosen(answers: dict[str, Answers], image: Path) -> None:
-    asked = answers["ner"]
+def test_crops_follow_the_chosen_option(answers: dict[str, Answers], image: Path) -> None:
+    service = answers["ner"]
     post = {"text": "look , Ruby Vex", "image": str(image), "crops": [str(image)]}
-    found = asked.answer(post, "centre")
+    found = service.answer(post, "centre")
     assert found.boxes == [(10, 10, 50, 50), (0, 0, 40, 40), (20, 0, 60, 40)]
     assert [Image.open(crop).size for crop in found.sample.crops] == [(16, 16)] * 3
-    left_out = asked.answer(post, WITHOUT)
+    left_out = service.answer(post, WITHOUT)
     assert (left_out.sample.crops, left_out.boxes, left_out.attention) == ((), [], None)
     assert left_out.prediction.probabilities == pytest.approx(left_out.alone.probabilities)
     assert ["it did not see the image" in note for note in left_out.notes] == [True]
-    assert asked.answer(post).boxes == [None]
-    again = asked.answer(post, "centre")
+    assert service.answer(post).boxes == [None]
+    again = service.answer(post, "centre")
     assert not set(again.sample.crops) & set(found.sample.crops)
-    assert asked.answer({"text": "a b"}, "centre").alone is None
+    assert service.answer({"text": "a b"}, "centre").alone is None
 
 
-def test_words_that_are_cut_are_told(answers: dict[str, Answers]) -> None:
+def test_truncated_words_are_noted(answers: dict[str, Answers]) -> None:
     [note] = answers["text-only"].answer({"text": "a " * 100}).notes
     assert "The last 22 words are beyond the limit of 80 sub-words" in note
 
 
-def test_a_model_of_text_alone_takes_no_image(answers: dict[str, Answers], image: Path) -> None:
-    assert [asked.sees_images for asked in answers.values()] == [True, True, False]
+def test_image_for_a_text_only_model_raises(answers: dict[str, Answers], image: Path) -> None:
+    assert [service.sees_images for service in answers.values()] == [True, True, False]
     with pytest.raises(UserError, match="reads only text; leave out image and crops"):
         answers["text-only"].answer({"text": "a", "image": str(image)})
 
 
-def test_the_detector_of_the_settings_is_the_first_and_data_are_none(runs: dict[str, Path], tmp_path: Path) -> None:
-    asked = Answers(Predictor(runs["ner"]), GroundingConfig(detector="owlv2", weights=str(tmp_path)), tmp_path)
-    assert asked.detectors == ["owlv2", "centre", "grounding-dino", "torchvision"]
+def test_configured_detector_comes_first_and_needs_local_weights(runs: dict[str, Path], tmp_path: Path) -> None:
+    service = Answers(Predictor(runs["ner"]), GroundingConfig(detector="owlv2", weights=str(tmp_path)), tmp_path)
+    assert service.detectors == ["owlv2", "centre", "grounding-dino", "torchvision"]
     with pytest.raises(
         UserError, match=r"owlv2 .* downloads nothing: .* with --grounding.detector owlv2 --grounding.w"
     ):
-        asked.answer({"text": "a", "image": str(image_in(tmp_path))}, "owlv2")
-    assert len(asked.answer({"text": "a", "image": str(image_in(tmp_path))}, "centre").boxes) == 3
+        service.answer({"text": "a", "image": str(save_image(tmp_path))}, "owlv2")
+    assert len(service.answer({"text": "a", "image": str(save_image(tmp_path))}, "centre").boxes) == 3
 
 
-def image_in(folder: Path) -> Path:
+def save_image(folder: Path) -> Path:
     Image.new("RGB", (60, 60)).save(folder / "b.png")
     return folder / "b.png"
 
 
-def test_a_file_is_answered_line_by_line(answers: dict[str, Answers], image: Path, tmp_path: Path) -> None:
-    asked = answers["ner"]
+def test_file_of_posts_is_answered_line_by_line(answers: dict[str, Answers], image: Path, tmp_path: Path) -> None:
+    service = answers["ner"]
     lines = [
         {"id": 7, "text": "look , Ruby Vex", "image": "images/a.png"},
         {"text": "look", "image": str(Path(__file__))},
@@ -97,21 +99,21 @@ def test_a_file_is_answered_line_by_line(answers: dict[str, Answers], image: Pat
     ]
     posts = tmp_path / "posts.jsonl"
     posts.write_text("\n".join([*map(json.dumps, lines), "no post", "[1]"]) + "\n")
-    output, counts = asked.answer_file([posts, image], "centre")
+    output, counts = service.answer_file([posts, image], "centre")
     records = [json.loads(line) for line in output.read_text().splitlines()]
     assert counts == {"posts": 6, "errors": 4}
     assert [record["line"] for record in records] == [1, 2, 3, 4, 5, 6]
-    expected = asked.answer({"text": "look , Ruby Vex", "image": str(image)}, "centre")
-    found = asked.task.to_json(expected.sample, expected.prediction, "look , Ruby Vex")
+    expected = service.answer({"text": "look , Ruby Vex", "image": str(image)}, "centre")
+    found = service.task.to_json(expected.sample, expected.prediction, "look , Ruby Vex")
     assert records[0]["id"] == 7
     assert [entity["type"] for entity in records[0]["entities"]] == [entity["type"] for entity in found["entities"]]
     assert records[1]["error"] == f"{Path(__file__).name}: the file does not exist"
     assert "crops must be a list of paths" in records[2]["error"]
     assert "entities" in records[3]
-    assert asked.predictor.ground is None
+    assert service.predictor.ground is None
 
 
-def test_images_of_a_file_are_found_by_name_alone() -> None:
+def test_image_paths_of_posts_are_reduced_to_file_names() -> None:
     for given, expected in (("/etc/passwd", "passwd"), ("a/b/c.png", "c.png"), ("..", "_"), ("x/..", "_"), ("", "_")):
         assert json.loads(by_name(json.dumps({"image": given, "crops": [given]}).encode())) == {
             "image": expected,
@@ -121,7 +123,7 @@ def test_images_of_a_file_are_found_by_name_alone() -> None:
         assert by_name(line) == line
 
 
-def test_what_is_wrong_with_a_file_is_said(answers: dict[str, Answers], image: Path, tmp_path: Path) -> None:
+def test_invalid_uploads_raise(answers: dict[str, Answers], image: Path, tmp_path: Path) -> None:
     posts = tmp_path / "posts.jsonl"
     posts.write_text("")
     for files, message in (

@@ -1,4 +1,4 @@
-"""Examples are posts of the test split that say what their samples hold, with boxes where the set knows them."""
+"""Example posts from the test split: the content of their samples, and boxes where the data set has them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,14 +36,14 @@ def test_examples_are_posts_of_the_test_split(name: str, runs: dict[str, Path]) 
             assert set(example.boxes) == set(example.post["crops"])
 
 
-def test_what_a_post_cannot_say_is_no_example() -> None:
+def test_is_post_rejects_samples_that_a_post_cannot_express() -> None:
     assert is_post(NER, Sample("x:1", ("a", "b")))
     assert not is_post(NER, Sample("x:1", ("a b", "c")))
     assert is_post(RE, Sample("x:1", ("a", "b"), head=(0, 1), tail=(1, 2)))
     assert not is_post(RE, Sample("x:1", ("a", "a", "b"), head=(1, 2), tail=(2, 3)))  # a post names the first "a"
 
 
-def test_boxes_are_those_of_the_crop_command(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_known_boxes_are_found_in_a_symlinked_data_folder(runs: dict[str, Path], tmp_path: Path) -> None:
     config = read_settings(runs["ner"] / CONFIG)
     data = Path(config.data.root)
     drawn = known_boxes(config)
@@ -55,13 +55,13 @@ def test_boxes_are_those_of_the_crop_command(runs: dict[str, Path], tmp_path: Pa
     assert set(known_boxes(replace(config, data=copy)).values()) == set(drawn.values())
 
 
-def test_data_that_are_gone_are_said(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_missing_data_raises(runs: dict[str, Path], tmp_path: Path) -> None:
     config = read_settings(runs["ner"] / CONFIG, ["--data.root", str(tmp_path / "gone")])
     with pytest.raises(UserError, match="gone"):
         read_examples(config, NER, 5)
 
 
-def test_the_manifest_counts_before_what_was_drawn(tmp_path: Path) -> None:
+def test_manifest_boxes_take_precedence_over_synthetic_boxes(tmp_path: Path) -> None:
     from reference_models.data.synthetic import generate
 
     generate(tmp_path / "posts", "ner", 0, {"train": 2, "valid": 2, "test": 2})

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a reader does, and that no request leaves the machine."""
+"""The app in a real browser: user actions, and no request to another machine."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from reference_models.app.page import served
 
 pytestmark = pytest.mark.browser
 Connections = list[Any]
-WATCHED: list[Connections] = []  # an audit hook cannot be removed, so it writes to whoever watches
+WATCHED: list[Connections] = []  # an audit hook cannot be removed, so it appends to these lists
 
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address_of(browser: Any, runs: dict[str, Path]) -> Iterator[Callable[[str], str]]:
-    """Serves a run when it is asked for, one at a time; at the end, checks that this process spoke to nobody else."""
+    """Serve one run at a time, on demand; at the end, check that this process connected only to the local machine."""
     connections: Connections = []
     WATCHED.append(connections)
     serving: dict[str, str] = {}
@@ -64,8 +64,8 @@ def address_of(browser: Any, runs: dict[str, Path]) -> Iterator[Callable[[str], 
 
 @pytest.fixture
 def visit(browser: Any, address_of: Callable[[str], str]) -> Iterator[Callable[..., Any]]:
-    """Opens the page of a run; at the end, checks that the browser asked nobody else and met no error."""
-    asked: list[str] = []
+    """Open the page of a run; at the end, check that the browser sent only local requests and met no error."""
+    requested: list[str] = []
     errors: list[str] = []
     contexts = []
 
@@ -74,7 +74,7 @@ def visit(browser: Any, address_of: Callable[[str], str]) -> Iterator[Callable[.
         contexts[-1].grant_permissions(["clipboard-read", "clipboard-write"])
         page = contexts[-1].new_page()
         page.set_default_timeout(20_000)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("response", lambda response: errors.append(response.url) if response.status >= 400 else None)
         page.goto(address_of(name))
@@ -84,7 +84,7 @@ def visit(browser: Any, address_of: Callable[[str], str]) -> Iterator[Callable[.
     yield open_page
     for context in contexts:
         context.close()
-    assert {urlsplit(url).hostname for url in asked if not url.startswith(("data:", "blob:"))} <= set(LOCAL)
+    assert {urlsplit(url).hostname for url in requested if not url.startswith(("data:", "blob:"))} <= set(LOCAL)
     assert errors == []
 
 
@@ -95,7 +95,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def predict(page: Any) -> Any:
-    """Press the button; gives the answer that comes, not the one that was there."""
+    """Press the button and return the new answer, not the previous one."""
     page.evaluate(
         "document.querySelectorAll('#answer .answer-view, #answer .problem').forEach(e => e.dataset.old = '')"
     )
@@ -111,7 +111,7 @@ def choose_example(page: Any, number: int) -> Any:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
 @pytest.mark.parametrize("name", ["re", "ner"])
-def test_an_example_is_shown_and_answered(visit: Callable[..., Any], name: str, width: int, scheme: str) -> None:
+def test_example_is_shown_and_answered(visit: Callable[..., Any], name: str, width: int, scheme: str) -> None:
     page = visit(name, width=width, scheme=scheme)
     check_accessibility(page)
     answer = choose_example(page, 1)
@@ -132,7 +132,7 @@ def test_an_example_is_shown_and_answered(visit: Callable[..., Any], name: str, 
     check_accessibility(page)
 
 
-def test_the_theme_follows_the_reader(visit: Callable[..., Any]) -> None:
+def test_theme_follows_the_colour_scheme(visit: Callable[..., Any]) -> None:
     colours = []
     for scheme in ("light", "dark"):
         page = visit("ner", scheme=scheme)
@@ -140,7 +140,7 @@ def test_the_theme_follows_the_reader(visit: Callable[..., Any]) -> None:
     assert colours[0] != colours[1]
 
 
-def test_an_uploaded_image_and_the_detectors(visit: Callable[..., Any], image: Path) -> None:
+def test_uploaded_image_with_each_detector_option(visit: Callable[..., Any], image: Path) -> None:
     page = visit("ner")
     choose_example(page, 0).wait_for()
     page.get_by_role("button", name="Clear").or_(page.get_by_label("Remove Image")).first.click()
@@ -163,7 +163,7 @@ def test_an_uploaded_image_and_the_detectors(visit: Callable[..., Any], image: P
     check_accessibility(page)
 
 
-def test_an_image_is_pasted(visit: Callable[..., Any]) -> None:
+def test_image_is_pasted_from_the_clipboard(visit: Callable[..., Any]) -> None:
     page = visit("ner")
     page.evaluate(
         """async () => {
@@ -180,7 +180,7 @@ def test_an_image_is_pasted(visit: Callable[..., Any]) -> None:
     answer.locator("rect.box").first.wait_for()
 
 
-def test_what_is_wrong_with_a_post_is_said_on_the_page(visit: Callable[..., Any], tmp_path: Path) -> None:
+def test_invalid_post_shows_an_error(visit: Callable[..., Any], tmp_path: Path) -> None:
     page = visit("ner")
     predict(page)
     page.get_by_role("alert").filter(has_text="expected a sentence of non-empty words").wait_for()
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_a_post_is_said_on_the_page(visit: Callable[..., Any]
     page.get_by_role("alert").filter(has_text="broken.png").wait_for()
 
 
-def test_the_entities_of_a_relation_are_asked_for(visit: Callable[..., Any]) -> None:
+def test_relation_entities_are_entered_and_checked(visit: Callable[..., Any]) -> None:
     page = visit("re")
     page.get_by_label("Sentence,").fill("Ann Lee met Bob")
     page.get_by_label("Head entity").fill("Ann Lee")
@@ -205,7 +205,7 @@ def test_the_entities_of_a_relation_are_asked_for(visit: Callable[..., Any]) -> 
     page.locator("#answer .answer-view").wait_for()
 
 
-def test_a_model_of_text_alone_asks_for_no_image(visit: Callable[..., Any]) -> None:
+def test_text_only_model_has_no_image_input(visit: Callable[..., Any]) -> None:
     page = visit("text-only")
     assert page.get_by_label("Object crops").count() == 0
     page.get_by_label("Sentence,").fill("look , Ruby Vexmor again !")
@@ -214,7 +214,7 @@ def test_a_model_of_text_alone_asks_for_no_image(visit: Callable[..., Any]) -> N
     assert answer.get_by_role("heading").all_inner_texts() == ["Prediction"]
 
 
-def test_a_file_of_posts_is_answered_and_downloaded(visit: Callable[..., Any], image: Path, tmp_path: Path) -> None:
+def test_file_of_posts_is_answered_and_downloaded(visit: Callable[..., Any], image: Path, tmp_path: Path) -> None:
     page = visit("ner", width=375)
     page.get_by_role("tab", name="A file of posts").click()
     page.get_by_role("button", name="Predict the file").click()
@@ -235,7 +235,7 @@ def test_a_file_of_posts_is_answered_and_downloaded(visit: Callable[..., Any], i
     assert [sorted(record) for record in records] == [["entities", "line"], ["error", "line"]]
 
 
-def test_the_page_is_used_with_the_keyboard_alone(visit: Callable[..., Any]) -> None:
+def test_page_works_with_the_keyboard_only(visit: Callable[..., Any]) -> None:
     page = visit("text-only")
     page.get_by_label("Sentence,").focus()
     page.keyboard.type("look , Ruby Vexmor again !")
@@ -245,7 +245,7 @@ def test_the_page_is_used_with_the_keyboard_alone(visit: Callable[..., Any]) -> 
     page.locator("#answer .answer-view").wait_for()
 
 
-def test_a_run_whose_data_are_gone_has_no_examples(runs: dict[str, Path], tmp_path: Path, browser: Any) -> None:
+def test_run_with_missing_data_has_no_examples(runs: dict[str, Path], tmp_path: Path, browser: Any) -> None:
     config = read_settings(runs["ner"] / CONFIG, ["--data.root", str(tmp_path / "gone")])
     with served(runs["ner"], config, host="127.0.0.1", port=None) as address:
         page = browser.new_page()

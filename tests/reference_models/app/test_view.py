@@ -1,4 +1,4 @@
-"""What the page shows: well-formed, escaped, with the numbers of the answer."""
+"""HTML of the app: well-formed, escaped, and with the values of the answer."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def sample(tmp_path: Path) -> Sample:
 
 
 class View(Page):
-    """The rows of all tables, and the whole text."""
+    """A parsed view: the rows of all tables, and the whole text."""
 
     def __init__(self, source: str) -> None:
         super().__init__(
@@ -36,7 +36,7 @@ class View(Page):
         return self.tables["all"]
 
 
-def test_entities_stand_in_the_sentence_with_and_without_the_image(sample: Sample) -> None:
+def test_entities_are_marked_with_and_without_the_image(sample: Sample) -> None:
     both = Prediction(["B-PER", "I-PER", "O", "B-LOC", "O"], {(0, 2, "PER"): 0.75, (3, 4, "LOC"): 0.875})
     alone = Prediction(["O"] * 5)
     source = answer_view(NER, Answer(sample, both, alone, [(0, 0, 10, 10), None], None, ["a <note>"]))
@@ -51,7 +51,7 @@ def test_entities_stand_in_the_sentence_with_and_without_the_image(sample: Sampl
     assert source.count("<mark") == 2
 
 
-def test_relations_come_with_their_probabilities(sample: Sample) -> None:
+def test_relations_are_shown_with_probabilities(sample: Sample) -> None:
     source = answer_view(RE, Answer(sample, Prediction("born", {"None": 0.25, "born": 0.75}), None, [], None, []))
     page = View(source)
     assert page.rows() == [[["relation", "probability"], ["born", "75.0%"], ["None", "25.0%"]]]
@@ -60,7 +60,7 @@ def test_relations_come_with_their_probabilities(sample: Sample) -> None:
     assert "--share:75.0%" in source
 
 
-def test_boxes_are_drawn_in_pixels_of_the_image_and_numbered(sample: Sample) -> None:
+def test_boxes_are_numbered_and_in_image_pixels(sample: Sample) -> None:
     page = View(boxed_image(sample.image, [(20, 10, 60, 50), None, (0, 0, 5, 6)]))
     assert page.values("viewbox") == ["0 0 200 100"]
     assert page.values("x")[:2] == ["20", "20"]
@@ -70,7 +70,7 @@ def test_boxes_are_drawn_in_pixels_of_the_image_and_numbered(sample: Sample) -> 
     assert View(boxed_image(sample.image, [])).values("aria-label") == ["The image of the post"]
 
 
-def test_what_is_not_known_of_crops_is_said(sample: Sample) -> None:
+def test_unknown_boxes_and_missing_crops_are_stated(sample: Sample) -> None:
     assert "are unknown" in seen(sample, [None, None])
     assert "are unknown" not in seen(sample, [(0, 0, 5, 5), None])
     assert "There are no crops." in seen(Sample("x:1", WORDS, sample.image), [])
@@ -90,7 +90,7 @@ def test_attention_names_the_image_and_the_crops(sample: Sample) -> None:
     assert View(nothing).rows()[0][1] == ["Ann", "0.0"]
 
 
-def test_mistakes_are_announced_and_counts_told() -> None:
+def test_errors_and_counts_are_shown() -> None:
     page = View(problem("<i>wrong"))
     assert ("role", "alert") in page.attributes
     assert page.text["all"] == "No prediction: <i>wrong"

@@ -1,4 +1,4 @@
-"""Entities as tags, and back."""
+"""Conversion between entity spans and BIO tags."""
 
 import pytest
 from hypothesis import given
@@ -11,20 +11,20 @@ TAGS = ("O", "B-a", "I-a", "B-b c", "I-b c", "B-I-", "I-I-")
 
 
 @pytest.mark.parametrize("tag", TAGS)
-def test_tags(tag: str) -> None:
+def test_valid_tags_pass(tag: str) -> None:
     assert is_tag(tag)
     assert check_tag(tag, "here") == tag
 
 
 @pytest.mark.parametrize("tag", ["", "o", "B", "B-", "I-", "b-a", "S-a", "-a"])
-def test_no_tags(tag: str) -> None:
+def test_invalid_tags_raise(tag: str) -> None:
     assert not is_tag(tag)
     with pytest.raises(UserError, match=r"here: unknown tag .* expected O, B-TYPE or I-TYPE"):
         check_tag(tag, "here")
 
 
 @given(st.lists(st.sampled_from(TAGS), max_size=8))
-def test_entities_become_tags_that_have_the_same_entities(tags: list[str]) -> None:
+def test_entities_survive_a_round_trip_through_tags(tags: list[str]) -> None:
     entities = spans(tags)
     again = tags_of_spans(len(tags), entities, "here")
     assert spans(again) == entities
@@ -34,6 +34,6 @@ def test_entities_become_tags_that_have_the_same_entities(tags: list[str]) -> No
 @pytest.mark.parametrize(
     ("entity", "message"), [((1, 3, "b"), "overlaps"), ((2, 2, "b"), "empty"), ((2, 4, "b"), "not")]
 )
-def test_entities_that_no_tags_can_hold(entity: tuple[int, int, str], message: str) -> None:
+def test_overlapping_empty_or_out_of_range_entities_raise(entity: tuple[int, int, str], message: str) -> None:
     with pytest.raises(UserError, match=rf"here: the entity \[{entity[0]}, {entity[1]}\] \(b\) .*{message}"):
         tags_of_spans(3, [(0, 2, "a"), entity], "here")

@@ -1,4 +1,4 @@
-"""The check of a data set: what it counts, and that one problem hides no other."""
+"""Check of a data set: its counts, and all problems reported together."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def relations(tmp_path: Path) -> Path:
     return tmp_path / "re"
 
 
-def test_a_sound_set_has_nothing_fatal(ner: Path) -> None:
+def test_valid_data_set_has_no_fatal_problem(ner: Path) -> None:
     report = check_data(None, ner, progress=False)
     train = report.splits[0]
     assert report.format == "twitter"
@@ -51,7 +51,7 @@ def test_a_sound_set_has_nothing_fatal(ner: Path) -> None:
     ]
 
 
-def test_missing_broken_unused_and_left_over_are_told_apart(ner: Path) -> None:
+def test_missing_broken_unused_files_and_unmatched_keys_are_reported(ner: Path) -> None:
     images, crops = ner.with_name("ner_images"), ner.with_name("ner_aux_images") / "train" / "crops"
     (images / "train_0.jpg").unlink()
     (images / "train_1.jpg").write_bytes(b"no image")
@@ -76,7 +76,7 @@ def test_missing_broken_unused_and_left_over_are_told_apart(ner: Path) -> None:
     assert len(check_data(None, ner, bad_images="drop", progress=False).fatal) == 1
 
 
-def test_crops_beyond_those_used_are_listed_but_not_decoded(ner: Path) -> None:
+def test_crops_beyond_max_crops_are_counted_but_not_decoded(ner: Path) -> None:
     path = ner / "ner_train_dict.pth"
     torch.save({"train_0.jpg": ["a.png", "b.png"]}, path)
     train = check_data(None, ner, max_crops=1, progress=False).splits[0]
@@ -99,7 +99,7 @@ def test_problems_of_all_splits_are_collected(ner: Path) -> None:
     assert check_data(None, ner, visual=False).fatal == report.fatal[:2]
 
 
-def test_relations(relations: Path) -> None:
+def test_relation_data_set_with_duplicates(relations: Path) -> None:
     shutil.copy(relations / "img_org" / "train" / "train_0.jpg", relations / "img_org" / "test" / "test_1.jpg")
     rows = (relations / "txt" / "ours_train.txt").read_text().splitlines()
     path = relations / "txt" / "ours_test.txt"
@@ -113,28 +113,28 @@ def test_relations(relations: Path) -> None:
     assert report.splits[2].crops is not None
     assert report.splits[2].crops[0] >= 1  # the added row has no key in the dictionary
     (relations / "ours_rel2id.json").unlink()
-    assert len(check_data(None, relations, progress=False).fatal) == 1  # once, not once for each split
+    assert len(check_data(None, relations, progress=False).fatal) == 1  # reported once, not once per split
 
 
-def test_no_dictionary_is_no_problem(relations: Path) -> None:
+def test_missing_crop_dictionary_is_not_fatal(relations: Path) -> None:
     (relations / "txt" / "mre_dev_dict.pth").unlink()
     valid = check_data("mnre", relations, progress=False).splits[1]
     assert (valid.crops, valid.keys_without_row, valid.fatal) == (None, None, ())
 
 
-def test_the_table_has_a_column_for_each_split(ner: Path) -> None:
+def test_table_has_a_column_per_split(ner: Path) -> None:
     lines = check_data(None, ner, progress=False).table().splitlines()
     assert lines[2].split() == ["train", "valid", "test"]
     assert lines[3].split() == ["samples", "8", "3", "3"]
     assert len({len(line) for line in lines[2:8]}) == 1
 
 
-def test_orphan_tags() -> None:
+def test_orphan_tags_are_counted() -> None:
     tags = ("I-PER", "I-PER", "B-LOC", "I-ORG", "O", "I-LOC", "B-PER", "I-PER")
     assert orphan_tags([Sample("a:1", ("w",) * 8, tags=tags), Sample("a:2", ("w",), tags=("I-PER",))]) == 4
 
 
-def test_the_format_is_recognised_or_asked_for(tmp_path: Path, ner: Path, relations: Path) -> None:
+def test_format_is_recognised_or_raises(tmp_path: Path, ner: Path, relations: Path) -> None:
     assert (recognise(ner).name, recognise(relations).name) == ("twitter", "mnre")
     with pytest.raises(UserError, match=r"expected files that match one data format, these match none; .* are conll, "):
         recognise(tmp_path)

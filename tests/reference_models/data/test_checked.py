@@ -1,4 +1,4 @@
-"""Which contents of images are known to be readable."""
+"""The stored keys of image contents that are known to be readable."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ KEYS = st.lists(st.binary(min_size=16, max_size=16), max_size=6)
 
 
 @given(first=KEYS, second=KEYS)
-def test_all_that_was_added_is_read_once_and_in_order(
+def test_added_keys_are_read_sorted_and_without_duplicates(
     first: list[bytes], second: list[bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("checked") / "new"
@@ -25,7 +25,7 @@ def test_all_that_was_added_is_read_once_and_in_order(
     assert [bytes(key) for key in read_checked(folder)] == sorted({*first, *second})
 
 
-def test_damaged_file_is_named(tmp_path: Path) -> None:
+def test_damaged_file_raises(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"half")
     with pytest.raises(UserError, match=f"{FILE} is damaged; delete it"):
         read_checked(tmp_path)

@@ -1,4 +1,4 @@
-"""Crops are those of the image of their sample, or an error names the sample, the crop and both images."""
+"""Each crop must come from the image of its sample; otherwise an error names the sample, the crop and both images."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def check(root: Path, some: list[Sample]) -> list[Sample]:
     return list(check_crop_sources(some, root, "train", root / "crops"))
 
 
-def test_crops_of_the_own_image_and_unlisted_crops_pass(tmp_path: Path) -> None:
+def test_crops_of_the_same_image_and_unlisted_crops_pass(tmp_path: Path) -> None:
     some = samples(tmp_path, ("a.jpg", "1.png"), ("b.jpg", "2.png"), (None, "made_by_others.png"))
     assert check(tmp_path, some) == some
     write(tmp_path, [{"crop": "1.png", "image": "a.jpg"}, {"crop": "2.png", "image": "./b.jpg"}, {"crop": None}])
@@ -36,7 +36,7 @@ def test_crops_of_the_own_image_and_unlisted_crops_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["b.jpg", None])
-def test_a_crop_of_another_image_is_an_error(tmp_path: Path, image: str | None) -> None:
+def test_crop_of_another_image_raises(tmp_path: Path, image: str | None) -> None:
     write(tmp_path, [{"crop": "1.png", "image": "a.jpg"}])
     with pytest.raises(UserError, match=r"^0: its crop .*1\.png was cut from .*a\.jpg, but its image is .*: repeat"):
         check(tmp_path, samples(tmp_path, (image, "1.png")))

@@ -1,4 +1,4 @@
-"""Features on disk: what is written comes back row by row, and what is damaged says so."""
+"""Cached features on disk: rows are read back unchanged, and damaged files raise an error."""
 
 import pickle
 import random
@@ -23,12 +23,12 @@ from reference_models.data.features import (
 )
 from reference_models.errors import UserError
 
-# With zeros at the end, which a string of numpy would lose.
+# Some keys end with zero bytes, which a NumPy byte string would strip.
 keys = st.lists(st.integers(0, 3).map(lambda n: bytes([n, 0, 1, *[0] * 13])) | st.binary(min_size=16, max_size=16))
 
 
 def write(folder: Path, sizes: dict[int, int], width: int = 6) -> dict[Path, torch.Tensor]:
-    """Shards of random cells of images that are named by shard and row; the keys are those of the paths."""
+    """Write shards of random cells with path keys; images are named by shard and row. Returns the cells by path."""
     generator = np.random.default_rng(0)
     rows = {}
     for number, size in sizes.items():
@@ -43,15 +43,15 @@ def make_cache(folder: Path) -> FeatureCache:
     return FeatureCache({"cells": (folder, read_index(folder))}, {"cells": "all"})
 
 
-@given(known=keys, asked=keys)
-def test_index_is_a_dictionary(known: list[bytes], asked: list[bytes]) -> None:
+@given(known=keys, requested=keys)
+def test_index_matches_a_dictionary(known: list[bytes], requested: list[bytes]) -> None:
     places = {key: (number, 2 * number) for number, key in enumerate(known)}
     index = Index.make(np.array(list(places), KEY), np.array(list(places.values())).reshape(-1, 2))
-    found = index.find(np.array([*known, *asked], KEY))
-    assert [tuple(place) for place in found.tolist()] == [places.get(key, (-1, -1)) for key in [*known, *asked]]
+    found = index.find(np.array([*known, *requested], KEY))
+    assert [tuple(place) for place in found.tolist()] == [places.get(key, (-1, -1)) for key in [*known, *requested]]
 
 
-def test_keys_are_of_names_and_of_contents(tmp_path: Path) -> None:
+def test_path_keys_depend_on_names_and_content_keys_on_bytes(tmp_path: Path) -> None:
     for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1"), ("d", b"")):
         (tmp_path / name).write_bytes(content)
     contents = [content_key(tmp_path / name) for name in "abcd"]
@@ -59,10 +59,10 @@ def test_keys_are_of_names_and_of_contents(tmp_path: Path) -> None:
     assert len({*contents, content_key(None)}) == 4
     assert len({path_key(tmp_path / name) for name in "abcd"}) == 4
     assert content_key(None) == path_key(None) == BLANK
-    assert path_key(Path("caf\udce9.jpg"))  # a name that is no UTF-8
+    assert path_key(Path("caf\udce9.jpg"))  # a name that is not valid UTF-8
 
 
-def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
+def test_rows_are_read_in_any_order(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 3, 2: 1, 11: 4})
     cache = make_cache(tmp_path)
     paths = random.Random(0).choices(list(rows), k=20)
@@ -71,7 +71,7 @@ def test_rows_come_back_in_any_order(tmp_path: Path) -> None:
         cache.read([paths[0], Path("9-9.jpg")])
 
 
-def test_shard_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_adds_no_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {0: 3})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -93,9 +93,9 @@ def test_shard_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         lambda whole: b"\xff" * 8 + whole[8:],
         lambda whole: whole.replace(b"features", b"featured"),
     ],
-    ids=["empty", "header cut", "data cut", "too long", "header too long", "other tensors"],
+    ids=["empty", "truncated header", "truncated data", "trailing byte", "header too long", "wrong tensor name"],
 )
-def test_damaged_shard_is_one_error(damage: object, tmp_path: Path) -> None:
+def test_damaged_shard_raises_a_one_line_error(damage: object, tmp_path: Path) -> None:
     write(tmp_path, {0: 3, 1: 3})
     cache = make_cache(tmp_path)
     file = shard_file(tmp_path, 1)
@@ -109,13 +109,13 @@ def test_damaged_shard_is_one_error(damage: object, tmp_path: Path) -> None:
     assert len(read_index(tmp_path).keys) == 3
 
 
-def test_every_changed_byte_of_a_row_is_noticed(tmp_path: Path) -> None:
+def test_every_changed_byte_of_a_row_is_detected(tmp_path: Path) -> None:
     write(tmp_path, {0: 2})
     index = read_index(tmp_path)
     file = shard_file(tmp_path, 0)
     whole = file.read_bytes()
     data = range(8 + int.from_bytes(whole[:8], "little"), len(whole))
-    noticed = 0
+    detected = 0
     for place in data:
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         cache = FeatureCache({"cells": (tmp_path, index)}, {"cells": "all"})
@@ -123,21 +123,21 @@ def test_every_changed_byte_of_a_row_is_noticed(tmp_path: Path) -> None:
             cache.read([Path("0-0.jpg")])
         except UserError as error:
             assert "row 0 does not match its checksum" in str(error)  # noqa: PT017
-            noticed += 1
+            detected += 1
         else:
             with pytest.raises(UserError, match="row 1"):
                 cache.read([Path("0-1.jpg")])
-    assert noticed == len(data) // 2
+    assert detected == len(data) // 2
 
 
 def private_memory() -> int:
-    """Bytes of this process that no file stands behind."""
+    """Anonymous memory of this process in bytes, that is, memory not backed by a file."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell")
-def test_rows_are_read_without_their_shards(tmp_path: Path) -> None:
+def test_reading_rows_does_not_load_whole_shards(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 512, 1: 512}, width=4096)
     cache = make_cache(tmp_path)
     paths = list(rows)[::100]
@@ -148,7 +148,7 @@ def test_rows_are_read_without_their_shards(tmp_path: Path) -> None:
     assert private_memory() - before < 8e6 < shard_file(tmp_path, 0).stat().st_size / 4
 
 
-def test_what_goes_to_another_process_is_the_index_alone(tmp_path: Path) -> None:
+def test_pickled_cache_contains_only_the_index(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 100, 1: 100}, width=512)
     cache = make_cache(tmp_path)
     cache.read(list(rows))

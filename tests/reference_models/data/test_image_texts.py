@@ -1,4 +1,4 @@
-"""Texts about images: files that are read as they were written, mistakes named by line, and whose text is whose."""
+"""Image texts: round trip through a file, errors for invalid lines, and assignment to samples."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from reference_models.errors import UserError
 TEXTS = {"a/1.jpg": {"tags": "red car, tree", "caption": "a car é near\u2028trees"}, "2.jpg": {"ocr": ""}}
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     write_image_texts(path, TEXTS)
     assert read_image_texts(path) == TEXTS
     assert [one.name for one in tmp_path.iterdir()] == ["texts.jsonl"]
 
 
-def test_lines_of_an_image_are_joined_and_the_last_counts(tmp_path: Path) -> None:
+def test_lines_of_one_image_are_merged_and_the_last_wins(tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     lines = ['{"image": "1.jpg", "caption": "x", "ocr": "y"}', "", '{"image": "1.jpg", "caption": "z", "tags": "t"}']
     path.write_text("\n".join(lines))
@@ -38,7 +38,7 @@ def test_lines_of_an_image_are_joined_and_the_last_counts(tmp_path: Path) -> Non
         ('{"image": "1.jpg", "caption": "\\ud83d"}', "the text under 'caption' contains half a character"),
     ],
 )
-def test_mistakes_are_named_by_line(line: str, message: str, tmp_path: Path) -> None:
+def test_invalid_lines_raise(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text(f'{{"image": "0.jpg", "caption": "x"}}\n{line}\n')
     with pytest.raises(UserError, match=message):
@@ -59,7 +59,7 @@ def test_each_sample_gets_the_texts_of_its_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_a_data_set_is_loaded_with_its_texts(task: str, tmp_path: Path) -> None:
+def test_load_dataset_adds_image_texts(task: str, tmp_path: Path) -> None:
     generate(tmp_path / "posts", task, 0, {"train": 30, "valid": 4, "test": 4})
     samples = load_dataset(tmp_path / "posts", "train")
     texts = read_image_texts(image_texts_path(tmp_path / "posts", "train"))

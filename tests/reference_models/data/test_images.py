@@ -1,4 +1,4 @@
-"""Checking images by policy, and loading them."""
+"""Checks of images by policy, and image loading."""
 
 import io
 import json
@@ -22,8 +22,8 @@ from reference_models.errors import UserError
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def encoded(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
-    """An image full of noise, so that each part of the file matters."""
+def encode_noise(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
+    """Encode an image of random noise, so that every part of the file matters."""
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, kind)
@@ -31,7 +31,7 @@ def encoded(kind: str, size: tuple[int, int] = (60, 40)) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises a size and holds no pixels."""
+    """A PNG that declares a size but contains no pixels."""
     content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
     return start + struct.pack(">I", 1) + b"IDAT"
@@ -39,13 +39,13 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
-    (tmp_path / "good one.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "good one.jpg").write_bytes(encode_noise("JPEG"))
     return tmp_path / "good one.jpg"
 
 
 @pytest.fixture
-def cut(tmp_path: Path) -> Path:
-    (tmp_path / "cut.jpg").write_bytes(encoded("JPEG")[:-300])
+def truncated(tmp_path: Path) -> Path:
+    (tmp_path / "cut.jpg").write_bytes(encode_noise("JPEG")[:-300])
     return tmp_path / "cut.jpg"
 
 
@@ -54,7 +54,9 @@ def sample(line: int, image: Path | None, *crops: Path) -> Sample:
 
 
 @pytest.mark.parametrize("policy", ["error", "blank", "drop"])
-def test_good_images_change_nothing(good: Path, policy: images.Policy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_images_leave_samples_unchanged(
+    good: Path, policy: images.Policy, capsys: pytest.CaptureFixture[str]
+) -> None:
     samples = [sample(1, good, good), sample(2, None), sample(3, good)]
     kept, bad = check_images(samples, policy, progress=False)
     assert kept == samples
@@ -65,8 +67,8 @@ def test_good_images_change_nothing(good: Path, policy: images.Policy, capsys: p
     assert "checking images: 100%" in capsys.readouterr().err
 
 
-def test_contents_that_could_be_decoded_are_not_decoded_again(
-    good: Path, cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_decodable_contents_are_not_decoded_again(
+    good: Path, truncated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
     decode = images.decode_image
@@ -74,63 +76,63 @@ def test_contents_that_could_be_decoded_are_not_decoded_again(
     copy = tmp_path / "copy.jpg"
     copy.write_bytes(good.read_bytes())
     absent = tmp_path / "absent.jpg"
-    samples = [sample(1, good, copy), sample(2, cut, absent)]
+    samples = [sample(1, good, copy), sample(2, truncated, absent)]
     first, second = (
         check_images(samples, "blank", memory=tmp_path / "memory", progress=False)[1].to_json() for _ in range(2)
     )
     assert first == second
     assert sorted(decoded[:4]) == ["absent.jpg", "copy.jpg", "cut.jpg", "good one.jpg"]
     assert sorted(decoded[4:]) == ["absent.jpg", "cut.jpg"]
-    copy.write_bytes(cut.read_bytes())  # a content that was never readable, under a name that was
+    copy.write_bytes(truncated.read_bytes())  # unreadable content under a name that was readable before
     _, third = check_images(samples, "blank", memory=tmp_path / "memory", progress=False)
-    assert [bad.file for bad in third.found] == [str(copy), str(cut), str(absent)]
+    assert [bad.file for bad in third.found] == [str(copy), str(truncated), str(absent)]
 
 
-def test_error_names_file_sample_and_reason(good: Path, cut: Path) -> None:
+def test_error_names_file_sample_and_reason(good: Path, truncated: Path) -> None:
     with pytest.raises(
-        UserError, match=rf"^{cut}: .*truncated.*; sample train.txt:4 lists it \(data.bad_images is 'error'"
+        UserError, match=rf"^{truncated}: .*truncated.*; sample train.txt:4 lists it \(data.bad_images is 'error'"
     ):
-        check_images([sample(1, good), sample(4, cut)], "error", progress=False)
+        check_images([sample(1, good), sample(4, truncated)], "error", progress=False)
     absent = good.with_name("absent.png")
     with pytest.raises(
         UserError, match=rf"^{absent}: the file does not exist; sample train.txt:4 .*; 1 more of 3 images"
     ):
-        check_images([sample(1, good), sample(4, good, absent), sample(7, cut)], "error", progress=False)
+        check_images([sample(1, good), sample(4, good, absent), sample(7, truncated)], "error", progress=False)
 
 
-def test_blank_takes_away_the_image_or_the_crop(good: Path, cut: Path) -> None:
+def test_blank_removes_the_image_or_the_crop(good: Path, truncated: Path) -> None:
     absent = good.with_name("absent.png")
-    samples = [sample(1, cut, good), sample(4, good, good, absent, good), sample(9, good)]
+    samples = [sample(1, truncated, good), sample(4, good, good, absent, good), sample(9, good)]
     kept, bad = check_images(samples, "blank", progress=False)
     assert list(kept) == [sample(1, None, good), sample(4, good, good, good), sample(9, good)]
-    assert samples[0].image == cut
+    assert samples[0].image == truncated
     assert (bad.policy, bad.checked) == ("blank", 3)
     assert [(entry.file, entry.sample, entry.action) for entry in bad.found] == [
-        (str(cut), "train.txt:1", "image blanked"),
+        (str(truncated), "train.txt:1", "image blanked"),
         (str(absent), "train.txt:4", "crop left out"),
     ]
     assert bad.summary().splitlines() == [
         "2 of 3 images cannot be used (image blanked: 1, crop left out: 1)",
-        f"  {cut} of train.txt:1: {bad.found[0].reason}; image blanked",
+        f"  {truncated} of train.txt:1: {bad.found[0].reason}; image blanked",
         f"  {absent} of train.txt:4: the file does not exist; crop left out",
     ]
 
 
-def test_drop_takes_away_the_sample(good: Path, cut: Path) -> None:
-    samples = [sample(1, cut, cut), sample(4, good, cut), sample(9, good, good)]
+def test_drop_removes_the_sample(good: Path, truncated: Path) -> None:
+    samples = [sample(1, truncated, truncated), sample(4, good, truncated), sample(9, good, good)]
     kept, bad = check_images(samples, "drop", progress=False)
     assert list(kept) == samples[2:]
     assert bad.summary().startswith("1 of 2 images cannot be used (sample dropped: 2)\n")
-    with pytest.raises(UserError, match=rf"no sample is left: {cut}: .*train\.txt:1"):
+    with pytest.raises(UserError, match=rf"no sample is left: {truncated}: .*train\.txt:1"):
         check_images(samples[:2], "drop", progress=False)
 
 
-def test_an_unknown_policy_is_refused(good: Path) -> None:
+def test_unknown_policy_raises(good: Path) -> None:
     with pytest.raises(UserError, match="'skip', expected one of error, blank, drop"):
         check_images([sample(1, good)], "skip")  # type: ignore[arg-type]
 
 
-def test_a_long_report_says_where_the_rest_is() -> None:
+def test_long_summary_names_the_file_with_all_entries() -> None:
     bad = BadImages("blank", 9, tuple(BadImage(f"{i}.jpg", f"a.txt:{i}", "gone", "image blanked") for i in range(5)))
     assert bad.summary(Path("bad.json"), limit=2).splitlines()[2:] == [
         "  1.jpg of a.txt:1: gone; image blanked",
@@ -144,7 +146,7 @@ def test_a_long_report_says_where_the_rest_is() -> None:
     )
 
 
-def test_many_threads_report_in_the_order_of_the_samples(tmp_path: Path) -> None:
+def test_bad_images_are_reported_in_sample_order(tmp_path: Path) -> None:
     samples = [sample(i, tmp_path / f"{i % 40}.jpg") for i in range(80)]
     (kept, bad), again = (check_images(samples, "blank", progress=False) for _ in range(2))
     assert (list(kept), bad) == (list(again[0]), again[1])
@@ -162,13 +164,24 @@ def test_many_threads_report_in_the_order_of_the_samples(tmp_path: Path) -> None
         (png_header(9_000, 9_000), "9000 x 9000 pixels are above the limit of 80,000,000 pixels"),
         (png_header(9, 9), "cannot be read as an image .*truncated"),
         (png_header(0, 9), "not an image in a supported format"),
-        (encoded("PNG")[:3000], "cannot be read as an image .*truncated"),
-        (encoded("GIF")[:900], "cannot be read as an image .*truncated"),
-        (encoded("BMP")[:900], "cannot be read as an image .*truncated"),
+        (encode_noise("PNG")[:3000], "cannot be read as an image .*truncated"),
+        (encode_noise("GIF")[:900], "cannot be read as an image .*truncated"),
+        (encode_noise("BMP")[:900], "cannot be read as an image .*truncated"),
     ],
-    ids=["empty", "html", "eps", "bomb", "large", "no pixels", "zero-sized", "cut png", "cut gif", "cut bmp"],
+    ids=[
+        "empty",
+        "html",
+        "eps",
+        "bomb",
+        "large",
+        "no pixels",
+        "zero-sized",
+        "truncated png",
+        "truncated gif",
+        "truncated bmp",
+    ],
 )
-def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_invalid_image_raises_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: ({reason})"):
@@ -178,16 +191,16 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path, content: by
 
 
 @pytest.mark.parametrize(("name", "reason"), [("gone", "does not exist"), ("", "directory"), ("a\0b", "null byte")])
-def test_paths_that_lead_nowhere_are_refused(tmp_path: Path, name: str, reason: str) -> None:
+def test_invalid_paths_raise(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(UserError, match=f"(?s){reason}"):
         load_image(tmp_path / name, 8)
 
 
-@given(st.integers(1, len(encoded("JPEG")) - 1))
+@given(st.integers(1, len(encode_noise("JPEG")) - 1))
 @SHARED
-def test_a_jpeg_cut_anywhere_is_bad_at_every_scale(tmp_path: Path, length: int) -> None:
+def test_jpeg_truncated_at_any_byte_raises(tmp_path: Path, length: int) -> None:
     path = tmp_path / "a.jpg"
-    path.write_bytes(encoded("JPEG")[:length])
+    path.write_bytes(encode_noise("JPEG")[:length])
     _, bad = check_images([sample(1, path)], "blank", progress=False)
     assert len(bad.found) == 1
     with pytest.raises(UserError, match=str(path)):
@@ -197,8 +210,8 @@ def test_a_jpeg_cut_anywhere_is_bad_at_every_scale(tmp_path: Path, length: int) 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
 @settings(SHARED, max_examples=150)
-def test_a_mutated_file_gives_a_image_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
-    content = bytearray(encoded(data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]))))
+def test_corrupted_file_gives_an_image_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(encode_noise(data.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM"]))))
     for _ in range(data.draw(st.integers(1, 5))):
         near_the_start = st.integers(0, 200) if data.draw(st.booleans()) else st.integers(0, len(content) - 1)
         content[data.draw(near_the_start)] = data.draw(st.integers(0, 255))
@@ -213,8 +226,8 @@ def test_a_mutated_file_gives_a_image_or_one_error(tmp_path: Path, data: st.Data
     assert message.startswith(str(path))
 
 
-def flat(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **options: object) -> torch.Tensor:
-    """The colour that a one-coloured image of some mode is loaded with."""
+def load_flat_image(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **options: object) -> torch.Tensor:
+    """Load a single-colour image of the given mode and return its RGB colour."""
     Image.new(mode, (6, 5), colour).save(tmp_path / name, **options)  # type: ignore[arg-type]
     tensor = load_image(tmp_path / name, 4)
     assert tensor.dtype == torch.uint8
@@ -225,14 +238,14 @@ def flat(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **optio
 
 
 @pytest.mark.filterwarnings("error")
-def test_modes_become_rgb(tmp_path: Path) -> None:
-    assert flat("RGB", (10, 20, 30), tmp_path).tolist() == [10, 20, 30]
-    assert flat("L", 77, tmp_path).tolist() == [77] * 3
-    assert flat("LA", (77, 0), tmp_path).tolist() == [77] * 3
-    assert flat("1", 1, tmp_path).tolist() == [255] * 3
-    assert flat("RGBA", (10, 20, 30, 0), tmp_path).tolist() == [10, 20, 30]
-    assert flat("CMYK", (0, 255, 255, 0), tmp_path, "a.tif").tolist() == [255, 0, 0]
-    assert flat("I;16", 30_000, tmp_path).tolist() == [30_000 // 256] * 3
+def test_image_modes_are_converted_to_rgb(tmp_path: Path) -> None:
+    assert load_flat_image("RGB", (10, 20, 30), tmp_path).tolist() == [10, 20, 30]
+    assert load_flat_image("L", 77, tmp_path).tolist() == [77] * 3
+    assert load_flat_image("LA", (77, 0), tmp_path).tolist() == [77] * 3
+    assert load_flat_image("1", 1, tmp_path).tolist() == [255] * 3
+    assert load_flat_image("RGBA", (10, 20, 30, 0), tmp_path).tolist() == [10, 20, 30]
+    assert load_flat_image("CMYK", (0, 255, 255, 0), tmp_path, "a.tif").tolist() == [255, 0, 0]
+    assert load_flat_image("I;16", 30_000, tmp_path).tolist() == [30_000 // 256] * 3
     image = Image.new("RGB", (6, 6), (200, 100, 0))
     image.putpixel((5, 5), (1, 2, 3))
     image.quantize(2).save(tmp_path / "p.png", transparency=bytes([0, 128]))
@@ -255,16 +268,16 @@ def test_floating_point_grey_is_scaled_and_not_black(full: float, share: float, 
     assert pixels[:, 0, 1].tolist() == [0] * 3
 
 
-def test_the_first_frame_of_an_animation_counts(tmp_path: Path) -> None:
+def test_first_frame_of_an_animation_is_used(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (6, 5), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert load_image(tmp_path / "a.gif", 2)[:, 0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.parametrize("size", [(64, 16), (16, 64), (8, 8), (1, 1)])
-def test_every_image_is_squashed_to_a_square_and_keeps_its_edges(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_images_are_resized_to_a_square_without_cropping(tmp_path: Path, size: tuple[int, int]) -> None:
     pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-    pixels[:, : max(1, size[0] // 4)] = 255  # the left quarter is white, which a cut from the centre would lose
+    pixels[:, : max(1, size[0] // 4)] = 255  # the left quarter is white and would be lost by a centre crop
     Image.fromarray(pixels).save(tmp_path / "a.png")
     tensor = load_image(tmp_path / "a.png", 8)
     assert tensor.shape == (3, 8, 8)
@@ -273,7 +286,7 @@ def test_every_image_is_squashed_to_a_square_and_keeps_its_edges(tmp_path: Path,
         assert (tensor[:, :, 7] == 0).all()
 
 
-def test_rotation_in_exif_is_left_alone(tmp_path: Path) -> None:
+def test_exif_rotation_is_ignored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((4, 4, 3), dtype=np.uint8)
@@ -282,7 +295,7 @@ def test_rotation_in_exif_is_left_alone(tmp_path: Path) -> None:
     assert load_image(tmp_path / "a.png", 4)[0, :, 0].tolist() == [255, 255, 0, 0]
 
 
-def test_reduced_decoding_of_a_jpeg_does_not_show(tmp_path: Path) -> None:
+def test_reduced_jpeg_decoding_matches_full_decoding(tmp_path: Path) -> None:
     waves = 128 + 100 * np.sin(np.arange(900) / 6)
     pixels = np.stack(np.broadcast_arrays(waves[None, :], waves[:700, None], 128.0), axis=-1).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
@@ -292,14 +305,14 @@ def test_reduced_decoding_of_a_jpeg_does_not_show(tmp_path: Path) -> None:
     assert difference.abs().max() <= 8
 
 
-def test_fine_detail_is_averaged_and_not_sampled(tmp_path: Path) -> None:
+def test_downscaling_averages_fine_detail(tmp_path: Path) -> None:
     Image.fromarray(np.tile(np.array([[0, 255], [255, 0]], dtype=np.uint8), (32, 32))).save(tmp_path / "a.png")
     assert (load_image(tmp_path / "a.png", 8).int() - 128).abs().max() <= 8
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (200, 300), (60, 61), (500, 40)])
 @pytest.mark.parametrize("size", [224, 32])
-def test_a_centre_crop_is_that_of_the_fields_code(shape: tuple[int, int], size: int, tmp_path: Path) -> None:
+def test_centre_crop_matches_torchvision(shape: tuple[int, int], size: int, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
     short = {224: 256, 32: 37}[size]
@@ -308,8 +321,8 @@ def test_a_centre_crop_is_that_of_the_fields_code(shape: tuple[int, int], size: 
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_window_is_a_part_of_the_image_as_it_is_drawn_once_for_the_file(kind: str, tmp_path: Path) -> None:
-    """The fault of published code: most of a large image is lost, and half of what is left is mirrored."""
+def test_window_is_a_random_crop_that_is_fixed_per_file(kind: str, tmp_path: Path) -> None:
+    """As in published code, a window keeps only a part of a large image, and half of the windows are mirrored."""
     found = set()
     for number in range(40):
         path = tmp_path / f"{number}.{kind.lower()}"
@@ -330,7 +343,7 @@ def test_a_window_is_a_part_of_the_image_as_it_is_drawn_once_for_the_file(kind: 
     assert len({left for _, left, _ in found}) > 10
 
 
-def test_a_window_of_a_smaller_image_is_of_one_that_is_scaled_up(good: Path) -> None:
+def test_window_of_a_small_image_is_cut_from_the_upscaled_image(good: Path) -> None:
     window = load_image(good, 90, "window")
     scaled = torch.from_numpy(np.array(Image.open(good).resize((135, 90), Image.Resampling.BILINEAR))).permute(2, 0, 1)
     parts = [scaled[:, :, left : left + 90] for left in range(46)]

@@ -1,4 +1,4 @@
-"""A split as samples, by the public function."""
+"""`load_dataset`, the public function that reads the samples of a split."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import reference_models
 from reference_models.errors import UserError
 
 
-def test_a_split_is_read_in_the_format_that_its_files_have(tmp_path: Path) -> None:
+def test_load_dataset_recognises_the_format_and_passes_options(tmp_path: Path) -> None:
     row = {
         "tokens": ["Ann", "sings"],
         "image": "a.jpg",

@@ -1,4 +1,4 @@
-"""The checks of a single sample and the readers of files that both data sets use."""
+"""Validation of a sample, and the file readers that the data formats share."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from reference_models.tasks.ner import tags_of
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 
-def test_sample_keeps_what_it_is_given() -> None:
+def test_sample_defaults_and_equality() -> None:
     sample = Sample("a.txt:1", ("Ann", "sings"), tags=("B-PER", "O"), crops=(Path("b.png"),))
     assert (sample.image, sample.head, sample.tail, sample.relation) == (None, None, None, None)
     assert sample == Sample("a.txt:1", ("Ann", "sings"), tags=("B-PER", "O"), crops=(Path("b.png"),))
@@ -50,16 +50,16 @@ def test_sample_keeps_what_it_is_given() -> None:
         ({"head": (-1, 1), "tail": (1, 2)}, r"a\.txt:7: the head entity's span \[-1, 1\]"),
     ],
 )
-def test_sample_says_what_does_not_fit(fields: dict, message: str) -> None:
+def test_invalid_sample_raises(fields: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sample(**{"id": "a.txt:7", "words": ("a", "b", "c"), **fields})
 
 
 @given(st.integers(-2, 6), st.integers(-2, 6))
-def test_sample_takes_a_span_exactly_when_it_names_words(start: int, end: int) -> None:
+def test_span_must_be_nonempty_and_inside_the_sentence(start: int, end: int) -> None:
     words = ("a", "b", "c", "d")
-    names_words = start in range(4) and end in range(start + 1, 5)
-    if names_words:
+    valid = start in range(4) and end in range(start + 1, 5)
+    if valid:
         assert words[start:end]
         Sample("a:1", words, head=(start, end), tail=(0, 1))
     else:
@@ -87,7 +87,7 @@ def samples(draw: st.DrawFn) -> Sample:
 
 
 @given(st.lists(samples(), max_size=3))
-def test_a_sample_comes_back_from_json(rows: list[Sample]) -> None:
+def test_sample_json_round_trip(rows: list[Sample]) -> None:
     assert [Sample.from_json(json.loads(json.dumps(row.to_json()))) for row in rows] == rows
     kept = spooled(rows)
     assert list(kept) == rows
@@ -95,7 +95,7 @@ def test_a_sample_comes_back_from_json(rows: list[Sample]) -> None:
 
 
 def peak_memory(call: Callable[[], object]) -> int:
-    """Bytes that Python held at most, beyond what was there before."""
+    """Peak memory that Python allocated during the call, in bytes."""
     tracemalloc.start()
     try:
         call()
@@ -104,7 +104,7 @@ def peak_memory(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_lines_come_while_the_file_is_read(tmp_path: Path) -> None:
+def test_read_lines_streams_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"a line\n" * 1_000_000 + b"\xff")
     assert peak_memory(lambda: next(read_lines(path))) < 500_000
@@ -128,7 +128,7 @@ def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
         (None, r"a\.txt: cannot be read \(No such file"),
     ],
 )
-def test_lines_say_what_is_wrong(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_invalid_text_file_raises(tmp_path: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -142,7 +142,7 @@ def test_lines_say_what_is_wrong(tmp_path: Path, content: bytes | None, message:
         ('{"relations": [{"head": 1, "tail": 2, "head": 1}]}', "head"),
     ],
 )
-def test_a_key_that_is_in_an_object_twice_is_refused(tmp_path: Path, line: str, key: str) -> None:
+def test_duplicate_json_key_raises(tmp_path: Path, line: str, key: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"entities": [{{"type": 1}}, {{"type": 1}}]}}\n\n{line}\n')
     rows = read_objects(path)
@@ -158,7 +158,7 @@ def test_crop_names_keep_their_order_up_to_the_limit(tmp_path: Path) -> None:
     assert read_crop_names(candidates, int, 0) == {7: (), 2: ()}
 
 
-def test_an_absent_crop_dictionary_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_crop_dictionary_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert read_crop_names([tmp_path / "a.pth", tmp_path / "b.pth"], str, 3) == {}
     assert [record.getMessage() for record in caplog.records] == [
@@ -178,25 +178,25 @@ def test_an_absent_crop_dictionary_is_a_warning(tmp_path: Path, caplog: pytest.L
         ({"a": [torch.zeros(1)]}, "under the key 'a'"),
     ],
 )
-def test_crop_names_refuse_everything_but_strings(tmp_path: Path, content: object, got: str) -> None:
+def test_invalid_crop_dictionary_raises(tmp_path: Path, content: object, got: str) -> None:
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(UserError, match=rf"a\.pth: expected .* str to lists of crop file names .*{got}"):
         read_crop_names([tmp_path / "a.pth"], str, 3)
 
 
-def test_a_row_index_is_not_a_truth_value(tmp_path: Path) -> None:
+def test_boolean_row_index_raises(tmp_path: Path) -> None:
     torch.save({True: ["a.png"]}, tmp_path / "a.pth")
     with pytest.raises(UserError, match="got the key True"):
         read_crop_names([tmp_path / "a.pth"], int, 3)
 
 
-def test_a_negative_number_of_crops_is_refused(tmp_path: Path) -> None:
+def test_negative_max_crops_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="max_crops must be 0 or more, got -1"):
         read_crop_names([tmp_path / "a.pth"], int, -1)
 
 
 class Hostile:
-    """Pickles into a call that creates a file."""
+    """An object whose pickle contains a call that creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -220,7 +220,7 @@ def test_code_in_a_crop_dictionary_is_not_executed(tmp_path: Path, as_torch_file
 
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_damaged_crop_dictionary_is_one_clear_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_corrupted_crop_dictionary_gives_names_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "a.pth"
     torch.save({"a.jpg": ["1.png", "2.png"]}, path)
     content = bytearray(path.read_bytes())
@@ -236,7 +236,7 @@ def test_a_damaged_crop_dictionary_is_one_clear_error(tmp_path: Path, data: st.D
     assert all(isinstance(key, str) and all(isinstance(name, str) for name in names[key]) for key in names)
 
 
-def test_fingerprint_follows_bytes_and_order(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_bytes_and_order(tmp_path: Path) -> None:
     first, second = tmp_path / "a", tmp_path / "b"
     first.write_bytes(b"one\r\n")
     second.write_bytes(b"two\n")
@@ -244,7 +244,7 @@ def test_fingerprint_follows_bytes_and_order(tmp_path: Path) -> None:
     assert fingerprint([first, second]) != fingerprint([second, first])
 
 
-def test_fingerprint_reads_a_large_file_piece_by_piece(tmp_path: Path) -> None:
+def test_fingerprint_reads_large_files_in_chunks(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with path.open("wb") as file:
         file.truncate(20_000_000)

@@ -1,4 +1,4 @@
-"""A spool is a list that lies in a file: the same rows in all processes and threads, and no file is left behind."""
+"""`Spool`, a list stored in a temporary file: all processes and threads read the same rows, and no file remains."""
 
 import os
 import random
@@ -22,7 +22,7 @@ ROWS = st.lists(ROW, max_size=6)
 
 
 @given(ROWS)
-def test_it_holds_the_rows_of_a_list(rows: list[Any]) -> None:
+def test_spool_holds_the_rows_of_a_list(rows: list[Any]) -> None:
     kept = Spool(iter(rows))
     assert len(kept) == len(rows)
     assert list(kept) == rows
@@ -30,21 +30,21 @@ def test_it_holds_the_rows_of_a_list(rows: list[Any]) -> None:
 
 
 @given(ROWS, st.integers(-8, 8))
-def test_a_place_is_that_of_a_list(rows: list[Any], place: int) -> None:
+def test_index_matches_a_list(rows: list[Any], index: int) -> None:
     kept = Spool(rows)
-    if place in range(-len(rows), len(rows)):
-        assert kept[place] == rows[place]
+    if index in range(-len(rows), len(rows)):
+        assert kept[index] == rows[index]
     else:
         with pytest.raises(IndexError):
-            kept[place]
+            kept[index]
 
 
 @given(ROWS, st.slices(6))
-def test_a_slice_is_that_of_a_list(rows: list[Any], places: slice) -> None:
-    assert Spool(rows)[places] == rows[places]
+def test_slice_matches_a_list(rows: list[Any], indices: slice) -> None:
+    assert Spool(rows)[indices] == rows[indices]
 
 
-def test_rows_are_dumped_and_loaded_and_are_copies() -> None:
+def test_rows_are_converted_by_dump_and_load_and_are_copies() -> None:
     kept = Spool([1 + 2j, 3 - 4j], lambda row: [row.real, row.imag], lambda row: complex(*row))
     assert list(kept) == [1 + 2j, 3 - 4j]
     lists = Spool([(1, 2)])
@@ -61,12 +61,12 @@ def test_workers_read_the_same_rows(method: str) -> None:
 
 def test_threads_read_the_same_rows() -> None:
     rows = [str(number) * (number % 50) for number in range(500)]
-    kept, places = Spool(rows), random.Random(0).choices(range(500), k=5000)
+    kept, indices = Spool(rows), random.Random(0).choices(range(500), k=5000)
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(kept.__getitem__, places)) == [rows[place] for place in places]
+        assert list(pool.map(kept.__getitem__, indices)) == [rows[index] for index in indices]
 
 
-def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_file_is_unlinked_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = Spool(range(10))
     file = os.fstat(kept._file.fileno())
@@ -78,14 +78,14 @@ def test_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         os.fstat(descriptor)
 
 
-@pytest.mark.parametrize("rows", [1, 100_000])  # the one is written by the last flush, the others before
-def test_a_full_disk_is_one_clear_error(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 100_000])  # one row is written by the final flush, many rows before it
+def test_full_disk_raises(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "w+b"))
     with pytest.raises(UserError, match=rf"cannot be written in {tempfile.gettempdir()} \(.*No space left.* TMPDIR"):
         Spool(range(rows))
 
 
-def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_temporary_folder_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"cannot be written in .*gone \(.*No such file"):
         Spool([1])
@@ -95,11 +95,11 @@ def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path: Path, monkeypat
         Spool([1])
 
 
-def test_an_error_of_the_rows_goes_through() -> None:
+def test_errors_of_the_row_iterator_propagate() -> None:
     with pytest.raises(UserError, match="row 3"):
-        Spool(_failing())
+        Spool(_failing_rows())
 
 
-def _failing() -> Any:
+def _failing_rows() -> Any:
     yield from range(3)
     raise UserError("row 3")

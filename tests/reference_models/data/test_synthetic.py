@@ -1,4 +1,4 @@
-"""The synthetic sets: same seed same bytes, readable as the real files, and a ceiling that holds."""
+"""Synthetic data sets: reproducible from a seed, readable like the real files, and with a correct text-only ceiling."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ COMPOSERS = {"ner": synthetic._ner_post, "re": synthetic._re_post}
 tasks = pytest.mark.parametrize("task", ["ner", "re"])
 
 
-def bytes_of(folder: Path) -> dict[str, bytes]:
+def file_contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -35,13 +35,13 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 def test_same_seed_same_bytes(task: str, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         generate(tmp_path / name / "set", task, seed, SIZES)
-    first, second, other = (bytes_of(tmp_path / name) for name in "abc")
+    first, second, other = (file_contents(tmp_path / name) for name in "abc")
     assert first == second
     assert first != other
 
 
 @tasks
-def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path) -> None:
+def test_samples_match_the_ground_truth_files(task: str, tmp_path: Path) -> None:
     generate(tmp_path / "set", task, 0, SIZES)
     for split, size in SIZES.items():
         samples = list(READERS[task](tmp_path / "set", split))
@@ -59,22 +59,22 @@ def test_the_readers_read_it_and_it_says_what_it_shows(task: str, tmp_path: Path
         assert list(read_relations(tmp_path / "set")) == ["None", *synthetic.RELATIONS]
 
 
-def test_tags_say_mostly_what_the_images_show(tmp_path: Path) -> None:
+def test_image_tags_are_mostly_correct(tmp_path: Path) -> None:
     generate(tmp_path / "set", "ner", 0, {"train": 400, "valid": 1, "test": 1})
     rows = [json.loads(line) for line in (tmp_path / "set" / "truth_train.jsonl").read_text().splitlines()]
     texts = read_image_texts(image_texts_path(tmp_path / "set", "train"))
-    said, shown, right = 0, 0, 0
+    stated, shown, right = 0, 0, 0
     for number, row in enumerate(rows):
         own = texts[f"train_{number}.jpg"]["tags"]
         tags = own.split(", ") if own else []
         known = {f"{one['colour']} {SHAPE_NAMES[one['type']]}" for one in row["objects"]}
         assert {tag.split()[0] for tag in tags} <= {one["colour"] for one in row["objects"]}
-        said, shown, right = said + len(tags), shown + len(known), right + len(known & set(tags))
-    assert 0.96 < said / shown < 0.995
-    assert 0.96 < right / said < 0.999
+        stated, shown, right = stated + len(tags), shown + len(known), right + len(known & set(tags))
+    assert 0.96 < stated / shown < 0.995
+    assert 0.96 < right / stated < 0.999
 
 
-def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
+def test_crops_match_the_object_boxes(tmp_path: Path) -> None:
     generate(tmp_path / "set", "re", 0, SIZES)
     for sample, line in zip(
         Mnre().read(tmp_path / "set", "train"),
@@ -88,7 +88,7 @@ def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
             left, top, right, bottom = boxes[crop.name]
             shown, cut = np.asarray(Image.open(crop), int), np.asarray(image, int)[top:bottom, left:right]
             assert shown.shape == cut.shape
-            assert np.abs(shown - cut).mean() < 25  # the image is a JPEG, its crops were cut before
+            assert np.abs(shown - cut).mean() < 25  # the image is a JPEG, its crops were cut before compression
         assert image.mode == "RGB"
     assert crop_boxes(tmp_path / "set", "train").keys() == {
         crop.name for crop in (tmp_path / "set").rglob("train*.png")
@@ -96,7 +96,7 @@ def test_crops_are_the_regions_of_the_objects(tmp_path: Path) -> None:
 
 
 @tasks
-def test_the_name_leads_to_the_object_of_its_colour(task: str) -> None:
+def test_names_identify_objects_by_colour(task: str) -> None:
     rng = random.Random(3)
     colour_of = {word: colour for colour, words in synthetic.COLOUR_WORDS.items() for word in words}
     for _ in range(300):
@@ -111,7 +111,7 @@ def test_the_name_leads_to_the_object_of_its_colour(task: str) -> None:
 
 
 @tasks
-def test_the_posteriors_are_what_a_reader_of_many_posts_would_count(task: str) -> None:
+def test_posteriors_match_frequencies_over_many_posts(task: str) -> None:
     rng = random.Random(5)
     expected: dict[str, Counter[str]] = {}
     seen: dict[str, Counter[str]] = {}
@@ -129,33 +129,33 @@ def test_the_posteriors_are_what_a_reader_of_many_posts_would_count(task: str) -
             assert abs(seen[key][label] - count) <= 5 * (total * p * (1 - p)) ** 0.5 + 1e-6, (key, label)
 
 
-def test_most_relations_are_none_as_in_mnre() -> None:
+def test_share_of_none_relations_matches_mnre() -> None:
     rng = random.Random(0)
     share = sum(synthetic._re_post(rng).relation == "None" for _ in range(5000)) / 5000
     assert abs(share - 0.63) < 0.03
 
 
 @given(st.lists(st.lists(st.floats(0.01, 0.3), max_size=3), min_size=1, max_size=5))
-def test_the_ceiling_is_the_best_of_all_rules(chances: list[list[float]]) -> None:
+def test_text_only_ceiling_matches_the_best_decision_rule(chances: list[list[float]]) -> None:
     posteriors = [{f"label{i}": p for i, p in enumerate(row)} for row in chances]
     post = Post((), (), (), None, (), "several", tuple(posteriors))
-    gold = sum(sum(row) for row in chances)
+    true = sum(sum(row) for row in chances)
     best = 0.0
     for answers in itertools.product(*[[None, *row] for row in posteriors]):
         answered = [posterior[label] for posterior, label in zip(posteriors, answers, strict=True) if label]
         if answered:
-            best = max(best, 2 * sum(answered) / (len(answered) + gold))
+            best = max(best, 2 * sum(answered) / (len(answered) + true))
     assert text_only_ceiling([post]) == pytest.approx(best)
 
 
-def test_it_writes_over_nothing(tmp_path: Path) -> None:
+def test_nonempty_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
         generate(tmp_path, "ner", 0, SIZES)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-def test_a_image_shows_each_object_in_its_colour_within_its_box() -> None:
+def test_objects_are_drawn_in_their_colour_inside_their_box() -> None:
     image, figures = draw([("PER", "red"), ("LOC", "blue"), ("ORG", "green"), ("MISC", "yellow")], random.Random(1))
     assert [(figure.type, figure.colour) for figure in figures][:2] == [("PER", "red"), ("LOC", "blue")]
     for figure in figures:

@@ -1,4 +1,4 @@
-"""Work in threads keeps its order, and takes no more than it needs."""
+"""`map_ahead` keeps the order of the inputs and reads only a limited number of them ahead."""
 
 import random
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from reference_models.data.threads import AHEAD, map_ahead
 
 
-def test_map_ahead_keeps_the_order_and_holds_little() -> None:
+def test_map_ahead_keeps_the_order_and_limits_the_lookahead() -> None:
     taken = 0
 
     def values() -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Word vectors: those that are asked for, and mistakes by file and line."""
+"""Word vectors: reading the requested words, errors for invalid files, vocabularies, and embedding tables."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def vectors(tmp_path: Path) -> str:
     return str(tmp_path / "glove.txt")
 
 
-def test_vectors_of_the_words_that_are_asked_for(vectors: str) -> None:
+def test_only_requested_vectors_are_read(vectors: str) -> None:
     assert read_vectors(vectors, {"rome", "lima"}) == {"rome": [1.0, 2.0, 3.0]}
     assert read_vectors("none", {"rome"}) == {}
 
@@ -33,7 +33,7 @@ def test_vectors_of_the_words_that_are_asked_for(vectors: str) -> None:
         (b"a \xff\n", r"glove\.txt: expected UTF-8"),
     ],
 )
-def test_a_wrong_file_is_named_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_or_missing_file_raises(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_vectors(str(tmp_path / "glove.txt"), {"a"})
@@ -41,7 +41,7 @@ def test_a_wrong_file_is_named_with_its_line(content: bytes, message: str, tmp_p
         read_vectors("no.txt", {"a"})
 
 
-def test_words_are_known_by_their_number_or_their_vector(vectors: str) -> None:
+def test_vocabulary_has_frequent_words_and_words_with_vectors(vectors: str) -> None:
     tokenizer, rare = learn_words(SENTENCES, 2, read_vectors(vectors, {"paris", "old"}))
     assert (rare, tokenizer.convert_tokens_to_ids("paris")) == (1, FIRST_WORD)
     assert set(tokenizer.get_vocab()) == {"[PAD]", "[UNK]", "rome", "is", "paris"}
@@ -51,8 +51,8 @@ def test_words_are_known_by_their_number_or_their_vector(vectors: str) -> None:
     assert learn_words(SENTENCES[::-1], 2)[0].get_vocab() == learn_words(SENTENCES, 2)[0].get_vocab()
 
 
-def test_words_that_occur_once_come_first() -> None:
-    """A word of the vectors that does not occur at all is none of them."""
+def test_words_that_occur_once_have_the_first_ids() -> None:
+    """A word that has a vector but does not occur in the sentences is not one of them."""
     tokenizer, rare = learn_words(SENTENCES, 1, {"lima"})
     expected = ["[PAD]", "[UNK]", "new", "old", "paris", "is", "lima", "rome"]
     assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == expected

@@ -1,3 +1,5 @@
+"""Fast dropout compared with the definition of dropout, and its use in modules and attention."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,19 +28,19 @@ def test_each_element_is_dropped_or_scaled_up(rate, shape, dtype, seed):
 
 
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.5, 0.9])
-def test_share_and_mean_are_those_of_dropout(rate):
+def test_dropped_share_and_mean_match_dropout(rate):
     torch.manual_seed(0)
     ones = torch.ones(4_000_003, dtype=torch.float64)
     result = FastDropout(rate)(ones)
     error = 4 * (rate * (1 - rate) / len(ones)) ** 0.5 + 1e-5
     assert (result == 0).double().mean() == pytest.approx(rate, abs=error)
     assert result.mean() == pytest.approx(1, abs=error / (1 - rate))
-    # The four decisions of a draw do not know of each other, nor of the draw before.
+    # The four decisions of a draw are independent of each other and of the previous draw.
     dropped = (result[:-3] == 0).double().view(-1, 4)
     assert torch.corrcoef(torch.cat([dropped[1:], dropped[:-1]], dim=1).T).fill_diagonal_(0).abs().max() < 5e-3
 
 
-def test_same_seed_drops_the_same_and_gradients_follow():
+def test_same_seed_gives_the_same_mask_and_gradients_use_it():
     layer, rows = FastDropout(0.3), torch.rand(7, 5, requires_grad=True)
     torch.manual_seed(3)
     first = layer(rows)
@@ -49,14 +51,14 @@ def test_same_seed_drops_the_same_and_gradients_follow():
     assert not torch.equal(layer(rows), layer(rows))
 
 
-def test_nothing_happens_without_training_or_rate_and_everything_goes_at_one():
+def test_eval_mode_and_rates_of_zero_and_one():
     rows = torch.rand(4, 3)
     assert FastDropout(0.4).eval()(rows) is rows
     assert FastDropout(0.0)(rows) is rows
     assert not FastDropout(1.0)(rows).any()
 
 
-def test_every_dropout_is_replaced_and_comes_back():
+def test_replace_dropout_replaces_and_restores_every_layer():
     module = nn.Sequential(nn.Dropout(0.2), nn.ModuleDict({"inner": nn.Dropout(0.5)}), nn.Linear(2, 2)).eval()
     replace_dropout(module, FastDropout)
     assert [type(layer) for layer in (module[0], module[1]["inner"], module[2])] == [
@@ -70,7 +72,7 @@ def test_every_dropout_is_replaced_and_comes_back():
 
 
 @pytest.mark.parametrize("attention", [sdpa_attention, eager_attention])
-def test_weights_of_attention_are_dropped_by_it(attention):
+def test_attention_weights_use_fast_dropout(attention):
     module = nn.Module()
     module.dropout = FastDropout(0.25)
     query, key, value = torch.randn(3, 2, 4, 6, 8)

@@ -1,4 +1,4 @@
-"""Int8 against float64, row by row whatever the batch, on hostile rows, and where it is not to be had."""
+"""Int8 layers compared with float64, independence of rows, extreme rows, and devices without int8."""
 
 import copy
 import time
@@ -22,7 +22,7 @@ def missing(*_):
 
 
 def saturating(left, right):
-    """As a CPU without VNNI multiplies: one side shifted to unsigned, pairs of products in 16 bits."""
+    """Multiply like a CPU without VNNI: one factor is shifted to unsigned, pairs of products saturate at 16 bits."""
     pairs = (left.int() + 128).unflatten(1, (-1, 2)).transpose(0, 1) @ right.int().unflatten(0, (-1, 2))
     return pairs.clamp(-(2**15), 2**15 - 1).sum(0) - 128 * right.int().sum(0)
 
@@ -38,7 +38,7 @@ def exact(linear, inputs):
 
 
 @given(st.integers(0, 1000), st.sampled_from([1e-30, 1e-3, 1.0, 1e20]))
-def test_a_row_is_rounded_by_half_a_step_at_most(seed, size):
+def test_rows_are_rounded_by_at_most_half_a_step(seed, size):
     rows = size * torch.randn(5, 9, generator=torch.Generator().manual_seed(seed))
     levels, scale = to_int8(rows)
     assert levels.dtype == torch.int8
@@ -50,7 +50,7 @@ def test_a_row_is_rounded_by_half_a_step_at_most(seed, size):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (3, 5, 48), (0, 48)])
 @torch.no_grad()
-def test_a_layer_stays_within_the_rounding_of_its_factors(shape, bias):
+def test_layer_error_is_within_the_rounding_bound(shape, bias):
     linear = make_linear(bias=bias)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     outputs = Int8Linear(linear)(inputs)
@@ -65,7 +65,7 @@ def test_a_layer_stays_within_the_rounding_of_its_factors(shape, bias):
 
 @needs_int8
 @torch.no_grad()
-def test_the_product_of_whole_numbers_is_exact():
+def test_product_of_integers_is_exact():
     linear = make_linear(128, 6)
     linear.weight.copy_(torch.randint(-127, 128, (6, 128)))
     linear.weight[:, 0] = 127
@@ -76,7 +76,7 @@ def test_the_product_of_whole_numbers_is_exact():
 
 @needs_int8
 @torch.no_grad()
-def test_zero_and_huge_rows_do_not_spoil_themselves_or_others():
+def test_zero_and_huge_rows_are_accurate():
     linear = make_linear()
     inputs = torch.randn(4, 48, generator=torch.Generator().manual_seed(1))
     inputs[1], inputs[2] = 0, inputs[2] * 1e30
@@ -89,7 +89,7 @@ def test_zero_and_huge_rows_do_not_spoil_themselves_or_others():
 
 @needs_int8
 @torch.no_grad()
-def test_a_row_is_the_same_whatever_stands_beside_it():
+def test_rows_do_not_depend_on_other_rows():
     layer = Int8Linear(make_linear())
     inputs = torch.randn(6, 48) * torch.tensor([1, 1e3, 1e-3, 1e6, 1, 0])[:, None]
     order = torch.tensor([4, 0, 5, 2, 1, 3])
@@ -101,7 +101,7 @@ def test_a_row_is_the_same_whatever_stands_beside_it():
 @needs_int8
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_hidden_states_of_an_encoder_stay_close(family):
+def test_int8_hidden_states_are_close_to_float32(family):
     torch.manual_seed(0)
     encoder = TextEncoder(text_config(family), fusion=None).eval()
     ids, mask = make_tokens()
@@ -116,7 +116,7 @@ def test_hidden_states_of_an_encoder_stay_close(family):
 @pytest.mark.parametrize("task", ["ner", "re"])
 @pytest.mark.parametrize("options", [{}, {"fusion": "concat"}, {"attention": "eager"}], ids=str)
 @torch.no_grad()
-def test_the_prefix_still_acts_and_predictions_stay(task, options):
+def test_int8_keeps_predictions_and_the_effect_of_the_prefix(task, options):
     model = make_model(task=task, **options).eval()
     batches = [make_batch(task, seed=seed) for seed in range(8)]
     expected = [model(**batch) for batch in batches]
@@ -132,7 +132,7 @@ def test_the_prefix_still_acts_and_predictions_stay(task, options):
 
 
 @needs_int8
-def test_only_the_linear_layers_of_the_encoder_change():
+def test_only_linear_layers_of_the_encoder_change():
     model = make_model()
     before = copy.deepcopy(model)
     use_int8(model.text_encoder.body)
@@ -147,7 +147,7 @@ def test_only_the_linear_layers_of_the_encoder_change():
 
 
 @needs_int8
-def test_a_model_in_int8_is_not_saved(tmp_path):
+def test_saving_an_int8_model_raises(tmp_path):
     model = make_model()
     use_int8(model.text_encoder.body)
     with pytest.raises(UserError, match="load it without int8 to save it"):
@@ -155,7 +155,7 @@ def test_a_model_in_int8_is_not_saved(tmp_path):
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
+def test_unavailable_int8_raises(monkeypatch):
     with pytest.raises(UserError, match="the model is on 'meta'"):
         use_int8(make_model().text_encoder.body.to("meta"))
     with pytest.raises(UserError, match="no linear layers"):
@@ -172,7 +172,7 @@ def test_where_int8_is_not_to_be_had_that_is_said(monkeypatch):
     assert not any(isinstance(module, Int8Linear) for module in model.modules())
 
 
-def test_where_int8_is_slower_that_is_said(monkeypatch, caplog):
+def test_slower_int8_warns(monkeypatch, caplog):
     monkeypatch.setattr("reference_models.encoders.int8.product_is_exact", lambda: True)
     monkeypatch.setattr("reference_models.encoders.int8.int8_to_float32", lambda: 0.5)
     use_int8(make_model().text_encoder.body)
@@ -183,7 +183,7 @@ def test_where_int8_is_slower_that_is_said(monkeypatch, caplog):
 
 
 @needs_int8
-def test_the_ratio_of_int8_to_float32_is_of_their_seconds(monkeypatch):
+def test_int8_to_float32_is_a_ratio_of_seconds(monkeypatch):
     now = [0.0]
     int8_product = torch._int_mm
 
@@ -192,7 +192,7 @@ def test_the_ratio_of_int8_to_float32_is_of_their_seconds(monkeypatch):
         return int8_product(*factors)
 
     def clock():
-        now[0] += 2.0  # what a product in float32 takes here
+        now[0] += 2.0  # seconds of a float32 product in this test
         return now[0]
 
     monkeypatch.setattr(torch, "_int_mm", timed)

@@ -1,4 +1,4 @@
-"""Both readings of Eq. 3-4 against plain loops, and what may and may not reach a prefix."""
+"""Both readings of Eq. 3-4 compared with plain loops, and what a prefix depends on."""
 
 import itertools
 
@@ -41,7 +41,7 @@ seen_masks = (
 
 
 def pool(stage, y, x):
-    """Mean of a quarter of a map (channels, side, side); of an odd side both halves hold the middle."""
+    """Return the mean of a quarter of a map (channels, side, side); if the side is odd, halves share the middle."""
     side = stage.shape[1]
     rows = range(y * side // 2, -(-(y + 1) * side // 2))
     columns = range(x * side // 2, -(-(x + 1) * side // 2))
@@ -71,7 +71,7 @@ def mix(gate, vectors):
 
 
 def slow_tokens(made, image, layer):
-    """The four tokens of one image for one layer; `image` holds its map of each stage."""
+    """Return the four tokens of one image for one layer; `image` holds its feature map of each stage."""
     cells = [[pool(stage, y, x) for stage in image] for y in range(2) for x in range(2)]
     if not made.scramble_heads:
         gate = softmax(made.mixer.gates[layer].tolist())
@@ -91,7 +91,7 @@ def slow_tokens(made, image, layer):
 
 @given(seen=seen_masks, reading=st.sampled_from(["paper", "release"]), fusion=st.sampled_from(["prefix", "concat"]))
 def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
-    if reading == "release":  # there a sample's images are all read, or none
+    if reading == "release":  # the release reads all images of a sample or none
         seen = seen.any(dim=1, keepdim=True).expand_as(seen)
     made = make(reading, fusion)
     stages = make_stages(int(seen.sum()))
@@ -126,14 +126,14 @@ def check_layer(made, prefix, layer, sample, rows):
                 for feature in range(WIDTH // HEADS):
                     if not made.scramble_heads:
                         value = halves[token][head * (WIDTH // HEADS) + feature]
-                    else:  # the release reads the numbers on, as if tokens and heads stood the other way round
+                    else:  # the release reads the values as if tokens and heads were swapped
                         value = flat[(head * len(rows) + token) * (WIDTH // HEADS) + feature]
                     expected[head, token, feature] = value
         torch.testing.assert_close(got[layer, sample], expected, **close)
 
 
 def test_only_the_release_scrambles_heads():
-    """Under the paper's reading the keys of a head are the same features of every token."""
+    """In the paper's reading, the keys of a head are the same features of every token."""
     seen = torch.ones(1, 4, dtype=torch.bool)
     for reading, transposed in (("paper", True), ("release", False)):
         made = make(reading)
@@ -158,8 +158,8 @@ def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def token_changes(made):
-    """Which of the four tokens of one image change in their keys when the first cell of all its stages does."""
+def changed_tokens(made):
+    """Return which of the four tokens of an image change their keys if the first cell of all stages changes."""
     cells, seen = make_cells(1), torch.ones(1, 1, dtype=torch.bool)
     other = cells.clone()
     other[:, 0] += 1
@@ -167,9 +167,9 @@ def token_changes(made):
     return (before != after).any(dim=(0, 1, 2, 4)).tolist()
 
 
-def test_a_token_is_a_cell_unless_cells_are_scrambled():
-    assert token_changes(make("paper")) == [True, False, False, False]
-    assert token_changes(make("paper", scramble_cells=True)) == [True] * 4
+def test_each_token_is_one_cell_unless_scrambled():
+    assert changed_tokens(make("paper")) == [True, False, False, False]
+    assert changed_tokens(make("paper", scramble_cells=True)) == [True] * 4
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])

@@ -1,4 +1,4 @@
-"""The text encoder against a hand-written one, in every family, and the encoders that it refuses."""
+"""The text encoder compared with a hand-written one in every family, and the encoders that it rejects."""
 
 import copy
 
@@ -30,7 +30,7 @@ each_fusion = pytest.mark.parametrize("fusion", FUSIONS)
 def make_encoder(family, **options):
     torch.manual_seed(0)
     encoder = TextEncoder(text_config(family), **options).eval()
-    for parameter in encoder.parameters():  # biases and norms too: constructors leave them at 0 and 1
+    for parameter in encoder.parameters():  # also biases and norms, which are initialised to 0 and 1
         parameter.data += 0.1 * torch.randn_like(parameter)
     return encoder
 
@@ -66,7 +66,7 @@ def real_rows(hidden, mask):
 @each_family
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("fusion", [None, *FUSIONS])
-def test_encoder_agrees_with_the_hand_written_one(family, attention, fusion):
+def test_encoder_agrees_with_the_slow_encoder(family, attention, fusion):
     encoder = make_encoder(family, attention=attention, fusion=fusion or "prefix")
     prefix = None if fusion is None else make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -77,7 +77,7 @@ def test_encoder_agrees_with_the_hand_written_one(family, attention, fusion):
 
 
 class ReadOnlyCache(DynamicCache):
-    """The second way: a cache that returns prefix and text, says it is empty, and keeps nothing."""
+    """A second implementation: a cache that returns prefix and text, reports length 0 and stores nothing."""
 
     def __init__(self, prefix):
         super().__init__()
@@ -111,8 +111,8 @@ def test_encoder_agrees_with_a_read_only_cache(family, attention):
 
 
 @pytest.mark.parametrize("family", FAMILIES[:4])
-def test_hidden_states_are_keys_and_values_under_the_layers_own_maps(family):
-    """A visual state only ever acts through its key and value, as the next layer replaces it."""
+def test_concat_equals_a_prefix_of_projected_states(family):
+    """A visual state acts only through its key and value, because the next layer replaces it."""
     encoder = make_encoder(family, fusion="concat")
     states = make_prefix(encoder, "concat")
     parts = [layer.attention.self for layer in encoder.body.encoder.layer]
@@ -131,7 +131,7 @@ def test_hidden_states_are_keys_and_values_under_the_layers_own_maps(family):
 
 @each_family
 @each_fusion
-def test_what_is_masked_out_moves_nothing_and_what_is_attended_moves_the_output(family, fusion):
+def test_only_unmasked_prefix_states_change_the_output(family, fusion):
     encoder = make_encoder(family, fusion=fusion)
     prefix = make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -159,7 +159,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attenti
     gradients = []
     for checkpointing in (False, True):
         encoder = make_encoder(family, fusion=fusion, attention=attention).eval()
-        for module in encoder.modules():  # train mode, in which alone checkpointing acts, without dropout
+        for module in encoder.modules():  # without dropout, because checkpointing acts only in training mode
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
             if hasattr(module, "attention_dropout"):
@@ -178,7 +178,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attenti
 
 @each_family
 @each_fusion
-def test_encoder_compiles_without_a_break(family, fusion):
+def test_encoder_compiles_without_graph_breaks(family, fusion):
     encoder = make_encoder(family, fusion=fusion)
     prefix = make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -191,7 +191,7 @@ def test_encoder_compiles_without_a_break(family, fusion):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_dropout_of_attention_acts_in_training_only(attention):
+def test_attention_dropout_acts_only_in_training(attention):
     encoder = make_encoder("bert", attention=attention)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -206,7 +206,7 @@ def test_dropout_of_attention_acts_in_training_only(attention):
         assert not torch.allclose(encoder(ids, mask, prefix), encoder(ids, mask, prefix), atol=1e-2)
 
 
-def test_eager_attention_says_what_the_text_looked_at():
+def test_eager_attention_returns_attention_weights():
     encoder = make_encoder("bert", attention="eager")
     ids, mask = make_tokens()
     with torch.no_grad():
@@ -243,7 +243,7 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
     ids=lambda config: config.model_type,
 )
 @each_fusion
-def test_encoder_that_would_ignore_its_prefix_is_refused(config, fusion):
+def test_encoder_that_would_ignore_its_prefix_raises(config, fusion):
     with pytest.raises(UserError, match="cannot use a visual prefix"):
         TextEncoder(config, fusion=fusion)
 
@@ -252,7 +252,7 @@ def test_encoder_that_would_ignore_its_prefix_is_refused(config, fusion):
     ("fault", "message"),
     [("ignored", "does not change with the prefix"), ("unmasked", "a fully masked prefix changes its output")],
 )
-def test_probe_notices_what_fails_silently(fault, message):
+def test_probe_detects_silent_faults(fault, message):
     encoder = make_encoder("bert")
     forward = encoder.body.forward
 
@@ -266,13 +266,13 @@ def test_probe_notices_what_fails_silently(fault, message):
         probe(encoder, NAMES["sdpa"], "prefix")
 
 
-def test_text_alone_takes_any_encoder():
+def test_text_only_accepts_any_encoder():
     encoder = TextEncoder(DebertaV2Config(**SMALL), fusion=None).eval()
     ids, mask = make_tokens()
     assert encoder(ids, mask).shape == (3, 9, 16)
 
 
-def test_probe_leaves_no_trace():
+def test_probe_does_not_change_the_encoder():
     state = torch.get_rng_state()
     encoder = TextEncoder(text_config("bert"))
     torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""The image backbones: cells of the stages, embedding, what is frozen, and batches of few images."""
+"""The image backbones: cells of the stages, embedding, frozen parameters, and small batches."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def normalise(pixels):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_four_stages_of_every_backbone(name):
+def test_every_backbone_has_four_stages(name):
     backbone = VisionBackbone(name).eval()
     assert backbone.stage_widths == WIDTHS[name]
     assert backbone.widths["pooled"] == WIDTHS[name][-1]
@@ -39,7 +39,7 @@ def test_four_stages_of_every_backbone(name):
     assert features["cells"].shape == (1, 4, sum(WIDTHS[name]))
 
 
-def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is_kept():
+def test_cells_are_means_of_the_torchvision_stages():
     backbone = VisionBackbone("resnet18").eval()
     whole = torchvision_models.resnet18(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict(), strict=False)
@@ -59,7 +59,7 @@ def test_cells_are_means_of_the_stages_of_torchvision_and_nothing_behind_them_is
 
 
 @pytest.mark.parametrize("side", [2, 4, 5, 7])
-def test_floor_pooling_leaves_out_the_last_row_and_column_of_an_odd_map(side):
+def test_floor_pooling_omits_the_last_row_and_column_of_odd_maps(side):
     stage = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     half = side // 2
     corners = [(0, 0), (0, half), (half, 0), (half, half)]
@@ -69,13 +69,13 @@ def test_floor_pooling_leaves_out_the_last_row_and_column_of_an_odd_map(side):
     assert torch.allclose(floor, whole) == (side % 2 == 0)
 
 
-def test_floor_pooling_refuses_a_single_cell():
+def test_floor_pooling_of_a_single_cell_raises():
     with pytest.raises(UserError, match=r"stage_pooling=floor needs larger images.*set data\.image_size to 64"):
         VisionBackbone("tiny", pooling="floor")(make_pixels(side=32))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_class_logits_are_those_of_torchvision(name):
+def test_class_logits_equal_torchvision(name):
     backbone = VisionBackbone(name, views=("cells", "logits")).eval()
     whole = getattr(torchvision_models, name)(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict())
@@ -86,7 +86,7 @@ def test_class_logits_are_those_of_torchvision(name):
         torch.testing.assert_close(backbone(make_pixels())["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_what_cannot_be_built_is_refused():
+def test_invalid_backbone_or_view_raises():
     with pytest.raises(UserError, match=r"unknown image backbone 'vgg', expected one of resnet18"):
         VisionBackbone("vgg")
     with pytest.raises(UserError, match="no class logits"):
@@ -94,7 +94,7 @@ def test_what_cannot_be_built_is_refused():
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
+def test_frozen_backbone_has_no_gradients_and_keeps_its_statistics(name):
     backbone = VisionBackbone(name, frozen=True)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.train()
@@ -105,7 +105,7 @@ def test_frozen_backbone_computes_no_gradients_and_keeps_its_statistics(name):
 
 
 @pytest.mark.parametrize("views", [("cells", "grid"), ("pooled", "logits")])
-def test_frozen_backbone_takes_a_few_images_at_a_time(views, monkeypatch):
+def test_frozen_backbone_processes_images_in_pieces(views, monkeypatch):
     backbone = VisionBackbone("resnet18", frozen=True, views=views)
     pixels = make_pixels(19)
     whole, taken = backbone._stages, []
@@ -118,7 +118,7 @@ def test_frozen_backbone_takes_a_few_images_at_a_time(views, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"frozen": True, "train_mode": True}])
-def test_batch_statistics_are_those_of_all_images(options, monkeypatch):
+def test_batch_statistics_use_all_images(options, monkeypatch):
     backbone, taken = VisionBackbone("tiny", **options).train(), []
     whole = backbone._stages
     monkeypatch.setattr(backbone, "_stages", lambda scaled: (taken.append(len(scaled)), whole(scaled))[1])
@@ -127,8 +127,8 @@ def test_batch_statistics_are_those_of_all_images(options, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_frozen_backbone_in_training_mode_moves_its_statistics_alone(name):
-    """The fault of published code that freezes the weights: what an image gives depends on the others of its batch."""
+def test_frozen_backbone_in_train_mode_updates_only_statistics(name):
+    """A fault of published code that freezes the weights: the features of an image depend on its batch."""
     backbone = VisionBackbone(name, frozen=True, train_mode=True).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     pixels = make_pixels()
@@ -143,7 +143,7 @@ def test_frozen_backbone_in_training_mode_moves_its_statistics_alone(name):
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(name):
+def test_fine_tuned_backbone_trains_parameters_and_statistics(name):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     sum((cells * torch.randn_like(cells)).sum() for cells in backbone(make_pixels()).values()).backward()
@@ -155,7 +155,7 @@ def test_fine_tuned_backbone_learns_in_every_parameter_and_moves_its_statistics(
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_images_leave_the_statistics_alone(name, count):
+def test_fewer_than_two_images_do_not_update_statistics(name, count):
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     features = backbone(make_pixels(count, side=32))
@@ -167,7 +167,7 @@ def test_fewer_than_two_images_leave_the_statistics_alone(name, count):
     assert backbone.body.training
 
 
-def test_image_that_is_not_shown_is_read_as_the_mean_colour():
+def test_absent_image_is_encoded_as_the_mean_colour():
     backbone = VisionBackbone("tiny").eval()
     pixels = make_pixels()
     other = pixels.clone()
@@ -194,7 +194,7 @@ def test_backbone_in_bfloat16_and_under_autocast(name):
         torch.testing.assert_close(other.float(), exact, atol=0.1 * exact.abs().max().item(), rtol=0.1)
 
 
-def test_backbone_built_on_no_device_has_the_same_shape():
+def test_backbone_on_the_meta_device_has_the_same_widths():
     with torch.device("meta"):
         backbone = VisionBackbone("resnet18", views=("cells", "logits"))
     assert backbone.stage_widths == WIDTHS["resnet18"]

@@ -1,4 +1,4 @@
-"""The choice of boxes and the crops cut along them."""
+"""Box selection, and crops cut from the selected boxes."""
 
 import math
 
@@ -19,7 +19,9 @@ def pixels(box: Box) -> set[tuple[int, int]]:
 
 
 @given(BOXES, st.integers(1, 40), st.integers(1, 40), st.integers(1, 4))
-def test_what_is_selected_lies_inside_and_apart(boxes: list[Box], width: int, height: int, top: int) -> None:
+def test_selected_boxes_are_inside_the_image_and_overlap_little(
+    boxes: list[Box], width: int, height: int, top: int
+) -> None:
     selected = select_boxes(boxes, width, height, top)
     assert len(selected) <= top
     assert [box.score for box in selected] == sorted((box.score for box in selected), reverse=True)
@@ -32,18 +34,18 @@ def test_what_is_selected_lies_inside_and_apart(boxes: list[Box], width: int, he
             assert len(shared) / len(either) <= MAX_OVERLAP
 
 
-def test_the_best_ones_are_taken_and_their_doubles_left_out() -> None:
-    good, double, apart, low = (
+def test_best_boxes_are_kept_without_near_duplicates() -> None:
+    good, duplicate, apart, low = (
         Box(0, 0, 10, 10, 0.9, "a"),
         Box(1, 0, 11, 10, 0.8, "b"),
         Box(20, 0, 30, 10, 0.5),
         Box(50, 50, 60, 60, 0.4),
     )
-    assert select_boxes([low, apart, double, good], 100, 100, 2) == [good, apart]
+    assert select_boxes([low, apart, duplicate, good], 100, 100, 2) == [good, apart]
     assert select_boxes([low, Box(70, 0, 80, 10, 0.4)], 100, 100, 1) == [low]
 
 
-def test_bounds_are_clipped_outwards_to_whole_pixels() -> None:
+def test_bounds_are_rounded_outwards_and_clipped_to_the_image() -> None:
     assert select_boxes([Box(-3.5, 1.2, 4.1, 99.0, 0.5)], 50, 20, 3) == [Box(0, 1, 5, 20, 0.5)]
     outside = [
         Box(60, 0, 70, 10, 0.5),
@@ -55,7 +57,7 @@ def test_bounds_are_clipped_outwards_to_whole_pixels() -> None:
     assert select_boxes(outside, 50, 20, 3) == []
 
 
-def test_a_crop_is_the_region_resized() -> None:
+def test_crop_is_the_resized_region() -> None:
     image = Image.new("RGB", (30, 20), "red")
     image.paste("blue", (10, 5, 20, 15))
     assert cut(image, Box(10, 5, 20, 15, 1.0), 8).tobytes() == Image.new("RGB", (8, 8), "blue").tobytes()

@@ -1,4 +1,4 @@
-"""Making crops: what lands where, going on after a stop, bad images, and leaving alone what others made."""
+"""Making crops: output files, resuming an interrupted run, bad images, and protection of existing dictionaries."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ SIZES = {"train": 7, "valid": 3, "test": 2}
 CENTRE = GroundingConfig(detector="centre", size=32, batch_size=2)
 
 
-class Truth:
-    """Finds the true boxes of the synthetic images, the phrase of each being the first it is given."""
+class TruthDetector:
+    """Detector that returns the true boxes of the synthetic images, each with the first phrase of its image."""
 
     name, version = "truth", "1"
 
@@ -57,6 +57,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path) -> DataConfig:
 
 @pytest.fixture
 def bare(data: DataConfig) -> DataConfig:
+    """A data set without crop dictionaries."""
     for split in SIZES:
         get_format(data.format).layout(Path(data.root), split).dictionaries[0].unlink()
     return data
@@ -70,13 +71,13 @@ def make(data: DataConfig, config: GroundingConfig = CENTRE, detector: Any = Non
     return make_crops(data, config, detector=detector, progress=False)
 
 
-def written(data: DataConfig) -> dict[str, bytes]:
+def file_contents(data: DataConfig) -> dict[str, bytes]:
     folder = Path(data.root).parent
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_true_boxes_give_the_regions_of_the_image(bare: DataConfig) -> None:
-    truth = Truth(Path(bare.root), bare.format, takes_phrases=bare.format == "mnre")
+def test_crops_match_the_regions_of_the_true_boxes(bare: DataConfig) -> None:
+    truth = TruthDetector(Path(bare.root), bare.format, takes_phrases=bare.format == "mnre")
     summaries = make(bare, GroundingConfig(size=40, batch_size=3), truth)
     for split, summary in zip(SIZES, summaries, strict=True):
         samples = read(bare, split)
@@ -105,13 +106,13 @@ def test_true_boxes_give_the_regions_of_the_image(bare: DataConfig) -> None:
         assert str(summary.dictionary) in summary.text()
 
 
-def test_the_best_crops_are_kept(bare: DataConfig) -> None:
+def test_top_limits_the_crops_of_an_image(bare: DataConfig) -> None:
     make(bare, GroundingConfig(detector="centre", top=2, size=16))
     assert {len(sample.crops) for sample in read(bare, "valid")} == {2}
 
 
 def stop_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, which works so often and then stops the run."""
+    """Wrap a function so that it raises KeyboardInterrupt after a number of successful calls."""
     left = iter(range(calls))
 
     def stopping(*arguments: Any, **options: Any) -> Any:
@@ -123,10 +124,12 @@ def stop_after(calls: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 7, 11, 12, 13, 14, 23, 24, 25, 40])
-def test_a_stopped_run_goes_on_and_ends_the_same(bare: DataConfig, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = written(bare)
+def test_interrupted_run_resumes_with_the_same_result(
+    bare: DataConfig, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = file_contents(bare)
     summaries = make(bare)
-    expected = written(bare)
+    expected = file_contents(bare)
     for name in set(expected) - set(before):
         (Path(bare.root).parent / name).unlink()
     with monkeypatch.context() as patch:
@@ -134,27 +137,29 @@ def test_a_stopped_run_goes_on_and_ends_the_same(bare: DataConfig, calls: int, m
         with pytest.raises(KeyboardInterrupt):
             make(bare)
     assert make(bare) == summaries
-    assert {name: content for name, content in written(bare).items() if not name.endswith(".part")} == expected
+    assert {name: content for name, content in file_contents(bare).items() if not name.endswith(".part")} == expected
     with monkeypatch.context() as patch:
         patch.setattr("reference_models.grounding.detectors.CentreDetector.detect", None)  # is not called again
         assert make(bare) == summaries
 
 
-def test_a_run_stopped_at_its_last_step_is_complete(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_interrupted_during_cleanup_is_complete(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.unlink", stop_after(2, Path.unlink))
         with pytest.raises(KeyboardInterrupt):
             make(bare)
     assert (Path(bare.root) / "crops_test.partial.jsonl").exists()
-    stopped = written(bare)
+    stopped = file_contents(bare)
     make(bare)
-    assert set(stopped) - set(written(bare)) == {"set/crops_test.partial.jsonl", "set/crops.lock"}
-    assert all(stopped[name] == content for name, content in written(bare).items())
+    assert set(stopped) - set(file_contents(bare)) == {"set/crops_test.partial.jsonl", "set/crops.lock"}
+    assert all(stopped[name] == content for name, content in file_contents(bare).items())
 
 
-def test_half_a_line_in_the_journal_is_made_again(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_journal_line_and_missing_crop_are_recomputed(
+    bare: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summaries = make(bare)
-    expected = written(bare)
+    expected = file_contents(bare)
     path = summaries[0].dictionary
     path.unlink()
     with monkeypatch.context() as patch:
@@ -163,12 +168,12 @@ def test_half_a_line_in_the_journal_is_made_again(bare: DataConfig, monkeypatch:
             make(bare)
     journal = Path(bare.root) / "crops_train.partial.jsonl"
     journal.write_bytes(journal.read_bytes()[:-40])
-    next(summaries[0].folder.iterdir()).unlink()  # nor is a crop trusted that has gone
+    next(summaries[0].folder.iterdir()).unlink()  # a missing crop is also made again
     make(bare)
-    assert {name: content for name, content in written(bare).items() if not name.endswith(".part")} == expected
+    assert {name: content for name, content in file_contents(bare).items() if not name.endswith(".part")} == expected
 
 
-def test_a_bad_image_is_counted_named_and_left_out(bare: DataConfig) -> None:
+def test_bad_images_are_counted_named_and_skipped(bare: DataConfig) -> None:
     first, second, third, *_ = read(bare, "train")
     first.image.unlink()
     second.image.write_bytes(b"no image")
@@ -185,7 +190,7 @@ def test_a_bad_image_is_counted_named_and_left_out(bare: DataConfig) -> None:
     assert [row["sample"] for row in rows if row["problem"]] == [first.id, second.id, third.id]
 
 
-def test_where_nothing_is_found_the_dictionary_says_so(bare: DataConfig) -> None:
+def test_images_without_boxes_have_empty_dictionary_entries(bare: DataConfig) -> None:
     class Blind:
         name, version, takes_phrases = "blind", "1", False
 
@@ -197,7 +202,7 @@ def test_where_nothing_is_found_the_dictionary_says_so(bare: DataConfig) -> None
     assert list(torch.load(train.dictionary, weights_only=True).values()) == [[]] * 7
 
 
-def test_a_split_without_images_has_an_empty_dictionary(tmp_path: Path) -> None:
+def test_split_without_images_has_an_empty_dictionary(tmp_path: Path) -> None:
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     for split in SIZES:
         row = {"tokens": ["a"], "entities": []} | ({} if split == "valid" else {"image": "a.png"})
@@ -209,33 +214,33 @@ def test_a_split_without_images_has_an_empty_dictionary(tmp_path: Path) -> None:
     assert valid.text() == f"valid: no sample has an image; the dictionary {valid.dictionary} is empty"
     assert torch.load(valid.dictionary, weights_only=True) == {}
     assert valid.manifest.read_text() == ""
-    before = written(data)
+    before = file_contents(data)
     assert make(data) == summaries
-    assert written(data) == before
+    assert file_contents(data) == before
     torch.save({0: ["x.png"]}, valid.dictionary)
     with pytest.raises(UserError, match=r"crops_valid_dict\.pth: this crop dictionary was made by others"):
         make(data)
 
 
-def test_two_processes_do_not_make_the_same_crops(bare: DataConfig) -> None:
-    before = written(bare)
+def test_second_process_raises_while_crops_are_locked(bare: DataConfig) -> None:
+    before = file_contents(bare)
     with (
         FileLock(Path(bare.root) / "crops.lock"),
         pytest.raises(UserError, match=r"another process .* of \S*set; wait"),
     ):
         make(bare)
-    assert set(written(bare)) - {"set/crops.lock"} == set(before)
+    assert set(file_contents(bare)) - {"set/crops.lock"} == set(before)
     make(bare)
     assert not (Path(bare.root) / "crops.lock").exists()
 
 
-def test_what_others_made_stays_until_told_otherwise(data: DataConfig) -> None:
-    before = written(data)
+def test_existing_dictionary_is_kept_unless_overwrite(data: DataConfig) -> None:
+    before = file_contents(data)
     with pytest.raises(UserError, match=r"set_train_dict\.pth|mre_train_dict\.pth: this crop dictionary was made by"):
         make(data)
-    assert written(data) == before
+    assert file_contents(data) == before
     make(data, GroundingConfig(detector="centre", size=32, overwrite=True))
-    after = written(data)
+    after = file_contents(data)
     changed = {name for name in before if after[name] != before[name]}
     assert len(changed) == 3
     assert all(name.endswith("_dict.pth") for name in changed)
@@ -244,7 +249,7 @@ def test_what_others_made_stays_until_told_otherwise(data: DataConfig) -> None:
     make(data, GroundingConfig(detector="centre", size=48, overwrite=True))
 
 
-def test_a_stopped_run_with_other_settings_is_not_mixed_in(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_with_other_settings_raises(bare: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", stop_after(4, __import__("os").replace))
         with pytest.raises(KeyboardInterrupt):
@@ -256,13 +261,13 @@ def test_a_stopped_run_with_other_settings_is_not_mixed_in(bare: DataConfig, mon
     assert {Image.open(crop).size for sample in read(bare, "train") for crop in sample.crops} == {(16, 16)}
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(bare: DataConfig) -> None:
+def test_unwritable_output_raises(bare: DataConfig) -> None:
     (Path(bare.root) / "crops_train.partial.part").mkdir()
     with pytest.raises(UserError, match=r"crops_train\.partial\.part: cannot be written \("):
         make(bare)
 
 
-def test_a_image_of_several_tweets_is_looked_at_once() -> None:
+def test_image_shared_by_samples_is_queried_once() -> None:
     samples = [Sample(f"a:{n}", ("w",), Path(image)) for n, image in enumerate(["x.jpg", "y.jpg", "x.jpg"])]
     phrases = [("dog", "cat"), ("cat",), ("sun", "dog")]
     first, second = image_queries(samples, phrases, str)
@@ -276,12 +281,12 @@ def test_a_image_of_several_tweets_is_looked_at_once() -> None:
     ("wrong", "message"),
     [({"threshold": 2}, "from 0 to 1, got 2"), ({"top": 0}, "top must be 1"), ({"size": 0}, "size")],
 )
-def test_wrong_settings_are_one_clear_error(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_settings_raise(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         GroundingConfig(**wrong)
 
 
-def test_a_full_disk_is_named(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises(data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""The detectors, tiny and with random weights: whose boxes they return, and what they say about wrong weights."""
+"""Tiny detectors with random weights: boxes compared with reference implementations, and errors for wrong weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +68,7 @@ def bounds(boxes: list[Box]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SAVE)
-def test_a_image_gets_the_same_boxes_alone_and_among_others(folders: dict[str, Path], name: str) -> None:
+def test_boxes_do_not_depend_on_the_batch(folders: dict[str, Path], name: str) -> None:
     detector = load_detector(GroundingConfig(detector=name, weights=str(folders[name]), threshold=0))
     images = [noise(60, 60), noise(60, 60), noise(60, 60)]
     phrases = [["a dog", "c. at?", "house"], [], ["fox"]]
@@ -82,7 +82,7 @@ def test_a_image_gets_the_same_boxes_alone_and_among_others(folders: dict[str, P
 
 
 @pytest.mark.parametrize("name", SAVE)
-def test_boxes_are_those_of_transformers_own_processing(folders: dict[str, Path], name: str) -> None:
+def test_boxes_match_transformers_post_processing(folders: dict[str, Path], name: str) -> None:
     detector: Any = load_detector(GroundingConfig(detector=name, weights=str(folders[name]), threshold=0))
     image = noise(70, 50)
     (found,) = detector.detect([image], [["dog", "cat"]])
@@ -101,11 +101,11 @@ def test_boxes_are_those_of_transformers_own_processing(folders: dict[str, Path]
     assert kept.detect([image], [["dog", "cat"]]) == [[box for box in found if box.score >= 0.9]]
 
 
-def test_a_phrase_has_the_score_of_its_own_tokens(folders: dict[str, Path]) -> None:
+def test_phrase_score_is_the_maximum_over_its_tokens(folders: dict[str, Path]) -> None:
     loaded: Any = load_detector(GroundingConfig(detector="grounding-dino", weights=str(folders["grounding-dino"])))
 
     class Fixed(nn.Module):
-        """Scores token number n of the text n / 100, whatever it is."""
+        """Model that gives token n of every text the score n / 100."""
 
         config = loaded.model.config
         device = torch.device("cpu")
@@ -117,16 +117,16 @@ def test_a_phrase_has_the_score_of_its_own_tokens(folders: dict[str, Path]) -> N
             return type("Output", (), {"logits": probabilities.logit(), "pred_boxes": boxes})
 
     detector = GroundingDinoDetector(Fixed(), loaded.processor, "1", 0)
-    # [CLS] d ##o ##g . a ##b . e . [SEP]: the best of "dog" is token 3, of "ab" token 6, of "e" token 8
+    # [CLS] d ##o ##g . a ##b . e . [SEP]: the highest score of "dog" is at token 3, of "ab" at 6, of "e" at 8
     ((scores, box),) = detector.find([noise(100, 50)], [["dog", "ab", "e"]])
     torch.testing.assert_close(scores.cpu(), torch.tensor([[0.03, 0.06, 0.08]]))
     torch.testing.assert_close(box.cpu(), torch.tensor([[40.0, 15.0, 60.0, 35.0]]))
-    # a full stop inside a phrase divides nothing, and a phrase of nothing else scores 0
+    # a full stop inside a phrase does not split it, and a phrase of full stops only has the score 0
     ((scores, _),) = detector.find([noise(100, 50)], [["d.og", "...", "x" * 40, "late"]])
     assert scores.cpu()[0].tolist() == pytest.approx([0.03, 0.0, 0.22, 0.0])
 
 
-def test_the_version_names_the_weights(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_version_depends_on_the_weights(folders: dict[str, Path], tmp_path: Path) -> None:
     versions = {load_detector(GroundingConfig(detector="owlv2", weights=str(folders["owlv2"]))).version}
     torch.manual_seed(1)
     save_owlv2(tmp_path)
@@ -135,7 +135,7 @@ def test_the_version_names_the_weights(folders: dict[str, Path], tmp_path: Path)
     assert all("model.safetensors" in version for version in versions)
 
 
-def test_wrong_weights_are_one_clear_error(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_wrong_weights_raise(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"grounding\.weights: expected a grounding-dino model, .* is owlv2"):
         load_detector(GroundingConfig(detector="grounding-dino", weights=str(folders["owlv2"])))
     with pytest.raises(UserError, match=r"grounding\.weights: .* local folder of a owlv2 model .*cannot be loaded"):
@@ -152,7 +152,7 @@ def small_faster_rcnn(**_: Any) -> FasterRCNN:
     )
 
 
-def test_faster_rcnn_takes_its_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faster_rcnn_loads_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision.models.detection, "fasterrcnn_resnet50_fpn_v2", small_faster_rcnn)
     torch.manual_seed(0)
     model, path = small_faster_rcnn(), tmp_path / "weights.pth"
@@ -173,7 +173,7 @@ def test_faster_rcnn_takes_its_weights_from_a_file(tmp_path: Path, monkeypatch: 
         load_detector(GroundingConfig(detector="torchvision", weights=str(path)))
 
 
-def test_the_centre_detector_covers_the_image() -> None:
+def test_centre_detector_returns_centre_and_corner_boxes() -> None:
     ((middle, *corners),) = CentreDetector().detect([noise(60, 30)], [[]])
     assert middle.bounds() == pytest.approx((10, 5, 50, 25))
     assert [box.score for box in corners] == pytest.approx([0.9, 0.8, 0.7, 0.6])
@@ -181,14 +181,14 @@ def test_the_centre_detector_covers_the_image() -> None:
     assert {(round(box.right), round(box.bottom)) for box in corners} == {(40, 20), (60, 20), (40, 30), (60, 30)}
 
 
-def test_detectors_are_found_by_name() -> None:
+def test_unknown_or_duplicate_detector_raises() -> None:
     with pytest.raises(UserError, match=r"unknown detector 'dino', expected one of annotations, "):
         load_detector(GroundingConfig(detector="dino"))
     with pytest.raises(ValueError, match="the detector 'centre' is already registered"):
         register_detector("centre")(lambda config: CentreDetector())
 
 
-def test_marked_boxes_scale_with_the_image() -> None:
+def test_annotated_boxes_scale_with_the_image() -> None:
     detector = load_detector(GroundingConfig(detector="annotations"))
     assert isinstance(detector, AnnotationDetector)
     assert detector.boxes([Region(0.1, 0.25, 1.0, 0.5, "a girl")], 200, 40) == [Box(20, 10, 200, 20, 1.0, "a girl")]

@@ -1,4 +1,4 @@
-"""What is looked for in an image, with a stand-in for the spaCy pipeline."""
+"""Phrases that detectors search for in an image, with a fake spaCy pipeline."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ SPEECH = {"the": "DET", "it": "PRON", "--a--": "PUNCT"}
 
 
 class Pipeline:
-    """Takes what stands between commas for noun phrases, and the words in `SPEECH` for those parts of speech."""
+    """Fake spaCy pipeline: text between commas is a noun phrase, and `SPEECH` gives the parts of speech."""
 
     def pipe(self, texts: Iterable[str]) -> Iterator[Any]:
         for text in texts:
@@ -26,25 +26,25 @@ class Pipeline:
             yield SimpleNamespace(noun_chunks=chunks)
 
 
-def test_only_words_that_can_be_seen_are_kept() -> None:
+def test_noun_phrases_drop_pronouns_mentions_urls_and_numbers() -> None:
     sentences = ["the big dog , it , RT @me Paris , http://x.y 12 !", "house , the house , --a--", "it"]
     samples = [Sample(f"a:{number}", tuple(sentence.split())) for number, sentence in enumerate(sentences)]
     assert noun_phrases(samples, Pipeline()) == [("big dog", "Paris"), ("house",), ()]
 
 
-def test_the_phrases_of_a_relation_are_its_entities() -> None:
+def test_phrases_of_a_relation_are_its_entities() -> None:
     words = ("Ann", "Lee", "and", "Rome", ",", "Rome")
     assert entity_phrases(Sample("a", words, head=(3, 4), tail=(0, 2))) == ("Rome", "Ann Lee")
     assert entity_phrases(Sample("a", words, head=(3, 4), tail=(5, 6))) == ("Rome",)
 
 
-def test_spacy_is_asked_for_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_spacy_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "spacy", None)
-    with pytest.raises(UserError, match=r"pip install 'attnmixup\[grounding\]'"):
+    with pytest.raises(UserError, match=r"pip install '\.\[grounding\]'"):
         load_pipeline("en_core_web_sm")
 
 
-def test_a_pipeline_must_be_there_and_find_noun_phrases(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipeline_must_exist_and_have_a_tagger_and_a_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str) -> Any:
         if name == "missing":
             raise OSError("[E050] Can't find model 'missing'")

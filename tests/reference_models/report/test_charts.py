@@ -1,4 +1,4 @@
-"""The charts: an image that needs nothing, drawn in the reader's ink, the same each time."""
+"""Charts are self-contained SVG images in the theme's text colour, identical on every call."""
 
 from base64 import b64decode
 from xml.etree import ElementTree
@@ -23,7 +23,7 @@ def projection() -> Markup:
 
 
 @pytest.mark.parametrize("draw", [curve, projection])
-def test_an_svg_in_the_ink_of_the_theme(draw: object) -> None:
+def test_chart_is_a_deterministic_svg_in_theme_colours(draw: object) -> None:
     (source,) = Page(draw()).values("src")
     svg = b64decode(source.removeprefix("data:image/svg+xml;base64,")).decode()
     assert ElementTree.fromstring(svg).tag.endswith("svg")

@@ -1,4 +1,4 @@
-"""Examples: which are picked, how spans are marked, and the size of a thumbnail."""
+"""Examples in the report: selection, marked spans, and thumbnail size."""
 
 from base64 import b64decode
 from io import BytesIO
@@ -36,13 +36,13 @@ def test_picks_are_evenly_spaced() -> None:
     assert pick([1, 2], 5) == [1, 2]
 
 
-def test_examples_have_something_to_find() -> None:
+def test_examples_without_any_label_are_skipped() -> None:
     right, wrong, empty = row(PER, PER), row(PER, NOTHING), row(NOTHING, NOTHING)
     assert pick_examples(NER, [empty, right, wrong, empty, right], 6) == ([right, right], [wrong])
     assert pick_examples(RE, [row("None", "None"), row("None", "peer")], 6) == ([], [row("None", "peer")])
 
 
-def test_a_sentence_cut_off_where_nothing_is_missed_is_right() -> None:
+def test_cut_sentence_without_missed_entities_is_right() -> None:
     assert is_right(NER, row(PER, ["B-PER"]))
     assert not is_right(NER, row(PER, NOTHING))
 
@@ -52,13 +52,13 @@ def test_spans_may_overlap() -> None:
     assert Page(marked).text[""] == "a\xa0head b\xa0head, tail c\xa0tail d"
 
 
-def test_neighbours_of_one_type_are_two_entities() -> None:
+def test_adjacent_spans_of_one_type_get_two_marks() -> None:
     assert sentence(["a", "b"], [(0, 1, "PER"), (1, 2, "PER")]).count("<mark") == 2
 
 
-def test_marks_tell_right_from_wrong() -> None:
-    looks = Page(sentence(["a", "b"], [(0, 1, "PER"), (1, 2, "LOC")], {(0, 1, "PER")})).values("class")
-    assert looks == ["right", "wrong"]
+def test_marks_distinguish_right_and_wrong_spans() -> None:
+    classes = Page(sentence(["a", "b"], [(0, 1, "PER"), (1, 2, "LOC")], {(0, 1, "PER")})).values("class")
+    assert classes == ["right", "wrong"]
 
 
 @pytest.mark.parametrize(("task", "value"), [(NER, row(PER, NOTHING)), (RE, row("peer", "None"))])

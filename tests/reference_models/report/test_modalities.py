@@ -1,4 +1,4 @@
-"""The sections on modalities and attention say in words what is wrong with their numbers."""
+"""The attention section prints the findings of the diagnostics and their statistics."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.run import CONFIG, load_whole_model, read_split
 
 
-def test_the_attention_is_judged(runs: dict[str, Path]) -> None:
+def test_attention_section_prints_findings_and_statistics(runs: dict[str, Path]) -> None:
     model, processor = load_whole_model(runs["ner"])
     samples, _ = read_split(read_settings(runs["ner"] / CONFIG, []), "test")
     split = EncodedSplit(samples[:8], processor)
     torch.nn.init.zeros_(model.mixer.attention.vector.weight)
     _, stats = batch_attention(model, split)
     page = attention(model, split, [Markup("a sentence")] * len(split))
-    said = findings(stats)
-    assert said[0].startswith("The attention is nearly uniform (entropy 1.000")
-    assert all(plain(sentence) in page for sentence in said)
+    messages = findings(stats)
+    assert messages[0].startswith("The attention is nearly uniform (entropy 1.000")
+    assert all(plain(sentence) in page for sentence in messages)
     assert all(f"{value:.3g}" in page for value in stats.values())

@@ -1,4 +1,4 @@
-"""The page of a run: well-formed, self-contained, safe, true to the files of the run, and the same each time."""
+"""The report page of a run is well-formed, self-contained, escaped, consistent with the run, and deterministic."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def pages(runs: dict[str, Path]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_well_formed_and_self_contained(name: str, pages: dict[str, str]) -> None:
+def test_page_is_well_formed_and_self_contained(name: str, pages: dict[str, str]) -> None:
     page = Page(pages[name])
     assert len(pages[name]) < 3_000_000
     assert len(set(page.values("id"))) == len(page.values("id"))
@@ -48,7 +48,7 @@ def test_well_formed_and_self_contained(name: str, pages: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_numbers_are_those_of_the_run(name: str, pages: dict[str, str], runs: dict[str, Path]) -> None:
+def test_numbers_match_the_files_of_the_run(name: str, pages: dict[str, str], runs: dict[str, Path]) -> None:
     metrics = json.loads((runs[name] / "metrics.json").read_text())
     page = Page(pages[name])
     (head, *rows), *_ = page.tables["scores"]
@@ -66,33 +66,33 @@ def test_numbers_are_those_of_the_run(name: str, pages: dict[str, str], runs: di
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_hostile_words_are_text(name: str, pages: dict[str, str]) -> None:
+def test_html_in_words_is_escaped(name: str, pages: dict[str, str]) -> None:
     assert "<script" not in pages[name]
     assert HOSTILE in "".join(Page(pages[name]).text.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_bytes_twice(name: str, pages: dict[str, str], runs: dict[str, Path]) -> None:
+def test_report_is_deterministic(name: str, pages: dict[str, str], runs: dict[str, Path]) -> None:
     assert write_report(runs[name], settings(runs[name])).read_text(encoding="utf-8") == pages[name]
 
 
-def test_attention_of_a_batch_and_its_sentences(pages: dict[str, str]) -> None:
+def test_attention_section_shows_a_batch_and_its_sentences(pages: dict[str, str]) -> None:
     for name in ("ner", "re"):
         page = Page(pages[name])
         (head, *rows), *_ = page.tables["attention"]
-        assert len(rows) == len(head) - 1 == 8  # the batch of the run
+        assert len(rows) == len(head) - 1 == 8  # batch size of the run
         assert all(sum(float(cell) for cell in row[1:]) == pytest.approx(100, abs=0.5) for row in rows)
         assert HOSTILE in page.text["attention"]
 
 
-def test_what_a_text_only_run_lacks_is_said(pages: dict[str, str]) -> None:
+def test_text_only_report_names_the_missing_modules(pages: dict[str, str]) -> None:
     text = Page(pages["text-only"]).text
     assert "without the semantic loss" in text["training"]
     assert "without the semantic loss" in text["modalities"]
     assert "without AttnMixup" in text["attention"]
 
 
-def test_data_that_are_gone_can_be_named_anew(runs: dict[str, Path], pages: dict[str, str], tmp_path: Path) -> None:
+def test_moved_data_need_a_new_data_root(runs: dict[str, Path], pages: dict[str, str], tmp_path: Path) -> None:
     run = runs["re"]
     moved = tmp_path / "moved"
     with pytest.raises(UserError, match=r"no longer in .*moved"):
@@ -101,7 +101,7 @@ def test_data_that_are_gone_can_be_named_anew(runs: dict[str, Path], pages: dict
     assert write_report(run, settings(run, "--data.root", str(moved))).read_text(encoding="utf-8") == pages["re"]
 
 
-def test_other_labels_and_missing_images_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_changed_labels_and_missing_images_raise(runs: dict[str, Path], tmp_path: Path) -> None:
     run = runs["re"]
     copy = tmp_path / "copy"
     shutil.copytree(settings(run).data.root, copy)
@@ -116,7 +116,7 @@ def test_other_labels_and_missing_images_are_refused(runs: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize("part", ["image", "crop"])
-def test_replaced_test_images_are_refused(part: str, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_replaced_test_images_raise(part: str, runs: dict[str, Path], tmp_path: Path) -> None:
     copies = tmp_path / "ner"
     shutil.copytree(Path(settings(runs["ner"]).data.root).parent, copies)
     config, text_only = (settings(runs[name], "--data.root", str(copies / "posts")) for name in ("ner", "text-only"))
@@ -129,7 +129,7 @@ def test_replaced_test_images_are_refused(part: str, runs: dict[str, Path], tmp_
     write_report(runs["text-only"], text_only)
 
 
-def test_images_that_may_be_bad_are_left_out(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_bad_images_are_blanked_and_listed(runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["re"], run)
     copy = tmp_path / "copy"

@@ -1,4 +1,4 @@
-"""The report in a real browser: it fits the window of a phone and of a desk, and asks for nothing."""
+"""The report in a real browser: it fits phone and desktop windows and requests no other resource."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,15 +21,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", ["ner", "re", "text-only"])
-def test_no_width_makes_the_page_scroll_sideways(browser: Any, name: str, runs: dict[str, Path]) -> None:
+def test_page_fits_every_window_width_without_requests(browser: Any, name: str, runs: dict[str, Path]) -> None:
     path = write_report(runs[name], read_settings(runs[name] / CONFIG))
-    asked: list[str] = []
+    requested: list[str] = []
     for width, scheme in ((375, "light"), (768, "dark"), (1280, "light")):
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(path.as_uri())
         assert overflow(page) == 0, width
         assert page.get_by_role("heading", level=2).count() == 6
         check_accessibility(page)
         page.close()
-    assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+    assert {url for url in requested if not url.startswith("data:")} == {path.as_uri()}

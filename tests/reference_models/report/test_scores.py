@@ -1,4 +1,4 @@
-"""The tables of types against the scorer, on random tags and by hand."""
+"""The type tables compared with the scorer on random tags and with hand-computed values."""
 
 import random
 
@@ -16,12 +16,12 @@ NER = NamedEntities(TAGS)
 
 def test_outcomes_of_a_sentence() -> None:
     true = ["B-PER", "I-PER", "O", "B-LOC", "B-ORG", "O"]
-    said = ["B-PER", "I-PER", "O", "B-ORG", "O"]  # cut off by the length limit
-    assert NER.outcomes(true, said) == [("PER", "PER"), ("LOC", "ORG"), ("ORG", None)]
+    predicted = ["B-PER", "I-PER", "O", "B-ORG", "O"]  # cut off by the length limit
+    assert NER.outcomes(true, predicted) == [("PER", "PER"), ("LOC", "ORG"), ("ORG", None)]
     assert NER.outcomes(["O", "O"], ["B-MISC", "O"]) == [(None, "MISC")]
 
 
-def test_other_boundaries_are_missed_and_spurious() -> None:
+def test_wrong_boundaries_are_missed_and_spurious() -> None:
     assert NER.outcomes(["B-PER", "I-PER"], ["B-PER", "O"]) == [(None, "PER"), ("PER", None)]
 
 
@@ -31,7 +31,7 @@ def test_outcome_of_a_relation() -> None:
     assert task.outcomes("NA", "NA") == [(None, None)]
 
 
-def test_table_of_entities_gives_what_the_scorer_gives() -> None:
+def test_entity_table_matches_the_scorer() -> None:
     draw = random.Random(0)
     rows = [{key: draw.choices(TAGS, k=9) for key in ("true", "predicted")} for _ in range(200)]
     types = ("PER", "LOC", "ORG", "MISC")
@@ -42,7 +42,7 @@ def test_table_of_entities_gives_what_the_scorer_gives() -> None:
     assert of_all[1:4] == [f"{100 * scores[name]:.2f}" for name in ("precision", "recall", "f1")]
 
 
-def test_table_of_relations_by_hand() -> None:
+def test_relation_table_matches_hand_computed_scores() -> None:
     pairs = [("a", "a"), ("a", "b"), ("a", None), ("b", "b"), (None, "a"), (None, None)]
     rows = Page(type_table(pairs, "relation")).tables[""][0]
     assert rows[1] == ["a", "50.00", "33.33", "40.00", "3", "2"]
@@ -50,7 +50,7 @@ def test_table_of_relations_by_hand() -> None:
     assert rows[3][3] == f"{100 * relation_scores(*zip(*pairs, strict=True), None)['f1']:.2f}"
 
 
-def test_confusion_by_hand() -> None:
+def test_confusion_map_matches_hand_computed_counts() -> None:
     pairs = [("a", "a"), ("a", "b"), ("a", None), ("a", None), (None, "b")]
     page = Page(confusion_map(pairs, missed="missed", spurious="spurious"))
     assert page.tables[""][0] == [
@@ -66,5 +66,5 @@ def test_types_with_the_most_samples_come_first() -> None:
     assert types_by_support([("b", "c"), ("b", "b"), ("a", None), (None, "d")]) == ["b", "a", "c", "d"]
 
 
-def test_nothing_but_none() -> None:
+def test_type_table_without_relations_is_zero() -> None:
     assert Page(type_table([(None, None)], "relation")).tables[""][0][1] == ["all", "0.00", "0.00", "0.00", "0", "0"]

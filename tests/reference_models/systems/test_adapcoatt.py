@@ -1,4 +1,4 @@
-"""AdapCoAtt-BERT-CRF: its fusion against loops over words and cells, its gates, and what the published scores do."""
+"""AdapCoAtt-BERT-CRF: fusion compared with loops over words and cells, gates, and the published scores."""
 
 import math
 
@@ -42,7 +42,7 @@ def slow_scores(attention, query, keys):
 @pytest.mark.parametrize("sample", [0, 1, 3])
 def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
     system, batch = make(coattn=coattn, attention_width=7, fusion=fusion), make_batch("ner")
-    with torch.no_grad():  # as drawn they are so small that a tanh does next to nothing
+    with torch.no_grad():  # initial weights are so small that tanh is almost linear
         for name, parameter in system.named_parameters():
             if not name.startswith(("text_encoder", "vision")):
                 parameter.mul_(20)
@@ -71,24 +71,39 @@ def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
 
 
 @pytest.mark.parametrize(("coattn", "alike"), [("add", False), ("concat", True)])
-def test_every_word_attends_alike_where_both_sides_are_joined(coattn, alike):
+def test_joined_scores_give_every_word_the_same_attention(coattn, alike):
     system, batch = make(coattn=coattn), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     with torch.no_grad():
         for attention in (system.visual_attention, system.textual_attention):
             for parameter in attention.parameters():
                 parameter.mul_(50)
         words, _ = words_of(system, batch)
-        cells = torch.randn(4, 6, system.text_encoder.width)
-        weights = system.visual_attention(words, cells).softmax(dim=-1)
-    assert torch.allclose(weights, weights[:, :1].expand_as(weights), atol=1e-5) == alike
+        others = torch.randn(4, 6, system.text_encoder.width)
+        for attention, queries, keys in (
+            (system.visual_attention, words, others),
+            (system.textual_attention, others, words),
+        ):
+            weights = attention(queries, keys).softmax(dim=-1)
+            assert torch.allclose(weights, weights[:, :1].expand_as(weights), atol=1e-5) == alike
     system.train()(**batch).loss.backward()
-    silent = system.visual_attention.query.weight.grad.abs().max() < 1e-6
-    assert silent == alike
+    for attention in (system.visual_attention, system.textual_attention):
+        assert (attention.query.weight.grad.abs().max() < 1e-6) == alike
+
+
+def test_no_word_attends_to_padding():
+    system, batch, kept = make(), make_batch("ner"), []
+    system.textual_attention.register_forward_pre_hook(lambda _, given: kept.append(given[1]))
+    system.textual_mix.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    system.encode(batch)
+    (words, answered), mask = kept, batch["word_mask"]
+    (gradient,) = torch.autograd.grad(answered[mask].sum(), words)
+    assert (gradient[mask].abs().sum(dim=1) > 0).all()
+    assert not gradient[~mask].any()
 
 
 @pytest.mark.parametrize(("fusion", "alike"), [("paper", False), ("code", True)])
-def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fusion, alike):
-    """All words attend alike there, and the filter of the published code does not read the word."""
+def test_published_fusion_adds_the_same_vector_to_every_word(fusion, alike):
+    """All words then have the same attention, and the published filter gate does not read the word."""
     system, batch = make(coattn="concat", fusion=fusion), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     width = system.text_encoder.width
     added = encode(system, batch).h[0, :, width:]
@@ -96,7 +111,17 @@ def test_with_joined_scores_the_published_fusion_adds_the_same_to_every_word(fus
     assert torch.allclose(added, added[:1].expand_as(added), atol=1e-6) == alike
 
 
-def test_without_an_image_it_is_bert_crf():
+def test_dropout_acts_on_the_words_alone():
+    system, batch, read = make().train(), make_batch("ner"), []
+    for module in (system.head, system.head.linear):
+        module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    system(**batch)
+    h, features = read
+    assert torch.equal(features, h)
+    assert (h[0, :, : system.text_encoder.width] == 0).any()
+
+
+def test_sample_without_an_image_equals_bert_crf():
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
     grid = features.padded("grid").masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
@@ -110,7 +135,7 @@ def test_without_an_image_it_is_bert_crf():
         torch.testing.assert_close(system.head(h)[1], expected, atol=1e-6, rtol=1e-6)
 
 
-def test_cells_and_words_are_sets():
+def test_order_of_cells_and_words_does_not_matter():
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     features = system.image_features(batch).padded("grid")
     grid = torch.cat([features, torch.randn(4, 1, 5, features.shape[-1])], dim=2)
@@ -123,13 +148,28 @@ def test_cells_and_words_are_sets():
     torch.testing.assert_close(moved[0], before[0, order], atol=1e-5, rtol=1e-5)
 
 
+def set_fusion_gate(system, score):
+    system.fusion_gate = torch.nn.Linear(2 * system.text_encoder.width, 1)
+    torch.nn.init.zeros_(system.fusion_gate.weight)
+    torch.nn.init.constant_(system.fusion_gate.bias, score)
+
+
 @pytest.mark.parametrize(("share", "moves"), [(1e4, False), (-1e4, True)])
-def test_fusion_gate_chooses_between_what_is_seen_and_what_is_answered(share, moves):
+def test_fusion_gate_selects_visual_or_textual_attention(share, moves):
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    set_fusion_gate(system, share)
+    before = encode(system, batch).h
     with torch.no_grad():
-        system.fusion_gate = torch.nn.Linear(2 * system.text_encoder.width, 1)
-        system.fusion_gate.weight.zero_()
-        system.fusion_gate.bias.fill_(share)
-        before = encode(system, batch).h
         system.textual_mix.bias += 1
     assert torch.equal(encode(system, batch).h, before) != moves
+
+
+@pytest.mark.parametrize(("share", "moves"), [(1e4, True), (-1e4, False)])
+def test_behind_a_shut_gate_the_image_acts_through_the_textual_attention_alone(share, moves):
+    system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
+    other = batch | {"pixel_values": 255 - batch["pixel_values"]}
+    set_fusion_gate(system, share)
+    assert not torch.equal(encode(system, batch).h, encode(system, other).h)
+    with torch.no_grad():
+        system.textual_attention.query.weight.zero_()
+    assert torch.equal(encode(system, batch).h, encode(system, other).h) != moves

@@ -1,4 +1,4 @@
-"""What all systems share: the two modules, the head and the losses, around an `encode` of one's own."""
+"""The base class of all systems: the two modules, the head and the losses, with a custom `encode`."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class GivenConfig(SystemConfig):
 
 @register("given")
 class Given(System):
-    """A system whose encoded batch is given; its images have the 64 features of the tiny backbone."""
+    """A system that gets its encoded batch as input; images have the 64 features of the tiny backbone."""
 
     config_class = GivenConfig
 
@@ -54,7 +54,7 @@ def make_given_batch():
     }
 
 
-def test_loss_is_task_loss_and_weighted_semantic_loss_of_the_original_samples():
+def test_loss_is_task_loss_plus_weighted_semantic_loss():
     model, batch = make_given(semantic_weight=0.3, attn_mixup=False).train(), make_given_batch()
     output = model(**batch)
     task = F.cross_entropy(model.head(batch["h"]), batch["labels"])
@@ -68,12 +68,12 @@ def test_loss_is_task_loss_and_weighted_semantic_loss_of_the_original_samples():
     assert output.predictions is None
 
 
-@pytest.mark.parametrize("spoilt", [-3.0, 1e30])
-def test_sample_without_an_image_takes_no_part_in_the_semantic_loss(spoilt):
+@pytest.mark.parametrize("filler", [-3.0, 1e30])
+def test_samples_without_an_image_have_no_semantic_loss(filler):
     model, batch = make_given(attn_mixup=False).train(), make_given_batch()
     batch["h"].requires_grad_()
     first = model(**batch).loss
-    other = batch["image"].masked_fill(~batch["has_image"][:, None], spoilt)
+    other = batch["image"].masked_fill(~batch["has_image"][:, None], filler)
     second = model(**(batch | {"image": other})).loss
     assert torch.equal(first, second)
     model.semantic.zero_grad()
@@ -81,7 +81,7 @@ def test_sample_without_an_image_takes_no_part_in_the_semantic_loss(spoilt):
     assert all(p.grad.isfinite().all() for p in model.semantic.parameters())
 
 
-def test_mixup_acts_in_training_only_and_sees_the_labels():
+def test_mixup_acts_only_in_training_and_uses_the_labels():
     model, batch = make_given(mixup={"dropout": 0.0}).train(), make_given_batch()
     generator = torch.random.get_rng_state()
     output = model(**batch)
@@ -93,7 +93,7 @@ def test_mixup_acts_in_training_only_and_sees_the_labels():
     torch.testing.assert_close(model(**batch).loss, F.cross_entropy(model.head(batch["h"]), batch["labels"]))
 
 
-def test_evaluation_keeps_every_sample_draws_nothing_and_needs_no_labels():
+def test_evaluation_is_deterministic_and_needs_no_labels():
     for task, shape in (("re", (4,)), ("ner", (4, 5))):
         model, batch = make_model(task=task).eval(), make_batch(task)
         labels = batch.pop("labels")
@@ -115,14 +115,14 @@ def test_modules_can_be_switched_off():
     assert output.loss == output.task_loss
 
 
-def test_training_without_labels_is_an_error():
+def test_training_without_labels_raises():
     batch = make_given_batch()
     del batch["labels"]
     with pytest.raises(ValueError, match="training needs labels"):
         make_given().train()(**batch)
 
 
-def test_options_reach_both_modules():
+def test_options_are_passed_to_both_modules():
     model = make_given(mixup={"preset": "release"}, semantic={"project": "image", "temperature": 2.0})
     assert model.mixer.options.final == "slice"
     assert model.semantic.image_projection.weight.shape == (6, 64)

@@ -1,4 +1,4 @@
-"""Building a model from settings: weights of one's own, their mistakes, and files that would run code."""
+"""Building a model from settings: local weights, invalid weights, and files that would execute code."""
 
 import pickle
 from dataclasses import replace
@@ -13,10 +13,13 @@ from torchvision import models as torchvision_models
 from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
 from reference_models.errors import UserError
+from reference_models.systems import get_system
 from reference_models.systems.bert import BERTConfig
 from reference_models.systems.build import build_system
 from reference_models.systems.i2srm import I2SRMConfig
-from reference_models.tasks import get_task
+from reference_models.systems.pcnn import PCNNConfig
+from reference_models.tasks import NamedEntities, get_task
+from reference_models.tasks import task as task_module
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.re import MARKERS
 
@@ -38,7 +41,7 @@ def save_resnet(path, **kwargs):
     return weights
 
 
-def test_settings_reach_the_model():
+def test_settings_are_passed_to_the_model():
     settings = I2SRMConfig(
         **TINY,
         prefix="release",
@@ -59,14 +62,42 @@ def test_settings_reach_the_model():
     assert model.text_encoder.body.embeddings.word_embeddings.padding_idx == 0
 
 
+def test_a_task_that_is_derived_from_that_of_the_system_is_accepted(monkeypatch):
+    class Mentions(NamedEntities):
+        name = "mentions"
+
+    monkeypatch.setitem(task_module._TASKS._known, "mentions", Mentions)
+    for system in ("ita", "adapcoatt"):
+        settings = get_system(system).settings_class(text="tiny", vision="tiny")
+        assert build_system(system, settings, make_processor("mentions")).task is Mentions
+        with pytest.raises(UserError, match=f"the system {system} is for ner, but the data are for re"):
+            build_system(system, settings, make_processor("re"))
+
+
 def test_text_only_model_has_no_vision():
     model = build_system("bert", BERTConfig(**TINY), make_processor("ner"))
     assert model.vision is None
     assert model.semantic is None
 
 
+def test_words_of_pcnn_without_a_vector_are_normal_if_others_have_one(tmp_path):
+    (tmp_path / "glove.txt").write_text(f"w2{' 1' * 50}\nw3{' 2' * 50}\n")
+    drawn = {}
+    torch.manual_seed(0)
+    for vectors in ("none", str(tmp_path / "glove.txt")):
+        system = build_system("pcnn", PCNNConfig(word_vectors=vectors), make_processor(words=2000))
+        drawn[vectors] = system.words.weight
+        assert not drawn[vectors][0].any()
+    uniform, normal = drawn.values()
+    assert uniform.abs().max() <= 0.25
+    assert normal[[2, 3]].tolist() == [[1] * 50, [2] * 50]
+    assert normal[4:].std().item() == pytest.approx(50**-0.5, rel=0.02)
+    assert normal[4:].abs().max() > 0.5
+    assert normal[1].abs().max() > 0.25  # the unknown word
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_backbone_takes_weights_from_a_local_file(suffix, tmp_path):
+def test_backbone_loads_weights_from_a_local_file(suffix, tmp_path):
     path = tmp_path / f"resnet18{suffix}"
     weights = save_resnet(path)
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(path))
@@ -75,7 +106,7 @@ def test_backbone_takes_weights_from_a_local_file(suffix, tmp_path):
         assert torch.equal(value, weights[name]), name
 
 
-def test_class_logits_take_their_weights_from_the_file_too(tmp_path):
+def test_class_logits_load_weights_from_the_file(tmp_path):
     weights = save_resnet(tmp_path / "resnet18.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "resnet18.pth"))
     model = build_system(
@@ -89,7 +120,7 @@ def test_class_logits_take_their_weights_from_the_file_too(tmp_path):
         build_system("i2srm", replace(settings, image_signal="logits"), make_processor())
 
 
-def test_weights_without_counters_of_older_torch_fit(tmp_path):
+def test_weights_of_older_torch_without_counters_load(tmp_path):
     weights = {k: v for k, v in save_resnet(tmp_path / "new.pth").items() if "num_batches" not in k}
     torch.save(weights, tmp_path / "old.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "old.pth"))
@@ -97,7 +128,7 @@ def test_weights_without_counters_of_older_torch_fit(tmp_path):
     assert torch.equal(model.vision.body.state_dict()["conv1.weight"], weights["conv1.weight"])
 
 
-def test_weights_of_another_backbone_are_refused_by_name(tmp_path):
+def test_weights_of_another_backbone_raise(tmp_path):
     path = tmp_path / "resnet18.pth"
     save_resnet(path)
     for vision in ("resnet34", "resnet50", "mobilenet_v2"):
@@ -106,7 +137,7 @@ def test_weights_of_another_backbone_are_refused_by_name(tmp_path):
             build_system("i2srm", settings, make_processor())
 
 
-def test_weights_of_another_shape_are_refused_by_name(tmp_path):
+def test_weights_of_another_shape_raise(tmp_path):
     weights = save_resnet(tmp_path / "a.pth")
     torch.save(weights | {"conv1.weight": torch.zeros(1)}, tmp_path / "b.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "b.pth"))
@@ -123,7 +154,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["malicious", "damaged", "list", "numbers", "missing"])
-def test_file_that_is_no_file_of_weights_is_refused_and_not_executed(content, tmp_path):
+def test_invalid_weights_file_raises_and_is_not_executed(content, tmp_path):
     path, trace = tmp_path / "weights.pth", tmp_path / "executed"
     if content == "malicious":
         path.write_bytes(pickle.dumps(Malicious(trace)))
@@ -139,7 +170,7 @@ def test_file_that_is_no_file_of_weights_is_refused_and_not_executed(content, tm
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_text_encoder_takes_weights_from_a_local_folder(family, dtype, tmp_path):
+def test_text_encoder_loads_weights_from_a_local_folder(family, dtype, tmp_path):
     torch.manual_seed(3)
     saved = AutoModel.from_config(text_config(family)).to(dtype)
     saved.save_pretrained(tmp_path)
@@ -147,7 +178,7 @@ def test_text_encoder_takes_weights_from_a_local_folder(family, dtype, tmp_path)
     state = model.text_encoder.body.state_dict()
     assert len(state) > 10
     for name, value in saved.state_dict().items():
-        if name in state:  # all but the pooler; the entity markers lengthen the table of words
+        if name in state:  # all but the pooler; the entity markers extend the word embedding
             assert state[name].dtype == torch.float32
             assert torch.equal(state[name][: len(value)], value.float()), name
     assert len(model.text_encoder.body.get_input_embeddings().weight) == 50 + len(MARKERS)
@@ -155,7 +186,7 @@ def test_text_encoder_takes_weights_from_a_local_folder(family, dtype, tmp_path)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 64), ("roberta", 61), ("modernbert", 64)])
-def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
+def test_length_limit_beyond_the_encoder_raises(family, longest, tmp_path):
     config = text_config(family)
     config.max_position_embeddings = 64
     config.pad_token_id = 2
@@ -164,7 +195,7 @@ def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
     processor.max_length = longest
     model = build_system("i2srm", settings, processor).eval()
     ids = torch.full((1, longest), 5)
-    assert model.text_encoder(ids, torch.ones_like(ids)).shape[1] == longest  # no position is missing
+    assert model.text_encoder(ids, torch.ones_like(ids)).shape[1] == longest  # every position exists
     processor.max_length = longest + 1
     with pytest.raises(
         UserError, match=rf"data\.max_length is {longest + 1}, but .* reads at most {longest} sub-words"
@@ -172,7 +203,7 @@ def test_length_limit_beyond_the_encoder_is_refused(family, longest, tmp_path):
         build_system("i2srm", settings, processor)
 
 
-def test_text_encoder_that_cannot_be_loaded_is_a_clear_error(tmp_path):
+def test_text_encoder_that_cannot_be_loaded_raises(tmp_path):
     for name in (str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(UserError, match=r"model\.text: no encoder could be loaded"):
             build_system("i2srm", I2SRMConfig(**(TINY | {"text": name})), make_processor())
@@ -182,7 +213,7 @@ def test_text_encoder_that_cannot_be_loaded_is_a_clear_error(tmp_path):
         build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
 
 
-def test_text_encoder_without_such_attention_is_a_clear_error(tmp_path):
+def test_text_encoder_without_prefix_support_raises(tmp_path):
     config = DebertaV2Config(
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20
     )
@@ -192,6 +223,6 @@ def test_text_encoder_without_such_attention_is_a_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize("mixup", [{"colour": 1}, {"heads": -1}, {"sample_ratio": 2.0}])
-def test_wrong_option_of_the_mixup_is_a_clear_error(mixup):
+def test_invalid_mixup_option_raises(mixup):
     with pytest.raises(UserError, match=r"model\.mixup or model\.semantic: "):
         build_system("i2srm", I2SRMConfig(**TINY, mixup=mixup), make_processor())

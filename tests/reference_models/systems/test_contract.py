@@ -1,9 +1,10 @@
-"""What every system of the registry must do, so that a new one is checked without a line here.
+"""Tests that every registered system must pass; a new system is tested without a change in this file.
 
-A system whose own parameters need more than these batches lists exceptions in its own test, by `SILENT`.
+`tiny_models.SILENT` lists parameters of a system that get no gradient from these batches.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from reference_models.systems import get_system, list_systems
 from reference_models.systems.base import Encoded, System
+from reference_models.training.optimizer import parameter_groups
 
 SHIPPED = [name for name in list_systems() if get_system(name).__module__.startswith("reference_models.")]
 CASES = [(name, task) for name in SHIPPED for task in get_system(name).tasks or ("ner", "re")]
@@ -39,7 +41,7 @@ def without_dropout(system: System) -> System:
     for name, value in vars(system.config.text_config).items():
         if "dropout" in name and value:
             setattr(system.config.text_config, name, 0.0)
-    for module in system.modules():  # attention layers of transformers hold a rate of their own
+    for module in system.modules():  # attention layers of transformers have their own rate
         for rate in ("attention_dropout", "dropout_prob"):
             if isinstance(getattr(module, rate, None), float):
                 setattr(module, rate, 0.0)
@@ -56,7 +58,7 @@ def scores_of(system: System, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def real_scores(system: System, batch: Mapping[str, Tensor], samples: int) -> Iterator[Tensor]:
-    """The scores of each sample, without those of padding."""
+    """Yield the scores of each sample without padding."""
     scores, mask = scores_of(system, batch), batch.get("word_mask")
     for sample in range(samples):
         yield scores[sample] if mask is None else scores[sample][mask[sample]]
@@ -80,8 +82,16 @@ def test_every_trainable_parameter_receives_a_gradient(name: str, task: str, mod
 
 
 @each_case
-def test_scores_depend_on_h_alone(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scores of a batch stay when everything but `h` and its mask is taken away."""
+def test_every_trainable_parameter_is_in_one_optimizer_group(name: str, task: str) -> None:
+    system = make_system(name, task)
+    groups = parameter_groups(system, system.learning_rates(), learning_rate=1.0, weight_decay=0.1)
+    grouped = Counter(id(parameter) for group in groups for parameter in group["params"])
+    assert grouped == Counter(id(parameter) for parameter in system.parameters() if parameter.requires_grad)
+
+
+@each_case
+def test_scores_depend_only_on_h(name: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scores stay the same if the output of `encode` has only `h` and its mask."""
     system, batch = make_system(name, task), make_batch(task)
     expected = scores_of(system, batch)
     encoded = system.encode(unlabelled(batch))
@@ -90,7 +100,7 @@ def test_scores_depend_on_h_alone(name: str, task: str, monkeypatch: pytest.Monk
 
 
 @each_case
-def test_padding_and_neighbours_change_nothing(name: str, task: str) -> None:
+def test_padding_and_other_samples_do_not_change_scores(name: str, task: str) -> None:
     system, batch = make_system(name, task), make_batch(task)
     expected = list(real_scores(system, batch, 4))
     alone = {key: value[1:3] for key, value in batch.items()}
@@ -107,7 +117,7 @@ def test_padding_and_neighbours_change_nothing(name: str, task: str) -> None:
 
 
 @each_case
-def test_absent_images_change_nothing(name: str, task: str) -> None:
+def test_absent_images_do_not_change_scores(name: str, task: str) -> None:
     system, batch = make_system(name, task), make_batch(task)
     expected = scores_of(system, batch)
     absent = ~batch["image_mask"][..., None, None, None]
@@ -119,7 +129,7 @@ def test_absent_images_change_nothing(name: str, task: str) -> None:
 
 
 @each_case
-def test_a_present_image_moves_the_scores_of_systems_that_read_images(name: str, task: str) -> None:
+def test_present_image_changes_scores_if_the_system_reads_images(name: str, task: str) -> None:
     system, batch = make_system(name, task), make_batch(task)
     moved = (scores_of(system, batch) - scores_of(system, batch | {"pixel_values": 255 - batch["pixel_values"]})).abs()
     assert (moved.flatten(1).amax(dim=1)[[0, 3]] > 1e-6).all() == bool(system.settings.inputs.images)
@@ -127,14 +137,14 @@ def test_a_present_image_moves_the_scores_of_systems_that_read_images(name: str,
 
 @each_case
 @each_choice
-def test_saved_system_comes_back_identical(name: str, task: str, modules: str, tmp_path: Any) -> None:
+def test_saved_system_loads_identically(name: str, task: str, modules: str, tmp_path: Any) -> None:
     system, batch = make_system(name, task, modules), make_batch(task)
     expected = scores_of(system, batch)
     system.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
     assert type(loaded) is type(system)
     torch.testing.assert_close(loaded.state_dict(), system.state_dict(), rtol=0, atol=0)
-    # Which kernel an LSTM takes depends on where its weights lie in memory.
+    # The kernel of an LSTM depends on the memory layout of its weights.
     close = 1e-7 if any(isinstance(module, torch.nn.LSTM) for module in system.modules()) else 0.0
     assert (scores_of(loaded, batch) - expected).abs().max() <= close
     assert loaded.settings == system.settings
@@ -145,8 +155,8 @@ def test_saved_system_comes_back_identical(name: str, task: str, modules: str, t
 
 
 @each_case
-def test_own_losses_see_the_original_rows_alone(name: str, task: str) -> None:
-    """With the same weights they are the same whether AttnMixup makes more rows of the batch or not."""
+def test_own_losses_use_only_the_original_samples(name: str, task: str) -> None:
+    """With the same weights, the system's own losses are the same with and without AttnMixup."""
     mixed = without_dropout(make_system(name, task, "both")).train()
     plain = copy.deepcopy(mixed)
     plain.mixer = None
@@ -177,7 +187,7 @@ def test_bfloat16_and_autocast(name: str, task: str, tmp_path: Any) -> None:
 
 
 @each_case
-def test_evaluation_draws_nothing_and_predicts_every_sample(name: str, task: str) -> None:
+def test_evaluation_is_deterministic_and_predicts_every_sample(name: str, task: str) -> None:
     system, batch = make_system(name, task).eval(), make_batch(task)
     state = torch.random.get_rng_state()
     output = system(**unlabelled(batch))

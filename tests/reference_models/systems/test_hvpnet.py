@@ -1,4 +1,4 @@
-"""HVPNeT: I2SRM without both modules, its published faults as options, and what the prefix may touch."""
+"""HVPNeT: equality with I2SRM without both modules, published faults as options, and the prefix."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PUBLISHED = {"prefix": "release", "pair": "marker", "freeze_image_backbone": Tru
 
 @pytest.mark.parametrize("task", ["ner", "re"])
 @pytest.mark.parametrize("options", [{}, {"prefix": "paper"}, {"fusion": "concat"}], ids=str)
-def test_it_is_i2srm_without_both_modules_to_the_bit(task, options):
+def test_hvpnet_is_bit_identical_to_i2srm_without_both_modules(task, options):
     ours = make_model(HVPNeT, task=task, **options)
     theirs = make_model(I2SRM, task=task, attn_mixup=False, semantic_weight=0.0, **PUBLISHED | options)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -30,10 +30,10 @@ def test_it_is_i2srm_without_both_modules_to_the_bit(task, options):
 
 
 @pytest.mark.parametrize("scrambled", [False, True])
-def test_a_head_sees_its_own_features_unless_heads_are_scrambled(scrambled):
+def test_heads_share_features_only_when_scrambled(scrambled):
     system, batch = make_model(HVPNeT, scramble_heads=scrambled), make_batch(present=[[1, 1, 1, 1]] * 4)
     last, width = system.prefix.mixer.perceptron[2], system.text_encoder.width
-    column = torch.arange(last.out_features) % (2 * width)  # of a share: keys, then values
+    column = torch.arange(last.out_features) % (2 * width)  # position within a share: keys, then values
     others = (column >= width // system.text_encoder.heads) & (column < width)
     with torch.no_grad():
         for parameter in (last.weight, last.bias):
@@ -57,7 +57,7 @@ def test_gates_sum_to_one():
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_a_head_that_is_not_trained_stays_as_it_was_drawn(task):
+def test_frozen_head_gets_no_gradient(task):
     system = make_model(HVPNeT, task=task, train_head=False).train()
     system(**make_batch(task)).loss.backward()
     assert [p.grad for p in system.head.parameters()] == [None] * len(list(system.head.parameters()))
@@ -65,7 +65,7 @@ def test_a_head_that_is_not_trained_stays_as_it_was_drawn(task):
 
 
 @pytest.mark.parametrize("drifting", [False, True])
-def test_statistics_of_the_frozen_backbone_stay_unless_it_is_in_training_mode(drifting):
+def test_frozen_backbone_updates_statistics_only_in_train_mode(drifting):
     system = make_model(HVPNeT, backbone_train_mode=drifting).train()
     before = {name: value.clone() for name, value in system.vision.named_buffers()}
     system(**make_batch()).loss.backward()

@@ -1,4 +1,4 @@
-"""I2SRM as a whole: what moves its output, what learns, and what a saved model gives back."""
+"""The complete I2SRM: which inputs change its output, which parameters learn, saving and loading."""
 
 import copy
 import logging
@@ -32,8 +32,8 @@ def scores(model, batch):
         return model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).scores
 
 
-def change(batch, sample, slot):
-    """The batch with one image replaced."""
+def replace_image(batch, sample, slot):
+    """Return the batch with one image replaced."""
     pixels = batch["pixel_values"].clone()
     pixels[sample, slot] = 255 - pixels[sample, slot]
     return batch | {"pixel_values": pixels}
@@ -52,7 +52,7 @@ def test_every_trainable_parameter_receives_a_gradient(task, options):
     }
 
 
-def test_gradient_reaches_every_parameter_of_the_release_with_class_logits():
+def test_release_with_class_logits_trains_every_parameter():
     model = make_model(vision="resnet18", **RELEASE).train()
     assert model.mixer.options.final == "slice"
     assert model.semantic.image_projection.weight.shape == (64, 1000)
@@ -61,31 +61,31 @@ def test_gradient_reaches_every_parameter_of_the_release_with_class_logits():
     assert [name for name in silent if not name.endswith(("key.bias", "gates.bias"))] == []
 
 
-def test_class_logits_are_left_out_where_no_loss_would_train_them():
+def test_classifier_is_omitted_without_the_semantic_loss():
     model = make_model(vision="resnet18", image_signal="logits", semantic_weight=0.0)
     assert not any(name.startswith("vision.body.fc") for name, _ in model.named_parameters())
 
 
 @each_task
 @each_reading
-def test_crop_moves_its_own_sample_and_an_absent_crop_moves_nothing(task, options):
+def test_crop_changes_only_its_sample_and_absent_crops_nothing(task, options):
     model, batch = make_model(task=task, **options), make_batch(task)
     base = scores(model, batch)
-    moved = (scores(model, change(batch, 0, 2)) - base).abs().flatten(1).amax(dim=1)
+    moved = (scores(model, replace_image(batch, 0, 2)) - base).abs().flatten(1).amax(dim=1)
     assert moved[0] > 1e-5
     assert (moved[1:] < 1e-6).all()
     for sample, slot in ((1, 1), (2, 0), (2, 3), (3, 3)):
-        assert torch.equal(scores(model, change(batch, sample, slot)), base), (sample, slot)
+        assert torch.equal(scores(model, replace_image(batch, sample, slot)), base), (sample, slot)
 
 
 @pytest.mark.parametrize(("prefix", "moves"), [("paper", False), ("release", True)])
-def test_whole_image_belongs_to_the_prefix_of_the_release_only(prefix, moves):
+def test_only_the_release_prefix_uses_the_whole_image(prefix, moves):
     model, batch = make_model(prefix=prefix), make_batch()
-    assert (not torch.equal(scores(model, change(batch, 0, 0)), scores(model, batch))) == moves
+    assert (not torch.equal(scores(model, replace_image(batch, 0, 0)), scores(model, batch))) == moves
 
 
-def test_absent_crops_are_attended_to_as_zero_images_if_asked_for():
-    """A crop of the mean colour is what the release puts for an absent one."""
+def test_attend_absent_treats_absent_crops_as_zero_images():
+    """The release uses an image of the mean colour for an absent crop."""
     batch = make_batch(present=[[1, 1, 0, 0]] * 4)
     grey = batch["pixel_values"].clone()
     grey[:, 2:] = torch.tensor([124, 116, 104], dtype=torch.uint8)[:, None, None]
@@ -100,7 +100,7 @@ def test_absent_crops_are_attended_to_as_zero_images_if_asked_for():
 
 @each_task
 @each_reading
-def test_sample_without_any_image_is_encoded_as_text_alone(task, options):
+def test_sample_without_images_is_encoded_as_text_only(task, options):
     model, batch = make_model(task=task, **options), make_batch(task)
     bare = make_model(BERT, task=task)
     bare.load_state_dict(model.state_dict(), strict=False)
@@ -113,7 +113,7 @@ def test_sample_without_any_image_is_encoded_as_text_alone(task, options):
 @each_task
 @each_reading
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_batch_without_a_single_image_works(task, options, mode):
+def test_batch_without_images_works(task, options, mode):
     model = make_model(task=task, **options).train(mode == "train")
     statistics = {name: value.clone() for name, value in model.vision.named_buffers()}
     batch = make_batch(task, present=[[0] * 4] * 4)
@@ -137,7 +137,7 @@ def test_every_family_trains_and_predicts(family, task):
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_frozen_backbone_stays_as_it_is_in_training(freeze):
+def test_frozen_backbone_does_not_change_in_training(freeze):
     model = make_model(freeze_image_backbone=freeze).train()
     before = {name: value.clone() for name, value in model.vision.state_dict().items()}
     model(**make_batch()).loss.backward()
@@ -149,7 +149,7 @@ def test_frozen_backbone_stays_as_it_is_in_training(freeze):
     assert model.prefix.mixer.gates.grad.abs().sum() > 0
 
 
-def test_words_and_pairs_are_gathered_from_the_encoded_text():
+def test_words_and_pairs_are_gathered_from_the_hidden_states():
     for task in TASKS:
         model, batch = make_model(BERT, task=task).eval(), make_batch(task)
         with torch.no_grad():
@@ -179,7 +179,7 @@ def test_semantic_signal_is_the_embedding_of_each_whole_image(prefix):
 @each_task
 @each_reading
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_features_in_the_batch_stand_for_a_pass(task, options, mode, monkeypatch):
+def test_cached_features_replace_the_backbone_pass(task, options, mode, monkeypatch):
     model = make_model(task=task, freeze_image_backbone=True, **options).train(mode == "train")
     batch = make_batch(task)
     features = model.vision(batch["pixel_values"].flatten(0, 1), batch["image_mask"].flatten())
@@ -196,7 +196,7 @@ def test_features_in_the_batch_stand_for_a_pass(task, options, mode, monkeypatch
         torch.testing.assert_close(value, computed[name], atol=1e-5, rtol=1e-5)
 
 
-def test_masked_mean_is_a_mean_of_what_is_marked():
+def test_masked_mean_averages_the_masked_positions():
     hidden = torch.randn(2, 4, 3)
     mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]]).bool()
     expected = torch.stack([(hidden[0, 1] + hidden[0, 2]) / 2, hidden[1, 0]])
@@ -206,7 +206,7 @@ def test_masked_mean_is_a_mean_of_what_is_marked():
 @each_task
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 @each_reading
-def test_saved_model_comes_back_identical_without_network(task, family, options, tmp_path, monkeypatch):
+def test_saved_model_loads_identically_without_network(task, family, options, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the network was used")
 
@@ -226,7 +226,7 @@ def test_saved_model_comes_back_identical_without_network(task, family, options,
     assert list(config.labels) == list(model.config.labels)
 
 
-def test_saved_strength_of_the_mixup_comes_back(tmp_path):
+def test_saved_mixup_strength_is_restored(tmp_path):
     model = make_model()
     model.mixer.set_strength(0.25)
     model.save_pretrained(tmp_path)
@@ -235,9 +235,7 @@ def test_saved_strength_of_the_mixup_comes_back(tmp_path):
 
 @each_task
 @pytest.mark.parametrize("vision", ["resnet18", "mobilenet_v2"])
-def test_without_its_modules_for_training_a_loaded_model_scores_alike_and_misses_nothing(
-    task, vision, tmp_path, caplog, monkeypatch
-):
+def test_model_loaded_without_training_modules_gives_the_same_scores(task, vision, tmp_path, caplog, monkeypatch):
     model, batch = make_model(task=task, vision=vision, image_signal="logits").eval(), make_batch(task)
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -253,7 +251,7 @@ def test_without_its_modules_for_training_a_loaded_model_scores_alike_and_misses
 
 
 @each_task
-def test_model_loaded_in_bfloat16_keeps_its_crf_exact(task, tmp_path):
+def test_model_loaded_in_bfloat16_keeps_a_float32_crf(task, tmp_path):
     model, batch = make_model(task=task), make_batch(task)
     model.save_pretrained(tmp_path)
     loaded = I2SRM.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -264,7 +262,7 @@ def test_model_loaded_in_bfloat16_keeps_its_crf_exact(task, tmp_path):
 
 
 @each_task
-def test_autocast_trains_and_stays_near_full_precision(task):
+def test_autocast_trains_and_is_close_to_full_precision(task):
     model, batch = make_model(task=task).eval(), make_batch(task)
     exact = scores(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -277,7 +275,7 @@ def test_autocast_trains_and_stays_near_full_precision(task):
 
 @each_task
 @each_reading
-def test_gradient_checkpointing_of_the_whole_model_changes_no_gradient(task, options):
+def test_gradient_checkpointing_does_not_change_gradients(task, options):
     model, batch = make_model(task=task, attn_mixup=False, **options), make_batch(task)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -301,7 +299,7 @@ def test_model_can_be_compiled():
     torch.compiler.reset()
 
 
-def test_a_pair_is_the_mean_between_its_markers_or_their_opening_ones():
+def test_pair_is_the_span_means_or_the_opening_markers():
     hidden = torch.randn(4, 10, 32)
     for pair, places in (("mean", ([1, 2], [4, 5])), ("marker", ([0], [3]))):
         model = make_model(BERT, pair=pair)

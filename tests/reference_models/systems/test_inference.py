@@ -1,4 +1,4 @@
-"""Batches of about one length: every sample once, and results in order."""
+"""Batches of similar length: every sample once, and results in input order."""
 
 from itertools import chain
 
@@ -10,9 +10,7 @@ from reference_models.systems.inference import map_by_length
 
 
 @given(st.lists(st.integers(1, 9)), st.integers(1, 5))
-def test_every_sample_is_computed_once_beside_its_like_and_comes_back_in_order(
-    lengths: list[int], batch_size: int
-) -> None:
+def test_samples_are_computed_once_by_length_and_returned_in_order(lengths: list[int], batch_size: int) -> None:
     batches: list[list[int]] = []
 
     def function(numbers: list[int]) -> list[str]:
@@ -25,6 +23,6 @@ def test_every_sample_is_computed_once_beside_its_like_and_comes_back_in_order(
     assert all(0 < len(batch) <= batch_size for batch in batches)
 
 
-def test_a_result_too_few_is_no_silent_loss() -> None:
+def test_missing_result_raises() -> None:
     with pytest.raises(ValueError, match="shorter"):
         map_by_length([3, 1, 2], 2, lambda numbers: [0])

@@ -1,4 +1,4 @@
-"""ITA: both views' losses against the enumeration of all paths, where gradients go, and what the texts may change."""
+"""ITA: the losses of both views compared with all enumerated paths, gradients, and the effect of image texts."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ TAGS = ["O", "B-PER", "I-PER"]
 
 
 def make(**options: Any) -> ITA:
-    """A system of three tags without dropout, whose transitions matter."""
+    """Return a system with three tags, random transitions and no dropout."""
     system = make_model(ITA, task="ner", labels=TAGS, head_dropout=0.0, **options)
     for parameter in system.head.crf.parameters():
         parameter.data.normal_()
@@ -35,7 +35,7 @@ def batch_of_three_tags() -> dict[str, Tensor]:
 
 
 def path_weights(system: ITA, scores: list[list[float]]) -> dict[tuple[int, ...], float]:
-    """exp of the score of each path of tags."""
+    """Return exp(score) for each path of tags."""
     crf = system.head.crf
     start, end, moves = (p.tolist() for p in (crf.start_transitions, crf.end_transitions, crf.transitions))
     return {
@@ -87,7 +87,7 @@ def test_losses_agree_with_the_enumeration_of_all_paths(temperature: float) -> N
 
 
 @pytest.mark.parametrize("lengths", [(1, 3, 6), (6, 6, 6), (1, 1, 2)])
-def test_marginals_are_the_slopes_of_the_normaliser_and_sum_to_one(lengths: tuple[int, ...]) -> None:
+def test_marginals_are_gradients_of_the_normaliser_and_sum_to_one(lengths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     head = TaggingHead(4, 5, 0.0).double()
     for parameter in head.crf.parameters():
@@ -109,7 +109,7 @@ def test_marginals_are_the_slopes_of_the_normaliser_and_sum_to_one(lengths: tupl
     assert not back[~mask].any()
 
 
-def test_the_divergence_teaches_the_view_without_texts_alone() -> None:
+def test_divergence_trains_only_the_view_without_texts() -> None:
     torch.manual_seed(1)
     head = TaggingHead(4, 5, 0.0)
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
@@ -119,7 +119,7 @@ def test_the_divergence_teaches_the_view_without_texts_alone() -> None:
     assert alone.grad is not None
     assert (alone.grad.abs().sum(dim=-1) > 0).equal(mask)
     assert all(parameter.grad.abs().sum() > 0 for parameter in head.crf.parameters())
-    # What reaches the transitions comes through the view without texts.
+    # Transitions get gradients only through the view without texts.
     through_both = TaggingHead(4, 5, 0.0)
     through_both.load_state_dict(head.state_dict())
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_the_divergence_teaches_the_view_without_texts_alone() -> None:
     torch.testing.assert_close(through_both.crf.transitions.grad, head.crf.transitions.grad)
 
 
-def test_equal_views_are_at_no_distance_and_at_rest() -> None:
+def test_equal_views_have_zero_divergence_and_gradient() -> None:
     scores = torch.randn(3, 4, 5).log_softmax(dim=-1).requires_grad_()
     mask = torch.ones(3, 4, dtype=torch.bool)
     distance = view_divergence(scores.clone(), scores, mask, 4.0)
@@ -158,7 +158,7 @@ def test_temperature_flattens_marginals_not_potentials() -> None:
     assert not torch.allclose(colder.encode(batch).losses["alignment_loss"], found)
 
 
-def test_no_word_is_further_apart_than_the_whole_sentence() -> None:
+def test_word_divergence_is_at_most_the_sentence_divergence() -> None:
     system, batch = make(), batch_of_three_tags()
     for sample, length in enumerate(batch["word_mask"].sum(dim=1).tolist()):
         weights, marginals = [], []
@@ -173,7 +173,7 @@ def test_no_word_is_further_apart_than_the_whole_sentence() -> None:
         assert max(divergence(p, q) for p, q in zip(*marginals, strict=True)) <= whole + 1e-9
 
 
-def test_texts_move_the_joined_view_alone() -> None:
+def test_image_texts_change_only_the_joined_view() -> None:
     system, batch = make().eval(), batch_of_three_tags()
     behind = torch.nn.functional.pad(batch["attention_mask"], (0, 4)) < batch["joined_mask"]
     other = batch | {
@@ -189,7 +189,7 @@ def test_texts_move_the_joined_view_alone() -> None:
     torch.testing.assert_close(one[1, :2], alone(**batch).scores[1, :2], atol=1e-5, rtol=1e-5)
 
 
-def test_words_are_dropped_whole_and_not_scaled() -> None:
+def test_word_dropout_drops_whole_words_without_scaling() -> None:
     torch.manual_seed(0)
     rows = torch.rand(50, 40, 3) + 1
     dropped = WordDropout(0.25)(rows)
@@ -200,20 +200,20 @@ def test_words_are_dropped_whole_and_not_scaled() -> None:
     assert torch.equal(WordDropout(0.25).eval()(rows), rows)
 
 
-def test_the_published_code_drops_the_same_words_of_all_sentences() -> None:
+def test_shared_dropout_drops_the_same_words_of_all_sentences() -> None:
     torch.manual_seed(0)
     gone = (WordDropout(0.25, shared=True)(torch.rand(50, 40, 3) + 1) == 0).all(dim=-1)
     assert set(gone.sum(dim=0).tolist()) == {0, 50}
     assert make_model(ITA, task="ner", shared_word_dropout=True).head.dropout.shared
 
 
-def test_weights_of_zero_leave_a_loss_out() -> None:
+def test_zero_weight_omits_a_loss() -> None:
     batch = batch_of_three_tags()
     assert set(make(text_weight=0.0).encode(batch).losses) == {"alignment_loss"}
     assert set(make(alignment_weight=0.0).encode(batch).losses) == {"text_loss"}
 
 
-def test_settings_that_mean_nothing_are_refused() -> None:
+def test_invalid_settings_raise() -> None:
     with pytest.raises(UserError, match=r"model\.texts: expected at least one kind"):
         ITAConfig(texts=[])
     with pytest.raises(UserError, match=r"model\.temperature must be 0\.001 or more"):

@@ -1,8 +1,10 @@
-"""The LSTM taggers: padding in words and characters, directions, and a character encoder against loops."""
+"""The LSTM taggers: padding of words and characters, LSTM directions, and the character encoder against loops."""
+
+import math
 
 import pytest
 import torch
-from slow_layers import dot
+from slow_layers import dot, linear, lstm
 from tiny_models import make_batch, make_model
 
 from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional
@@ -17,7 +19,7 @@ def make(**options):
 
 
 @each_encoder
-def test_sizes_are_the_published_ones(char_encoder):
+def test_layer_sizes_match_the_published_ones(char_encoder):
     system = make(char_encoder=char_encoder)
     wide = {"cnn": (130, 400), "lstm": (150, 100)}[char_encoder]
     assert (system.lstm.input_size, system.head.linear.in_features) == wide
@@ -26,7 +28,7 @@ def test_sizes_are_the_published_ones(char_encoder):
 
 
 @each_encoder
-def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
+def test_word_encoding_does_not_depend_on_longer_words(char_encoder):
     encoder = {"cnn": CharacterCNN, "lstm": CharacterLSTM}[char_encoder](12).eval()
     rows = torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0]])
     together = encoder(rows)
@@ -36,8 +38,8 @@ def test_a_word_is_the_same_alone_and_beside_a_longer_one(char_encoder):
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_a_word_depends_on_the_longest_one_beside_it_only_without_a_mask(mask):
-    """The fault of published code: behind a word, the largest value can be the bias of the convolution."""
+def test_character_mask_removes_the_effect_of_longer_words(mask):
+    """A fault of published code: in the padding of a word, the bias of the convolution can be the maximum."""
     encoder = make(mask_characters=mask).characters
     with torch.no_grad():
         encoder.convolution.bias.fill_(9.0)
@@ -46,19 +48,47 @@ def test_a_word_depends_on_the_longest_one_beside_it_only_without_a_mask(mask):
     assert torch.allclose(alone[0], beside[0], atol=1e-6) == mask
 
 
-def test_characters_by_a_convolution_agree_with_loops():
-    encoder = CharacterCNN(12, width=4, filters=3).eval()
-    word = [3, 7, 5]
-    rows = [[0.0] * 4, *encoder.table.weight[word].tolist(), [0.0] * 4]
+def slow_characters(encoder, word):
+    rows = encoder.table.weight[word].tolist()
+    if isinstance(encoder, CharacterLSTM):
+        return lstm(encoder.lstm, rows)[-1] + lstm(encoder.lstm, rows, backward=True)[0]
+    ends = [[0.0] * len(rows[0])]
+    rows = ends + rows + ends
     kernel, bias = encoder.convolution.weight.transpose(1, 2).tolist(), encoder.convolution.bias.tolist()
-    expected = [
-        max(sum(dot(kernel[f][k], rows[t + k]) for k in range(3)) for t in range(3)) + bias[f] for f in range(3)
+    return [
+        max(sum(dot(kernel[f][k], rows[t + k]) for k in range(3)) for t in range(len(word))) + bias[f]
+        for f in range(len(bias))
     ]
-    found = encoder(torch.tensor([[*word, 0, 0]]))[0]
-    torch.testing.assert_close(found, torch.tensor(expected))
 
 
-def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
+@pytest.mark.parametrize("kind", [CharacterCNN, CharacterLSTM])
+def test_characters_agree_with_loops(kind):
+    encoder, word = kind(12).eval(), [3, 7, 5]
+    torch.testing.assert_close(encoder(torch.tensor([[*word, 0, 0]]))[0], torch.tensor(slow_characters(encoder, word)))
+
+
+@each_encoder
+@pytest.mark.parametrize("sample", [0, 1])
+def test_h_agrees_with_loops_over_words(sample, char_encoder):
+    system, batch = make(char_encoder=char_encoder, word_width=5), make_batch("ner")
+    rows = []
+    mask = batch["word_mask"][sample]
+    for start, characters in zip(
+        batch["word_starts"][sample][mask], batch["characters"][sample][mask].tolist(), strict=True
+    ):
+        written = [character for character in characters if character > 0]
+        word = system.words.weight[batch["input_ids"][sample, start]].tolist()
+        rows.append(word + slow_characters(system.characters, written))
+    states = zip(lstm(system.lstm, rows), lstm(system.lstm, rows, backward=True), strict=True)
+    expected = [forward + backward for forward, backward in states]
+    if char_encoder == "lstm":
+        expected = [[math.tanh(x) for x in linear(system.project, state)] for state in expected]
+    with torch.no_grad():
+        h = system.encode(batch).h[sample][mask]
+    torch.testing.assert_close(h, torch.tensor(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_rare_words_become_unknown_only_in_training():
     system, read = make(unknown_rate=0.5, rare_words=3), []  # ids 2 to 4
     system.words.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     rare, frequent = torch.full((1, 4000), 4), torch.full((1, 4000), 5)
@@ -75,8 +105,8 @@ def test_a_word_that_occurs_once_is_unknown_half_the_time_in_training_alone():
         LSTMCRFConfig(unknown_rate=2)
 
 
-def test_directions_mirror_each_other():
-    """A reversed sentence through swapped directions gives the mirrored states; padding stands behind it."""
+def test_reversed_sentence_gives_mirrored_states():
+    """A reversed sentence through swapped directions gives the mirrored states; padding stays on the right."""
     torch.manual_seed(0)
     lstm, mirror = (torch.nn.LSTM(3, 2, batch_first=True, bidirectional=True) for _ in range(2))
     state = lstm.state_dict()
@@ -96,7 +126,7 @@ def test_directions_mirror_each_other():
 
 
 @each_encoder
-def test_every_table_learns_and_two_passes_agree(char_encoder):
+def test_embeddings_learn_and_scores_are_deterministic(char_encoder):
     system, batch = make(char_encoder=char_encoder), make_batch("ner")
     with torch.no_grad():
         assert torch.equal(system(**batch).scores, system(**batch).scores)

@@ -1,4 +1,4 @@
-"""MAF: its fusion and contrastive loss against plain loops, its negatives, and the flaw of the published ones."""
+"""MAF: fusion and contrastive loss compared with plain loops, negatives, and a fault of the published ones."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_fusion_agrees_with_plain_loops(sample):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_cells_are_a_set_and_an_absent_grid_may_hold_anything():
+def test_order_of_cells_and_absent_grids_do_not_matter():
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
     absent = ~batch["image_mask"][:, :1]
@@ -60,7 +60,7 @@ def test_cells_are_a_set_and_an_absent_grid_may_hold_anything():
 
 
 @pytest.mark.parametrize("part", ["match", "gate"])
-def test_without_match_or_gate_the_words_alone_count(part):
+def test_closed_match_or_gate_leaves_only_the_words(part):
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
         if part == "match":
@@ -78,7 +78,7 @@ def test_without_match_or_gate_the_words_alone_count(part):
         torch.testing.assert_close(system.head(h), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_exchanged_images_come_in_pairs_of_different_images_of_samples_that_have_one():
+def test_exchanged_images_are_pairs_of_different_present_images():
     images = torch.randn(40, 3)
     images[20:30] = images[0]  # the same image
     shown = torch.arange(40) % 5 > 0
@@ -94,7 +94,7 @@ def test_exchanged_images_come_in_pairs_of_different_images_of_samples_that_have
 
 
 def sums_of_scores(system, batch, source):
-    """The sums of both matching scores over the exchanged samples: as they are, and exchanged."""
+    """Return the sums of both matching scores over the exchanged samples, before and after the exchange."""
     sums, moved = [], source != torch.arange(len(source))
     hook = system.match.register_forward_hook(lambda _, __, scores: sums.append(scores[moved].sum(dim=0)))
     words = system.text_encoder(batch["input_ids"], batch["attention_mask"])
@@ -108,10 +108,10 @@ def sums_of_scores(system, batch, source):
 
 
 @pytest.mark.parametrize(("negatives", "equal"), [("context", True), ("image", False)])
-def test_a_linear_head_cannot_tell_exchanged_states_from_true_ones(negatives, equal):
-    """The flaw of the published code: a permutation of the fused states leaves the sum of linear scores."""
+def test_linear_head_scores_exchanged_states_like_true_ones(negatives, equal):
+    """A fault of the published code: permuting the fused states does not change the sum of linear scores."""
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
-    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])  # the published head reads all of 128 positions
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])  # the published head reads all 128 positions
     system = make(negatives=negatives, match_head="linear")
     with torch.no_grad():
         before, after = sums_of_scores(system, batch, torch.tensor([1, 0, 2, 3]))
@@ -146,9 +146,9 @@ def test_contrastive_loss_agrees_with_a_double_loop():
         assert contrastive_loss(100 * texts, images, same, temperature=0.01, text_to_image=0.5).isfinite()
 
 
-def test_matching_and_alignment_leave_h_and_scale_with_the_words():
+def test_extra_losses_keep_h_and_scale_with_the_words():
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
-    # Eight samples, of which one pair is exchanged.
+    # Eight samples; one pair is exchanged.
     batch = {name: torch.cat([value, value.flip(0)]) for name, value in batch.items()}
     batch["pixel_values"][4:] = 255 - batch["pixel_values"][4:]
     system, bare = make(), make(alignment=False)
@@ -180,8 +180,8 @@ def without_dropout(system):
 
 @pytest.mark.parametrize("negatives", ["image", "context"])
 @pytest.mark.parametrize("wrong", [False, True])
-def test_the_task_learns_from_true_pairs_unless_exchanged_ones_are_asked_for(wrong, negatives, monkeypatch):
-    """The published code trains its CRF with another sample's image where two were exchanged."""
+def test_task_uses_exchanged_images_only_with_main_on_negatives(wrong, negatives, monkeypatch):
+    """The published code trains its CRF on exchanged samples with the image of another sample."""
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     source = torch.tensor([1, 0, 2, 3])
     monkeypatch.setattr("reference_models.systems.maf.draw_exchange", lambda *_: source)
@@ -198,7 +198,7 @@ def test_the_task_learns_from_true_pairs_unless_exchanged_ones_are_asked_for(wro
         assert torch.allclose(h[:2], other[:2], atol=1e-6) == (negatives == "image")
 
 
-def test_the_pooler_of_the_encoder_can_stand_for_the_sentence():
+def test_pooler_output_can_represent_the_sentence():
     torch.manual_seed(0)
     system = without_dropout(make(sentence="pooler"))
     bert = BertModel(system.config.text_config)

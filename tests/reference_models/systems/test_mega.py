@@ -1,4 +1,4 @@
-"""MEGA: its fusion against plain loops, what an alignment means, and the flaws of the published one."""
+"""MEGA: fusion compared with plain loops, the alignment, and the faults of the published code."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def length(row: list[float]) -> float:
 
 
 def slow_objects(system: MEGA, objects: list[list[float]], words: list[list[float]]) -> list[list[float]]:
-    """G of each object."""
+    """Return G for each object."""
     size = math.sqrt(len(words[0]))
     values = [linear(system.value, word) for word in words]
     keys = [linear(system.key, word) for word in words]
@@ -40,7 +40,7 @@ def slow_objects(system: MEGA, objects: list[list[float]], words: list[list[floa
 
 
 def slow_weights(objects: list[list[float]], words: list[list[float]], inner: list[bool]) -> list[list[float]]:
-    """Of each object its weight for each word, a share of the sentence."""
+    """Return the weight of each word for each object, divided by the number of inner words."""
     rows = []
     for one in objects:
         rows.append([])
@@ -88,8 +88,8 @@ def test_fusion_agrees_with_plain_loops(task: str, nodes: str) -> None:
         torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_an_object_that_is_aligned_with_one_word_takes_that_word() -> None:
-    """Also the flaw of the published code, which reads the weights in another order."""
+def test_object_aligned_with_one_word_selects_that_word() -> None:
+    """The published code has a fault: it reads the weights in another order."""
     words = torch.randn(2, 5, 7)
     stored = torch.zeros(2, 5, 3)
     for one, word in ((0, 4), (1, 2), (2, 0)):
@@ -116,7 +116,7 @@ def test_similarity_is_one_for_the_same_direction() -> None:
 
 
 @pytest.mark.parametrize("task", ["re", "ner"])
-def test_objects_are_a_set(task: str) -> None:
+def test_order_of_objects_does_not_matter(task: str) -> None:
     system, batch = make(task), make_batch(task)
     order = torch.tensor([2, 0, 3, 1])
     other = batch | {name: batch[name][:, order] for name in ("pixel_values", "image_mask")}
@@ -124,7 +124,7 @@ def test_objects_are_a_set(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", ["re", "ner"])
-def test_an_absent_object_counts_only_as_published(task: str) -> None:
+def test_absent_object_counts_only_with_the_published_option(task: str) -> None:
     system, batch = make(task), make_batch(task)
     expected = encode(system, batch).h
     counting = make(task, count_absent=True)
@@ -134,7 +134,21 @@ def test_an_absent_object_counts_only_as_published(task: str) -> None:
     assert moved.tolist() == [False, True, True, True]
 
 
-def test_objects_look_at_padding_only_as_published() -> None:
+@pytest.mark.parametrize("task", ["re", "ner"])
+def test_features_of_an_absent_object_have_no_effect_and_no_gradient(task: str) -> None:
+    system, batch = make(task), make_batch(task)
+    mask, pooled = batch["image_mask"], torch.randn(4, 4, 64, requires_grad=True)
+    del batch["pixel_values"]
+    h = system.encode(batch | {"image_pooled": pooled}).h
+    h.sum().backward()
+    assert pooled.grad is not None
+    assert not pooled.grad[~mask].any()
+    assert (pooled.grad[mask].abs().sum(dim=1) > 0).all()
+    spoilt = pooled.detach().masked_fill(~mask[..., None], torch.nan)
+    assert torch.equal(encode(system, batch | {"image_pooled": spoilt}).h, h)
+
+
+def test_objects_attend_to_padding_only_with_the_published_option() -> None:
     system, batch = make(), make_batch("re")
     published = make(mask_padding=False)
     published.load_state_dict(system.state_dict())
@@ -148,7 +162,7 @@ def test_objects_look_at_padding_only_as_published() -> None:
 
 
 @pytest.mark.parametrize("align", ["similarity", "none"])
-def test_the_image_moves_scores_with_and_without_the_second_alignment(align: str) -> None:
+def test_image_changes_scores_with_either_alignment(align: str) -> None:
     system, batch = make(align=align), make_batch("re")
     other = batch | {"pixel_values": 255 - batch["pixel_values"]}
     with torch.no_grad():
@@ -156,7 +170,7 @@ def test_the_image_moves_scores_with_and_without_the_second_alignment(align: str
     assert (moved > 1e-6).tolist() == [True, False, True, True]
 
 
-def test_without_the_second_alignment_half_of_the_map_is_idle() -> None:
+def test_half_of_the_map_is_unused_without_the_second_alignment() -> None:
     system = make(align="none").train()
     system(**make_batch("re")).loss.backward()
     width = 2 * system.text_encoder.width
@@ -166,7 +180,7 @@ def test_without_the_second_alignment_half_of_the_map_is_idle() -> None:
     assert not gradient[:, width:].any()
 
 
-def test_a_sum_grows_with_the_sentence_and_a_mean_does_not() -> None:
+def test_sum_alignment_is_the_mean_times_the_number_of_words() -> None:
     batch = make_batch("re")
     means, sums = make(), make(align_norm="sum")
     sums.load_state_dict(means.state_dict())
@@ -177,7 +191,7 @@ def test_a_sum_grows_with_the_sentence_and_a_mean_does_not() -> None:
     torch.testing.assert_close(means._alignment(*parts) * counts[:, None, None], sums._alignment(*parts))
 
 
-def test_a_global_context_adds_the_same_to_every_word() -> None:
+def test_global_context_adds_the_same_vector_to_every_word() -> None:
     batch = make_batch("ner")
     system = make("ner", ner_context="global")
     with torch.no_grad():
@@ -191,7 +205,7 @@ def test_a_global_context_adds_the_same_to_every_word() -> None:
         assert (encode(own, batch).h[0, 1:] - encode(own, batch).h[0, :1]).abs().max() > 1e-5
 
 
-def test_the_ends_and_the_markers_are_aligned_with_nothing() -> None:
+def test_special_tokens_and_markers_are_not_inner_words() -> None:
     batch = {
         "attention_mask": torch.tensor([[1] * 9 + [0], [1] * 8 + [0, 0]]),
         "head_mask": torch.tensor([[0, 0, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]]).bool(),

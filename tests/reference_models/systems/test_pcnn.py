@@ -1,4 +1,4 @@
-"""PCNN: segments by hand, the fusion against loops over words, and markers that leave no trace."""
+"""PCNN: segments by hand, the encoder compared with loops over words, and the removal of markers."""
 
 import math
 
@@ -15,11 +15,13 @@ def make(**options):
 
 
 def sentence(words, head, tail, length=None):
-    """A batch of one sentence with markers (2 to 5) around two spans of words, as the processor makes it."""
-    cuts = [(head[0], 1, 2), (head[1], 0, 3), (tail[0], 1, 4), (tail[1], 0, 5)]
-    ids = list(words)
-    for place, _, marker in sorted(cuts, reverse=True):
-        ids.insert(place, marker)
+    """Return a batch of one sentence with markers (2 to 5) around two spans of words, like the processor."""
+    entities = sorted([(*head, 2, 3), (*tail, 4, 5)], key=lambda entity: entity[0] - entity[1])  # outer one first
+    ids = []
+    for place in range(len(words) + 1):
+        ids += [closing for _, end, _, closing in reversed(entities) if end == place]
+        ids += [opening for start, _, opening, _ in entities if start == place]
+        ids += words[place : place + 1]
     length = length or len(ids)
     batch = {"input_ids": torch.tensor([ids + [0] * (length - len(ids))])}
     batch["attention_mask"] = (torch.arange(length) < len(ids)).long()[None]
@@ -32,9 +34,9 @@ def sentence(words, head, tail, length=None):
 
 SENTENCES = [
     ([10, 11, 12, 13, 14, 15], (1, 2), (4, 5)),
-    ([10, 11, 12, 13, 14, 15], (4, 5), (1, 2)),  # head behind tail
+    ([10, 11, 12, 13, 14, 15], (4, 5), (1, 2)),  # head after tail
     ([10, 11, 12, 13], (0, 1), (1, 2)),  # adjacent, and the first word
-    ([10, 11, 12, 13], (0, 2), (3, 4)),  # the last word: nothing behind it
+    ([10, 11, 12, 13], (0, 2), (3, 4)),  # the last word: empty third segment
     ([10, 11, 12, 13, 14], (0, 4), (1, 2)),  # one inside the other
     ([10, 11, 12], (1, 2), (1, 2)),  # the same words
 ]
@@ -46,7 +48,7 @@ def segments_of(words, head, tail, boundary="start"):
 
 
 @pytest.mark.parametrize("case", SENTENCES)
-def test_markers_leave_words_and_places(case):
+def test_removing_markers_keeps_words_and_spans(case):
     words, head, tail = case
     batch = sentence(*case, length=len(words) + 7)
     entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
@@ -87,7 +89,7 @@ def test_swapped_entities_swap_distances_and_keep_segments():
     assert segments_of([10, 11, 12, 13], (0, 1), (2, 3)) == segments_of([10, 11, 12, 13], (2, 3), (0, 1))
 
 
-def test_an_empty_segment_has_no_gradient():
+def test_empty_segment_is_zero_without_gradient():
     rows = torch.randn(1, 4, 3, requires_grad=True)
     pooled = pool_segments(rows, torch.ones(1, 4, dtype=torch.bool), torch.tensor([0]), torch.tensor([3]))
     assert pooled[0, 6:].tolist() == [0, 0, 0]
@@ -96,19 +98,19 @@ def test_an_empty_segment_has_no_gradient():
     assert rows.grad.sum() == 6
 
 
-def test_a_padded_row_stays_zero_and_learns_nothing():
+def test_padding_embedding_stays_zero_without_gradient():
     system = make().train()
     system(**make_batch()).loss.backward()
     assert system.words.weight.grad[0].abs().sum() == system.words.weight[0].abs().sum() == 0
 
 
 @pytest.mark.parametrize(("double", "dropped"), [(False, 0.5), (True, 0.75)])
-def test_dropping_out_twice_leaves_a_quarter_of_the_features(double, dropped):
-    """What the output layer reads in training; the published code drops out `h`, and then again."""
+def test_double_dropout_keeps_a_quarter_of_the_features(double, dropped):
+    """The input of the output layer in training; the published code applies dropout to `h` twice."""
     system, inputs = make(double_dropout=double, filters=2000).train(), []
     system.head.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
     with torch.no_grad():
-        for position in system.positions.values():  # so that no feature is 0 by itself
+        for position in system.positions.values():  # so that only dropout makes features 0
             position.weight[0] = 0.1
         batch = make_batch()
         system(**batch | {"attention_mask": torch.ones_like(batch["attention_mask"])})

@@ -1,4 +1,4 @@
-"""The registry: a system of another package is trained by the command line, and mistakes are named."""
+"""The registry: the command line trains a system of another package, and mistakes raise clear errors."""
 
 import json
 import sys
@@ -68,7 +68,7 @@ RUN = """
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_a_system_of_another_package_goes_the_whole_way(
+def test_external_system_trains_evaluates_and_predicts(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "toy_package.py").write_text(dedent(TOY))
@@ -93,13 +93,13 @@ def test_a_system_of_another_package_goes_the_whole_way(
     assert "toy_package:toy has no setting model.strenth; did you mean model.strength?" in capsys.readouterr().err
 
 
-def test_every_system_of_the_package_is_listed() -> None:
+def test_package_systems_are_listed_and_unknown_names_raise() -> None:
     assert {"bert", "hvpnet", "i2srm"} <= set(list_systems())
     with pytest.raises(UserError, match=r"unknown system 'hvpnett', expected one of .*hvpnet"):
         get_system("hvpnett")
 
 
-def test_a_system_names_its_settings_and_has_a_name_of_its_own() -> None:
+def test_missing_config_class_and_duplicate_name_raise() -> None:
     @dataclass
     class OtherConfig(SystemConfig):
         pass

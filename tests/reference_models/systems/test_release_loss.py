@@ -1,9 +1,9 @@
-"""The release preset is the release: its total loss by a second implementation, one image, token and sample at a time.
+"""The release preset has the total loss of a second implementation, which loops over images, tokens and samples.
 
-The second implementation follows the published code: ResNet's stages are pooled with a kernel of half their side,
-rounded down; (channels, 2, 2) is read on as four tokens (4, channels), and keys and values as (heads, tokens, width);
-positions of the text begin behind the visual tokens; slices of H, H* and the mixed rows are truncated; means over real
-and over synthetic rows are added. It leaves out dropout, and takes one partner for each row of the pool and one lambda.
+The second implementation follows the published code: ResNet stages are pooled with a kernel of half their side,
+rounded down; (channels, 2, 2) is reinterpreted as four tokens (4, channels), and keys and values as (heads, tokens,
+width); text positions start after the visual tokens; slices of H, H* and the mixed rows are truncated; the means over
+real and over synthetic rows are added. It has no dropout, and uses a fixed partner per row of the pool and one lambda.
 """
 
 import math
@@ -19,12 +19,12 @@ from attnmixup import sampling
 from reference_models.settings import read_settings
 from reference_models.systems.i2srm import RELEASE
 
-# Of the model of seed 0 and the batch below, as `slow_loss` computes it.
-STORED = 2.0896949
+# The loss of the model with seed 0 on the batch below, computed by `slow_loss`.
+EXPECTED_LOSS = 2.0896949
 LAM = 0.3
 SIDE = 160  # the last stage is 5 x 5
-# What makes a preset without it: each must change the loss.
-DEPARTURES = {
+# Settings that differ from the release; each must change the loss.
+CHANGES = {
     "scramble_cells": False,
     "scramble_heads": False,
     "shift_positions": False,
@@ -36,7 +36,7 @@ DEPARTURES = {
 
 @pytest.fixture(autouse=True)
 def fixed_draws(monkeypatch):
-    """The partner of each row of the pool is two further on."""
+    """Pair each row of the pool with the row two positions later."""
     monkeypatch.setattr(sampling, "draw_permutation", lambda group, **_: (torch.arange(len(group)) + 2) % len(group))
     monkeypatch.setattr(sampling, "draw_lam", lambda _, count, **__: torch.full((count,), LAM))
 
@@ -110,7 +110,7 @@ def slow_pool(stage):
 
 
 def slow_pair(model, batch, sample, images):
-    """Both entities of a sample, from the tokens (4, channels) of its four images."""
+    """Return the pair of entities of a sample, from the tokens (4, channels) of its four images."""
     config, mixer = model.text_encoder.body.config, model.prefix.mixer
     heads, width = config.num_attention_heads, config.hidden_size
     keys, values = [], []
@@ -132,7 +132,7 @@ def slow_pair(model, batch, sample, images):
 
 
 def slow_attention(attention, h):
-    """PyTorch's encoder layer across the samples, with our weights."""
+    """Apply PyTorch's encoder layer across the samples, with our weights."""
     layer = torch.nn.TransformerEncoderLayer(h.shape[1], 4, 2048, dropout=0.2).eval()
     parts = (attention.project_query, attention.project_key, attention.project_value)
     layer.self_attn.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
@@ -149,21 +149,21 @@ def entropy(scores, label):
     return math.log(sum(math.exp(score) for score in scores)) - float(scores[label])
 
 
-def test_total_loss_of_the_release():
+def test_total_loss_equals_the_release():
     model, batch = make_release(), release_batch()
     loss = float(model(**batch).loss.detach())
     assert loss == pytest.approx(slow_loss(model, batch), rel=1e-5)
-    assert loss == pytest.approx(STORED, rel=1e-4)
+    assert loss == pytest.approx(EXPECTED_LOSS, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", DEPARTURES)
-def test_every_departure_from_the_release_changes_the_loss(name):
-    release, other, batch = make_release(), make_release(**{name: DEPARTURES[name]}), release_batch()
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_changed_setting_changes_the_loss(name):
+    release, other, batch = make_release(), make_release(**{name: CHANGES[name]}), release_batch()
     other.load_state_dict(release.state_dict())
-    assert abs(float(other(**batch).loss.detach()) - STORED) > 1e-4
+    assert abs(float(other(**batch).loss.detach()) - EXPECTED_LOSS) > 1e-4
 
 
-def test_the_file_of_the_release_sets_what_the_preset_does(tmp_path):
+def test_release_file_sets_the_same_values_as_the_preset(tmp_path):
     overrides = ["--data.root", str(tmp_path), "--output", str(tmp_path / "run")]
     settings = read_settings("mnre", overrides, system="i2srm-release")
     assert {name: getattr(settings.model, name) for name in RELEASE} == RELEASE

@@ -1,4 +1,4 @@
-"""UMGF: a layer of its graph against plain loops, nodes as a set, and nodes that are not there."""
+"""UMGF: a graph layer compared with plain loops, the order of nodes, and absent nodes."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
 from tiny_models import make_batch, make_model
 
+from reference_models.systems.bert import BERT
 from reference_models.systems.umgf import HEADS, UMGF, GraphLayer
 
 
@@ -20,7 +21,7 @@ def encode(system, batch):
 
 
 def slow_attention(layer, nodes):
-    size = len(nodes[0]) // HEADS
+    size = layer.query.out_features // HEADS
     rows = []
     for node in nodes:
         query, seen = linear(layer.query, node), []
@@ -35,7 +36,7 @@ def slow_attention(layer, nodes):
 
 
 def slow_messages(layer, nodes, senders):
-    """The published form: one matrix over both, joined."""
+    """The published form: one matrix over both nodes, concatenated."""
     joined = torch.cat([layer.own.weight, layer.other.weight], dim=1).tolist()
     rows = []
     for node in nodes:
@@ -55,19 +56,51 @@ def slow_forward(layer, nodes):
     ]
 
 
-def test_a_layer_agrees_with_plain_loops():
+def slow_layer(layer, words, images):
+    words, images = slow_attention(layer.text_attention, words), slow_attention(layer.image_attention, images)
+    updated = slow_forward(layer.text_forward, slow_messages(layer.to_text, words, images))
+    if layer.to_image is None:
+        return updated, images
+    return updated, slow_forward(layer.image_forward, slow_messages(layer.to_image, images, words))
+
+
+def test_graph_layer_agrees_with_plain_loops():
     torch.manual_seed(0)
     layer = GraphLayer(16, 0.5, last=False).eval()
     words, images = torch.randn(1, 5, 16), torch.randn(1, 4, 16)
     real, seen = torch.arange(5)[None] < 3, torch.tensor([[True, False, True, True]])
     with torch.no_grad():
         found = layer(words, images, real, seen)
-    first = slow_attention(layer.text_attention, words[real].tolist())
-    second = slow_attention(layer.image_attention, images[seen].tolist())
-    expected_words = slow_forward(layer.text_forward, slow_messages(layer.to_text, first, second))
-    expected_images = slow_forward(layer.image_forward, slow_messages(layer.to_image, second, first))
-    torch.testing.assert_close(found[0][real], torch.tensor(expected_words), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[1][seen], torch.tensor(expected_images), atol=1e-5, rtol=1e-4)
+    expected = slow_layer(layer, words[real].tolist(), images[seen].tolist())
+    torch.testing.assert_close(found[0][real], torch.tensor(expected[0]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1][seen], torch.tensor(expected[1]), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["ner", "re"])
+@pytest.mark.parametrize("sample", [0, 1, 2])
+def test_h_agrees_with_plain_loops(sample, task):
+    """Sample 1 has no node, sample 2 only a crop."""
+    system, batch = make(task), make_batch(task)
+    real = batch["attention_mask"][sample].bool()
+    with torch.no_grad():
+        states = system.text_encoder(batch["input_ids"], batch["attention_mask"])[sample][real].tolist()
+        features = system.image_features(batch)
+    first, _, _, second, _, _ = system.image_map
+    images = []
+    for pooled in features.padded("pooled")[sample][features.seen["pooled"][sample]].tolist():
+        inner = [max(u, 0.0) for u in linear(first, pooled)]
+        images.append([max(u, 0.0) for u in linear(second, inner)])
+    words = [linear(system.text_map, state) for state in states]
+    for layer in system.layers:
+        words, images = slow_layer(layer, words, images)
+    joined = [state + word for state, word in zip(states, words, strict=True)]
+    h = encode(system, batch)[sample]
+    if task == "ner":
+        mask = batch["word_mask"][sample]
+        expected, h = [joined[start] for start in batch["word_starts"][sample][mask]], h[mask]
+    else:
+        expected = joined[0] + joined[3]  # the opening markers stand before the entities
+    torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
 def with_nodes(batch, pooled, mask):
@@ -77,7 +110,7 @@ def with_nodes(batch, pooled, mask):
     }
 
 
-def test_nodes_are_a_set_and_absent_ones_may_hold_anything():
+def test_order_of_nodes_and_absent_nodes_do_not_matter():
     system, batch = make(), make_batch("ner")
     pooled, mask = torch.randn(4, 4, 64), batch["image_mask"]
     before = encode(system, with_nodes(batch, pooled, mask))
@@ -85,14 +118,14 @@ def test_nodes_are_a_set_and_absent_ones_may_hold_anything():
     torch.testing.assert_close(
         encode(system, with_nodes(batch, pooled[:, order], mask[:, order])), before, atol=1e-5, rtol=0
     )
-    spoilt = pooled.masked_fill(~mask[..., None], torch.nan)
-    assert torch.equal(encode(system, with_nodes(batch, spoilt, mask)), before)
+    corrupted = pooled.masked_fill(~mask[..., None], torch.nan)
+    assert torch.equal(encode(system, with_nodes(batch, corrupted, mask)), before)
     more = torch.cat([pooled, torch.full((4, 1, 64), torch.nan)], dim=1)
     longer = torch.cat([mask, torch.zeros(4, 1, dtype=torch.bool)], dim=1)
     torch.testing.assert_close(encode(system, with_nodes(batch, more, longer)), before, atol=1e-6, rtol=0)
 
 
-def test_without_a_node_no_message_comes():
+def test_without_image_nodes_there_are_no_messages():
     system, batch = make(), make_batch("ner", present=[[0] * 4] * 4)
     bare = encode(system, batch)
     with torch.no_grad():
@@ -101,9 +134,20 @@ def test_without_a_node_no_message_comes():
     torch.testing.assert_close(encode(system, make_batch("ner")), bare, atol=1e-6, rtol=0)
 
 
+def test_without_the_graph_states_the_head_is_that_of_bert_crf():
+    system, bert, batch = make(), make_model(BERT, task="ner").eval(), make_batch("ner")
+    width = system.text_encoder.width
+    bert.text_encoder.load_state_dict(system.text_encoder.state_dict())
+    with torch.no_grad():
+        system.head.linear.weight[:, width:] = 0
+        bert.head.linear.weight.copy_(system.head.linear.weight[:, :width])
+        bert.head.linear.bias.copy_(system.head.linear.bias)
+        torch.testing.assert_close(system(**batch).scores, bert(**batch).scores, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("nodes", "moves"), [("whole+crops", True), ("crops", False)])
-def test_the_whole_image_is_a_node_if_asked_for_in_training_too(nodes, moves):
-    """With the semantic loss the whole image is looked at in training, and is still no node of "crops"."""
+def test_whole_image_is_a_node_only_if_selected(nodes, moves):
+    """With the semantic loss, training reads the whole image, but it is not a node of "crops"."""
     system = make(nodes=nodes, semantic_weight=0.5, graph_dropout=0.0)
     batch = make_batch("ner", present=[[1] * 4] * 4)
     other = batch["pixel_values"].clone()
@@ -114,13 +158,13 @@ def test_the_whole_image_is_a_node_if_asked_for_in_training_too(nodes, moves):
     assert not torch.equal(one.image, two.image)
 
 
-def test_the_last_layer_has_no_images_to_update():
+def test_last_layer_does_not_update_images():
     system = make(graph_layers=3)
     assert [layer.to_image is None for layer in system.layers] == [False, False, True]
 
 
-def test_the_published_code_begins_with_copies():
-    """All layers are copies of the first one, and keys of queries; by default nothing is."""
+def test_tied_init_copies_the_first_layer():
+    """In the published code all layers copy the first one and keys copy queries; by default nothing is copied."""
     for tied in (True, False):
         first, middle, last = make(graph_layers=3, tied_init=tied).layers
         assert torch.equal(first.text_attention.query.weight, first.text_attention.key.weight) == tied
@@ -132,7 +176,7 @@ def test_the_published_code_begins_with_copies():
         assert first.text_attention.query.weight is not middle.text_attention.query.weight
 
 
-def test_the_paper_adds_positions_before_an_mlp_makes_nodes_of_words():
+def test_pe_mlp_adds_positions_before_the_mlp():
     system, batch, given = make(text_init="pe_mlp"), make_batch("ner"), []
     system.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     h = encode(system, batch)
@@ -148,6 +192,4 @@ def test_the_paper_adds_positions_before_an_mlp_makes_nodes_of_words():
         inner = [max(u, 0.0) for u in linear(first, add(state, code))]
         expected = [max(u, 0.0) for u in linear(second, inner)]
         torch.testing.assert_close(given[0][0, place], torch.tensor(expected), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(
-        h[0, 0, :size], states[0, batch["word_starts"][0, 0]]
-    )  # positions are in the nodes alone
+    torch.testing.assert_close(h[0, 0, :size], states[0, batch["word_starts"][0, 0]])  # positions are only in the nodes

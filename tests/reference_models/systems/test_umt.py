@@ -1,4 +1,4 @@
-"""UMT: its fusion against plain loops, where the image may act, and the conversion of span scores."""
+"""UMT: fusion compared with plain loops, the effect of the image, and the conversion of span scores."""
 
 import pytest
 import torch
@@ -48,22 +48,22 @@ def test_fusion_agrees_with_plain_loops(sample):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_cells_are_a_set_and_an_absent_grid_may_hold_anything(monkeypatch):
+def test_order_of_cells_and_absent_grids_do_not_matter(monkeypatch):
     system, batch = make(freeze_image_backbone=True), make_batch("ner")
     grid = system.image_features(batch).padded("grid")
     read = {name: value for name, value in batch.items() if name != "pixel_values"}
     expected = encode(system, batch).h
-    spoilt = grid.masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
+    corrupted = grid.masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
     order = torch.randperm(grid.shape[2])
     torch.testing.assert_close(
-        encode(system, read | {"image_grid": spoilt[:, :, order]}).h, expected, atol=1e-5, rtol=0
+        encode(system, read | {"image_grid": corrupted[:, :, order]}).h, expected, atol=1e-5, rtol=0
     )
     width = system.text_encoder.width
     assert expected[1, :, width : 2 * width].abs().max() == 0
     assert expected[0, :, width : 2 * width].abs().max() > 0
 
 
-def test_shares_of_the_typed_scores_and_of_the_span_scores():
+def test_alpha_weights_typed_scores_and_span_scores():
     batch = make_batch("ner")
     other = batch | {"pixel_values": 255 - batch["pixel_values"]}
     spans_alone, types_alone = make(alpha=0.0), make(alpha=1.0)
@@ -77,13 +77,17 @@ def test_shares_of_the_typed_scores_and_of_the_span_scores():
     assert torch.equal(scores(types_alone, batch), before)
 
 
-def test_conversion_gives_each_type_of_a_border_the_same_and_is_linear():
+def test_conversion_gives_all_types_of_a_border_the_same_score():
     numbers, conversion = span_tags(TAGS)
     matrix = torch.tensor(conversion)
     assert matrix.shape == (3, 9)
     assert torch.equal(matrix.sum(dim=1), torch.ones(3))
     assert [sum(weight > 0 for weight in row) for row in conversion] == [4, 4, 1]
     assert all(matrix[number, label] > 0 for label, number in enumerate(numbers))
+    # The other tags of the older scheme are converted one to one.
+    _, older = span_tags(("[PAD]", *TAGS, "X", "[CLS]", "[SEP]"))
+    assert sorted(sum(weight > 0 for weight in row) for row in older) == [1, 1, 1, 1, 1, 4, 4]
+    assert torch.equal(torch.tensor(older).sum(dim=1), torch.ones(7))
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
         system.head.typed.linear.weight.zero_()
@@ -94,7 +98,7 @@ def test_conversion_gives_each_type_of_a_border_the_same_and_is_linear():
         torch.testing.assert_close(found[..., columns], found[..., columns[:1]].expand(-1, -1, 4))
 
 
-def test_head_is_the_explicit_sum_and_commutes_with_mixing():
+def test_head_is_a_weighted_sum_and_linear_in_h():
     system = make()
     width = system.text_encoder.width
     h = torch.randn(2, 5, 3 * width)
@@ -109,7 +113,7 @@ def test_head_is_the_explicit_sum_and_commutes_with_mixing():
     torch.testing.assert_close(mixed, 0.3 * found[0] + 0.7 * found[1], atol=1e-5, rtol=1e-5)
 
 
-def test_span_loss_is_that_of_a_crf_over_borders():
+def test_span_loss_is_the_loss_of_a_crf_over_borders():
     system, batch = make(span_weight=0.5), make_batch("ner")
     system.dropout.p = 0.0
     h = encode(system, batch).h
@@ -123,7 +127,7 @@ def test_span_loss_is_that_of_a_crf_over_borders():
 @pytest.mark.parametrize(
     "options", [{"conversion": "free"}, {"share_visual_map": True}, {"tag_head": "softmax"}], ids=str
 )
-def test_options_train(options):
+def test_options_can_be_trained(options):
     system = make(**options).train()
     loss = system(**make_batch("ner"))
     loss.loss.backward()

@@ -1,7 +1,9 @@
-"""VisualBERT: plain BERT without regions, a set of regions, and the traps of the library."""
+"""VisualBERT: equality with BERT without regions, the order of regions, and loading weights."""
 
 import pytest
 import torch
+from slow_encoder import bert_layer
+from slow_layers import linear, norm
 from tiny_models import make_batch, make_model, text_config
 from transformers import BertModel, RobertaConfig, VisualBertConfig, VisualBertModel
 
@@ -19,7 +21,7 @@ def encode(system, batch):
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_without_regions_it_is_bert_whatever_they_hold(task):
+def test_without_regions_the_output_equals_bert(task):
     system, batch = make(task), make_batch(task, present=[[0] * 4] * 4)
     bert = BertModel(text_config("bert"), add_pooling_layer=False).eval()
     missing, _ = bert.load_state_dict(system.text_encoder.body.state_dict(), strict=False)
@@ -31,7 +33,38 @@ def test_without_regions_it_is_bert_whatever_they_hold(task):
 
 
 @pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
-def test_regions_are_a_set_that_moves_the_words(regions):
+@pytest.mark.parametrize("sample", [0, 2])
+def test_words_and_regions_agree_with_loops_over_one_sequence(sample, regions):
+    """Sample 2 has one crop and no whole image."""
+    system, batch = make(regions=regions), make_batch("ner")
+    body, tables = system.text_encoder.body, system.text_encoder.body.embeddings
+    with torch.no_grad():
+        system.region_norm.weight.normal_()
+        features = system.image_features(batch)
+        places = (tables.position_embeddings.weight, tables.visual_position_embeddings.weight[0])
+        types = (tables.token_type_embeddings.weight[0], tables.visual_token_type_embeddings.weight[1])
+        sequence = []
+        for place, token in enumerate(batch["input_ids"][sample][batch["attention_mask"][sample].bool()].tolist()):
+            sequence.append(tables.word_embeddings.weight[token] + places[0][place] + types[0])
+        shown = []
+        if regions != "grid":
+            shown += features.padded("pooled")[sample][features.seen["pooled"][sample]].tolist()
+        if regions != "pooled":
+            shown += features.padded("grid")[sample][features.seen["grid"][sample]].flatten(0, 1).tolist()
+        for region in shown:
+            projected = linear(tables.visual_projection, norm(system.region_norm, region))
+            sequence.append(torch.tensor(projected) + places[1] + types[1])
+        states = [tables.LayerNorm(token) for token in sequence]
+        for number, layer in enumerate(body.encoder.layer):
+            states = bert_layer(body.config, layer, number, states, 0, [], [])
+    assert bool(shown) == ((regions, sample) != ("grid", 2))
+    expected = torch.stack([states[start] for start in batch["word_starts"][sample][batch["word_mask"][sample]]])
+    h = encode(system, batch)[sample][batch["word_mask"][sample]]
+    torch.testing.assert_close(h, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
+def test_regions_change_the_words_but_their_order_does_not(regions):
     system, batch = make(regions=regions), make_batch("ner")
     read = {name: value for name, value in batch.items() if name != "pixel_values"}
     pooled, grid = torch.randn(4, 4, 64), torch.randn(4, 1, 6, 64)
@@ -45,14 +78,14 @@ def test_regions_are_a_set_that_moves_the_words(regions):
         "image_mask": batch["image_mask"][:, order],
         "image_grid": grid[:, :, torch.randperm(6)],
     }
-    if regions == "pooled":  # the mask of the whole image is that of the grid too
+    if regions == "pooled":  # the mask of the whole image also masks the grid
         torch.testing.assert_close(encode(system, mixed), before, atol=1e-5, rtol=0)
     else:
         cells = read | {"image_grid": mixed["image_grid"]}
         torch.testing.assert_close(encode(system, cells), before, atol=1e-5, rtol=0)
 
 
-def test_padding_token_and_width_of_regions_survive_saving(tmp_path):
+def test_padding_token_and_region_width_are_saved(tmp_path):
     system = make()
     system.save_pretrained(tmp_path)
     config = VisualBERT.from_pretrained(tmp_path).text_encoder.body.config
@@ -64,7 +97,7 @@ def test_padding_token_and_width_of_regions_survive_saving(tmp_path):
     assert table.visual_token_type_embeddings.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [1]
 
 
-def test_tables_of_a_bert_are_copied_for_the_regions():
+def test_bert_embeddings_are_copied_for_the_regions():
     system, bert = make(), BertModel(text_config("bert"))
     system.fill_text_encoder(bert, "a BERT")
     ours, theirs = system.text_encoder.body.embeddings, bert.embeddings
@@ -73,7 +106,7 @@ def test_tables_of_a_bert_are_copied_for_the_regions():
     assert torch.equal(ours.word_embeddings.weight, theirs.word_embeddings.weight)
 
 
-def test_projection_of_a_visualbert_must_fit_unless_it_is_drawn_anew():
+def test_visual_projection_must_fit_unless_reinitialised():
     sizes = {key: value for key, value in text_config("bert").to_dict().items() if hasattr(VisualBertConfig(), key)}
     fitting, other = (
         VisualBertModel(VisualBertConfig(**sizes | {"model_type": "visual_bert", "visual_embedding_dim": width}))
@@ -91,6 +124,6 @@ def test_projection_of_a_visualbert_must_fit_unless_it_is_drawn_anew():
     assert torch.equal(system.text_encoder.body.embeddings.visual_projection.weight, before)
 
 
-def test_another_family_is_refused():
+def test_other_encoder_family_raises():
     with pytest.raises(UserError, match=r"takes a BERT or a VisualBERT as model\.text, got a roberta"):
         make(text_config=RobertaConfig())

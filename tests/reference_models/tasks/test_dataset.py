@@ -1,4 +1,4 @@
-"""A split: long relations are an error or are left out and named; images are loaded with their sample."""
+"""Encoded splits: relations that are too long raise or are dropped, and images are loaded with their sample."""
 
 import gc
 import json
@@ -29,19 +29,19 @@ def make(image_size: int | None = None) -> Processor:
     return Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), max_length=16, image_size=image_size)
 
 
-def test_a_long_relation_stops_by_default() -> None:
+def test_long_relation_raises_by_default() -> None:
     with pytest.raises(TooLongError, match="f:2"):
         EncodedSplit([SHORT, LONG], make())
 
 
-def test_a_dropped_relation_is_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_relations_are_counted_and_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         split = EncodedSplit([LONG, SHORT, LONG], make(), "drop")
     assert (len(split), list(split.samples), split.dropped) == (1, [SHORT], ["f:2", "f:2"])
     assert "dropped 2 samples that are too long: f:2, f:2" in caplog.text
 
 
-def test_images_come_with_their_sample(tmp_path: Path) -> None:
+def test_images_are_loaded_with_their_sample(tmp_path: Path) -> None:
     Image.new("RGB", (6, 6), (7, 8, 9)).save(tmp_path / "a.png")
     sample = Sample("f:1", ("a", "b"), tmp_path / "a.png", head=(0, 1), tail=(1, 2), relation="None")
     split = EncodedSplit([sample], make(4))
@@ -51,8 +51,8 @@ def test_images_come_with_their_sample(tmp_path: Path) -> None:
     assert "pixels" not in EncodedSplit([sample], make())[0]
 
 
-def test_features_take_the_place_of_images(tmp_path: Path) -> None:
-    image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # which are not there, and not asked for
+def test_cached_features_replace_images(tmp_path: Path) -> None:
+    image, crop = tmp_path / "a.jpg", tmp_path / "b.jpg"  # these files do not exist and must not be opened
     generator = np.random.default_rng(0)
     cells, pooled = (generator.normal(size=(3, width)).astype(np.float32) for width in (24, 2))
     keys = np.array([path_key(path) for path in (image, crop, None)], KEY)
@@ -82,9 +82,9 @@ def write_rows(root: Path, count: int) -> None:
     (root / "txt" / "ours_train.txt").write_text(f"{row}\n" * count)
 
 
-def test_a_split_takes_a_few_bytes_of_memory_a_row(tmp_path: Path) -> None:
+def test_split_needs_a_few_bytes_of_memory_per_row(tmp_path: Path) -> None:
     processor, held = Processor(learn_tokenizer([["a", "b"]] * 4, 50), Relations(["None"]), image_size=4), []
-    for count in (100, 500, 2500):  # the first fills what Python keeps for later
+    for count in (100, 500, 2500):  # the first run fills Python's caches
         write_rows(tmp_path / str(count), count)
         tracemalloc.start()
         samples, _ = check_images(spooled(Mnre().read(tmp_path / str(count), "train")), "error", progress=False)

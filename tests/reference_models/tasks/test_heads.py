@@ -1,13 +1,15 @@
-"""Both heads against brute force and plain loops."""
+"""Tagging and relation heads compared with brute force and plain loops."""
 
 import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from attnmixup import AttnMixup, MixupPlan
 from reference_models.tasks.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
 
 LABELS, WIDTH = 3, 4
@@ -41,7 +43,7 @@ def score_path(head, scores, path):
 
 
 @given(lengths=ragged, seed=seeds)
-def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
+def test_crf_loss_and_decoding_match_brute_force(lengths, seed):
     head = make_head(seed)
     scores, tags, mask = make_scores(lengths, seed)
     losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
@@ -57,7 +59,7 @@ def test_likelihood_and_decoding_agree_with_brute_force(lengths, seed):
 
 
 @given(lengths=ragged, seed=seeds)
-def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
+def test_softmax_tagging_matches_plain_loops(lengths, seed):
     head = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0)
     scores, tags, mask = make_scores(lengths, seed)
     scores[~mask] = 1e30
@@ -73,16 +75,16 @@ def test_words_tagged_by_themselves_agree_with_plain_loops(lengths, seed):
 
 
 @pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 1e30])
-def test_scores_behind_the_last_word_do_not_matter(padding):
+def test_padding_scores_do_not_matter(padding):
     head = make_head()
     scores, tags, mask = make_scores([2, 4])
-    spoilt = scores.masked_fill(~mask[..., None], padding).requires_grad_()
-    losses = head.loss(spoilt, tags, mask)
+    corrupted = scores.masked_fill(~mask[..., None], padding).requires_grad_()
+    losses = head.loss(corrupted, tags, mask)
     assert torch.equal(losses, head.loss(scores, tags, mask))
-    assert torch.equal(head.decode(spoilt.detach(), mask), head.decode(scores, mask))
+    assert torch.equal(head.decode(corrupted.detach(), mask), head.decode(scores, mask))
     losses.sum().backward()
-    assert spoilt.grad.isfinite().all()
-    assert (spoilt.grad[0, 2:] == 0).all()
+    assert corrupted.grad.isfinite().all()
+    assert (corrupted.grad[0, 2:] == 0).all()
 
 
 def test_tagging_is_computed_in_float32_under_autocast():
@@ -97,7 +99,7 @@ def test_tagging_is_computed_in_float32_under_autocast():
     torch.testing.assert_close(losses, head.loss(scores, tags, mask), rtol=0, atol=0)
 
 
-def test_every_parameter_of_the_tagging_head_learns():
+def test_every_tagging_head_parameter_gets_a_gradient():
     head = make_head()
     _, tags, mask = make_scores([2, 4])
     head.loss(head(torch.randn(2, 4, WIDTH)), tags, mask).mean().backward()
@@ -106,7 +108,7 @@ def test_every_parameter_of_the_tagging_head_learns():
 
 
 @given(size=st.integers(1, 5), seed=seeds)
-def test_relation_loss_is_the_negative_logarithm_of_the_probability(size, seed):
+def test_relation_loss_is_the_negative_log_likelihood(size, seed):
     torch.manual_seed(seed)
     head = RelationHead(WIDTH, LABELS, dropout=0.0)
     relations = torch.randint(LABELS, (size,))
@@ -116,7 +118,57 @@ def test_relation_loss_is_the_negative_logarithm_of_the_probability(size, seed):
     assert head.decode(scores).tolist() == [row.index(max(row)) for row in scores.tolist()]
 
 
-def test_dropout_acts_before_the_linear_layer_in_training_only():
+LAM = (0.0, 1.0, 0.3, 0.75)
+# Of four sentences and their transformed ones (4 to 7), pairs that AttnMixup mixes with LAM.
+FIRST, SECOND = (0, 5, 2, 7), (1, 3, 4, 6)
+
+
+def mixed_losses(head, lengths):
+    """Mix four sentences; return the mixer's losses of its pairs, their scores, and the tags of both sources."""
+    _, tags, mask = make_scores(lengths)
+    torch.manual_seed(1)
+    mixer = AttnMixup(WIDTH, heads=2)
+    plan = MixupPlan(torch.tensor([2]), torch.tensor(FIRST), torch.tensor(SECOND), torch.tensor(LAM), size=4)
+    mixed = mixer(torch.randn(*mask.shape, WIDTH), tags, mask=mask, plan=plan)
+    scores = head(mixed.embeddings)
+    losses = mixed.loss(head.loss, scores, reduction="none")
+    return losses[5:], scores[5:], *(tags[[row % 4 for row in rows]] for rows in (FIRST, SECOND))
+
+
+def test_pair_loss_of_a_softmax_is_that_of_soft_labels():
+    losses, scores, first, second = mixed_losses(SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), [3] * 4)
+    for row, lam in enumerate(LAM):
+        soft = lam * F.one_hot(first[row], LABELS) + (1 - lam) * F.one_hot(second[row], LABELS)
+        assert losses[row].item() == pytest.approx(F.cross_entropy(scores[row], soft).item(), abs=1e-6)
+    torch.testing.assert_close(losses[0], F.cross_entropy(scores[0], second[0]))
+    torch.testing.assert_close(losses[1], F.cross_entropy(scores[1], first[1]))
+
+
+def test_pair_loss_of_a_crf_is_its_log_sum_less_the_mixed_score_of_both_paths():
+    head = make_head()
+    losses, scores, first, second = mixed_losses(head, [3] * 4)
+    for row, lam in enumerate(LAM):
+        words = scores[row].tolist()
+        totals = {path: score_path(head, words, path) for path in itertools.product(range(LABELS), repeat=3)}
+        log_sum = math.log(sum(math.exp(total) for total in totals.values()))
+        one, other = (totals[tuple(tags[row].tolist())] for tags in (first, second))
+        assert losses[row].item() == pytest.approx((log_sum - lam * one - (1 - lam) * other) / 3, abs=1e-5)
+    for row, tags in ((0, second), (1, first)):
+        plain = head.loss(scores[row : row + 1], tags[row : row + 1], torch.ones(1, 3, dtype=torch.bool))
+        torch.testing.assert_close(losses[row : row + 1], plain)
+
+
+@pytest.mark.parametrize("lengths", [[3] * 4, [4, 1, 3, 2]], ids=str)
+def test_pair_losses_of_a_crf_without_transitions_are_those_of_a_softmax(lengths):
+    softmax, crf = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), make_head()
+    crf.linear = softmax.linear
+    with torch.no_grad():
+        for parameter in crf.crf.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(mixed_losses(crf, lengths)[0], mixed_losses(softmax, lengths)[0], atol=1e-5, rtol=0)
+
+
+def test_dropout_acts_only_in_training():
     head = RelationHead(WIDTH, LABELS, dropout=0.5)
     rows = torch.ones(1, WIDTH)
     assert len({tuple(head(rows)[0].tolist()) for _ in range(20)}) > 1

@@ -1,4 +1,4 @@
-"""Probabilities of tags against the enumeration of all paths."""
+"""Tag probabilities compared with the enumeration of all tag paths."""
 
 import itertools
 import math
@@ -18,8 +18,10 @@ TAGS = 3
 ragged = st.lists(st.integers(1, 4), min_size=1, max_size=3)
 
 
-def all_paths(head: TaggingHead | SoftmaxTaggingHead, scores: list[list[float]]) -> dict[tuple[int, ...], float]:
-    """The probability of each path of a sentence, from nothing but its score."""
+def path_probabilities(
+    head: TaggingHead | SoftmaxTaggingHead, scores: list[list[float]]
+) -> dict[tuple[int, ...], float]:
+    """Compute the probability of each tag path of a sentence from the path scores."""
     free = [[0.0] * TAGS] * TAGS
     start, end, moves = free[0], free[0], free
     if isinstance(head, TaggingHead):
@@ -34,9 +36,7 @@ def all_paths(head: TaggingHead | SoftmaxTaggingHead, scores: list[list[float]])
 
 @pytest.mark.parametrize("kind", [TaggingHead, SoftmaxTaggingHead])
 @given(lengths=ragged, seed=st.integers(0, 1000))
-def test_every_path_has_the_probability_that_enumeration_gives(
-    kind: type[TaggingHead], lengths: list[int], seed: int
-) -> None:
+def test_lattice_probabilities_match_enumeration(kind: type[TaggingHead], lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
     head = kind(4, TAGS, dropout=0.0)
     for parameter in head.parameters():
@@ -45,7 +45,7 @@ def test_every_path_has_the_probability_that_enumeration_gives(
     scores = torch.randn(*mask.shape, TAGS)
     lattice = head.lattice(scores.masked_fill(~mask[..., None], math.nan), mask)
     for row, length in enumerate(lengths):
-        known = all_paths(head, scores[row, :length].tolist())
+        known = path_probabilities(head, scores[row, :length].tolist())
         for start, end in itertools.combinations(range(length + 1), 2):
             for part in itertools.product(range(TAGS), repeat=end - start):
                 for unwanted in range(TAGS):
@@ -59,7 +59,7 @@ def test_every_path_has_the_probability_that_enumeration_gives(
 
 
 @pytest.mark.parametrize("scheme", ["bio", "x13"])
-def test_each_entity_has_the_probability_of_its_tags(scheme: str) -> None:
+def test_entity_probability_is_the_product_over_its_tags(scheme: str) -> None:
     tags = ["O", "B-a", "I-a"]
     labels = ["[PAD]", *tags, "X", "[CLS]", "[SEP]"] if scheme == "x13" else tags
     task = NamedEntities(labels, scheme)

@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand, a slow second implementation, and scikit-learn."""
+"""Scores compared with hand-computed values, a slow second implementation, and scikit-learn."""
 
 import random
 
@@ -32,12 +32,12 @@ RELATIONS = st.lists(st.tuples(*[st.sampled_from(["None", "peer", "part_of", "co
         ("B-PER X I-PER", {(0, 1, "PER"), (2, 3, "PER")}),
     ],
 )
-def test_spans_by_hand(tags: str, expected: set[tuple[int, int, str]]) -> None:
+def test_spans_match_hand_made_examples(tags: str, expected: set[tuple[int, int, str]]) -> None:
     assert spans(tags.split()) == expected
 
 
 @given(st.lists(st.sampled_from(TAGS)))
-def test_spans_against_trying_every_stretch_of_words(tags: list[str]) -> None:
+def test_spans_match_brute_force(tags: list[str]) -> None:
     def opens(i: int) -> bool:
         before = tags[i - 1][2:] if i else ""
         return tags[i][0] == "B" or (tags[i][0] == "I" and before != tags[i][2:])
@@ -53,11 +53,11 @@ def test_spans_against_trying_every_stretch_of_words(tags: list[str]) -> None:
     assert spans(tags) == expected
 
 
-def test_ner_by_hand() -> None:
-    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
+def test_ner_scores_match_hand_computed_values() -> None:
+    true = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG", "O"]]
     predicted = [["B-PER", "I-PER", "B-LOC", "I-LOC"], ["B-ORG", "B-ORG"]]
     # right: PER and the first ORG; 4 predicted; 3 true
-    assert ner_scores(gold, predicted, TYPES) == pytest.approx(
+    assert ner_scores(true, predicted, TYPES) == pytest.approx(
         {
             "precision": 2 / 4,
             "recall": 2 / 3,
@@ -70,33 +70,36 @@ def test_ner_by_hand() -> None:
     )
 
 
-def test_the_same_span_in_another_sentence_is_no_hit() -> None:
+def test_same_span_in_another_sentence_is_not_a_match() -> None:
     assert ner_scores([["B-PER"], ["O"]], [["O"], ["B-PER"]])["f1"] == 0.0
 
 
-def test_words_beyond_the_length_limit_are_missed() -> None:
+def test_words_beyond_the_length_limit_count_as_missed() -> None:
     scores = ner_scores([["B-PER", "O", "B-LOC", "I-LOC"]], [["B-PER", "O", "B-LOC"]])
     assert (scores["precision"], scores["recall"]) == (1 / 2, 1 / 2)
     assert ner_scores([["B-PER"]], [[]])["recall"] == 0.0
 
 
 @given(SENTENCES)
-def test_cutting_a_prediction_equals_filling_it_with_outside(gold: list[list[str]]) -> None:
-    halves = [tags[: len(tags) // 2] for tags in gold]
-    filled = [half + ["O"] * (len(tags) - len(half)) for half, tags in zip(halves, gold, strict=True)]
-    assert ner_scores(gold, halves) == ner_scores(gold, filled)
+def test_truncated_prediction_equals_padding_with_outside(true: list[list[str]]) -> None:
+    halves = [tags[: len(tags) // 2] for tags in true]
+    filled = [half + ["O"] * (len(tags) - len(half)) for half, tags in zip(halves, true, strict=True)]
+    assert ner_scores(true, halves) == ner_scores(true, filled)
 
 
 @given(SENTENCES, st.randoms(use_true_random=False))
-def test_ner_against_scikit_learn(gold: list[list[str]], random) -> None:
-    predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in gold]
-    scores = ner_scores(gold, predicted, TYPES)
-    true = {(i, *span) for i, tags in enumerate(gold) for span in spans(tags)}
-    guessed = {(i, *span) for i, tags in enumerate(predicted) for span in spans(tags)}
+def test_ner_scores_match_scikit_learn(true: list[list[str]], random) -> None:
+    predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in true]
+    scores = ner_scores(true, predicted, TYPES)
+    true_spans = {(i, *span) for i, tags in enumerate(true) for span in spans(tags)}
+    predicted_spans = {(i, *span) for i, tags in enumerate(predicted) for span in spans(tags)}
     for kinds, prefix in [(TYPES, ""), *[((kind,), f"{kind}_") for kind in TYPES]]:
-        every = [span for span in sorted(true | guessed) if span[-1] in kinds] + [None]
+        every = [span for span in sorted(true_spans | predicted_spans) if span[-1] in kinds] + [None]
         precision, recall, f1, _ = precision_recall_fscore_support(
-            [span in true for span in every], [span in guessed for span in every], average="binary", zero_division=0
+            [span in true_spans for span in every],
+            [span in predicted_spans for span in every],
+            average="binary",
+            zero_division=0,
         )
         assert scores[f"{prefix}f1"] == pytest.approx(f1)
         if not prefix:
@@ -104,14 +107,14 @@ def test_ner_against_scikit_learn(gold: list[list[str]], random) -> None:
 
 
 @given(SENTENCES)
-def test_perfect_and_empty_predictions(gold: list[list[str]]) -> None:
-    any_entity = any(spans(tags) for tags in gold)
-    perfect = ner_scores(gold, gold)
+def test_perfect_and_empty_predictions(true: list[list[str]]) -> None:
+    any_entity = any(spans(tags) for tags in true)
+    perfect = ner_scores(true, true)
     assert perfect["f1"] == perfect["precision"] == perfect["recall"] == float(any_entity)
-    assert set(ner_scores(gold, [[] for _ in gold]).values()) == {0.0}
+    assert set(ner_scores(true, [[] for _ in true]).values()) == {0.0}
 
 
-def test_predictions_that_do_not_fit_are_refused() -> None:
+def test_mismatched_lengths_raise() -> None:
     with pytest.raises(ValueError, match="got 1 for 2 sentences"):
         ner_scores([["O"], ["O"]], [["O"]])
     with pytest.raises(ValueError, match=r"sentence 1: .*got 2 predicted tags for 1 words"):
@@ -120,50 +123,50 @@ def test_predictions_that_do_not_fit_are_refused() -> None:
         relation_scores(["None"], ["None", "None"])
 
 
-def test_relations_by_hand() -> None:
-    gold = ["None", "peer", "peer", "part_of", "None"]
+def test_relation_scores_match_hand_computed_values() -> None:
+    true = ["None", "peer", "peer", "part_of", "None"]
     predicted = ["None", "peer", "part_of", "None", "peer"]
-    assert relation_scores(gold, predicted) == pytest.approx(
+    assert relation_scores(true, predicted) == pytest.approx(
         {"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "accuracy": 2 / 5}
     )
-    assert relation_scores(gold, predicted, none="peer")["recall"] == pytest.approx(1 / 3)
+    assert relation_scores(true, predicted, none="peer")["recall"] == pytest.approx(1 / 3)
     assert relation_scores([], []) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "accuracy": 0.0}
 
 
 @given(RELATIONS)
-def test_relations_against_scikit_learn(pairs: list[tuple[str, str]]) -> None:
-    gold, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    scores = relation_scores(gold, predicted)
+def test_relation_scores_match_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    true, predicted = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    scores = relation_scores(true, predicted)
     if not pairs:
         return
     precision, recall, f1, _ = precision_recall_fscore_support(
-        gold, predicted, labels=["peer", "part_of", "contain"], average="micro", zero_division=0
+        true, predicted, labels=["peer", "part_of", "contain"], average="micro", zero_division=0
     )
     assert scores == pytest.approx(
-        {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy_score(gold, predicted)}
+        {"precision": precision, "recall": recall, "f1": f1, "accuracy": accuracy_score(true, predicted)}
     )
 
 
-def test_scores_of_each_class_are_those_of_sklearn() -> None:
+def test_class_scores_match_scikit_learn() -> None:
     rng = random.Random(0)
     names = ["None", "a", "b", "c"]
-    gold, said = (rng.choices(names, k=200) for _ in range(2))
-    pairs = [[(number, name) for number, name in enumerate(side) if name != "None"] for side in (gold, said)]
+    true, predicted = (rng.choices(names, k=200) for _ in range(2))
+    pairs = [[(number, name) for number, name in enumerate(side) if name != "None"] for side in (true, predicted)]
     found = class_scores(*pairs)
-    expected = precision_recall_fscore_support(gold, said, labels=list(found), zero_division=0.0)
+    expected = precision_recall_fscore_support(true, predicted, labels=list(found), zero_division=0.0)
     assert set(found) == {"a", "b", "c"}
     for place, scores in enumerate(found.values()):
         assert list(scores.values()) == pytest.approx([part[place] for part in expected])
 
 
-def test_a_class_that_is_only_predicted_comes_last() -> None:
+def test_class_without_gold_examples_comes_last() -> None:
     assert class_scores([(0, "b"), (1, "b")], [(0, "a"), (1, "b")]) == {
         "b": {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2},
         "a": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0},
     }
 
 
-def test_a_metric_is_added_to_its_task_once() -> None:
+def test_metric_is_registered_once_per_task() -> None:
     def share(true: list[str], predicted: list[str]) -> float:
         return len(predicted) / len(true)
 

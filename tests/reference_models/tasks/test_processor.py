@@ -1,10 +1,10 @@
-"""The processor: words and their sub-words, entity markers, the length limit, batches, and the way back."""
+"""The processor: sub-words of words, entity markers, the length limit, batches, and decoding."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,7 +36,7 @@ words_strategy = st.lists(
 
 
 @given(words_strategy)
-def test_every_word_starts_at_its_first_subword(words: list[str]) -> None:
+def test_word_starts_are_the_first_subwords(words: list[str]) -> None:
     item = NER.encode(Sample("x:1", tuple(words), tags=("O",) * len(words)))
     assert len(item["word_starts"]) == len(item["labels"]) == len(words)
     assert item["word_starts"] == sorted(set(item["word_starts"]))
@@ -46,14 +46,14 @@ def test_every_word_starts_at_its_first_subword(words: list[str]) -> None:
 
 
 @given(words_strategy, st.integers(3, 12))
-def test_words_behind_the_limit_have_no_representation_and_count_as_outside(words: list[str], limit: int) -> None:
+def test_truncated_words_are_decoded_as_outside(words: list[str], limit: int) -> None:
     processor = make("ner", max_length=limit)
     item = processor.encode(Sample("x:1", tuple(words), tags=("B-PER",) * len(words)))
     whole = NER.encode(Sample("x:1", tuple(words)))["word_starts"]
     assert len(item["input_ids"]) <= limit
     assert item["word_starts"] == [start for start in whole if start < limit - 1]
-    said = processor.decode(Sample("x:1", tuple(words)), [1] * len(item["word_starts"]) + [-100] * 2)
-    assert said == ["B-PER"] * len(item["word_starts"]) + ["O"] * (len(words) - len(item["word_starts"]))
+    decoded = processor.decode(Sample("x:1", tuple(words)), [1] * len(item["word_starts"]) + [-100] * 2)
+    assert decoded == ["B-PER"] * len(item["word_starts"]) + ["O"] * (len(words) - len(item["word_starts"]))
 
 
 @st.composite
@@ -64,7 +64,7 @@ def pairs(draw: st.DrawFn) -> Sample:
 
 
 @given(pairs())
-def test_markers_stand_around_the_entities_also_where_they_overlap(sample: Sample) -> None:
+def test_markers_enclose_entities_even_if_they_overlap(sample: Sample) -> None:
     item = RE.encode(sample)
     tokens = RE.tokenizer.convert_ids_to_tokens(item["input_ids"])
     for name, (opening, closing) in (("head", MARKERS[:2]), ("tail", MARKERS[2:])):
@@ -76,20 +76,51 @@ def test_markers_stand_around_the_entities_also_where_they_overlap(sample: Sampl
     assert item["labels"] == 1
 
 
-def test_a_marker_in_the_text_itself_is_not_taken_for_an_entity() -> None:
+@pytest.mark.parametrize(
+    ("head", "tail", "expected"),
+    [
+        ((0, 1), (0, 1), "[HEAD] [TAIL] a [/TAIL] [/HEAD] b c"),
+        ((0, 2), (1, 2), "[HEAD] a [TAIL] b [/TAIL] [/HEAD] c"),
+        ((0, 1), (0, 2), "[TAIL] [HEAD] a [/HEAD] b [/TAIL] c"),
+        ((1, 2), (0, 3), "[TAIL] a [HEAD] b [/HEAD] c [/TAIL]"),
+        ((1, 2), (0, 1), "[TAIL] a [/TAIL] [HEAD] b [/HEAD] c"),
+    ],
+    ids=["equal", "same end", "same start", "inside", "adjacent"],
+)
+def test_markers_of_overlapping_entities_are_nested(
+    head: tuple[int, int], tail: tuple[int, int], expected: str
+) -> None:
+    sample = Sample("x:1", ("a", "b", "c"), head=head, tail=tail)
+    assert " ".join(RE.task.words_read(sample)) == expected
+
+
+@given(pairs())
+def test_markers_are_balanced_unless_entities_cross(sample: Sample) -> None:
+    first, second = sorted([sample.head, sample.tail])
+    assume(not first[0] < second[0] < first[1] < second[1])
+    opened = []
+    for word in RE.task.words_read(sample):
+        if word in MARKERS[::2]:
+            opened.append(word)
+        elif word in MARKERS:
+            assert opened.pop() == word.replace("/", "")
+    assert opened == []
+
+
+def test_marker_string_in_the_text_is_not_an_entity() -> None:
     item = RE.encode(Sample("x:1", ("[HEAD]", "is", "Vexmor"), head=(2, 3), tail=(1, 2)))
     tokens = RE.tokenizer.convert_ids_to_tokens(item["input_ids"])
     assert tokens[item["tail"][0]] == "is"
     assert item["head"][0] > item["tail"][1]
 
 
-def test_an_entity_behind_the_limit_is_an_error_that_names_it() -> None:
+def test_entity_beyond_the_length_limit_raises() -> None:
     sample = Sample("ours_train.txt:7", tuple(WORDS), head=(0, 2), tail=(5, 7))
     with pytest.raises(TooLongError, match=r"ours_train.txt:7: the tail entity at words \[5, 7\] .* 9 sub-words"):
         make("re", max_length=9).encode(sample)
 
 
-def test_a_relation_sample_needs_entities_and_a_known_relation() -> None:
+def test_missing_spans_or_unknown_relation_raises() -> None:
     with pytest.raises(UserError, match="x:1: expected the spans"):
         RE.encode(Sample("x:1", ("a",)))
     with pytest.raises(UserError, match="x:1: unknown relation 'foe'"):
@@ -97,7 +128,7 @@ def test_a_relation_sample_needs_entities_and_a_known_relation() -> None:
 
 
 @given(st.lists(words_strategy, min_size=1, max_size=4))
-def test_a_batch_is_padded_to_its_longest_and_says_what_is_real(sentences: list[list[str]]) -> None:
+def test_batch_is_padded_to_the_longest_sentence_with_masks(sentences: list[list[str]]) -> None:
     items = [NER.encode(Sample("x:1", tuple(words), tags=("I-LOC",) * len(words))) for words in sentences]
     batch = NER.collate(items)
     assert batch["input_ids"].shape == (len(items), max(len(item["input_ids"]) for item in items))
@@ -111,7 +142,7 @@ def test_a_batch_is_padded_to_its_longest_and_says_what_is_real(sentences: list[
 
 
 @given(st.lists(pairs(), min_size=1, max_size=4))
-def test_a_batch_of_pairs_marks_the_tokens_of_both_entities(samples: list[Sample]) -> None:
+def test_entity_masks_of_a_batch_mark_both_entities(samples: list[Sample]) -> None:
     items = [RE.encode(sample) for sample in samples]
     batch = RE.collate(items)
     for row, item in enumerate(items):
@@ -120,7 +151,7 @@ def test_a_batch_of_pairs_marks_the_tokens_of_both_entities(samples: list[Sample
     assert batch["labels"].tolist() == [1] * len(items)
 
 
-def test_images_take_their_slots_and_absent_ones_stay_empty(tmp_path: Path) -> None:
+def test_images_fill_their_slots_and_missing_ones_are_zero(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(5)]
     for number, path in enumerate(paths):
         Image.new("RGB", (9, 5), (10 * number, 0, 0)).save(path)
@@ -136,13 +167,13 @@ def test_images_take_their_slots_and_absent_ones_stay_empty(tmp_path: Path) -> N
     assert torch.equal(processor.collate([item, item])["image_mask"], torch.stack([present, present]))
 
 
-def test_a_model_of_text_alone_has_no_pixels() -> None:
+def test_pixels_of_a_text_only_processor_raise() -> None:
     with pytest.raises(ValueError, match="expected a processor with an image_size"):
         NER.pixels(Sample("x:1", ("a",)))
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_saved_and_loaded_it_encodes_alike(task: str, tmp_path: Path) -> None:
+def test_loaded_processor_encodes_identically(task: str, tmp_path: Path) -> None:
     processor = make(task, max_length=40, image_size=8, max_crops=2, resize="centre-crop")
     processor.save_pretrained(tmp_path)
     loaded = Processor.from_pretrained(tmp_path)
@@ -158,7 +189,7 @@ X = Processor(learn_tokenizer(TOKENIZER_TEXT, 120), NamedEntities(X13, "x13"), i
 
 
 @given(words_strategy, st.data())
-def test_thirteen_tags_name_every_subword_and_lead_back_to_words(words: list[str], data: st.DataObject) -> None:
+def test_x13_labels_cover_all_subwords_and_decode_to_words(words: list[str], data: st.DataObject) -> None:
     tags = tuple(data.draw(st.sampled_from(TAGS)) for _ in words)
     sample = Sample("x:1", tuple(words), tags=tags)
     item, plain = X.encode(sample), NER.encode(sample)
@@ -173,7 +204,7 @@ def test_thirteen_tags_name_every_subword_and_lead_back_to_words(words: list[str
     assert X.decode(sample, [X13.index("X")] * len(names)) == ["O"] * len(words)
 
 
-def test_characters_of_the_words_that_are_read() -> None:
+def test_characters_are_encoded_for_untruncated_words() -> None:
     processor = make("ner", max_length=5, characters="abVx")
     sample = Sample("x:1", ("Vax!", "b", "Scarlet", "here"))
     item = processor.encode(sample)

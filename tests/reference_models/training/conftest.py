@@ -1,4 +1,4 @@
-"""A tiny data set and one finished run on it, shared by the tests of training."""
+"""A tiny data set and a finished run on it, shared by the training tests."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without interruption, with checkpoints every four steps."""
+    """An uninterrupted run with checkpoints every four steps."""
     run = tmp_path_factory.mktemp("runs") / "finished"
     process = start(arguments(data, run, "--training.checkpoint_steps", "4"))
     process.join()

@@ -1,4 +1,4 @@
-"""The number of threads: set, measured, and restored."""
+"""The number of compute threads: set, measured, and restored."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from reference_models.training.threads import computing_threads, fastest_threads
 
 
 @pytest.fixture
-def several(monkeypatch):
-    """PyTorch with six threads, in name alone."""
+def six_threads(monkeypatch):
+    """Fake the thread setting of PyTorch, which starts at six."""
     held = [6]
     monkeypatch.setattr(torch, "get_num_threads", lambda: held[-1])
     monkeypatch.setattr(torch, "set_num_threads", held.append)
@@ -19,7 +19,7 @@ def several(monkeypatch):
 
 
 @pytest.mark.parametrize(("setting", "number"), [(3, 3), (0, 6), ("measured", 2)])
-def test_threads_are_set_inside_and_restored_after_it(setting, number, several, monkeypatch):
+def test_threads_are_set_in_the_context_and_restored(setting, number, six_threads, monkeypatch):
     monkeypatch.setattr(threads, "fastest_threads", lambda: 2)
 
     def fail():
@@ -33,7 +33,7 @@ def test_threads_are_set_inside_and_restored_after_it(setting, number, several, 
 
 
 @pytest.mark.parametrize("best", [1, 2, 4, 6])
-def test_the_number_with_the_lowest_median_is_the_fastest(best, several, monkeypatch):
+def test_fastest_threads_has_the_lowest_median_time(best, six_threads, monkeypatch):
     asked: list[int] = []
 
     def seconds():
@@ -49,12 +49,12 @@ def test_the_number_with_the_lowest_median_is_the_fastest(best, several, monkeyp
     assert torch.get_num_threads() == 6
 
 
-def test_a_real_measurement_takes_time():
+def test_real_measurement_returns_a_valid_thread_count():
     assert layer_seconds() > 0
     assert 1 <= fastest_threads() <= torch.get_num_threads()
 
 
-def test_the_setting_is_read_and_checked(several, monkeypatch, tmp_path):
+def test_threads_setting_is_used_and_checked(six_threads, monkeypatch, tmp_path):
     def refuse(settings, folder):
         raise UserError(f"with {torch.get_num_threads()} threads")
 

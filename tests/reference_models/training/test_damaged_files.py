@@ -1,4 +1,4 @@
-"""A file of a run that is damaged, missing or cannot be written is one line with its name and what to do."""
+"""A damaged, missing or unwritable file of a run gives a one-line error with its path and what to do."""
 
 import re
 import shutil
@@ -20,8 +20,8 @@ from reference_models.training.seeds import train_seeds
 STEPS = ("--training.checkpoint_steps", "4")
 
 
-def complaint(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
-    """The one line of an error."""
+def error_line(capsys: pytest.CaptureFixture[str], command: list[str]) -> str:
+    """Run a command that fails and return its one-line error."""
     capsys.readouterr()
     assert main(command) == 2
     [line] = [line for line in capsys.readouterr().err.split("\n") if line.startswith("i2srm: ")]
@@ -50,15 +50,15 @@ def run(finished: Path, tmp_path: Path) -> Path:
         ("predictions_test.jsonl", ["report"], "run/predictions_test.jsonl is damaged"),
     ],
 )
-def test_a_truncated_file_of_a_finished_run(
+def test_truncated_file_of_a_finished_run_is_named(
     file: str, command: list[str], named: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truncate(run / file)
-    line = complaint(capsys, [command[0], str(run), *command[1:]])
+    line = error_line(capsys, [command[0], str(run), *command[1:]])
     assert re.search(rf"{named} or cannot be read \(.+\); train again in another folder, or copy", line), line
 
 
-def test_a_truncated_score_is_not_skipped(data: Path, finished: Path, tmp_path: Path) -> None:
+def test_truncated_metrics_of_a_seed_raise(data: Path, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "runs" / "seed-0")
     settings = config(data, tmp_path / "runs", *STEPS)
     assert train_seeds(settings, [0])["seeds"] == [0]
@@ -68,41 +68,41 @@ def test_a_truncated_score_is_not_skipped(data: Path, finished: Path, tmp_path: 
 
 
 @pytest.fixture
-def stopped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was stopped at its eighth step, with one checkpoint."""
+def interrupted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run interrupted at its eighth step, with one checkpoint."""
     step = trainer.ExtractionTrainer.training_step
 
-    def stop(self: trainer.ExtractionTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def interrupt(self: trainer.ExtractionTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step == 7:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.ExtractionTrainer, "training_step", stop)
+        patch.setattr(trainer.ExtractionTrainer, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config(data, tmp_path / "stopped"))
     return tmp_path / "stopped"
 
 
-@pytest.mark.parametrize("spoil", [truncate, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "losses_0.pt"]
 )
-def test_a_checkpoint_that_is_not_whole_is_not_resumed(
-    name: str, spoil: Callable[[Path], None], stopped: Path, data: Path, capsys: pytest.CaptureFixture[str]
+def test_incomplete_checkpoint_is_not_resumed(
+    name: str, damage: Callable[[Path], None], interrupted: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = stopped / CHECKPOINTS / "checkpoint-6"
-    spoil(checkpoint / name)
-    line = complaint(capsys, arguments(data, stopped))
+    checkpoint = interrupted / CHECKPOINTS / "checkpoint-6"
+    damage(checkpoint / name)
+    line = error_line(capsys, arguments(data, interrupted))
     assert str(checkpoint) in line
     assert "delete the folder of this checkpoint, and the run resumes from an earlier one or starts again" in line
 
 
-def test_without_the_damaged_checkpoint_the_run_ends_as_ever(stopped: Path, data: Path, tmp_path: Path) -> None:
-    shutil.rmtree(stopped / CHECKPOINTS / "checkpoint-6")
-    train(config(data, stopped))
+def test_run_resumes_after_the_damaged_checkpoint_is_deleted(interrupted: Path, data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(interrupted / CHECKPOINTS / "checkpoint-6")
+    train(config(data, interrupted))
     train(config(data, tmp_path / "whole"))
-    assert_same_run(stopped, tmp_path / "whole")
+    assert_same_run(interrupted, tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_without_the_damaged_checkpoint_the_run_ends_as_ever(stopped: Path, data
         (modeling_utils, "safe_save_file", OSError(30, "Read-only file system", "elsewhere/file")),
     ],
 )
-def test_a_disk_that_is_full_or_read_only_is_named(
+def test_full_or_read_only_disk_raises_with_the_path(
     place: Any,
     name: str,
     error: Exception,
@@ -126,6 +126,6 @@ def test_a_disk_that_is_full_or_read_only_is_named(
         raise error
 
     monkeypatch.setattr(place, name, fail)
-    line = complaint(capsys, arguments(data, tmp_path / "run"))
+    line = error_line(capsys, arguments(data, tmp_path / "run"))
     file = "elsewhere/file" if getattr(error, "filename", None) else "run/checkpoints/partial"
     assert re.search(rf"{file}: cannot be written \(.+\); free disk space or choose a writable folder", line), line

@@ -1,4 +1,4 @@
-"""The gradient by rows is the one that PyTorch computes."""
+"""The row-wise embedding gradient equals the dense gradient of PyTorch."""
 
 import copy
 
@@ -12,39 +12,39 @@ from reference_models.training import embeddings
 from reference_models.training.embeddings import write_used_rows
 
 
-class Reader(nn.Module):
-    """Reads words, and a small table beside them."""
+class EmbeddingModel(nn.Module):
+    """A model with a word embedding and a small position embedding."""
 
     def __init__(self):
         super().__init__()
         self.words = nn.Embedding(12, 4, padding_idx=0)
-        self.places = nn.Embedding(2, 4)
+        self.positions = nn.Embedding(2, 4)
         self.score = nn.Linear(4, 1)
 
     def forward(self, words):
-        places = torch.arange(words.shape[1]) % 2
-        return self.score(self.words(words) + self.places(places)).square().mean()
+        positions = torch.arange(words.shape[1]) % 2
+        return self.score(self.words(words) + self.positions(positions)).square().mean()
 
 
 @pytest.fixture(autouse=True)
-def _small_tables_are_large(monkeypatch):
+def _treat_small_tables_as_large(monkeypatch):
     monkeypatch.setattr(embeddings, "LEAST_WEIGHTS", 12 * 4)
 
 
-def both(seed):
+def make_models(seed):
     torch.manual_seed(seed)
-    plain = Reader()
+    plain = EmbeddingModel()
     by_rows = copy.deepcopy(plain)
     write_used_rows(by_rows)
     assert by_rows.words.sparse
-    assert not by_rows.places.sparse
+    assert not by_rows.positions.sparse
     return plain, by_rows
 
 
 @given(seed=st.integers(0, 99), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_training_is_the_same_to_the_last_digit(seed, lengths):
+def test_training_is_bit_identical(seed, lengths):
     weights = []
-    for model in both(seed):
+    for model in make_models(seed):
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         generator = torch.Generator().manual_seed(seed)
         for length in lengths:
@@ -57,8 +57,8 @@ def test_training_is_the_same_to_the_last_digit(seed, lengths):
 
 
 @given(seed=st.integers(0, 99), batches=st.integers(2, 4))
-def test_all_that_a_step_reads_is_added_and_the_next_step_begins_with_zeros(seed, batches):
-    plain, by_rows = both(seed)
+def test_gradients_accumulate_within_a_step_and_reset_after_it(seed, batches):
+    plain, by_rows = make_models(seed)
     for _ in range(2):
         words = torch.randint(12, (batches, 3, 5))
         for model in (plain, by_rows):
@@ -69,8 +69,8 @@ def test_all_that_a_step_reads_is_added_and_the_next_step_begins_with_zeros(seed
         assert by_rows.words.weight.grad.layout == torch.strided
 
 
-def test_a_table_that_also_scores_words_has_its_whole_gradient():
-    plain, by_rows = both(0)
+def test_tied_output_embedding_gets_its_full_gradient():
+    plain, by_rows = make_models(0)
     for model in (plain, by_rows, plain, by_rows):
         model.zero_grad()
         words = torch.tensor([[1, 2, 3]])
@@ -78,12 +78,12 @@ def test_a_table_that_also_scores_words_has_its_whole_gradient():
     assert torch.equal(by_rows.words.weight.grad, plain.words.weight.grad)
 
 
-def test_memory_of_the_gradient_is_that_of_the_step_before():
-    _, model = both(0)
-    places = []
+def test_gradient_memory_is_reused():
+    _, model = make_models(0)
+    addresses = []
     for word in (3, 5):
         model.zero_grad()
         model(torch.tensor([[word, 1]])).backward()
-        places.append(model.words.weight.grad.data_ptr())
+        addresses.append(model.words.weight.grad.data_ptr())
         assert model.words.weight.grad.any(dim=1).nonzero().flatten().tolist() == [1, word]
-    assert places[0] == places[1]
+    assert addresses[0] == addresses[1]

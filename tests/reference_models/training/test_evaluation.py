@@ -1,4 +1,4 @@
-"""A split that is predicted in batches, against one sample after the other."""
+"""Prediction of a split in batches, compared with one sample at a time."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def split(data: Path, finished: Path) -> EncodedSplit:
     return EncodedSplit(samples, load_model(finished)[1])
 
 
-def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path) -> None:
+def test_batched_predictions_equal_those_of_single_samples(split: EncodedSplit, finished: Path) -> None:
     model, _ = load_model(finished)
     assert len(set(split.lengths)) > 3
     alone = [predict_batch(model, split.processor, [split[number]]) for number in range(len(split))]
-    said = [split.processor.decode(s, o.ids[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
+    labels = [split.processor.decode(s, o.ids[0].tolist()) for s, o in zip(split.samples, alone, strict=True)]
     evaluation = evaluate_split(model, split, 5, progress=False)
-    assert evaluation.predictions == said
+    assert evaluation.predictions == labels
     assert evaluation.samples == split.samples
 
     def scores(numbers: list[int]) -> list[torch.Tensor]:
@@ -34,11 +34,11 @@ def test_batches_say_what_samples_say_alone(split: EncodedSplit, finished: Path)
         torch.testing.assert_close(row[: one.scores.shape[1]], one.scores[0], rtol=0, atol=1e-5)
 
 
-def test_a_model_in_training_predicts_no_batch(split: EncodedSplit, finished: Path) -> None:
+def test_prediction_in_training_mode_raises(split: EncodedSplit, finished: Path) -> None:
     with pytest.raises(ValueError, match="needs labels"):
         predict_batch(load_model(finished)[0].train(), split.processor, [split[0]])
 
 
-def test_a_split_of_no_sample_has_no_predictions(split: EncodedSplit, finished: Path) -> None:
+def test_empty_split_has_no_predictions(split: EncodedSplit, finished: Path) -> None:
     empty = EncodedSplit([], split.processor)
     assert evaluate_split(load_model(finished)[0], empty, 5, progress=False).predictions == []

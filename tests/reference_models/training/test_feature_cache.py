@@ -1,4 +1,4 @@
-"""Each image is computed once and for all, and a training cannot tell."""
+"""Each image is encoded only once, and training with the cache gives the same results."""
 
 import multiprocessing
 import os
@@ -54,7 +54,7 @@ def assert_equal(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Te
     torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
 
 
-def images(split: EncodedSplit) -> list[Path]:
+def image_paths(split: EncodedSplit) -> list[Path]:
     paths = (path for sample in split.samples for path in (sample.image, *sample.crops))
     return list(dict.fromkeys(path for path in paths if path))
 
@@ -62,7 +62,7 @@ def images(split: EncodedSplit) -> list[Path]:
 def fill(
     folder: Path, backbone: VisionBackbone, split: EncodedSplit, views: Mapping[View, Slots] | None = None
 ) -> tuple[FeatureCache, int]:
-    """The cache, and how many images were computed for it; without `views`, all of the backbone's of all images."""
+    """Return the cache and the number of images encoded for it. By default, cache all views of all images."""
     computed: list[int] = []
     hook = backbone.register_forward_pre_hook(lambda _, inputs: computed.append(int(inputs[1].sum())))
     try:
@@ -74,7 +74,7 @@ def fill(
 
 @pytest.fixture
 def split(tmp_path: Path) -> EncodedSplit:
-    """A set of its own, which a test may change: 40 different images and crops or so."""
+    """A separate data set of about 40 different images and crops, which a test may change."""
     generate(tmp_path / "set" / "posts", "ner", 0, {"train": 4, "valid": 4, "test": 16})
     return make_split(tmp_path / "set" / "posts")
 
@@ -82,33 +82,33 @@ def split(tmp_path: Path) -> EncodedSplit:
 @pytest.mark.parametrize(
     ("name", "views"), [("tiny", ("cells", "grid", "pooled")), ("resnet18", ("cells", "grid", "pooled", "logits"))]
 )
-def test_features_are_those_of_the_backbone(
+def test_cached_features_equal_those_of_the_backbone(
     name: str, views: tuple[View, ...], split: EncodedSplit, tmp_path: Path
 ) -> None:
     backbone = make_backbone(name, views=views)
     cache, computed = fill(tmp_path / "cache", backbone, split)
-    assert computed == len(images(split)) > 30
+    assert computed == len(image_paths(split)) > 30
     with torch.no_grad():
-        blank = backbone(load_image(images(split)[0], 32)[None], torch.tensor([False]))
-        for path in (*images(split), None):
+        blank = backbone(load_image(image_paths(split)[0], 32)[None], torch.tensor([False]))
+        for path in (*image_paths(split), None):
             read = cache.read([path])
             direct = blank if path is None else backbone(load_image(path, 32)[None])
             assert set(read) == {f"image_{view}" for view in views}
             for view in views:
                 torch.testing.assert_close(read[f"image_{view}"], direct[view], atol=1e-5, rtol=1e-4)
-    shown = cache.read(images(split)[:1])
+    shown = cache.read(image_paths(split)[:1])
     assert not torch.allclose(cache.read([None])["image_pooled"], shown["image_pooled"], atol=1e-2)
 
 
-def test_each_view_is_kept_of_its_own_images_alone(split: EncodedSplit, tmp_path: Path) -> None:
+def test_each_view_caches_only_its_own_image_paths(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone(views=("cells", "grid", "pooled"))
     views: dict[View, Slots] = {"cells": "crops", "grid": "whole"}
     cache, computed = fill(tmp_path, backbone, split, views)
-    assert computed == len(images(split))
+    assert computed == len(image_paths(split))
     whole = {sample.image.read_bytes() for sample in split.samples if sample.image}
     crops = {crop.read_bytes() for sample in split.samples for crop in sample.crops}
     kept = {view: len(read_index(folder).keys) for view, (folder, _) in cache.views.items()}
-    assert kept == {"cells": len(crops) + 1, "grid": len(whole)}  # an absent crop is a blank one
+    assert kept == {"cells": len(crops) + 1, "grid": len(whole)}  # a missing crop is a blank image
     sample = split.samples[0]
     paths = split.processor.image_paths(sample)
     read = cache.read(paths)
@@ -119,39 +119,39 @@ def test_each_view_is_kept_of_its_own_images_alone(split: EncodedSplit, tmp_path
     assert "image_pooled" not in read
 
 
-def test_a_view_that_is_added_leaves_the_others_as_they_are(split: EncodedSplit, tmp_path: Path) -> None:
+def test_adding_a_view_keeps_the_others(split: EncodedSplit, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     fill(folder, make_backbone("resnet18"), split)
     before = {path: path.read_bytes() for path in folder.glob("*/*") if path.name != "lock"}
     more = make_backbone("resnet18", views=("cells", "pooled", "logits"))
     more.body.load_state_dict(make_backbone("resnet18").body.state_dict(), strict=False)
     cache, computed = fill(folder, more, split)
-    assert computed == len(images(split))
+    assert computed == len(image_paths(split))
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(folder.glob("*/shard-*"))) == 3
     assert cache.read([None]).keys() == {"image_cells", "image_pooled", "image_logits"}
     assert fill(folder, more, split)[1] == fill(folder, make_backbone("resnet18"), split)[1] == 0
 
 
-def test_nothing_is_computed_twice(split: EncodedSplit, tmp_path: Path) -> None:
+def test_no_image_is_encoded_twice(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone()
-    first = images(split)[0]
+    first = image_paths(split)[0]
     copy = first.with_name("copy.jpg")
     copy.write_bytes(first.read_bytes())
     split.samples[3] = replace(split.samples[3], image=copy)
     split.samples[4] = replace(split.samples[4], image=first)
     before = torch.get_rng_state()
     cache, computed = fill(tmp_path, backbone, split)
-    assert computed == len({path.read_bytes() for path in images(split)})
+    assert computed == len({path.read_bytes() for path in image_paths(split)})
     assert_equal(cache.read([copy]), cache.read([first]))
     assert torch.equal(torch.get_rng_state(), before)
     _, again = fill(tmp_path, make_backbone(), split)
     assert again == 0
 
 
-def test_image_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path: Path) -> None:
+def test_changed_image_is_encoded_again(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone()
-    path, other = images(split)[:2]
+    path, other = image_paths(split)[:2]
     old, _ = fill(tmp_path, backbone, split)
     Image.new("RGB", (40, 40), "red").save(path, "PNG")
     new, computed = fill(tmp_path, backbone, split)
@@ -162,10 +162,10 @@ def test_image_that_was_changed_is_computed_anew(split: EncodedSplit, tmp_path: 
     assert_equal(old.read([other]), new.read([other]))
 
 
-def test_what_features_depend_on_has_a_folder_of_its_own(
+def test_other_weights_or_resizing_use_another_folder(
     split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = len(images(split))
+    every = len(image_paths(split))
     _, computed = fill(tmp_path / "cache", make_backbone("resnet18"), split)
     assert computed == every
     assert fill(tmp_path / "cache", make_backbone("resnet18", seed=1), split)[1] == every
@@ -182,7 +182,7 @@ def test_what_features_depend_on_has_a_folder_of_its_own(
     assert len(list((tmp_path / "cache").glob("*/meta.json"))) == 5 * len(VIEWS)
 
 
-def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
+def test_fingerprint_covers_names_dtypes_shapes_and_bytes() -> None:
     def of(tensor: torch.Tensor, name: str = "weight") -> str:
         module = torch.nn.Module()
         module.register_buffer(name, tensor)
@@ -201,35 +201,35 @@ def test_fingerprint_is_of_names_types_shapes_and_bytes() -> None:
 
 
 @pytest.mark.parametrize(("view", "differs"), [("logits", True), ("pooled", False)])
-def test_the_weights_of_the_classes_count_for_the_logits_alone(view: View, differs: bool) -> None:
+def test_classifier_weights_only_affect_the_logits_view(view: View, differs: bool) -> None:
     backbone = make_backbone("resnet18", views=("pooled", "logits"))
     before = describe(backbone, view, 32)
     backbone.body.fc.bias.data += 1
     assert (describe(backbone, view, 32) != before) == differs
 
 
-def test_stop_in_the_middle_costs_one_shard(
+def test_interrupted_fill_loses_at_most_one_shard(
     split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feature_cache, "SHARD", 1)
     whole, _ = fill(tmp_path / "whole", make_backbone(), split)
-    every = len(images(split))
+    every = len(image_paths(split))
 
-    def stop(path: Path, size: int, resize: str) -> torch.Tensor:
-        if path == images(split)[20]:
+    def interrupt(path: Path, size: int, resize: str) -> torch.Tensor:
+        if path == image_paths(split)[20]:
             raise KeyboardInterrupt
         return load_image(path, size)
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache, "load_image", stop)
+        patch.setattr(feature_cache, "load_image", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fill(tmp_path / "stopped", make_backbone(), split)
     cache, computed = fill(tmp_path / "stopped", make_backbone(), split)
     assert every - 16 <= computed <= every - 15  # a shard of 16, one of which may be the blank image
-    assert_equal(cache.read(images(split)), whole.read(images(split)))
+    assert_equal(cache.read(image_paths(split)), whole.read(image_paths(split)))
 
 
-def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, tmp_path: Path) -> None:
+def test_damaged_shard_raises_until_it_is_deleted(split: EncodedSplit, tmp_path: Path) -> None:
     cache, every = fill(tmp_path, make_backbone(), split)
     shard, _ = tmp_path.glob("*/shard-*")
     shard.write_bytes(shard.read_bytes()[:-9])
@@ -238,13 +238,13 @@ def test_damaged_shard_is_computed_anew_once_it_is_deleted(split: EncodedSplit, 
     shard.unlink()
     again, computed = fill(tmp_path, make_backbone(), split)
     assert computed == every
-    assert_equal(cache.read(images(split)), again.read(images(split)))
+    assert_equal(cache.read(image_paths(split)), again.read(image_paths(split)))
 
 
-def test_image_that_cannot_be_read_or_changes_meanwhile(
+def test_unreadable_or_changing_image_raises(
     split: EncodedSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = images(split)[5]
+    path = image_paths(split)[5]
     good = path.read_bytes()
     path.write_bytes(b"no image")
     with pytest.raises(UserError, match=rf"{path}: not an image"):
@@ -260,10 +260,10 @@ def test_image_that_cannot_be_read_or_changes_meanwhile(
         patch.setattr(feature_cache, "load_image", change)
         with pytest.raises(UserError, match="changed while its features were computed"):
             fill(tmp_path, make_backbone(), split)
-    assert fill(tmp_path, make_backbone(), split)[1] == len(images(split))
+    assert fill(tmp_path, make_backbone(), split)[1] == len(image_paths(split))
 
 
-def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path) -> None:
+def test_cache_folder_that_cannot_be_created_raises(split: EncodedSplit, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
         UserError, match=r"data\.feature_cache: .*/file cannot be created or written to \(Not a directory\)"
@@ -271,28 +271,28 @@ def test_folder_that_cannot_be_made_is_named(split: EncodedSplit, tmp_path: Path
         fill(tmp_path / "file", make_backbone(), split)
 
 
-def test_backbone_that_learns_is_refused(split: EncodedSplit, tmp_path: Path) -> None:
+def test_backbone_in_training_mode_raises(split: EncodedSplit, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="evaluation mode"):
         fill_cache(tmp_path, VisionBackbone("tiny").train(), split, {"cells": "all"})
 
 
-def fill_and_tell(folder: Path, data: Path, told: Path) -> None:
-    """In a process of its own: fill slowly, and write how many images were computed."""
+def fill_and_report(folder: Path, data: Path, count_file: Path) -> None:
+    """In a separate process: fill slowly, and write the number of encoded images."""
     feature_cache.SHARD = 1
 
-    def slowly(path: Path, size: int, resize: str) -> torch.Tensor:
+    def slow_load(path: Path, size: int, resize: str) -> torch.Tensor:
         time.sleep(0.01)
         return load_image(path, size)
 
-    feature_cache.load_image = slowly
+    feature_cache.load_image = slow_load
     torch.set_num_threads(1)
     _, computed = fill(folder, make_backbone(), make_split(data))
-    told.write_text(str(computed))
+    count_file.write_text(str(computed))
 
 
-def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: Path, tmp_path: Path) -> None:
+def test_processes_share_the_cache_and_keep_shards_of_a_killed_one(data: Path, tmp_path: Path) -> None:
     split, folder = make_split(data), tmp_path / "cache"
-    first = PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / "killed"))
+    first = PROCESSES.Process(target=fill_and_report, args=(folder, data, tmp_path / "killed"))
     first.start()
     while len(list(folder.glob("*/shard-000000*.safetensors"))) < len(VIEWS):
         time.sleep(0.002)
@@ -301,14 +301,14 @@ def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: P
     places = list(folder.iterdir())
     kept = min(len(read_index(place).keys) for place in places)
     assert kept > 0
-    pair = [PROCESSES.Process(target=fill_and_tell, args=(folder, data, tmp_path / name)) for name in "ab"]
+    pair = [PROCESSES.Process(target=fill_and_report, args=(folder, data, tmp_path / name)) for name in "ab"]
     for process in pair:
         process.start()
     for process in pair:
         process.join()
         assert process.exitcode == 0
     computed = sorted(int((tmp_path / name).read_text()) for name in "ab")
-    different = len({path.read_bytes() for path in images(split)})
+    different = len({path.read_bytes() for path in image_paths(split)})
     assert computed[0] == 0
     assert different - kept <= computed[1] <= different - kept + 1  # the blank image is not counted
     assert [len(read_index(place).keys) for place in places] == [different + 1] * len(VIEWS)
@@ -316,9 +316,9 @@ def test_two_processes_share_the_work_and_a_killed_one_leaves_its_shards(data: P
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_the_same(method: str, split: EncodedSplit, tmp_path: Path) -> None:
+def test_workers_read_the_same_features(method: str, split: EncodedSplit, tmp_path: Path) -> None:
     split.features, _ = fill(tmp_path, make_backbone(), split)
-    alone = list(DataLoader(split, 5, collate_fn=split.processor.collate))  # which opens the shards in this process
+    alone = list(DataLoader(split, 5, collate_fn=split.processor.collate))  # also opens the shards in this process
     context = multiprocessing.get_context(method)
     loader = DataLoader(split, 5, collate_fn=split.processor.collate, num_workers=2, multiprocessing_context=context)
     for ours, theirs in zip(loader, alone, strict=True):
@@ -340,7 +340,7 @@ def refuse(*_: object) -> torch.Tensor:
     ("task", "prefix", "signal"),
     [("ner", "paper", "pooled"), ("ner", "release", "logits"), ("re", "paper", "logits"), ("re", "release", "pooled")],
 )
-def test_losses_are_those_without_a_cache(
+def test_losses_equal_those_without_a_cache(
     task: str, prefix: str, signal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "set" / "posts"
@@ -348,7 +348,7 @@ def test_losses_are_those_without_a_cache(
     vision = ("--model.vision", "resnet18", "--model.vision_weights", "none", "--data.image_size", "64")
     options = (*vision, "--model.prefix", prefix, "--model.image_signal", signal)
     train(run_config(task, data, tmp_path / "plain", *options))
-    monkeypatch.setattr(processor_module, "load_image", refuse)  # of what loads batches
+    monkeypatch.setattr(processor_module, "load_image", refuse)  # the function that loads batches
     cached = run_config(task, data, tmp_path / "cached", *options, "--data.feature_cache", str(tmp_path / "cache"))
     metrics = train(cached)
     for ours, theirs in zip(history(tmp_path / "cached"), history(tmp_path / "plain"), strict=True):
@@ -357,12 +357,12 @@ def test_losses_are_those_without_a_cache(
     monkeypatch.setattr(feature_cache, "load_image", refuse)
     assert evaluate(tmp_path / "cached", cached, "test").scores == metrics["test"]
     mixed = replace(cached, output=str(tmp_path / "mixed"), training=replace(cached.training, precision="bf16"))
-    train(mixed)  # by the same features
+    train(mixed)  # with the same cached features
 
 
-def test_killed_run_with_a_cache_ends_as_one_that_never_was(data: Path, tmp_path: Path) -> None:
+def test_killed_run_with_a_cache_ends_like_an_uninterrupted_one(data: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
-        # The deaths are counted below every path that begins with that of the run.
+        # File changes are counted in all paths that start with the run directory, so in its cache too.
         return arguments(data, tmp_path / name, *FROZEN, "--data.feature_cache", str(tmp_path / f"{name}-cache"))
 
     whole = start(command("whole"))

@@ -1,4 +1,4 @@
-"""The image of a training draws every curve it is given."""
+"""The training figure draws every curve of the runs."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ HISTORY = [
 
 
 @pytest.mark.parametrize("name", ["$x_$ {", "caf\udcff", "a\\b"])
-def test_any_name_of_a_run_can_be_drawn(name: str, tmp_path: Path) -> None:
+def test_figure_accepts_any_run_name(name: str, tmp_path: Path) -> None:
     training_figure({name: HISTORY}, tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").format == "PNG"
 
 
-def test_curves_of_all_runs_and_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figure_draws_all_curves_and_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))

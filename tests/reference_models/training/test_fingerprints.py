@@ -1,4 +1,4 @@
-"""Whatever a run depends on, a change of it is seen: when it is resumed, and when a finished one would be skipped."""
+"""A change of any input of a run is detected: on resume, and before a finished run is skipped."""
 
 import json
 import shutil
@@ -36,12 +36,12 @@ def settings(folder: Path, task: str, *overrides: str) -> RunConfig:
     return read_settings(f"synthetic-{task}", [*basis, *overrides])
 
 
-def prints(config: RunConfig) -> dict[str, str]:
+def fingerprints(config: RunConfig) -> dict[str, str]:
     return input_fingerprints(config, {split: read_samples(config, split) for split in SPLITS})
 
 
 def move_line(folder: Path) -> None:
-    """Give the first row of the validation split to the training split, so that all lines together are the same."""
+    """Move the first row of the validation split to the training split; all lines together stay the same."""
     train, valid = (folder / "re/posts/txt" / f"ours_{name}.txt" for name in ("train", "val"))
     first, rest = valid.read_text().split("\n", 1)
     train.write_text(f"{train.read_text()}{first}\n")
@@ -71,7 +71,7 @@ def repaint(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "a line in another split": ("re", move_line, "train_labels"),
+    "line moved to another split": ("re", move_line, "train_labels"),
     "relation ids": ("re", swap_relations, "relation_ids"),
     "crop dictionary": ("re", swap_crops, "train_images"),
     "image": ("re", lambda folder: repaint(folder / "re/posts/img_org/test/test_0.jpg"), "test_images"),
@@ -80,40 +80,40 @@ CHANGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_of_the_data_is_seen(name: str, sets: Path, tmp_path: Path) -> None:
+def test_changed_data_change_the_fingerprint(name: str, sets: Path, tmp_path: Path) -> None:
     task, change, seen = CHANGES[name]
     shutil.copytree(sets / task, tmp_path / task)
-    before = prints(settings(tmp_path, task))
-    assert prints(settings(tmp_path, task)) == before
+    before = fingerprints(settings(tmp_path, task))
+    assert fingerprints(settings(tmp_path, task)) == before
     change(tmp_path)
-    after = prints(settings(tmp_path, task))
+    after = fingerprints(settings(tmp_path, task))
     assert after.keys() == before.keys()
     assert f"{seen}_fingerprint" in {key for key in before if before[key] != after[key]}
 
 
-def test_a_copy_of_the_data_has_the_same_fingerprints(sets: Path, tmp_path: Path) -> None:
+def test_copied_data_have_the_same_fingerprints(sets: Path, tmp_path: Path) -> None:
     for task in ROOTS:
         shutil.copytree(sets / task, tmp_path / task)
-        assert prints(settings(tmp_path, task)) == prints(settings(sets, task))
+        assert fingerprints(settings(tmp_path, task)) == fingerprints(settings(sets, task))
 
 
-def test_what_is_not_read_is_not_in_it(sets: Path) -> None:
+def test_text_only_run_has_only_label_fingerprints(sets: Path) -> None:
     config = read_settings("synthetic-ner", ["--data.root", str(sets / "ner" / "posts")], system="text-only")
-    assert set(prints(config)) == {
+    assert set(fingerprints(config)) == {
         "labels_fingerprint",
         *(f"{split}_labels_fingerprint" for split in SPLITS),
     }
 
 
-def test_other_weights_of_a_local_text_encoder_are_seen(sets: Path, tmp_path: Path) -> None:
+def test_changed_local_text_encoder_changes_the_fingerprint(sets: Path, tmp_path: Path) -> None:
     shutil.copytree(sets / "encoder", tmp_path / "encoder")
     config = settings(sets, "ner", "--model.text", str(tmp_path / "encoder"))
-    before = prints(config)
+    before = fingerprints(config)
     (tmp_path / "encoder" / "model.safetensors").write_bytes(b"other")
-    assert {key for key, value in prints(config).items() if before[key] != value} == {"text_fingerprint"}
+    assert {key for key, value in fingerprints(config).items() if before[key] != value} == {"text_fingerprint"}
 
 
-def test_a_finished_run_of_other_images_is_not_skipped(sets: Path, tmp_path: Path) -> None:
+def test_finished_run_with_changed_images_raises(sets: Path, tmp_path: Path) -> None:
     shutil.copytree(sets / "re", tmp_path / "re")
     config = settings(tmp_path, "re")
     first = train_seeds(config, [0])

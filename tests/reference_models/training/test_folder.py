@@ -1,4 +1,4 @@
-"""A run's folder is never written over: not when it is finished, nor by other settings or data, nor if it is no run."""
+"""A folder is never overwritten if its run is finished, has other settings or data, or if it contains no run."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def contents(path: Path) -> dict[str, bytes]:
         ((), "training.checkpoint_steps was 4 and is now 0"),
     ],
 )
-def test_finished_run_is_left_alone(data: Path, finished: Path, overrides: tuple[str, ...], message: str) -> None:
+def test_finished_run_is_not_changed(data: Path, finished: Path, overrides: tuple[str, ...], message: str) -> None:
     before = contents(finished)
     with pytest.raises(UserError, match=message):
         train(config(data, finished, *overrides))
     assert contents(finished) == before
 
 
-def test_other_data_and_other_processes_are_another_run(data: Path, finished: Path, tmp_path: Path) -> None:
+def test_other_data_or_process_count_raises(data: Path, finished: Path, tmp_path: Path) -> None:
     other = tiny_set(tmp_path, {"train": 8, "valid": 4, "test": 4})
     settings = config(other, finished, *STEPS)
     settings.data.root = str(data)
@@ -47,7 +47,7 @@ def test_other_data_and_other_processes_are_another_run(data: Path, finished: Pa
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt"], ["config.yaml"]])
-def test_folder_that_is_no_run_is_left_alone(data: Path, tmp_path: Path, names: list[str]) -> None:
+def test_folder_without_a_run_is_not_changed(data: Path, tmp_path: Path, names: list[str]) -> None:
     for name in names:
         (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match="already exists and contains no run"):
@@ -55,13 +55,13 @@ def test_folder_that_is_no_run_is_left_alone(data: Path, tmp_path: Path, names: 
     assert [path.name for path in tmp_path.iterdir()] == names
 
 
-def test_wrong_data_write_nothing(data: Path, tmp_path: Path) -> None:
+def test_missing_data_creates_no_folder(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError):
         train(config(tmp_path / "nothing", tmp_path / "run"))
     assert not list(tmp_path.iterdir())
 
 
-def test_two_ways_to_write_a_path_are_one_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equivalent_paths_are_the_same_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     start = start_of(config(Path("a"), tmp_path / "run", "--model.text", "a"))
@@ -72,13 +72,13 @@ def test_two_ways_to_write_a_path_are_one_setting(tmp_path: Path, monkeypatch: p
     assert start_of(config(Path("b"), tmp_path / "run", "--model.text", "a")) != start
 
 
-def test_same_run_under_another_name_or_with_more_workers(data: Path, tmp_path: Path) -> None:
+def test_output_and_workers_do_not_identify_a_run(data: Path, tmp_path: Path) -> None:
     start = start_of(config(data, tmp_path / "run"))
     assert start == start_of(config(data, tmp_path / "moved", "--training.workers", "2"))
     assert start != start_of(config(data, tmp_path / "run", "--training.batch_size", "2"))
 
 
-def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_directory_is_created_atomically(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(data, tmp_path / "deep" / "run")
 
     def fail(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_folder_appears_whole(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "deep" / "run" / START).is_file()
 
 
-def test_same_command_twice_at_once_trains_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_runs_of_one_command_train_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder, "LOCK_SECONDS", 0)
     checkpoints = tmp_path / "checkpoints"
     with locked(tmp_path, checkpoints, needed=True):
@@ -108,7 +108,7 @@ def test_same_command_twice_at_once_trains_once(tmp_path: Path, monkeypatch: pyt
         pass
 
 
-def test_json_appears_whole(tmp_path: Path) -> None:
+def test_json_is_written_atomically(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", object())
@@ -120,7 +120,7 @@ def save_resnet(file: Path, seed: int) -> None:
     torch.save(resnet18().state_dict(), file)
 
 
-def test_other_weights_of_the_image_backbone_are_another_run(data: Path, tmp_path: Path) -> None:
+def test_changed_image_backbone_weights_raise(data: Path, tmp_path: Path) -> None:
     file, settings = tmp_path / "weights.pt", config(data, tmp_path / "run", "--training.epochs", "1")
     settings.model.vision, settings.model.vision_weights = "resnet18", str(file)
     save_resnet(file, seed=1)
@@ -130,9 +130,7 @@ def test_other_weights_of_the_image_backbone_are_another_run(data: Path, tmp_pat
         train(settings)
 
 
-def test_a_resume_under_other_versions_is_warned_of(
-    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resume_with_other_versions_warns(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings, output = config(data, tmp_path / "run"), tmp_path / "run"
     facts = {"torch": "1.0", "device": "cpu"}
     make_folder(output, settings, start_of(settings, environment=facts))
@@ -154,7 +152,7 @@ def test_a_resume_under_other_versions_is_warned_of(
         ("--training.fast_float32=true", "fast_float32: on this cpu"),
     ],
 )
-def test_a_refused_training_setting_leaves_no_folder(
+def test_rejected_training_setting_creates_no_folder(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, message: str
 ) -> None:
     monkeypatch.setattr(products, "keeps_float32", lambda _: False)
@@ -164,7 +162,7 @@ def test_a_refused_training_setting_leaves_no_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_system_without_text_encoder_is_not_compiled(data: Path, tmp_path: Path) -> None:
+def test_compile_without_text_encoder_raises(data: Path, tmp_path: Path) -> None:
     basis = ["--data.root", str(data), "--output", str(tmp_path / "run")]
     settings = read_settings("synthetic-ner", [*basis, "--training.compile=true"], system="cnn-bilstm-crf")
     with pytest.raises(UserError, match=r"training\.compile and .* need a system with a text encoder"):

@@ -1,4 +1,4 @@
-"""Loggers are asked for by name; one that is not installed is named before anything is written."""
+"""Loggers are chosen by name; a logger that is not installed raises before anything is written."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from reference_models.training.run import train
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_logger_that_is_not_installed_is_named(
+def test_logger_that_is_not_installed_raises(
     name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(integration_utils, f"is_{name}_available", lambda: False)
@@ -23,7 +23,7 @@ def test_a_logger_that_is_not_installed_is_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_gets_the_log_below_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_logs_to_the_run_directory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[str, str]] = []
 
     class Writer:

@@ -1,3 +1,5 @@
+"""Freed memory is kept by the process and reused without page faults."""
+
 import ctypes
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from reference_models.errors import UserError
 from reference_models.training import memory, run
 from reference_models.training.memory import keep_freed_memory
 
-# Faults of pages in the second of two rounds that take and free the same memory, in a process of its own.
+# Page faults in the second of two rounds that allocate and free the same memory, in a separate process.
 FAULTS = """
 import resource, sys
 from reference_models.training.memory import keep_freed_memory
@@ -26,26 +28,26 @@ print(faults)
 """
 
 
-def faults(way: str) -> int:
-    done = subprocess.run([sys.executable, "-c", FAULTS, way], capture_output=True, text=True, check=True)
+def page_faults(mode: str) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
-def test_memory_is_not_faulted_in_again():
+def test_kept_memory_causes_few_page_faults():
     pages = 4 * 2**24 // 4096
-    assert faults("keep") < pages / 20
-    assert faults("plain") > pages / 2
+    assert page_faults("keep") < pages / 20
+    assert page_faults("plain") > pages / 2
 
 
 @pytest.mark.parametrize("library", [object(), type("Library", (), {"mallopt": staticmethod(lambda name, value: 0)})()])
-def test_another_c_library_is_refused(library, monkeypatch):
+def test_unsupported_c_library_raises(library, monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
     with pytest.raises(UserError, match=r"training\.keep_memory is for Linux with the GNU C library"):
         keep_freed_memory()
 
 
-def test_the_setting_is_read(monkeypatch, tmp_path: Path):
+def test_keep_memory_setting_is_used(monkeypatch, tmp_path: Path):
     def refuse() -> None:
         raise UserError("called")
 

@@ -1,4 +1,4 @@
-"""Every trainable parameter in exactly one group, with the rate of its part."""
+"""Every trainable parameter is in exactly one group, with the learning rate of its module."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ def test_norms_and_biases_are_not_decayed() -> None:
     assert decay[id(model.head.linear.bias)] == decay[id(model.mixer.attention.norm.weight)] == 0.0
 
 
-def test_norms_and_biases_are_decayed_if_all_are() -> None:
+def test_decay_all_includes_norms_and_biases() -> None:
     groups = parameter_groups(build("ner"), RATES, learning_rate=1.0, weight_decay=0.1, decay_all=True)
     assert {group["weight_decay"] for group in groups} == {0.1}
     assert not any(group["name"].endswith("no decay") for group in groups)
@@ -85,7 +85,7 @@ def test_norms_and_biases_are_decayed_if_all_are() -> None:
     [("re", {}, 1e-3), ("ner", {}, 5e-2), ("ner", {"tag_head": "softmax"}, 1e-3)],
     ids=str,
 )
-def test_only_a_crf_learns_at_the_rate_of_a_crf(task: str, options: dict[str, object], rate: float) -> None:
+def test_only_a_crf_head_uses_the_crf_learning_rate(task: str, options: dict[str, object], rate: float) -> None:
     model = build(task, **options)
     groups = groups_of(model, model.learning_rates(), 3e-5)
     rates = {group["name"]: group["lr"] for group in groups}
@@ -93,7 +93,7 @@ def test_only_a_crf_learns_at_the_rate_of_a_crf(task: str, options: dict[str, ob
     assert set(rates.values()) == {3e-5}
 
 
-def test_the_longest_beginning_counts_and_ends_at_a_dot() -> None:
+def test_longest_prefix_wins_and_ends_at_a_dot() -> None:
     model = build("ner")
     rates = {"head": 2.0, "head.crf": 3.0, "text_encoder.body.encoder.layer.1": 4.0}
     found = {id(p): group["lr"] for group in groups_of(model, rates) for p in group["params"]}
@@ -105,16 +105,16 @@ def test_the_longest_beginning_counts_and_ends_at_a_dot() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["heads", "head.lin", "head.linear.weight.x", ""])
-def test_a_beginning_that_fits_nothing_is_an_error(prefix: str) -> None:
+def test_prefix_without_a_match_raises(prefix: str) -> None:
     with pytest.raises(UserError, match=rf"starts with '{prefix}'; the top-level modules are text_encoder, vision,"):
         groups_of(build("re"), {prefix: 1.0})
 
 
-def test_demo_has_its_own_rate_of_the_head(data: Path, tmp_path: Path) -> None:
+def test_demo_sets_its_own_head_learning_rate(data: Path, tmp_path: Path) -> None:
     assert config(data, tmp_path).training.learning_rates == {"head": 1e-2}
 
 
-def test_sgd_is_an_optimizer_too() -> None:
+def test_sgd_uses_momentum_and_weight_decay() -> None:
     layer = nn.Linear(2, 1)
     layer.weight.data.fill_(1.0)
     optimizer = make_optimizer(TrainingConfig(optimizer="sgd", momentum=0.5), groups_of(layer, {}, 0.1))
@@ -128,7 +128,7 @@ def test_sgd_is_an_optimizer_too() -> None:
     assert isinstance(make_optimizer(TrainingConfig(), groups_of(layer, {})), torch.optim.AdamW)
 
 
-def test_inverse_schedule_rises_then_is_divided_by_the_epochs() -> None:
+def test_inverse_schedule_warms_up_then_decays_per_epoch() -> None:
     factors = [inverse_schedule(step, steps_per_epoch=4, warmup_steps=2) for step in (0, 1, 2, 3, 4, 7, 8, 80)]
     assert factors == pytest.approx([0, 0.5, 1, 1, 1 / 1.05, 1 / 1.05, 1 / 1.1, 1 / 2])
 
@@ -136,6 +136,6 @@ def test_inverse_schedule_rises_then_is_divided_by_the_epochs() -> None:
 @pytest.mark.parametrize(
     "option", [{"learning_rates": {"head": -1.0}}, {"warmup": 1.0}, {"accumulation": 0}, {"clip": -1.0}], ids=str
 )
-def test_impossible_settings_are_refused(option: dict[str, float]) -> None:
+def test_invalid_settings_raise(option: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(option))):
         TrainingConfig(**option)

@@ -1,3 +1,5 @@
+"""Fast float32 products: the precision is set, restored, and refused where it is inaccurate."""
+
 import pytest
 import torch
 
@@ -9,13 +11,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _plain():
+def _highest_precision():
     torch.set_float32_matmul_precision("highest")
     yield
     torch.set_float32_matmul_precision("highest")
 
 
-def test_precision_is_set_inside_and_restored_after_it(monkeypatch):
+def test_precision_is_set_in_the_context_and_restored(monkeypatch):
     monkeypatch.setattr(products, "medium_error", lambda device: 3e-7)
     torch.set_float32_matmul_precision("high")
     with float32_products(fast=True, device=CPU):
@@ -25,14 +27,14 @@ def test_precision_is_set_inside_and_restored_after_it(monkeypatch):
         assert torch.get_float32_matmul_precision() == "high"
 
 
-def test_machine_that_trades_accuracy_is_refused(monkeypatch):
+def test_device_with_inaccurate_products_raises(monkeypatch):
     monkeypatch.setattr(products, "medium_error", lambda device: 2e-3)
     with pytest.raises(UserError, match="on this cpu the products would have a relative error of 2e-03"):
         float32_products(fast=True, device=CPU).__enter__()
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_medium_products_are_measured_once_and_as_medium_ones(monkeypatch):
+def test_medium_error_is_measured_once_at_medium_precision(monkeypatch):
     precisions = []
     monkeypatch.setattr(products, "product_error", lambda d: precisions.append(torch.get_float32_matmul_precision()))
     products.medium_error.cache_clear()
@@ -43,7 +45,7 @@ def test_medium_products_are_measured_once_and_as_medium_ones(monkeypatch):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_error_of_a_product_is_that_of_its_number_format(monkeypatch):
+def test_product_error_reflects_the_number_format(monkeypatch):
     assert 1e-8 < product_error(CPU) < products.TOLERANCE
 
     def in_bfloat16(rows, weights):

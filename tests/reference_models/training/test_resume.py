@@ -1,4 +1,4 @@
-"""A run that is killed, at whatever instant, ends by the same command as one that never was."""
+"""A killed run resumes with the same command and ends like an uninterrupted one."""
 
 import os
 import random
@@ -21,8 +21,8 @@ def log(run: Path) -> str:
     return run.with_name(f"{run.name}.log").read_text()
 
 
-@pytest.mark.usefixtures("finished")  # after which all is imported, and starting takes as long as it will
-def test_kills_at_random_moments(data: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("finished")  # so that everything is imported and the start-up time is stable
+def test_random_kills_do_not_change_the_run(data: Path, tmp_path: Path) -> None:
     kills, epochs = (20, "24") if LONG else (3, "4")
     command = arguments(data, tmp_path / "whole", *STEPS, "--training.epochs", epochs)
     started = time.perf_counter()
@@ -45,7 +45,7 @@ def test_kills_at_random_moments(data: Path, tmp_path: Path) -> None:
             done += 1
         process.join()
         assert process.exitcode in (0, -9), log(run)
-        if (run / METRICS).exists():  # finished, even where a kill came after that
+        if (run / METRICS).exists():  # finished, even if it was killed afterwards
             assert_same_run(run, tmp_path / "whole")
             attempt += 1
     process = start(arguments(data, tmp_path / f"killed-{attempt}", *STEPS, "--training.epochs", epochs))
@@ -54,7 +54,7 @@ def test_kills_at_random_moments(data: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / f"killed-{attempt}", tmp_path / "whole")
 
 
-def test_death_at_every_write(data: Path, tmp_path: Path, finished: Path) -> None:
+def test_kills_at_file_changes_do_not_change_the_run(data: Path, tmp_path: Path, finished: Path) -> None:
     run = tmp_path / "run"
     for die_at in count(1, 1 if LONG else 9):
         process = start(arguments(data, run, *STEPS), die_at=die_at)
@@ -70,7 +70,7 @@ def test_death_at_every_write(data: Path, tmp_path: Path, finished: Path) -> Non
     assert not (run / CHECKPOINTS).exists()
 
 
-def test_two_processes_go_on_within_an_epoch(data: Path, tmp_path: Path) -> None:
+def test_two_processes_resume_within_an_epoch(data: Path, tmp_path: Path) -> None:
     options = (*STEPS, "--training.batch_size", "4", "--training.epochs", "2")
     assert run_pair(arguments(data, tmp_path / "whole", *options)) == [0, 0], log(tmp_path / "whole")
     command = arguments(data, tmp_path / "run", *options)
@@ -81,7 +81,7 @@ def test_two_processes_go_on_within_an_epoch(data: Path, tmp_path: Path) -> None
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def test_half_checkpoints_do_not_count(tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_removed(tmp_path: Path) -> None:
     for name in ("partial", "removed", "checkpoint-4", "checkpoint-12", "checkpoint-8"):
         (tmp_path / name / "deeper").mkdir(parents=True)
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-12")
@@ -89,7 +89,7 @@ def test_half_checkpoints_do_not_count(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "nothing") is None
 
 
-def test_interrupt_says_how_to_go_on(
+def test_interrupt_message_says_how_to_resume(
     data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What is loaded of a run: for prediction without what acts in training alone, for the report all of it."""
+"""Loading a run: for prediction without the modules used only in training, for the report completely."""
 
 import logging
 from pathlib import Path
@@ -15,18 +15,18 @@ from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.training.run import load_model, load_whole_model, make_processor, read_split
 
-FOR_TRAINING = ("mixer.", "semantic.")
+TRAINING_ONLY = ("mixer.", "semantic.")
 
 
-def test_for_prediction_nothing_is_loaded_that_acts_in_training_alone(
+def test_load_model_omits_modules_used_only_in_training(
     data: Path, finished: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model, processor = load_model(finished)
     assert caplog.messages == []
     whole, _ = load_whole_model(finished)
-    assert all(any(name.startswith(part) for name in whole.state_dict()) for part in FOR_TRAINING)
-    wanted = {name: value for name, value in whole.state_dict().items() if not name.startswith(FOR_TRAINING)}
+    assert all(any(name.startswith(part) for name in whole.state_dict()) for part in TRAINING_ONLY)
+    wanted = {name: value for name, value in whole.state_dict().items() if not name.startswith(TRAINING_ONLY)}
     assert model.state_dict().keys() == wanted.keys()
     assert not model.training
     assert not whole.training
@@ -38,8 +38,8 @@ def test_for_prediction_nothing_is_loaded_that_acts_in_training_alone(
     assert torch.equal(ours.ids, theirs.ids)
 
 
-def test_words_that_occur_once_in_the_training_reach_the_system_and_stay_with_its_processor(tmp_path: Path) -> None:
-    """Those of the other splits count for nothing; every training tells the system of them again."""
+def test_rare_words_of_the_training_split_are_kept_in_the_processor(tmp_path: Path) -> None:
+    """Rare words occur once in the training split. Each training run passes their number to the system."""
     sentences = {"train": ("Rome is old", "rome is new"), "valid": ("old Lima",), "test": ("new Lima",)}
     samples = {
         split: [

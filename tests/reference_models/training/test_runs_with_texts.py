@@ -1,4 +1,4 @@
-"""A system that reads texts about images: its batches, its run from the command line, and what the run depends on."""
+"""A system that reads image texts: its batches, its run from the command line, and the fingerprints of the run."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ SHORT = ["--training.epochs", "1", "--training.batch_size", "8", "--model.tiny_v
 TEXTS = (("caption", "here is Vexmor"), ("tags", "Azure"), ("mood", "good"))
 
 
-def test_texts_follow_the_sentence_and_only_they_are_cut() -> None:
+def test_image_texts_follow_the_sentence_and_only_they_are_cut() -> None:
     tokenizer = learn_tokenizer([["Scarlet", "Vexmor", "is", "here", "Azure"]] * 4, 120)
     processor = Processor(
         tokenizer, get_task("ner")(["O"]), image_size=None, max_length=6, texts=["tags", "caption"], text_length=4
@@ -46,7 +46,7 @@ def posts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_set(tmp_path_factory.mktemp("data"))
 
 
-def test_a_run_is_trained_and_predicts_with_and_without_texts(posts: Path, tmp_path: Path) -> None:
+def test_run_trains_and_predicts_with_and_without_image_texts(posts: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(["train", "synthetic-ner", "ita", "--data.root", str(posts), "--output", str(run), *SHORT]) == 0
     scores = json.loads((run / "metrics.json").read_text())
@@ -67,24 +67,26 @@ def settings(posts: Path, system: str) -> RunConfig:
     return read_settings("synthetic-ner", ["--data.root", str(posts)], system=system)
 
 
-def test_a_run_depends_on_its_texts(posts: Path, tmp_path: Path) -> None:
+def test_fingerprints_cover_the_image_texts_that_are_read(posts: Path, tmp_path: Path) -> None:
     config, path = settings(posts, "ita"), image_texts_path(posts, "valid")
 
-    def prints(config: RunConfig) -> dict[str, str]:
+    def fingerprints(config: RunConfig) -> dict[str, str]:
         return input_fingerprints(config, {split: read_samples(config, split) for split in SPLITS})
 
-    before, text_only = prints(config), prints(settings(posts, "text-only"))
+    before, text_only = fingerprints(config), fingerprints(settings(posts, "text-only"))
     texts = read_image_texts(path)
     write_image_texts(path, texts | {"valid_0.jpg": {"tags": "green tower", "mood": "good"}})
-    after = prints(config)
+    after = fingerprints(config)
     assert {key for key in before if before[key] != after[key]} == {"valid_image_texts_fingerprint"}
-    assert prints(settings(posts, "text-only")) == text_only
+    assert fingerprints(settings(posts, "text-only")) == text_only
     write_image_texts(path, texts | {"valid_0.jpg": {"tags": "green tower", "mood": "bad"}})
-    assert prints(config) == after
+    assert fingerprints(config) == after
     write_image_texts(path, texts)
 
 
-def test_missing_texts_are_said(posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_image_texts_and_long_text_length_raise(
+    posts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["train", "synthetic-ner", "ita", "--data.root", str(posts), "--output", str(tmp_path / "run"), *SHORT]
     assert main([*command, "--model.texts", '["ocr"]']) == 2
     message = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Several seeds: one run each, mean and spread, and nothing trained twice."""
+"""Several seeds: one run each, mean and standard deviation, and no run trained twice."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,12 @@ from reference_models.training.seeds import SUMMARY, train_seeds
 STEPS = ("--training.checkpoint_steps", "4")
 
 
-def test_mean_and_spread(data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_and_standard_deviation(
+    data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config(data, tmp_path / "runs", *STEPS)
     first = train_seeds(settings, [0])
-    assert first["scores"]["test"]["f1"]["spread"] is None
+    assert first["scores"]["test"]["f1"]["deviation"] is None
     summary = train_seeds(settings, [0, 1])
     assert summary == json.loads((tmp_path / "runs" / SUMMARY).read_text())
     runs = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
@@ -26,18 +28,18 @@ def test_mean_and_spread(data: Path, tmp_path: Path, finished: Path, monkeypatch
         score = summary["scores"][split]["precision"]
         assert score == {
             "mean": pytest.approx((a + b) / 2),
-            "spread": pytest.approx(abs(a - b) / 2**0.5),
+            "deviation": pytest.approx(abs(a - b) / 2**0.5),
             "values": [a, b],
         }
-    # The first of several seeds, and one that follows another in the same process, are what they are alone.
+    # The first seed, and a seed that follows another in the same process, give the same runs as alone.
     assert_same_run(runs[0], finished)
     train(config(data, tmp_path / "alone", *STEPS, "--training.seed", "1"))
     assert_same_run(runs[1], tmp_path / "alone")
 
-    def never(*_: object, **__: object) -> None:
+    def fail_to_build(*_: object, **__: object) -> None:
         raise RuntimeError("a finished run was built again")
 
-    monkeypatch.setattr("reference_models.training.run.build_system", never)
+    monkeypatch.setattr("reference_models.training.run.build_system", fail_to_build)
     assert train_seeds(settings, [0, 1]) == summary
     with pytest.raises(UserError, match=r"training\.epochs was 3 and is now 2"):
         train_seeds(config(data, tmp_path / "runs", *STEPS, "--training.epochs", "2"), [0, 1])
@@ -58,13 +60,13 @@ def test_each_seed_has_its_own_folder(data: Path, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1]])
-def test_no_seed_or_one_twice(data: Path, tmp_path: Path, seeds: list[int]) -> None:
+def test_missing_or_repeated_seeds_raise(data: Path, tmp_path: Path, seeds: list[int]) -> None:
     with pytest.raises(UserError, match="different seeds"):
         train_seeds(config(data, tmp_path), seeds)
 
 
 @pytest.mark.parametrize("wrong", [-1, 2**32])
-def test_a_wrong_seed_is_found_before_the_first_run(
+def test_invalid_seed_raises_before_the_first_run(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
 ) -> None:
     monkeypatch.setattr(seeds_module, "train", lambda *_, **__: pytest.fail("it trained"))

@@ -1,4 +1,4 @@
-"""The schedule, the steps, the order of the samples, and which weights are kept."""
+"""Learning rate schedule, optimizer steps, sample order, and which weights are kept."""
 
 import json
 import math
@@ -28,8 +28,8 @@ STEPS = ("--training.checkpoint_steps", "4")
 PLAIN = ("--model.attn_mixup", "false", "--model.head_dropout", "0", "--model.freeze_image_backbone", "true")
 
 
-class Record(TrainerCallback):
-    """Keeps the rates and the gradients of every step, and the names of parameters that got none."""
+class StepRecorder(TrainerCallback):
+    """Record the learning rates and gradients of every step, and the names of parameters without a gradient."""
 
     def __init__(self) -> None:
         self.rates: list[dict[str, float]] = []
@@ -53,15 +53,15 @@ def make_trainer(settings: RunConfig) -> ExtractionTrainer:
     return ExtractionTrainer(model, settings.training, arguments, train_split, valid)
 
 
-def record(settings: RunConfig) -> tuple[Record, ExtractionTrainer]:
-    trainer, kept = make_trainer(settings), Record()
+def train_and_record(settings: RunConfig) -> tuple[StepRecorder, ExtractionTrainer]:
+    trainer, kept = make_trainer(settings), StepRecorder()
     trainer.add_callback(kept)
     trainer.train()
     return kept, trainer
 
 
-def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path) -> None:
-    kept, trainer = record(
+def test_linear_schedule_warms_up_and_decays_to_zero(data: Path, tmp_path: Path) -> None:
+    kept, trainer = train_and_record(
         config(data, tmp_path, "--training.epochs", "6", "--training.learning_rates.text_encoder", "5e-4")
     )
     total = 6 * 48 // 8
@@ -74,19 +74,21 @@ def test_rates_rise_over_the_warm_up_and_fall_to_zero(data: Path, tmp_path: Path
     assert kept.missed == set()
 
 
-def test_gradients_of_words_by_rows_change_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, trainer = record(config(data, tmp_path / "plain", "--training.epochs", "2"))
+def test_row_wise_embedding_gradients_change_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, trainer = train_and_record(config(data, tmp_path / "plain", "--training.epochs", "2"))
     assert not any(module.sparse for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding))
     monkeypatch.setattr(embeddings, "LEAST_WEIGHTS", 1)
-    by_rows, trainer = record(config(data, tmp_path / "rows", "--training.epochs", "2"))
+    by_rows, trainer = train_and_record(config(data, tmp_path / "rows", "--training.epochs", "2"))
     assert all(module.sparse for module in trainer.model.modules() if isinstance(module, torch.nn.Embedding))
     assert all(map(torch.equal, by_rows.gradients, plain.gradients))
 
 
 @pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("inverse", 1 / 1.1), ("cosine", None)])
-def test_other_schedules_and_sgd(schedule: str, last: float | None, data: Path, tmp_path: Path) -> None:
+def test_other_schedules_with_sgd(schedule: str, last: float | None, data: Path, tmp_path: Path) -> None:
     options = ("--training.optimizer", "sgd", "--training.schedule", schedule, "--training.clip", "0")
-    kept, trainer = record(config(data, tmp_path, *options, "--training.epochs", "3"))
+    kept, trainer = train_and_record(config(data, tmp_path, *options, "--training.epochs", "3"))
     steps, warm = 3 * 48 // 8, 2
     assert len(kept.rates) == steps
     assert [rates["others"] for rates in kept.rates][:3] == pytest.approx([0, 5e-4, 1e-3])
@@ -97,16 +99,29 @@ def test_other_schedules_and_sgd(schedule: str, last: float | None, data: Path, 
     assert all(math.isfinite(entry["grad_norm"]) for entry in trainer.state.log_history if "grad_norm" in entry)
 
 
+def test_gradients_longer_than_the_setting_are_clipped_to_it(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path, {"train": 48, "valid": 4, "test": 4})
+    encoder = encoder_without_dropout(data, tmp_path / "encoder")
+    rates = ("--training.learning_rate", "0", "--training.learning_rates.head", "0")
+    options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "1")
+    free, _ = train_and_record(config(data, tmp_path / "free", *options, "--training.clip", "0"))
+    norms = [gradient.norm().item() for gradient in free.gradients]
+    clip = (min(norms) + max(norms)) / 2  # some are longer, and some are not
+    clipped, _ = train_and_record(config(data, tmp_path / "clipped", *options, "--training.clip", str(clip)))
+    for norm, whole, gradient in zip(norms, free.gradients, clipped.gradients, strict=True):
+        torch.testing.assert_close(gradient, whole * min(1.0, clip / norm), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("small", [2, 4])
-def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, small: int) -> None:
-    # 22 samples: the last step of an epoch has 6 of them, in batches of 4 and 2 at least once.
+def test_accumulation_gives_the_gradients_of_a_large_batch(tmp_path: Path, small: int) -> None:
+    # 22 samples: the last step of an epoch has 6, which accumulation splits into 4 and 2 or 2, 2 and 2.
     data = tiny_set(tmp_path, {"train": 22, "valid": 4, "test": 4})
     encoder = encoder_without_dropout(data, tmp_path / "encoder")
     rates = ("--training.learning_rate", "0", "--training.learning_rates.head", "0")
     options = (*PLAIN, *rates, "--model.text", str(encoder), "--training.epochs", "2")
-    large, whole = record(config(data, tmp_path / "large", *options, "--training.batch_size", "8"))
+    large, whole = train_and_record(config(data, tmp_path / "large", *options, "--training.batch_size", "8"))
     batches = ("--training.batch_size", str(small), "--training.accumulation", str(8 // small))
-    split, accumulated = record(config(data, tmp_path / "small", *options, *batches))
+    split, accumulated = train_and_record(config(data, tmp_path / "small", *options, *batches))
     assert len(large.gradients) == len(split.gradients) == 6
     for one, other in zip(large.gradients, split.gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -116,16 +131,16 @@ def test_accumulated_batches_give_the_gradients_of_a_large_one(tmp_path: Path, s
 
 
 @pytest.mark.parametrize(("keep", "kept", "other"), [("best", 2, 3), ("last", 3, 2)])
-def test_the_epoch_to_keep_is_saved_and_scored(
+def test_kept_epoch_is_saved_and_scored(
     keep: str, kept: int, other: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_epoch: list[dict[str, torch.Tensor]] = []
 
-    def pretend(trainer: ExtractionTrainer, _: object) -> dict[str, float]:
+    def fake_scores(trainer: ExtractionTrainer, _: object) -> dict[str, float]:
         after_epoch.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
-        return {"f1": [0.2, 0.9, 0.9][len(after_epoch) - 1]}  # of equals, the first is the best
+        return {"f1": [0.2, 0.9, 0.9][len(after_epoch) - 1]}  # of equal scores, the first is the best
 
-    monkeypatch.setattr(ExtractionTrainer, "_scores_of_validation", pretend)
+    monkeypatch.setattr(ExtractionTrainer, "_scores_of_validation", fake_scores)
     run = tmp_path / "run"
     metrics = train(config(data, run, *STEPS, "--training.keep", keep))
     saved = weights(run)
@@ -136,24 +151,24 @@ def test_the_epoch_to_keep_is_saved_and_scored(
     assert evaluate(run, config(data, run), "test").scores == metrics["test"]
 
 
-def padded(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+def padded_size(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
 
 
-def test_grouping_by_length_pads_less_and_shows_every_sample(data: Path, tmp_path: Path) -> None:
+def test_group_by_length_reduces_padding_and_keeps_all_samples(data: Path, tmp_path: Path) -> None:
     small = ("--training.batch_size", "2", "--training.group_by_length")
     trainers = [make_trainer(config(data, tmp_path, *small, flag)) for flag in ("true", "false")]
     lengths = trainers[0].train_dataset.lengths
     orders = [list(trainer.get_train_dataloader().batch_sampler) for trainer in trainers]
     for order in orders:
         assert sorted(i for batch in order for i in batch) == list(range(48))
-    assert padded(orders[0], lengths) < padded(orders[1], lengths)
+    assert padded_size(orders[0], lengths) < padded_size(orders[1], lengths)
     batch = next(iter(trainers[0].get_train_dataloader()))
-    assert batch["input_ids"].shape == (2, max(lengths))  # the longest first, so that a lack of memory shows at once
+    assert batch["input_ids"].shape == (2, max(lengths))  # longest first, so that an out-of-memory error occurs at once
 
 
 @pytest.mark.parametrize("lengths", [None, [i % 7 for i in range(50)]])
-def test_order_depends_on_seed_and_epoch_alone(lengths: list[int] | None) -> None:
+def test_order_depends_only_on_seed_and_epoch(lengths: list[int] | None) -> None:
     def order(seed: int, epoch: int) -> list[int]:
         torch.rand(seed + 2)
         return list(EpochSampler(50, seed, lambda: epoch, lengths=lengths, batch_size=5))
@@ -164,19 +179,19 @@ def test_order_depends_on_seed_and_epoch_alone(lengths: list[int] | None) -> Non
     assert sorted(order(3, 2)) == list(range(50))
 
 
-def test_samples_come_in_the_order_of_the_file_where_they_are_not_shuffled(data: Path, tmp_path: Path) -> None:
+def test_without_shuffle_samples_keep_the_file_order(data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(config(data, tmp_path, "--training.shuffle", "false"))
     assert list(trainer._get_train_sampler()) == list(range(48))
     with pytest.raises(UserError, match=r"training\.group_by_length changes the order .* training\.shuffle"):
         TrainingConfig(shuffle=False, group_by_length=True)
 
 
-def test_workers_change_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
+def test_workers_do_not_change_the_run(data: Path, tmp_path: Path, finished: Path) -> None:
     train(config(data, tmp_path / "run", *STEPS, "--training.workers", "1"))
     assert_same_run(tmp_path / "run", finished)
 
 
-def test_gradient_checkpointing_changes_nothing(data: Path, tmp_path: Path, finished: Path) -> None:
+def test_gradient_checkpointing_does_not_change_the_run(data: Path, tmp_path: Path, finished: Path) -> None:
     option = ("--training.gradient_checkpointing", "true")
     layers = make_trainer(config(data, tmp_path / "other", *option)).model.text_encoder.body.encoder.layer
     assert all(layer.gradient_checkpointing for layer in layers)
@@ -184,7 +199,7 @@ def test_gradient_checkpointing_changes_nothing(data: Path, tmp_path: Path, fini
     assert_same_run(tmp_path / "run", finished)
 
 
-def test_mixed_precision_is_for_training_alone(data: Path, tmp_path: Path, finished: Path) -> None:
+def test_mixed_precision_is_used_only_in_training(data: Path, tmp_path: Path, finished: Path) -> None:
     run = tmp_path / "run"
     metrics = train(config(data, run, *STEPS, "--training.precision", "bf16"))
     saved, full = weights(run), weights(finished)
@@ -192,8 +207,8 @@ def test_mixed_precision_is_for_training_alone(data: Path, tmp_path: Path, finis
     assert not all(torch.equal(saved[name], full[name]) for name in saved)
     test = evaluate(run, config(data, run), "test")
     assert test.scores == metrics["test"]
-    said = [json.loads(line)["predicted"] for line in (run / "predictions_test.jsonl").read_text().splitlines()]
-    assert test.predictions == said
+    predictions = [json.loads(line)["predicted"] for line in (run / "predictions_test.jsonl").read_text().splitlines()]
+    assert test.predictions == predictions
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
@@ -203,9 +218,7 @@ def test_fp16_needs_an_accelerator(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_share_of_the_time_that_steps_wait_for_data_is_logged(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_share_of_time_waiting_for_data_is_logged(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     load, compute = EncodedSplit.__getitem__, ExtractionTrainer.compute_loss
 
@@ -223,11 +236,11 @@ def test_share_of_the_time_that_steps_wait_for_data_is_logged(
     metrics = train(config(data, tmp_path / "run", *STEPS))
     entries = json.loads((tmp_path / "run" / "history.json").read_text())
     shares = [entry["waited"] for entry in entries if "loss" in entry]
-    assert shares == pytest.approx([24 / 30] * 3)  # 8 samples of a step at 3 seconds, and 6 for its computation
+    assert shares == pytest.approx([24 / 30] * 3)  # each step loads 8 samples in 3 s each and computes for 6 s
     assert metrics["waited"] == pytest.approx(0.8)
 
 
-def test_compiled_text_encoder_learns_what_the_plain_one_does(
+def test_compiled_text_encoder_gives_the_same_losses(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = encoder_without_dropout(data, tmp_path / "encoder")
@@ -243,7 +256,7 @@ def test_compiled_text_encoder_learns_what_the_plain_one_does(
     torch.compiler.reset()
 
 
-def test_fast_dropout_is_drawn_by_the_seed_and_is_another_dropout(data: Path, tmp_path: Path) -> None:
+def test_fast_dropout_is_seeded_and_differs_from_plain_dropout(data: Path, tmp_path: Path) -> None:
     options = ("--training.epochs", "1", "--training.fast_dropout", "true")
     train(config(data, tmp_path / "plain", "--training.epochs", "1"))
     train(config(data, tmp_path / "one", *options))

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each give the loss curve of one process."""
+"""Two processes with half the batch size each give the loss curve of one process."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ import pytest
 from tiny_runs import arguments, encoder_without_dropout, history, run_pair, start, tiny_set
 
 EXACT = ("--model.head_dropout", "0", "--model.mixup.dropout", "0", "--model.mixup.global_batch", "true")
-# Batch statistics are of a process's own half of the batch.
+# Batch statistics cover only a process's own half of the batch.
 FROZEN = ("--model.freeze_image_backbone", "true")
 
 
-def test_loss_curve_is_that_of_one_process(tmp_path: Path) -> None:
+def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     data = tiny_set(tmp_path, {"train": 32, "valid": 16, "test": 8})
     encoder = encoder_without_dropout(data, tmp_path / "encoder")
     options = (*EXACT, *FROZEN, "--model.text", str(encoder), "--training.epochs", "5")

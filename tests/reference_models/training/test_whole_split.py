@@ -1,4 +1,4 @@
-"""Scores are of the whole split: what a policy drops, and what the length limit cuts off, counts as missed."""
+"""Scores cover the whole split: dropped samples and words beyond the length limit count as missed."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def settings(task: str, root: Path, *overrides: str) -> RunConfig:
 
 
 def lengthen(file: Path, number: int) -> None:
-    """Put 90 words before the tail entity of a row, which then lies behind the length limit."""
+    """Insert 90 words before the later entity of a row, so that it lies beyond the length limit."""
     lines = file.read_text().splitlines()
     row = literal_eval(lines[number])
     first, second = sorted(("h", "t"), key=lambda name: row[name]["pos"][0])
@@ -42,7 +42,7 @@ def recall_of(rows: list[dict[str, str]]) -> float:
     return sum(row["predicted"] == row["true"] for row in true) / len(true)
 
 
-def test_relations_that_are_dropped_count_as_missed(tmp_path: Path) -> None:
+def test_dropped_relations_count_as_missed(tmp_path: Path) -> None:
     generate(tmp_path / "posts", "re", 0, SIZES)
     root = tmp_path / "posts"
     for split, name in FOLDERS.items():
@@ -73,7 +73,7 @@ def test_relations_that_are_dropped_count_as_missed(tmp_path: Path) -> None:
     assert f"test {len(relations)}" in write_report(tmp_path / "run", config).read_text()
 
 
-def test_words_that_are_cut_off_are_counted_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cut_words_are_counted_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     generate(tmp_path / "posts", "ner", 0, SIZES)
     file = tmp_path / "posts" / "test.txt"
     sentences = file.read_text().split("\n\n")
@@ -89,7 +89,7 @@ def test_words_that_are_cut_off_are_counted_and_said(tmp_path: Path, caplog: pyt
     assert f"their last words are cut off, {cut['words']} words in total" in caplog.text
 
 
-def test_a_split_of_which_nothing_is_left_is_one_error(tmp_path: Path) -> None:
+def test_split_without_remaining_samples_raises(tmp_path: Path) -> None:
     generate(tmp_path / "posts", "re", 0, SIZES)
     for number in range(SIZES["train"]):
         lengthen(tmp_path / "posts" / "txt" / "ours_train.txt", number)

@@ -1,4 +1,4 @@
-"""Runs of about one second on a tiny synthetic set, in this process or in others that can be killed."""
+"""Training runs of about one second on a tiny synthetic data set, in this process or in others that can be killed."""
 
 import json
 import multiprocessing
@@ -24,7 +24,7 @@ from reference_models.settings import read_settings
 
 SIZES = {"train": 48, "valid": 16, "test": 16}
 TIMES = ("seconds", "waited", "runtime", "per_second")
-# Processes are forked from one that has imported everything, because an import takes longer than a run.
+# Processes are forked from one that has imported everything, because importing takes longer than a run.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["reference_models.training.seeds", "reference_models.cli"])
 
@@ -74,7 +74,7 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 def start(command: list[str], *, die_at: int = 0, rank: int = 0, world: int = 1, port: int = 0) -> BaseProcess:
-    """Run a command in another process, which exits just before the `die_at`-th change of a file of its run."""
+    """Run a command in another process, which exits just before the `die_at`-th file change of its run."""
     environment = {}
     if world > 1:
         ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
@@ -114,7 +114,7 @@ def _command(command: list[str], die_at: int, environment: dict[str, str]) -> No
 
 
 def _die(die_at: int, folder: str) -> None:
-    """Exit without clean-up at the `die_at`-th change of a file in `folder`, and leave a written file incomplete."""
+    """Exit without clean-up at the `die_at`-th file change in `folder`, and leave a file being written incomplete."""
     changes = count(1)
 
     def change(path: Any, *, write: bool) -> None:

@@ -1,4 +1,4 @@
-"""CoNLL files: columns, names of files, any types, and what is said about a broken file."""
+"""CoNLL files: columns, file names, arbitrary types, and errors for invalid files."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def read(root: Path, text: str | bytes = TEXT) -> list[Sample]:
     return list(Conll().read(root, "train"))
 
 
-def test_reads_the_first_and_the_last_column(tmp_path: Path) -> None:
+def test_first_and_last_columns_are_read(tmp_path: Path) -> None:
     expected = [
         Sample("train.txt:3", ("Bert", "sings"), tags=("B-muppet", "O")),
         Sample("train.txt:7", ("in", "New York"), tags=("O", "I-place")),
@@ -29,13 +29,13 @@ def test_reads_the_first_and_the_last_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["valid.txt", "dev.txt", "val.txt", "valid.conll", "dev.conll"])
-def test_usual_names_of_the_files_are_known(name: str, tmp_path: Path) -> None:
+def test_common_file_names_are_recognised(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(TEXT)
     assert [sample.id for sample in Conll().read(tmp_path, "valid")] == [f"{name}:3", f"{name}:7"]
     assert recognise(tmp_path).name == "conll"
 
 
-def test_files_of_tweets_with_images_are_others(tmp_path: Path) -> None:
+def test_twitter_files_are_not_recognised_as_conll(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("IMGID:1\nBert\tB-PER\n")
     assert recognise(tmp_path).name == "twitter"
     assert not Conll().recognises(tmp_path)
@@ -55,7 +55,7 @@ def test_files_of_tweets_with_images_are_others(tmp_path: Path) -> None:
         (b"Bert\tB-PER\n\xff\tO\n", r"train\.txt:2: expected UTF-8"),
     ],
 )
-def test_a_broken_file_is_one_clear_error(text: str | bytes, message: str, tmp_path: Path) -> None:
+def test_invalid_file_raises(text: str | bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read(tmp_path, text)
 
@@ -68,7 +68,7 @@ TAG = st.sampled_from(["O", "B-a", "I-a", "B-b c", "I-é-"])
 
 @given(st.lists(st.lists(st.tuples(WORD, TAG), min_size=1, max_size=4), min_size=1, max_size=4))
 @SHARED
-def test_what_is_written_is_read_back(tmp_path: Path, sentences: list[list[tuple[str, str]]]) -> None:
+def test_round_trip(tmp_path: Path, sentences: list[list[tuple[str, str]]]) -> None:
     made = [Sample("x:1", tuple(w for w, _ in rows), tags=tuple(t for _, t in rows)) for rows in sentences]
     Conll().write(tmp_path, {"train": made})
     back = list(Conll().read(tmp_path, "train"))

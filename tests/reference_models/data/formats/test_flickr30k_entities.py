@@ -1,4 +1,4 @@
-"""Flickr30k Entities: phrases become entities, boxes scale with the size in the XML, and broken files are named."""
+"""Flickr30k Entities: phrases as entities, boxes relative to the size in the XML, and errors for invalid files."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_reads_entities_and_regions(root: Path) -> None:
+def test_entities_and_regions_are_read(root: Path) -> None:
     image = root / "images" / "7.jpg"
     first, second = Flickr30kEntities().read(root, "train")
     assert first == Sample(
@@ -50,7 +50,7 @@ def test_reads_entities_and_regions(root: Path) -> None:
     assert recognise(root).name == "flickr30k_entities"
 
 
-def test_the_text_alone_needs_no_annotations(root: Path) -> None:
+def test_text_only_reading_needs_no_annotations(root: Path) -> None:
     (root / "Annotations" / "7.xml").unlink()
     first, _ = Flickr30kEntities().read(root, "train", visual=False)
     assert (first.image, first.regions) == (None, ())
@@ -58,7 +58,7 @@ def test_the_text_alone_needs_no_annotations(root: Path) -> None:
         list(Flickr30kEntities().read(root, "train"))
 
 
-def test_label_files_are_those_of_the_photos_of_a_split(root: Path) -> None:
+def test_label_files_follow_the_image_list_of_the_split(root: Path) -> None:
     files = (root / "val.txt", root / "Sentences" / "7.txt", root / "Annotations" / "7.xml")
     assert Flickr30kEntities().layout(root, "valid").labels == files
     (root / "val.txt").write_text("../7\n")
@@ -67,13 +67,13 @@ def test_label_files_are_those_of_the_photos_of_a_split(root: Path) -> None:
         list(Flickr30kEntities().read(root, "valid"))
 
 
-def test_the_usual_folder_of_images_is_known(root: Path) -> None:
+def test_common_image_folder_name_is_found(root: Path) -> None:
     (root / "images").rename(root / "flickr30k-images")
     assert Flickr30kEntities().layout(root, "test").images == root / "flickr30k-images"
 
 
 @pytest.mark.parametrize("line", ["[/EN#18/people A girl", "a [/EN#x/people A girl] b", "[/EN#18 A girl]"])
-def test_a_mark_of_another_form_is_named(line: str) -> None:
+def test_invalid_phrase_markup_raises(line: str) -> None:
     with pytest.raises(UserError, match=r"here: expected a phrase as in '\[/EN#18/people A child\]', got"):
         read_sentence(line, "here")
 
@@ -90,7 +90,7 @@ def test_a_mark_of_another_form_is_named(line: str) -> None:
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + ANNOTATIONS, "declares XML entities"),
     ],
 )
-def test_broken_annotations_are_one_clear_error(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_annotations_raise(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "7.xml").write_text(text)
     with pytest.raises(UserError, match=rf"7\.xml: .*{message}"):
         read_boxes(tmp_path / "7.xml")

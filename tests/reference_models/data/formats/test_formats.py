@@ -1,4 +1,4 @@
-"""The registry of data formats, and what all formats share."""
+"""The registry of data formats, and the behaviour that all formats share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from reference_models.data.samples import Sample, Split
 from reference_models.errors import UserError
 
 
-def test_formats_are_found_by_name() -> None:
+def test_formats_are_registered_by_name() -> None:
     assert list_formats() == ["conll", "flickr30k_entities", "jsonl", "mnre", "parquet", "twitter"]
     assert all(get_format(name).name == name for name in list_formats())
     with pytest.raises(UserError, match="unknown data format 'tweets', expected one of conll, flickr30k_entities"):
@@ -25,7 +25,7 @@ def test_formats_are_found_by_name() -> None:
         register_format("jsonl")(Other)
 
 
-def test_a_format_that_is_only_read_says_so(tmp_path: Path) -> None:
+def test_defaults_of_a_read_only_format(tmp_path: Path) -> None:
     class Mine(DataFormat):
         name, task = "mine", "ner"
 
@@ -44,7 +44,7 @@ def test_a_format_that_is_only_read_says_so(tmp_path: Path) -> None:
     assert Mine().recognises(tmp_path)
 
 
-def test_a_file_outside_the_folder_of_a_format_has_no_name_there() -> None:
+def test_relative_name_outside_the_folder_raises() -> None:
     sample = Sample("a:1", ("a",))
     assert relative_name(Path("data/a/b.jpg"), Path("data"), sample) == "a/b.jpg"
     with pytest.raises(UserError, match=r"a:1: expected other/b\.jpg to be below data"):

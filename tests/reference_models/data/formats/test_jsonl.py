@@ -1,4 +1,4 @@
-"""One's own data as JSON lines: words or text, any labels, images and crops, and what is said about a broken line."""
+"""JSON Lines files: tokens or text, arbitrary labels, images and crops, and errors for invalid lines."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def read(root: Path, *rows: object, **options: Any) -> list[Sample]:
     return list(Jsonl().read(root, "train", **options))
 
 
-def test_reads_words_entities_and_paths(tmp_path: Path) -> None:
+def test_words_entities_and_paths_are_read(tmp_path: Path) -> None:
     [sample] = read(tmp_path, ROW)
     assert sample == Sample(
         "train.jsonl:1",
@@ -46,12 +46,12 @@ def test_reads_words_entities_and_paths(tmp_path: Path) -> None:
     assert recognise(tmp_path).name == "jsonl"
 
 
-def test_without_images_it_looks_at_the_text_alone(tmp_path: Path) -> None:
+def test_text_only_reading_ignores_images(tmp_path: Path) -> None:
     [sample] = read(tmp_path, {**ROW, "image": "../x"}, visual=False)
     assert (sample.image, sample.crops) == (None, ())
 
 
-def test_entities_of_a_text_are_counted_in_characters(tmp_path: Path) -> None:
+def test_entity_offsets_of_a_text_are_characters(tmp_path: Path) -> None:
     text = " Bert sings\tin  New\u3000York "
     entities = [(text.index("Bert"), 5, "muppet"), (text.index("New"), text.index("k") + 1, "place")]
     row = {"text": text, "entities": [{"start": s, "end": e, "label": kind} for s, e, kind in entities]}
@@ -76,7 +76,7 @@ def test_each_relation_is_a_sample(tmp_path: Path) -> None:
     assert Jsonl().find_task(tmp_path) == "ner"
 
 
-def test_lines_without_crops_have_those_of_the_dictionary(tmp_path: Path) -> None:
+def test_lines_without_crops_use_the_crop_dictionary(tmp_path: Path) -> None:
     torch.save({0: ["a/x.png"], 2: ["y.png", "z.png"]}, tmp_path / "crops_train_dict.pth")
     bare = {key: value for key, value in ROW.items() if key != "crops"}
     first, second = read(tmp_path, {**bare, "relations": [PAIR]}, {**bare, "relations": [PAIR, PAIR]})[::2]
@@ -131,12 +131,12 @@ def pair(**fields: object) -> dict[str, Any]:
         (pair(label=None), "expected a relation with 'head', 'tail' and 'label'"),
     ],
 )
-def test_a_broken_line_is_one_clear_error(tmp_path: Path, row: object, message: str) -> None:
+def test_invalid_line_raises(tmp_path: Path, row: object, message: str) -> None:
     with pytest.raises(UserError, match=rf"train\.jsonl:2(: |, ).*({message})"):
         read(tmp_path, {"tokens": ["a"]}, row)
 
 
-def test_a_missing_split_is_named(tmp_path: Path) -> None:
+def test_missing_split_raises(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.jsonl: cannot be read"):
         list(Jsonl().read(tmp_path, "train", pairs=False))
 
@@ -157,7 +157,7 @@ def samples(draw: st.DrawFn, *, pairs: bool, folder: Path = Path("data")) -> Sam
 
 @given(data=st.data(), pairs=st.booleans())
 @SHARED
-def test_what_is_written_is_read_back(tmp_path: Path, data: st.DataObject, pairs: bool) -> None:
+def test_round_trip(tmp_path: Path, data: st.DataObject, pairs: bool) -> None:
     made = data.draw(st.lists(samples(pairs=pairs, folder=tmp_path), min_size=1, max_size=3))
     Jsonl().write(tmp_path, {"train": made})
     back = list(Jsonl().read(tmp_path, "train"))
@@ -171,7 +171,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, data: st.DataObject, pairs
 
 @given(st.data())
 @settings(SHARED, max_examples=200)
-def test_a_mutated_file_gives_samples_or_one_error(tmp_path: Path, data: st.DataObject) -> None:
+def test_corrupted_file_gives_samples_or_a_user_error(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(f"{json.dumps({**ROW, 'relations': [PAIR]})}\n{json.dumps(ROW)}\n".encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content)))

@@ -1,4 +1,4 @@
-"""The MNRE reader: what it reads, from where, and what it says about a broken file."""
+"""The MNRE reader: samples, file locations, and errors for invalid files."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_reads_text_and_paths(root: Path) -> None:
+def test_text_and_paths_are_read(root: Path) -> None:
     words, image, crops = tuple(ROW["token"]), root / "img_org/train/a b.jpg", root / "img_vg/train/crops"
     assert read(root, "train") == [
         Sample("ours_train.txt:1", words, image, (), None, (0, 2), (4, 5), "/per/loc/place_of_residence"),
@@ -61,14 +61,14 @@ def test_reads_text_and_paths(root: Path) -> None:
     assert [crop.name for crop in read(root, "train", max_crops=1)[1].crops] == ["x.png"]
 
 
-def test_without_images_it_looks_at_the_text_alone(root: Path) -> None:
+def test_text_only_reading_ignores_images(root: Path) -> None:
     (root / "txt" / "mre_train_dict.pth").write_bytes(b"never opened")
     samples = read(root, "train", visual=False)
     assert [(sample.image, sample.crops, sample.head) for sample in samples] == [(None, (), (0, 2)), (None, (), (2, 3))]
 
 
 @pytest.mark.parametrize("name", ["ours_val.txt", "ours_val .txt"])
-def test_both_names_of_the_validation_file_are_known(root: Path, name: str) -> None:
+def test_both_validation_file_names_are_found(root: Path, name: str) -> None:
     (root / "txt" / name).write_text(str(ROW))
     torch.save({0: ["x.png"]}, root / "txt" / "mre_dev_dict.pth")
     (sample,) = read(root, "valid")
@@ -78,7 +78,7 @@ def test_both_names_of_the_validation_file_are_known(root: Path, name: str) -> N
     assert sample.crops == (root / "img_vg" / "val" / "crops" / "x.png",)
 
 
-def test_windows_line_ends_and_blank_last_lines_change_nothing(root: Path) -> None:
+def test_windows_line_endings_and_blank_last_lines_are_ignored(root: Path) -> None:
     expected = read(root, "train")
     path = root / "txt" / "ours_train.txt"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n \n\n")
@@ -122,13 +122,13 @@ def changed(key: str, value: object) -> dict:
         (changed("relation", "/per/cat"), r"unknown relation '/per/cat', expected one of those in .*ours_rel2id\.json"),
     ],
 )
-def test_a_broken_row_is_one_clear_error(root: Path, row: object, message: str) -> None:
+def test_invalid_row_raises(root: Path, row: object, message: str) -> None:
     write(root, ROW, row, ROW)
     with pytest.raises(UserError, match=rf"ours_train\.txt:2: .*{message}|ours_train\.txt:2: {message}"):
         read(root, "train")
 
 
-def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
+def test_samples_are_read_lazily(root: Path) -> None:
     write(root, ROW, "no row")
     samples = Mnre().read(root, "train")
     assert next(samples).id.endswith(":1")
@@ -136,7 +136,7 @@ def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
         next(samples)
 
 
-def test_a_call_in_a_row_is_not_executed(root: Path) -> None:
+def test_code_in_a_row_is_not_executed(root: Path) -> None:
     write(root, {**ROW, "token": "TRAP"})
     path = root / "txt" / "ours_train.txt"
     path.write_text(path.read_text().replace("'TRAP'", f"open({str(root / 'trap')!r}, 'w')"))
@@ -145,7 +145,7 @@ def test_a_call_in_a_row_is_not_executed(root: Path) -> None:
     assert not (root / "trap").exists()
 
 
-def test_absent_and_empty_files_are_named(root: Path) -> None:
+def test_missing_or_empty_file_raises(root: Path) -> None:
     with pytest.raises(UserError, match=r"ours_test\.txt: cannot be read"):
         read(root, "test")
     write(root)
@@ -153,13 +153,13 @@ def test_absent_and_empty_files_are_named(root: Path) -> None:
         read(root, "train")
 
 
-def test_a_dictionary_of_image_names_is_refused(root: Path) -> None:
+def test_crop_dictionary_with_image_names_raises(root: Path) -> None:
     torch.save({"a b.jpg": ["x.png"]}, root / "txt" / "mre_train_dict.pth")
     with pytest.raises(UserError, match=r"mre_train_dict\.pth: .*dict of int to .*got the key 'a b\.jpg'"):
         read(root, "train")
 
 
-def test_relations_come_in_the_order_of_their_ids(root: Path) -> None:
+def test_relations_are_sorted_by_id(root: Path) -> None:
     assert list(read_relations(root).items()) == [("None", 0), ("/per/loc/place_of_residence", 1)]
 
 
@@ -178,7 +178,7 @@ def test_relations_come_in_the_order_of_their_ids(root: Path) -> None:
         ("", "the file is empty"),
     ],
 )
-def test_a_broken_relation_file_is_one_clear_error(root: Path, text: str, message: str) -> None:
+def test_invalid_relation_file_raises(root: Path, text: str, message: str) -> None:
     (root / "ours_rel2id.json").write_text(text)
     with pytest.raises(UserError, match=rf"ours_rel2id\.json: {message}"):
         read_relations(root)
@@ -189,7 +189,7 @@ WORDS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, m
 
 @given(st.lists(WORDS, min_size=1, max_size=4))
 @SHARED
-def test_what_is_written_is_read_back(root: Path, sentences: list[list[str]]) -> None:
+def test_round_trip(root: Path, sentences: list[list[str]]) -> None:
     write(root, *({**ROW, "token": words, "h": {"pos": [0, 1]}, "t": {"pos": [0, len(words)]}} for words in sentences))
     samples = read(root, "train")
     assert [list(sample.words) for sample in samples] == sentences
@@ -198,7 +198,7 @@ def test_what_is_written_is_read_back(root: Path, sentences: list[list[str]]) ->
 
 @given(st.data())
 @settings(SHARED, max_examples=200)
-def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObject) -> None:
+def test_corrupted_file_gives_samples_or_a_user_error(root: Path, data: st.DataObject) -> None:
     content = bytearray(f"{ROW}\n{ROW}\n".encode())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content)))
@@ -214,14 +214,14 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
 
 
 @pytest.mark.parametrize("name", ["../../x.jpg", "/etc/x.jpg", "a/../../x.jpg", "x\0y.jpg"])
-def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+def test_image_paths_outside_the_data_raise(name: str, root: Path) -> None:
     write(root, ROW, {**ROW, "img_id": name})
     with pytest.raises(UserError, match=r"ours_train\.txt:2: expected .* below \S+img_org/train .*, got"):
         read(root, "train")
     assert read(root, "train", visual=False)[1].image is None
 
 
-def test_crops_that_lead_out_of_the_data_are_refused(root: Path) -> None:
+def test_crop_paths_outside_the_data_raise(root: Path) -> None:
     torch.save({0: ["x.png"], 1: ["../../../x.png"]}, root / "txt" / "mre_train_dict.pth")
     with pytest.raises(UserError, match=r"ours_train\.txt:2, its crops: .* below \S+crops .*, got '\.\./\.\./"):
         read(root, "train")

@@ -1,4 +1,4 @@
-"""Parquet files: the samples of the same rows as JSON Lines, nulls, shards, and damaged or missing files."""
+"""Parquet files: the same samples as from JSON Lines, nulls, shards, and errors for damaged or missing files."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def nulls_for_missing(row: dict[str, Any]) -> dict[str, Any]:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(rows(), min_size=1, max_size=7), cut=st.integers(1, 6))
-def test_samples_are_those_of_json_lines(tmp_path: Path, values: list[dict[str, Any]], cut: int) -> None:
+def test_samples_match_json_lines(tmp_path: Path, values: list[dict[str, Any]], cut: int) -> None:
     lines, whole, shards = (tmp_path / name for name in ("jsonl", "whole", "shards"))
     for folder in (lines, whole, shards):
         folder.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def test_samples_are_those_of_json_lines(tmp_path: Path, values: list[dict[str, 
     assert recognise(whole).name == recognise(shards).name == "parquet"
 
 
-def test_samples_name_their_file_and_row(tmp_path: Path) -> None:
+def test_sample_ids_contain_file_and_row(tmp_path: Path) -> None:
     for number in range(2):
         write(tmp_path / f"train-{number:05}-of-00002.parquet", [{"tokens": ["a"]}, {"tokens": ["b"]}])
     names = [sample.id for sample in Parquet().read(tmp_path, "train")]
@@ -73,7 +73,7 @@ def test_samples_name_their_file_and_row(tmp_path: Path) -> None:
         list(Parquet().read(tmp_path, "train"))
 
 
-def test_relations_are_found_in_the_first_split(tmp_path: Path) -> None:
+def test_relations_are_read_and_set_the_task(tmp_path: Path) -> None:
     pair = {"head": [0, 1], "tail": [1, 2], "label": "likes"}
     write(tmp_path / "train.parquet", [{"tokens": ["a", "b"], "relations": [pair]}])
     assert Parquet().find_task(tmp_path) == "re"
@@ -81,7 +81,7 @@ def test_relations_are_found_in_the_first_split(tmp_path: Path) -> None:
     assert (sample.head, sample.tail, sample.relation) == ((0, 1), (1, 2), "likes")
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_invalid_files_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.parquet: expected a Parquet file, .*train\.parquet"):
         list(Parquet().read(tmp_path, "train"))
     path = tmp_path / "train.parquet"
@@ -101,7 +101,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Parquet().write(tmp_path, {})
 
 
-def test_the_command_checks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_command_accepts_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "valid", "test"):
         write(tmp_path / f"{split}.parquet", [{"tokens": ["Ann"], "entities": [{"start": 0, "end": 1, "label": "x"}]}])
     assert main(["data", "check", str(tmp_path), "--text-only"]) == 0

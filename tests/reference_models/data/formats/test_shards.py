@@ -1,4 +1,4 @@
-"""Shards of a split: their order, a missing or superfluous one, and a single file next to them."""
+"""Shards of a split: order, missing or extra shards, and a single file beside shards."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def make(root: Path, *names: str) -> tuple[Path, ...]:
     return split_files(root, "train", ".jsonl")
 
 
-def test_a_split_is_one_file_or_its_shards_in_order(tmp_path: Path) -> None:
+def test_split_is_one_file_or_ordered_shards(tmp_path: Path) -> None:
     assert make(tmp_path) == (tmp_path / "train.jsonl",)
     others = ("train-old.jsonl", "valid-00000-of-00001.jsonl", "train-00000-of-00003.parquet", "train-0-of-1.jsonl")
     assert make(tmp_path, "train.jsonl", *others) == (tmp_path / "train.jsonl",)
@@ -54,6 +54,6 @@ def test_a_split_is_one_file_or_its_shards_in_order(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_incomplete_shards_are_an_error(tmp_path: Path, names: list[str], message: str) -> None:
+def test_invalid_shards_raise(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path))}/{re.escape(message)}$"):
         check_shards(make(tmp_path, *names))

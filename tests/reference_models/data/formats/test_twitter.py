@@ -1,4 +1,4 @@
-"""The Twitter reader: what it reads, from where, and what it says about a broken file."""
+"""The Twitter reader: samples, file locations, and errors for invalid files."""
 
 import logging
 from pathlib import Path
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def test_reads_text_and_paths(root: Path) -> None:
+def test_text_and_paths_are_read(root: Path) -> None:
     images, crops = root.parent / "tweets_images", root.parent / "tweets_aux_images" / "train" / "crops"
     assert read(root, "train") == [
         Sample("train.txt:1", ("RT", "New", "York"), images / "1 a.jpg", (), ("O", "B-LOC", "I-LOC")),
@@ -52,7 +52,7 @@ def test_reads_text_and_paths(root: Path) -> None:
     assert Twitter().layout(root, "valid").labels == (root / "valid.txt",)
 
 
-def test_without_images_it_looks_at_the_text_alone(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_text_only_reading_ignores_images(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root / "tweets_train_dict.pth").write_bytes(b"never opened")
     samples = read(root, "train", visual=False)
     assert [sample.words for sample in samples] == [("RT", "New", "York"), ("The", "Voice", "Ann")]
@@ -61,13 +61,13 @@ def test_without_images_it_looks_at_the_text_alone(root: Path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("label", ["val", "valid"])
-def test_both_names_of_the_validation_dictionary_are_known(root: Path, label: str) -> None:
+def test_both_validation_dictionary_names_are_found(root: Path, label: str) -> None:
     torch.save({"2.jpg": ["x.png"]}, root / f"tweets_{label}_dict.pth")
     (crop,) = read(root, "valid")[1].crops
     assert crop == root.parent / "tweets_aux_images" / "val" / "crops" / "x.png"
 
 
-def test_without_a_dictionary_there_are_no_crops_and_one_warning(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_crop_dictionary_warns_once_and_gives_no_crops(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         samples = read(root, "test")
     assert [sample.crops for sample in samples] == [(), ()]
@@ -78,12 +78,12 @@ def test_without_a_dictionary_there_are_no_crops_and_one_warning(root: Path, cap
     ]
 
 
-def test_the_current_folder_is_a_root_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_folder_can_be_the_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     assert read(Path("."), "train") == read(root, "train")
 
 
-def test_line_ends_of_windows_and_a_missing_last_newline_change_nothing(root: Path) -> None:
+def test_line_endings_and_blank_lines_do_not_change_samples(root: Path) -> None:
     expected = read(root, "train")
     for text in (TEXT.replace("\n", "\r\n"), TEXT.rstrip("\n"), TEXT.replace("\n\nIMGID", "\nIMGID"), "\n \n" + TEXT):
         (root / "train.txt").write_bytes(text.encode())
@@ -93,7 +93,7 @@ def test_line_ends_of_windows_and_a_missing_last_newline_change_nothing(root: Pa
         ]
 
 
-def test_odd_words_are_kept(root: Path) -> None:
+def test_unusual_words_are_kept(root: Path) -> None:
     words = ("\xa0", "a\u2028b", "\x85", "two words", "\U0001f600", "imgid:3", "#", "\ufffd")
     (root / "train.txt").write_text("IMGID:9\n" + "".join(f"{word}\tO\n" for word in words), encoding="utf-8")
     assert read(root, "train", visual=False)[0].words == words
@@ -119,13 +119,13 @@ def test_odd_words_are_kept(root: Path) -> None:
         ("IMGID:1\nw\tO\n\udcff\tO\n", r"train\.txt:3: expected UTF-8"),
     ],
 )
-def test_a_broken_file_is_one_clear_error(root: Path, text: str, message: str) -> None:
+def test_invalid_file_raises(root: Path, text: str, message: str) -> None:
     (root / "train.txt").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=message):
         read(root, "train")
 
 
-def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
+def test_samples_are_read_lazily(root: Path) -> None:
     (root / "train.txt").write_text("IMGID:1\nw\tO\n\nIMGID:2\nno tag\n")
     samples = Twitter().read(root, "train")
     assert next(samples).id.endswith(":1")
@@ -133,13 +133,13 @@ def test_a_sample_comes_before_the_next_one_is_read(root: Path) -> None:
         next(samples)
 
 
-def test_a_missing_split_is_named(root: Path) -> None:
+def test_missing_split_raises(root: Path) -> None:
     (root / "test.txt").unlink()
     with pytest.raises(UserError, match=r"test\.txt: cannot be read"):
         read(root, "test")
 
 
-def test_a_dictionary_of_row_indices_is_refused(root: Path) -> None:
+def test_crop_dictionary_with_row_indices_raises(root: Path) -> None:
     torch.save({0: ["x.png"]}, root / "tweets_train_dict.pth")
     with pytest.raises(UserError, match=r"tweets_train_dict\.pth: .*got the key 0"):
         read(root, "train")
@@ -153,7 +153,7 @@ SENTENCE = st.lists(
 
 @given(st.lists(SENTENCE, min_size=1, max_size=4))
 @SHARED
-def test_what_is_written_is_read_back(root: Path, sentences: list[list[tuple[str, str]]]) -> None:
+def test_round_trip(root: Path, sentences: list[list[tuple[str, str]]]) -> None:
     blocks = [f"IMGID:{i}\n" + "".join(f"{word}\t{tag}\n" for word, tag in s) for i, s in enumerate(sentences)]
     (root / "train.txt").write_text("\n".join(blocks), encoding="utf-8", newline="\n")
     samples = read(root, "train", visual=False)
@@ -163,7 +163,7 @@ def test_what_is_written_is_read_back(root: Path, sentences: list[list[tuple[str
 
 @given(st.data())
 @settings(SHARED, max_examples=200)
-def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObject) -> None:
+def test_corrupted_file_gives_samples_or_a_user_error(root: Path, data: st.DataObject) -> None:
     content = bytearray(TEXT.encode())
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, len(content)))
@@ -179,7 +179,7 @@ def test_a_mutated_file_gives_samples_or_one_error(root: Path, data: st.DataObje
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "x\0y"])
-def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+def test_image_paths_outside_the_data_raise(name: str, root: Path) -> None:
     (root / "train.txt").write_text(f"IMGID:{name}\nRT\tO\n")
     with pytest.raises(UserError, match=r"train\.txt:1: expected the name of a file below \S+tweets_images"):
         read(root, "train")
@@ -187,12 +187,12 @@ def test_names_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["../../x.png", "/etc/x.png"])
-def test_crops_that_lead_out_of_the_data_are_refused(name: str, root: Path) -> None:
+def test_crop_paths_outside_the_data_raise(name: str, root: Path) -> None:
     torch.save({"2.jpg": ["x.png", name]}, root / "tweets_train_dict.pth")
     with pytest.raises(UserError, match=rf"train\.txt:6, its crops: expected .* below \S+crops .*, got '{name}'"):
         read(root, "train")
 
 
-def test_names_of_folders_below_are_fine(root: Path) -> None:
+def test_images_in_subfolders_are_allowed(root: Path) -> None:
     (root / "train.txt").write_text("IMGID:day 1/a..b\nRT\tO\n")
     assert read(root, "train")[0].image == root.parent / "tweets_images" / "day 1" / "a..b.jpg"
