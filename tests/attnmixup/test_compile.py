@@ -10,6 +10,7 @@ from strategies import DIM, traced
 from torch import nn
 
 from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, tiled
+from attnmixup.options import PRESETS
 
 
 @traced
@@ -51,8 +52,8 @@ def test_compiled_step_gives_the_same_results():
             torch.testing.assert_close(getattr(mixed, name), value)
 
 
-def count_graphs(options, kind, *, dynamic=None, marked=False):
-    """Count the graphs that are compiled for eleven batch sizes and six lengths."""
+def count_graphs(preset, kind, sizes, *, dynamic=None, marked=False):
+    """Count the graphs that are compiled for these batch sizes and, for sequences, six lengths."""
     graphs = []
 
     def backend(graph, inputs):
@@ -61,31 +62,32 @@ def count_graphs(options, kind, *, dynamic=None, marked=False):
 
     torch.manual_seed(0)
     torch._dynamo.reset()
-    compiled = torch.compile(Model(**options), fullgraph=True, dynamic=dynamic, backend=backend)
-    # With fewer than five samples some parts have one row, for which torch.compile specialises.
-    for size in range(5, 16) if marked else range(2, 13):
+    compiled = torch.compile(Model(preset=preset), fullgraph=True, dynamic=dynamic, backend=backend)
+    for size in sizes:
         length = 2 + size % 6
         shape = (size, length) if kind == "sequences" else (size,)
         embeddings, targets = torch.randn(*shape, DIM), torch.randint(3, shape)
         image, mask = torch.randn(size, 4), torch.ones(shape, dtype=torch.bool) if kind == "sequences" else None
         if marked:
-            for tensor in (embeddings, targets, image):
-                torch._dynamo.mark_dynamic(tensor, 0)
+            for tensor in (embeddings, targets, image) if mask is None else (embeddings, targets, image, mask):
+                torch._dynamo.mark_dynamic(tensor, 0 if tensor is image else list(range(len(shape))))
         assert compiled(embeddings, targets, image, mask).isfinite()
     return len(graphs)
 
 
 @traced
-@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_graphs_cover_all_sizes(kind, preset):
-    assert count_graphs({"preset": preset}, kind) <= 4
+    assert count_graphs(preset, kind, range(2, 13)) <= 4
 
 
 @traced
-def test_few_graphs_cover_sizes_marked_as_dynamic():
-    assert count_graphs({}, "sequences", dynamic=True) <= 4
-    assert count_graphs({}, "vectors", marked=True) <= 2
+@pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
+@pytest.mark.parametrize("mode", [{"dynamic": True}, {"marked": True}], ids=["dynamic", "marked"])
+def test_few_graphs_cover_sizes_known_to_vary(mode, preset):
+    # With fewer than five samples some parts have one row, for which torch.compile specialises.
+    assert count_graphs(preset, "sequences", range(5, 16), **mode) <= 2
 
 
 @traced

@@ -149,6 +149,15 @@ def test_rows_are_gathered_with_their_gradient():
 
 
 @pytest.mark.usefixtures("single_rank")
+def test_second_derivatives_through_other_ranks_raise():
+    embeddings = torch.randn(3, 6, requires_grad=True)
+    mixed = AttnMixup(6, global_batch=True)(embeddings)
+    [gradient] = torch.autograd.grad(mixed.embeddings.square().sum(), embeddings, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.usefixtures("single_rank")
 def test_empty_rows_and_empty_plan_can_be_exchanged():
     rows = torch.zeros(0, 2, requires_grad=True)
     (gathered,), sizes = distributed.gather_rows(rows)

@@ -250,6 +250,20 @@ def test_stats_are_plain_floats():
     assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean"}
 
 
+def test_stats_wait_for_the_device_once(monkeypatch):
+    mixed, waits = AttnMixup(DIM)(torch.randn(10, DIM)), []
+    for name in ("tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"):
+        own = getattr(torch.Tensor, name)
+
+        def wait(tensor, *arguments, name=name, own=own):
+            waits.append(name)
+            return own(tensor, *arguments)
+
+        monkeypatch.setattr(torch.Tensor, name, wait)
+    mixed.stats()
+    assert waits == ["tolist"]
+
+
 def test_origin_values_are_fixed():
     assert [(origin.name, int(origin)) for origin in Origin] == [("ORIGINAL", 0), ("TRANSFORMED", 1), ("SYNTHETIC", 2)]
 

@@ -205,6 +205,14 @@ def test_torch_func_works_for_batches_above_the_block_size(monkeypatch, score):
     torch.testing.assert_close(torch.func.grad(loss)(embeddings), expected)
 
 
+@pytest.mark.parametrize("score", SCORES)
+def test_second_derivatives_are_right_for_batches_above_the_block_size(monkeypatch, score):
+    attention, embeddings = attention_of(score=score), tensors(0, 5, DIM).requires_grad_()
+    monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr(tiled, "CPU_TILE", 40)
+    assert torch.autograd.gradgradcheck(lambda rows: attention(rows)[0], embeddings, fast_mode=True)
+
+
 def test_block_rows_follow_from_the_element_limit(monkeypatch):
     seen = []
     attend = sample_attention.functional.sample_attention
