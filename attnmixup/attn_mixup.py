@@ -26,7 +26,8 @@ class AttnMixup(nn.Module):
 
     In training, B samples become the final set of Eq. 16: the originals, a share of the transformed samples H* (with
     the labels of their originals), and synthetic samples interpolated between rows of H and H*. In evaluation the
-    module returns the same tensor. It draws and computes nothing.
+    module returns the same tensor and draws nothing. With ``global_batch`` and gradients, the ranks still compare their
+    modes.
 
     Options that are None take their value from the preset. ``"paper"`` (the default) follows the equations,
     ``"release"`` follows the intention of the code published with the paper, and ``"recommended"`` works best on our
