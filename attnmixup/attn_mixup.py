@@ -286,7 +286,7 @@ class AttnMixup(nn.Module):
         generator: Generator | None = None,
         device: torch.device | None = None,
     ) -> MixupPlan:
-        """Draw the random part of mixing ``size`` samples. The plan can be changed and passed as ``plan``.
+        """Draw the random part of mixing ``size`` samples.
 
         Args:
             size: Number of samples B.
@@ -297,6 +297,9 @@ class AttnMixup(nn.Module):
             group: Integer, shape ``(B,)``; samples of different groups are never mixed.
             generator: Source of the random numbers.
             device: Device of the plan; None is the device of ``targets``, ``group``, ``mask`` or ``embeddings``.
+
+        Returns:
+            A plan for B samples, which can be changed and passed as ``plan``.
 
         Raises:
             ValueError: If a tensor does not have B rows, or the options need one that is None.

@@ -82,21 +82,27 @@ class Batch:
 
 
 def pairing_group(valid: Tensor, group: Tensor | None) -> Tensor:
-    """Return one number per sample: samples of different numbers are never mixed, such as real ones and padding.
+    """Number the samples by group, and real samples and padding differently.
 
     Args:
         valid: 1 for a real sample and 0 for padding, shape ``(B,)``.
         group: Integer, shape ``(B,)``; None for one group.
+
+    Returns:
+        Integer, shape ``(B,)``; samples of different numbers are never mixed.
     """
     return valid.long() if group is None else 2 * group.long() + valid.long()
 
 
 def mask_of_targets(targets: Tensor, token_mask: Tensor | None) -> Tensor | None:
-    """Return the mask of targets without a mask of their own: that of the tokens if the targets have one per token.
+    """Choose the mask of targets that have no mask of their own.
 
     Args:
         targets: Shape ``(B, ...)``.
         token_mask: Boolean, shape ``(B, L)``; None without a mask of tokens.
+
+    Returns:
+        ``token_mask`` if the targets have one entry per token, shape ``(B, L, ...)``; else None.
     """
     if token_mask is None or targets.shape[:2] != token_mask.shape:
         return None

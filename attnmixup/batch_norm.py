@@ -24,6 +24,9 @@ def statistics_of_originals(head: nn.Module, mixed: MixedBatch) -> Iterator[None
         head: The module that receives ``mixed.embeddings``.
         mixed: The mixed batch.
 
+    Yields:
+        None; apply the head inside the context.
+
     Example:
         >>> from attnmixup import AttnMixup
         >>> mixed = AttnMixup(dim=4)(torch.randn(6, 4))

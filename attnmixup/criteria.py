@@ -67,6 +67,9 @@ def row_losses(
         live: Boolean, shape ``(N,)``: rows that have a loss. The total of the others is 0.
         per: Whether the criterion returns one loss per ``"element"`` or per ``"row"``; None detects it.
         valid: Boolean, shape ``(N,)``: rows that ``norm`` and ``count`` include; None for those of ``live``.
+
+    Returns:
+        Loss, denominator and number of tokens of each row, each of shape ``(N,)``.
     """
     if per is not None:
         check_choice("per", per, Per)

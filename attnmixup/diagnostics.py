@@ -57,6 +57,9 @@ def entropy_over_uniform(weights: Tensor, present: Tensor) -> float:
     Args:
         weights: Shape ``(P, heads, R, B)`` at P positions, where R is B or 1 (the same weights for all).
         present: Boolean, shape ``(P, B)``, two or more real samples at each position.
+
+    Returns:
+        The mean over heads and real receivers, between 0 and 1.
     """
     entropy = torch.special.entr(weights.double()).sum(-1).mean(1) / present.sum(1, keepdim=True).double().log()
     return float(entropy.expand(present.shape)[present].mean())
@@ -68,6 +71,9 @@ def common_share(update: Tensor, present: Tensor) -> float:
     Args:
         update: Shape ``(P, B, C)`` at P positions.
         present: Boolean, shape ``(P, B)``, as for :func:`entropy_over_uniform`.
+
+    Returns:
+        One number for all positions together, between 0 and 1.
     """
     wide = update.double().expand(*present.shape, -1).masked_fill(~present.unsqueeze(-1), 0)
     common = wide.sum(1).square().sum(-1) / present.sum(1)
@@ -95,11 +101,14 @@ def same_class_over_chance(weights: Tensor, classes: Tensor, present: Tensor) ->
 
 
 def semantic_stats(divergences: Tensor, present: Tensor | None = None) -> dict[str, float]:
-    """Return the mean divergence of texts from their ``semantic/own`` image and ``semantic/other`` images, in nats.
+    """Average the divergence of texts from their own image, and from the images of other samples.
 
     Args:
         divergences: Shape ``(B, B)``, from :meth:`attnmixup.SemanticKLLoss.divergences`.
         present: Boolean, shape ``(B,)``, True for a sample with an image; None for all.
+
+    Returns:
+        Means in nats, ``semantic/own`` for own images and ``semantic/other`` for other images.
 
     Raises:
         ValueError: If fewer than two samples have an image.

@@ -274,6 +274,9 @@ def gather_batch(batch: Batch, headers: list[Header], group: dist.ProcessGroup |
         batch: The samples of this rank.
         headers: Result of :func:`exchange`.
         group: The ranks of the global batch; None for all.
+
+    Returns:
+        The samples of all ranks; sequences have the length of the longest on any rank.
     """
     gathered: dict[str, Tensor] = {}
     for name in TENSORS:
@@ -318,13 +321,16 @@ def gather_rows(*tensors: Tensor, group: dist.ProcessGroup | None = None) -> tup
 def broadcast_plan(
     plan: MixupPlan, headers: list[Header], device: torch.device, group: dist.ProcessGroup | None
 ) -> MixupPlan:
-    """Return the plan of the first rank on every rank.
+    """Send the plan of the first rank to every rank.
 
     Args:
         plan: The plan that was passed to this rank, or the plan that it drew, which has the same length on all ranks.
         headers: Result of :func:`exchange`.
         device: Device of the returned plan.
         group: The ranks of the global batch; None for all.
+
+    Returns:
+        A plan on ``device``, with row numbers of the global batch.
     """
     header = headers[0].plan or PlanHeader.of(plan)
     if dist.get_rank(group) == 0:
@@ -368,13 +374,16 @@ class Share:
 
 
 def share_of(plan: MixupPlan, sizes: list[int], ranks: GroupReference, *, rank: int | None = None) -> Share:
-    """Return the share of a rank: other rows are split in proportion to samples, in the order of the ranks.
+    """Compute the share of a rank: other rows are split in proportion to samples, in the order of the ranks.
 
     Args:
         plan: The plan for the samples of all ranks.
         sizes: Number of samples of every rank.
         ranks: The ranks that share the global batch.
         rank: The rank of the share; None for this process.
+
+    Returns:
+        The originals of the rank, its other rows, and the part of the plan for them.
     """
     rank = dist.get_rank(ranks.group) if rank is None else rank
     start, end, total = sum(sizes[:rank]), sum(sizes[: rank + 1]), sum(sizes)

@@ -76,6 +76,9 @@ def final_set(
         token_mask: Mask of the tokens of this process, shape ``(B, L)``, for other targets of the same tokens.
         share: The part of the final set that this process trains on; None for all of it.
         attention: Attention weights to store in the result.
+
+    Returns:
+        Rows in the order original, transformed, synthetic; with ``share``, only its rows.
     """
     size, device = batch.size, batch.embeddings.device
     everything = torch.arange(size, device=device)

@@ -221,12 +221,15 @@ def dot_scores(query: Tensor, key: Tensor) -> Tensor:
 
 
 def cosine_scores(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
-    """Compute scaled cosines ``s cos(query_i, key_j)``, with the shapes of :func:`additive_scores`.
+    """Compute scaled cosines ``s cos(query_i, key_j)`` of receiver i and sample j, per head.
 
     Args:
         query: Shape ``(..., heads, Q, width)``.
         key: Shape ``(..., heads, B, width)``.
         scale: The inverse temperature s, shape ``(heads,)``.
+
+    Returns:
+        Scores of shape ``(..., heads, Q, B)``, in at least float32.
     """
     with _without_autocast(query.device.type):
         cosine = normalize(upcast(query), dim=-1) @ normalize(upcast(key), dim=-1).mT
@@ -239,6 +242,9 @@ def centred(samples: Tensor, mask: Tensor | None = None) -> Tensor:
     Args:
         samples: Shape ``(..., B, C)``.
         mask: Boolean, shape ``(..., B)``, True for samples that count in the mean; None for all.
+
+    Returns:
+        The shape and dtype of ``samples``.
     """
     wide = upcast(samples)
     if mask is None:
@@ -396,6 +402,9 @@ def mixed_loss(loss_first: Tensor, loss_second: Tensor, lam: Tensor) -> Tensor:
         loss_first: Loss of each row against the first target, shape ``(M,)``.
         loss_second: Loss of each row against the second target, shape ``(M,)``.
         lam: Shape ``(M,)``.
+
+    Returns:
+        Loss of each row, shape ``(M,)``.
     """
     return lam * loss_first + (1 - lam) * loss_second
 

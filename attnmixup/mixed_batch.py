@@ -110,6 +110,9 @@ class MixedBatch:
                 ``"sum"``, the mean times the number (or class weights) of the original tokens, which keeps the scale of
                 the batch. None is ``"sum"`` if the criterion has ``reduction="sum"``, else ``"mean"``.
 
+        Returns:
+            A scalar, or shape ``(N,)`` for ``reduction="none"``.
+
         Raises:
             ValueError: If there are no targets, shapes do not match, or the criterion returns an unexpected shape.
 

@@ -9,7 +9,7 @@ Shape = Literal["constant", "linear", "cosine"]
 
 
 def strength_at(step: int, *, steps: int, shape: Shape = "linear", start: float = 0.0, end: float = 1.0) -> float:
-    """Return the strength after ``step`` steps of a ramp from ``start`` to ``end``, for ``AttnMixup.set_strength``.
+    """Compute the strength after ``step`` steps of a ramp from ``start`` to ``end``, for ``AttnMixup.set_strength``.
 
     Args:
         step: Number of completed steps.
@@ -17,6 +17,9 @@ def strength_at(step: int, *, steps: int, shape: Shape = "linear", start: float 
         shape: ``"linear"``, ``"cosine"`` (slow at both ends), or ``"constant"``, which is always ``end``.
         start: Strength at step 0.
         end: Strength from ``steps`` on.
+
+    Returns:
+        The strength, between ``start`` and ``end``.
 
     Example:
         >>> [strength_at(step, steps=4) for step in (0, 1, 4, 9)]

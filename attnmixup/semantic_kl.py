@@ -138,12 +138,15 @@ class SemanticKLLoss(nn.Module):
         return counted.sum() / sample_mask.sum().clamp_min(1)
 
     def distributions(self, text: Tensor, image: Tensor, *, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities that the loss compares: texts ``(B, D)`` and images ``(N, D)``, no gradient.
+        """Compute the log-probabilities that the loss compares, without gradient.
 
         Args:
             text: Shape ``(B, C)`` or ``(B, L, C)``; ``pool="token"`` uses the mean of the tokens here.
             image: Shape ``(N, image_dim)``.
             mask: Boolean, shape ``(B, L)``, True for a real token.
+
+        Returns:
+            Those of the texts, shape ``(B, D)``, and of the images, shape ``(N, D)``; D is the width after projection.
         """
         self._check(text, image, mask)
         with torch.no_grad():
@@ -168,7 +171,7 @@ class SemanticKLLoss(nn.Module):
     def stats(
         self, text: Tensor, image: Tensor, *, mask: Tensor | None = None, sample_mask: Tensor | None = None
     ) -> dict[str, float]:
-        """Return the mean divergence of texts from their ``semantic/own`` image and ``semantic/other`` images, in nats.
+        """Measure the mean divergence of texts from their own image, and from the images of other samples.
 
         Equal numbers mean that one distribution shared by all samples satisfies the loss.
 
@@ -177,6 +180,9 @@ class SemanticKLLoss(nn.Module):
             image: Shape ``(B, D)``.
             mask: Boolean, shape ``(B, L)``, True for a real token.
             sample_mask: Boolean, shape ``(B,)``, False for a sample without an image.
+
+        Returns:
+            Means in nats, ``semantic/own`` for own images and ``semantic/other`` for other images.
 
         Raises:
             ValueError: If fewer than two samples have an image.

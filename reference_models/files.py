@@ -19,6 +19,9 @@ def writable(path: Path) -> Iterator[None]:
     Args:
         path: The file or folder to write.
 
+    Yields:
+        None; write the file inside the context.
+
     Raises:
         UserError: If the file cannot be written, for example because the disk is full or read-only.
     """
@@ -87,6 +90,9 @@ def readable(path: Path, advice: str) -> Iterator[None]:
     Args:
         path: The file or folder to read.
         advice: What to do if it is damaged, for the message.
+
+    Yields:
+        None; read the file inside the context.
 
     Raises:
         UserError: If the file is damaged or cannot be read.

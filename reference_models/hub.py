@@ -22,6 +22,9 @@ def hub_weights(weights: WeightsEnum, setting: str) -> dict[str, Tensor]:
         weights: The weights, such as `ResNet50_Weights.IMAGENET1K_V1`.
         setting: Name of the setting that requests them, for error messages.
 
+    Returns:
+        Tensors on the CPU, by their names in the state dict.
+
     Raises:
         UserError: If the weights cannot be downloaded, HF_HUB_OFFLINE forbids the download, or the file in the cache
             holds anything but tensors. Nothing in the file is executed.

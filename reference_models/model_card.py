@@ -29,13 +29,16 @@ CITATION = """\
 
 
 def model_card(run: Path, system: str, processor: Processor, inputs: Inputs) -> str:
-    """Return the model card of a finished run, in Markdown with the header of the Hugging Face hub.
+    """Format the model card of a finished run.
 
     Args:
         run: The run directory.
         system: Name of the system.
         processor: Processor of the model.
         inputs: The parts of a post that the model reads.
+
+    Returns:
+        Markdown with the header of the Hugging Face hub.
 
     Raises:
         UserError: If the scores of the run cannot be read.

@@ -207,6 +207,9 @@ class Predictor:
             folder: Base folder of relative paths.
             name: Id of the post.
 
+        Returns:
+            The sample, with the given crops or those that `ground` found; its id is `name`.
+
         Raises:
             UserError: If a key or value is invalid, an entity is not in the text, or an image cannot be read.
         """
@@ -237,7 +240,7 @@ class Predictor:
         return check_images([sample], "error", progress=False)[0][0]
 
     def records(self, posts: Iterable[bytes], folder: Path, *, first: int = 1) -> Iterator[dict[str, Any]]:
-        """Predict lines of JSON; yields one record per line, in order.
+        """Predict lines of JSON.
 
         An invalid line gives a record with an `error`. If the length limit cuts words off, the record has `words_cut`,
         the number of these words. Lines are read and records are yielded `WINDOW` batches at a time.
@@ -246,6 +249,9 @@ class Predictor:
             posts: Lines, each a JSON object as in `read`. An `id` is copied to the record.
             folder: Base folder of relative paths.
             first: Number of the first line.
+
+        Yields:
+            One record per line, in the order of the lines.
         """
         numbered = enumerate(posts, start=first)
         while window := list(itertools.islice(numbered, WINDOW * self.batch_size)):

@@ -45,11 +45,14 @@ Settings = dict[str, Any]
 
 
 def find_config(name: str, kind: str) -> Path:
-    """Return the YAML file at a path, or a file of this package by its name with or without ".yaml".
+    """Find the YAML file at a path, or a file of this package by its name with or without ".yaml".
 
     Args:
         name: A path or a name.
         kind: One of `KINDS`.
+
+    Returns:
+        Path of the file.
 
     Raises:
         UserError: If there is no such file.
@@ -76,6 +79,9 @@ def read_settings(
         overrides: Settings as on the command line, such as `["--training.epochs", "5"]`. `--help` prints every key with
             the value that the run would take and exits the program; without data and system, the defaults.
         system: Name or path of the system file; None for `DEFAULT_SYSTEM`.
+
+    Returns:
+        All settings of the run; a key that no source sets has its default.
 
     Raises:
         UserError: If the system has no such key, a value has the wrong type, the data format or the task is not
@@ -133,6 +139,9 @@ def read_run_settings(
         changeable: Keys that the command uses, or whole sections such as "grounding".
         command: Name of the command, for the message.
 
+    Returns:
+        Settings that differ from those of the run only in keys that the command uses.
+
     Raises:
         UserError: As in `read_settings`, or if the command would ignore an override.
     """
@@ -152,6 +161,9 @@ def shared_overrides(overrides: Sequence[str], systems: Collection[str]) -> dict
         overrides: Settings as on the command line, such as `["--model.text", "bert-base-cased"]`.
         systems: Names or paths of the system files. A setting that no system has is kept for all, so that it is refused
             later.
+
+    Returns:
+        By system as in `systems`, its overrides in the order of `overrides`.
     """
     names = {system: _names(system) for system in systems}
     known = set[str]().union(*names.values())

@@ -89,6 +89,9 @@ class MixedModel(nn.Module):
             image: Image embeddings ``(B, D)``, required in training with the semantic loss.
             sample_mask: Boolean, shape ``(B,)``, False for a sample without an image.
 
+        Returns:
+            Logits of the original samples, shape ``(B, ...)``, the loss, a scalar or None, and the final set.
+
         Raises:
             ValueError: In training, if there is a semantic loss without images or images without a semantic loss.
         """

@@ -86,6 +86,9 @@ class Answers:
             crops: Source of the crops: the post ("given"), no crops ("none"), or the name of a detector.
             boxes: Positions of the post's crops in its image, by crop path.
 
+        Returns:
+            The predictions from the whole post and from its words alone, crop positions, attention and notes.
+
         Raises:
             UserError: If the post is invalid or the detector cannot be loaded.
         """

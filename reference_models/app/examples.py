@@ -41,6 +41,9 @@ def read_examples(config: RunConfig, task: Task, count: int) -> list[Example]:
         task: Task of the model.
         count: Maximum number of examples.
 
+    Returns:
+        At most `count` examples, in the order of the split.
+
     Raises:
         UserError: If the data set cannot be read.
     """

@@ -26,7 +26,7 @@ WIDTH = ".gradio-container { max-width: 76rem !important; margin: 0 auto !import
 
 @contextmanager
 def served(model: Path | str, config: RunConfig, *, host: str, port: int | None) -> Iterator[str]:
-    """Serve the page of a model and yield its address; on exit, stop the server and delete its files.
+    """Serve the page of a model; on exit, stop the server and delete its files.
 
     Args:
         model: Folder of a finished run or of a model, or the name of a model on the Hugging Face hub.
@@ -34,6 +34,9 @@ def served(model: Path | str, config: RunConfig, *, host: str, port: int | None)
             the detector settings are used.
         host: Address that the server listens on; "127.0.0.1" can be reached only from this machine.
         port: Port of the server; None for the first free port from 7860.
+
+    Yields:
+        URL of the page.
 
     Raises:
         UserError: If the model does not exist, the port is taken, or the host is not an address of this machine.
@@ -91,6 +94,9 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
         examples: Posts to choose from.
         title: Title of the page.
         missing: Why there are no examples.
+
+    Returns:
+        The page, which is not served yet.
     """
     task = answers.task
     # All buttons share one queue, so the model handles one request at a time.

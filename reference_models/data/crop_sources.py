@@ -15,7 +15,7 @@ def manifest_path(root: Path, split: Split) -> Path:
 
 
 def check_crop_sources(samples: Iterable[Sample], root: Path, split: Split, crops: Path) -> Iterator[Sample]:
-    """Yield the samples unchanged, and check their crops.
+    """Check that the crops of samples were cut from their images.
 
     Data formats that identify crops by the position of a sample assign wrong crops if lines are added, removed or
     reordered after the crops were made.
@@ -25,6 +25,9 @@ def check_crop_sources(samples: Iterable[Sample], root: Path, split: Split, crop
         root: Folder of the data set.
         split: Name of the split.
         crops: Folder of the crops.
+
+    Yields:
+        The samples, unchanged and in the same order.
 
     Raises:
         UserError: If a crop of a sample was cut from another image. Crops that the manifest does not list are not

@@ -71,6 +71,9 @@ def differences(table: Table, outcomes: Mapping[Cell, Outcome]) -> list[Differen
     Args:
         table: A table with arms.
         outcomes: Outcomes of its cells.
+
+    Returns:
+        Differences in percentage points, by data set; within a data set by system and arm, those of `ALL` last.
     """
     rows = {row.name: row for row in table.rows}
     values = {

@@ -1,5 +1,6 @@
 """The package: version, public names, type marker, and the modules that importing it loads."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -47,3 +48,17 @@ def test_public_names_have_docstrings():
 
 def test_py_typed_is_shipped():
     assert (Path(attnmixup.__file__).parent / "py.typed").exists()
+
+
+def test_docstrings_with_arguments_say_what_is_returned():
+    missing, checked = [], 0
+    for path in Path(attnmixup.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and node.returns is not None:
+                text = ast.get_docstring(node) or ""
+                if "Args:" in text and ast.unparse(node.returns) != "None":
+                    checked += 1
+                    if "Returns:" not in text and "Yields:" not in text:
+                        missing.append(f"{path.name}:{node.lineno} {node.name}")
+    assert checked > 30
+    assert missing == []
