@@ -77,6 +77,9 @@ def train(model, batch):
     return {
         "loss": loss.detach(),
         "loss of the same targets": mixed.loss(F.cross_entropy, outputs.detach(), targets=batch[1]),
+        "loss of soft targets": mixed.loss(
+            F.cross_entropy, outputs.detach(), targets=F.one_hot(batch[1], outputs.shape[-1]).to(outputs.dtype)
+        ),
         "gradients": [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in model.parameters()

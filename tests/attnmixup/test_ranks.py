@@ -100,7 +100,7 @@ def by_rank(tmp_path_factory):
 def check_ranks(ranked, case):
     """Assert that the results of the ranks equal those of one process on the concatenated batch."""
     one = train(model_of(case), batch_of(case))
-    for name in ("loss", "loss of the same targets"):
+    for name in ("loss", "loss of the same targets", "loss of soft targets"):
         torch.testing.assert_close(sum(rank[name] for rank in ranked) / len(ranked), one[name], atol=1e-6, rtol=0)
     for rank in ranked:
         for gradient, expected in zip(rank["gradients"], one["gradients"], strict=True):
