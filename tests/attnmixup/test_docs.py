@@ -1,6 +1,7 @@
 """Checks of the documentation: code runs, commands parse, links resolve, and the named tests exist."""
 
 import doctest
+import os
 import pkgutil
 import re
 import runpy
@@ -52,8 +53,9 @@ def run_page(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
 def test_code_blocks_of_each_page_run_in_order(page, tmp_path, monkeypatch):
-    if re.search(r"^(from|import) reference_models", (DOCS / page).read_text(), flags=re.MULTILINE):
-        pytest.importorskip("transformers")
+    for imported, package in (("reference_models", "transformers"), ("torchcrf", "torchcrf")):
+        if re.search(rf"^(from|import) {imported}", (DOCS / page).read_text(), flags=re.MULTILINE):
+            pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
     run_page(page)
 
@@ -293,7 +295,7 @@ def test_examples_run(example, capfd):
         pytest.importorskip(NEEDED[example])
     if example == "distributed_loop.py":
         launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
-        subprocess.run([sys.executable, *launch, path], check=True)
+        subprocess.run([sys.executable, *launch, path], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     else:
         runpy.run_path(path)
     assert re.search(r"accuracy|val/loss", capfd.readouterr().out)
