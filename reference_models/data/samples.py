@@ -204,7 +204,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not self.words or not all(self.words):
-            raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words)}")
+            raise UserError(f"{self.id}: expected a sentence of non-empty words, got {list(self.words) or 'no words'}")
         if HALF.search("".join(self.words)):
             raise UserError(
                 f"{self.id}: a word contains half a character (a lone surrogate), which tokenizers cannot read; remove "

@@ -37,7 +37,7 @@ def test_sample_defaults_and_equality() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"words": ()}, r"a\.txt:7: .*non-empty words, got \[\]"),
+        ({"words": ()}, r"a\.txt:7: .*non-empty words, got no words"),
         ({"words": ("a", "")}, r"a\.txt:7: .*non-empty words"),
         ({"words": ("a", "\ud83d")}, r"a\.txt:7: .*half a character"),
         ({"tags": ("O",)}, r"a\.txt:7: expected one tag for each word, got 1 tags for 3 words"),

@@ -105,7 +105,7 @@ def changed(key: str, value: object) -> dict:
         ({"token": ["a"]}, r"expected the key 'h' .*got the keys \['token'\]"),
         (changed("token", "Ann"), "expected a list of words under 'token', got 'Ann'"),
         (changed("token", ["Ann", 3]), "expected a list of words under 'token'"),
-        (changed("token", []), "expected a sentence of non-empty words"),
+        (changed("token", []), "expected a sentence of non-empty words, got no words"),
         (changed("token", ["Ann", "", "a", "b", "c"]), "expected a sentence of non-empty words"),
         (changed("h", [0, 2]), r"expected a dict whose 'pos' is \[start, end\], .* under 'h'"),
         (changed("h", {"name": "Ann"}), "expected a dict whose 'pos' .* under 'h'"),
