@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reference_models.errors import UserError
 from reference_models.names import suggest_path
@@ -96,7 +96,7 @@ def train(options: argparse.Namespace) -> None:
 
     from reference_models.training.phases import summary
     from reference_models.training.run import train
-    from reference_models.training.seeds import train_seeds
+    from reference_models.training.seeds import percent, train_seeds
 
     result = train_seeds(config, options.seeds) if options.seeds else train(config)
     if not PartialState().is_main_process:
@@ -104,7 +104,7 @@ def train(options: argparse.Namespace) -> None:
     print(f"\nresults are in {config.output}/, labels fingerprint {result['labels_fingerprint']}")
     if options.seeds:
         for split, scores in result["scores"].items():
-            shown = (f"{key} {_mean(scores[key])}" for key in SHOWN)
+            shown = (f"{key} {percent(scores[key])}" for key in SHOWN)
             print(f"{split} (percent, seeds {', '.join(map(str, options.seeds))}): {', '.join(shown)}")
         return
     print(
@@ -114,11 +114,6 @@ def train(options: argparse.Namespace) -> None:
     print(f"time since the last start: {summary(result['phases'])}")
     for split in ("valid", "test"):
         print(_scores(split, result["samples"][split], result[split]))
-
-
-def _mean(score: dict[str, Any]) -> str:
-    mean = f"{100 * score['mean']:.2f}"
-    return mean if score["deviation"] is None else f"{mean} ± {100 * score['deviation']:.2f}"
 
 
 def sweep(options: argparse.Namespace) -> int:

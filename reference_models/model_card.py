@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import yaml
@@ -13,7 +12,7 @@ from reference_models.files import read_json, readable
 from reference_models.tasks.processor import Processor
 from reference_models.training.folder import CONFIG, METRICS
 from reference_models.training.run import AGAIN
-from reference_models.training.seeds import SUMMARY
+from reference_models.training.seeds import SUMMARY, percent
 
 SCORES = ("precision", "recall", "f1")
 SCORED = ("valid", "test")
@@ -148,8 +147,7 @@ def _scores_over_seeds(run: Path, seed: int) -> list[str]:
         return []
     rows = []
     for split in SCORED:
-        values = (summary["scores"][split][name]["values"] for name in SCORES)
-        cells = [f"{100 * mean(each):.2f} ± {100 * stdev(each):.2f}" for each in values]
+        cells = [percent(summary["scores"][split][name]) for name in SCORES]
         rows.append(f"| {' | '.join([split, *cells])} |")
     return [
         f"Mean and standard deviation of the runs with seeds {', '.join(map(str, summary['seeds']))}:",

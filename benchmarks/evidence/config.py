@@ -101,6 +101,8 @@ def load_config(path: Path) -> Config:
         raise UserError(f"{path}: not a benchmark configuration, the key {error} is missing") from error
     except (OSError, yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a benchmark configuration ({type(error).__name__}: {error})") from error
+    if not isinstance(fine_tuned, bool):
+        raise UserError(f"{path}: expected fine_tuned to be true or false, got {fine_tuned!r}")
     names = [data_set.name for data_set in data_sets]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise UserError(f"{path}: expected unique names of data sets, got several of {', '.join(sorted(repeated))}")

@@ -168,7 +168,7 @@ def build_page(answers: Answers, examples: Sequence[Example], title: str, missin
             return None, answers.detectors[0] if choice == GIVEN else choice, None
 
         def answer_post(text: str, path: str | None, choice: str, number: int | None, *named: str) -> str:
-            post: dict[str, Any] = {"text": text or "", **dict(zip(task.post_keys, named, strict=False))}
+            post: dict[str, Any] = {"text": text or "", **dict(zip(task.post_keys, named[: len(keys)], strict=True))}
             about_image = dict(zip(answers.texts, named[len(keys) :], strict=True))
             if any(about_image.values()):
                 post["image_texts"] = about_image

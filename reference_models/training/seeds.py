@@ -1,6 +1,6 @@
 """Training with several seeds: one run per seed, and mean and standard deviation of the scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -51,6 +51,12 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], *, label: str | None = 
     if PartialState().is_main_process:
         write_json(output / SUMMARY, summary)
     return summary
+
+
+def percent(score: Mapping[str, Any]) -> str:
+    """Format a score of `train_seeds` in percent: its mean, and its deviation if there are several seeds."""
+    average = f"{100 * score['mean']:.2f}"
+    return average if score["deviation"] is None else f"{average} ± {100 * score['deviation']:.2f}"
 
 
 def _mean_and_deviation(values: Sequence[float]) -> dict[str, Any]:

@@ -196,6 +196,7 @@ def test_fine_tuning_trains_the_encoder(folders, capsys):
         (("choice_seeds: 2", "choice_seeds: 4"), "expected 2 <= choice_seeds <= seeds, got 4 and 3"),
         (("name: wnut17", "name: wine-5"), "several of wine-5"),
         (("hidden: 8", "width: 8"), "width"),
+        (("suites:", "fine_tuned: 'no'\nsuites:"), "expected fine_tuned to be true or false, got 'no'"),
     ],
 )
 def test_invalid_configurations_raise(change, message, folders):

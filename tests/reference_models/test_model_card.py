@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from shutil import copytree
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_the_card_has_the_scores_over_seeds_of_a_run_that_is_one_of_several(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
     values = {"precision": [0.5, 0.6], "recall": [0.25, 0.25], "f1": [0.7, 0.9]}
-    scores = {name: {"values": each} for name, each in values.items()}
+    scores = {name: {"mean": mean(each), "deviation": stdev(each), "values": each} for name, each in values.items()}
     summary = {"seeds": [0, 4], "scores": {"valid": scores, "test": scores}}
     copytree(runs["ner"], tmp_path / "seed-0")
 

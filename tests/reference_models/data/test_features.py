@@ -136,7 +136,7 @@ def private_memory() -> int:
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc/self/status is not available")
 def test_reading_rows_does_not_load_whole_shards(tmp_path: Path) -> None:
     rows = write(tmp_path, {0: 512, 1: 512}, width=4096)
     cache = make_cache(tmp_path)
