@@ -16,6 +16,7 @@ from reference_models.encoders.text import TextEncoder
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.encoders.weights import fill_text
 from reference_models.encoders.words import fill_words
+from reference_models.errors import UserError
 from reference_models.systems.images import ImageFeatures
 from reference_models.tasks import Task, get_task
 from reference_models.tasks.heads import Head
@@ -237,6 +238,7 @@ class System(PreTrainedModel):
 
         Raises:
             ValueError: If labels are missing in training.
+            UserError: If the settings of `model.mixup` do not fit the batch, for example because they leave no pairs.
         """
         if not self.training:
             encoded = self.encode(batch)
@@ -250,7 +252,10 @@ class System(PreTrainedModel):
         if self.mixer is None:
             task_loss = self.head.loss(self.head(encoded.h), labels, encoded.mask).mean()
         else:
-            mixed = self.mixer(encoded.h, labels, mask=encoded.mask)
+            try:
+                mixed = self.mixer(encoded.h, labels, mask=encoded.mask)
+            except ValueError as error:
+                raise UserError(f"model.mixup: {error}") from error
             task_loss = mixed.loss(self.head.loss, self.head(mixed.embeddings))
         output = SystemOutput(loss=task_loss + sum(encoded.losses.values()), task_loss=task_loss.detach())
         if encoded.losses:

@@ -9,6 +9,7 @@ from tiny_models import RELATIONS, make_batch, make_model
 
 from attnmixup import SemanticKLLoss
 from reference_models.config import SystemConfig
+from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
 
@@ -120,6 +121,18 @@ def test_training_without_labels_raises():
     del batch["labels"]
     with pytest.raises(ValueError, match="training needs labels"):
         make_given().train()(**batch)
+
+
+@pytest.mark.parametrize(
+    ("mixup", "expected"),
+    [
+        ({"sampling": "slice", "sample_ratio": 0.05, "final": "mixed"}, "model.mixup: .*raise sample_ratio"),
+        ({"sampling": "slice", "sample_ratio": 0.05}, "model.mixup: .*pairs"),
+    ],
+)
+def test_settings_that_leave_too_few_pairs_are_errors_of_the_user(mixup, expected):
+    with pytest.raises(UserError, match=expected):
+        make_given(mixup=mixup).train()(**make_given_batch())
 
 
 def test_options_are_passed_to_both_modules():
