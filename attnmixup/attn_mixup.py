@@ -331,9 +331,10 @@ class AttnMixup(nn.Module):
         Returns:
             ``norm/originals``, ``norm/transformed`` and ``norm/update``: mean norm of the rows of H, of H*, and of what
             the attention adds to H before the LayerNorm. ``attention/entropy``: entropy of the weights divided by the
-            entropy of uniform weights; 1 if every sample receives the mean of the batch. ``attention/common``: share of
-            the squared update that is one vector for all samples. ``attention/same_class``: weight on other samples of
-            the receiver's class divided by the weight expected by chance; absent if no two samples share a class.
+            entropy of uniform weights; 1 if every sample receives the mean of the batch; absent if each sample can
+            attend to one sample only. ``attention/common``: share of the squared update that is one vector for all
+            samples. ``attention/same_class``: weight on other samples of the receiver's class divided by the weight
+            expected by chance; absent if no two samples share a class.
         """
         check_embeddings(embeddings, self.dim, mask)
         return diagnostics.attention_stats(self.attention, embeddings, targets, mask=mask)

@@ -41,9 +41,11 @@ def attention_stats(
         "norm/originals": functional.upcast(embeddings[real]).norm(dim=-1).mean().item(),
         "norm/transformed": functional.upcast(transformed[real]).norm(dim=-1).mean().item(),
         "norm/update": functional.upcast(rows[kept][positions]).norm(dim=-1).mean().item(),
-        "attention/entropy": entropy_over_uniform(weights[kept], positions),
         "attention/common": common_share(rows[kept], positions),
     }
+    entropy = entropy_over_uniform(weights[kept], positions, to_itself=attention.score != "cosine")
+    if entropy is not None:
+        stats["attention/entropy"] = entropy
     if targets is not None and targets.ndim == 1 and not targets.is_floating_point():
         same_class = same_class_over_chance(weights[kept], targets, positions)
         if same_class is not None:
@@ -51,18 +53,21 @@ def attention_stats(
     return stats
 
 
-def entropy_over_uniform(weights: Tensor, present: Tensor) -> float:
+def entropy_over_uniform(weights: Tensor, present: Tensor, *, to_itself: bool = True) -> float | None:
     """Divide the entropy of attention weights by that of uniform weights: 1 if all samples receive the batch mean.
 
     Args:
         weights: Shape ``(P, heads, R, B)`` at P positions, where R is B or 1 (the same weights for all).
         present: Boolean, shape ``(P, B)``, two or more real samples at each position.
+        to_itself: Whether a sample may attend to itself, as with every score but ``"cosine"``.
 
     Returns:
-        The mean over heads and real receivers, between 0 and 1.
+        The mean over heads and real receivers, between 0 and 1; None if no receiver can choose among samples.
     """
-    entropy = torch.special.entr(weights.double()).sum(-1).mean(1) / present.sum(1, keepdim=True).double().log()
-    return float(entropy.expand(present.shape)[present].mean())
+    choices = present.sum(1, keepdim=True) - int(not to_itself)
+    entropy = torch.special.entr(weights.double()).sum(-1).mean(1) / choices.double().log()
+    chosen = entropy.expand(present.shape)[present & (choices > 1)]
+    return float(chosen.mean()) if len(chosen) else None
 
 
 def common_share(update: Tensor, present: Tensor) -> float:

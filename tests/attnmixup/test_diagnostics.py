@@ -88,14 +88,18 @@ def test_stats_match_oracle(score, case, seed):
         lengths += [oracles.norm(row) for row in rows]
         for i in real:
             heads = weights[place, :, i].tolist()
-            entropies += [sum(-w * math.log(w) for w in head if w > 0) / math.log(len(real)) for head in heads]
             others = [j for j in real if j != i]
+            choices = others if score == "cosine" else real
+            if len(choices) > 1:
+                entropies += [sum(-w * math.log(w) for w in head if w > 0) / math.log(len(choices)) for head in heads]
             same = [j for j in others if case.targets[j] == case.targets[i]]
             given_to = {j: sum(head[j] for head in heads) for j in others}
             if same:
                 share = sum(given_to[j] for j in same) / max(sum(given_to.values()), 1e-12)
                 ratios.append(share / (len(same) / len(others)))
-    assert stats["attention/entropy"] == pytest.approx(sum(entropies) / len(entropies), abs=1e-9)
+    assert ("attention/entropy" in stats) == bool(entropies)
+    if entropies:
+        assert stats["attention/entropy"] == pytest.approx(sum(entropies) / len(entropies), abs=1e-9)
     assert stats["attention/common"] == pytest.approx(common / squares, abs=1e-6)
     if ratios:
         assert stats["attention/same_class"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-6)
@@ -114,6 +118,19 @@ def test_stats_of_sequences_by_sample_use_mean_vectors():
     stats = mixer.stats(embeddings, classes, mask=mask)
     for name in ("attention/entropy", "attention/common", "attention/same_class", "norm/update"):
         assert stats[name] == pytest.approx(of_means[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 8, 16])
+def test_uniform_cosine_attention_has_entropy_1_and_is_reported(size: int) -> None:
+    mixer = AttnMixup(DIM, score="cosine")
+    torch.nn.init.constant_(mixer.attention.log_scale.bias, -50)  # all cosines count as 0
+    stats = mixer.stats(tensors(0, size, DIM).float())
+    assert stats["attention/entropy"] == pytest.approx(1)
+    assert any("nearly uniform" in finding for finding in findings(stats))
+
+
+def test_stats_leave_out_the_entropy_where_a_sample_has_one_sample_to_attend_to() -> None:
+    assert "attention/entropy" not in AttnMixup(DIM, score="cosine").stats(tensors(0, 2, DIM).float())
 
 
 def test_closed_gate_is_reported():
