@@ -35,8 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--reference", default=PLAIN, metavar="ARM", help=f"compare with this arm (default: {PLAIN})")
     options = parser.parse_args(arguments)
     try:
-        arms = options.arms and [options.reference, *options.arms]
-        config = select(load_config(options.config), options.half, options.data_sets, arms)
+        config = load_config(options.config)
+        arms = [options.reference, *(config.arms if options.arms is None else options.arms)]
+        config = select(config, options.half, options.data_sets, arms)
         if not options.report:
             if options.data is None:
                 raise UserError("--data FOLDER is needed for training; add it, or use --report to train nothing")

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from attnmixup import AttnMixup
+from attnmixup.options import preset_options
 from reference_models.errors import UserError
 
 CONTROLS = ("layer_norm",)
@@ -61,6 +62,14 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
     if control == "layer_norm":
         mixer.attention = NormOnly(dim)
     return mixer
+
+
+def full_options(options: dict[str, Any] | None, dim: int) -> dict[str, Any] | None:
+    """Return the options of an arm together with those of its preset, so that equal arms have equal options."""
+    if options is None:
+        return None
+    given = {name: value for name, value in options.items() if name != "preset"}
+    return preset_options(options.get("preset"), dim, given)
 
 
 def partners_need_classes(options: dict[str, Any] | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence.arms import partners_need_classes
+from benchmarks.evidence.arms import full_options, partners_need_classes
 from benchmarks.evidence.config import Config, DataSet
 from benchmarks.evidence.pool import load_pool
 from benchmarks.evidence.readers import TAGGED
@@ -40,7 +40,8 @@ class Unit:
         training = asdict(self.data_set.training)
         for name in ("learning_rates", "choice_seeds", "seeds"):
             del training[name]
-        settings = [self.data_set.source, self.data_set.subset, training, self.options, self.encoder, self.fine_tuned]
+        options = full_options(self.options, self.data_set.training.hidden)
+        settings = [self.data_set.source, self.data_set.subset, training, options, self.encoder, self.fine_tuned]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -96,15 +97,16 @@ def finished_cells(unit: Unit, folder: Path) -> dict[int, Cell]:
 
 
 def run_unit(unit: Unit, data: Path, folder: Path) -> int:
-    """Train the unfinished cells of a unit and return their number."""
+    """Train the cells of a unit that are unfinished or were trained on other data or weights; return their number."""
     torch.set_num_threads(1)
     training, trained = unit.data_set.training, 0
+    pool = load_pool(unit.data_set.source, unit.encoder, unit.fine_tuned, data, folder / "features")
+    inputs = {"data": pool.fingerprint, "encoder": pool.encoder_fingerprint}
 
     def cell_of(rate: float, seed: int) -> Cell:
         nonlocal trained
         cell = read_cell(unit, folder, rate, seed)
-        if cell is None:
-            pool = load_pool(unit.data_set.source, unit.encoder, unit.fine_tuned, data, folder / "features")
+        if cell is None or any(cell.get(name) != value for name, value in inputs.items()):
             result = train_cell(pool, unit.data_set.subset, training, unit.options, rate, seed)
             cell = {
                 "key": unit.key(),
@@ -112,7 +114,7 @@ def run_unit(unit: Unit, data: Path, folder: Path) -> int:
                 "arm": unit.arm,
                 "learning_rate": rate,
                 "seed": seed,
-                "data": pool.fingerprint,
+                **inputs,
                 "versions": {name: version(name) for name in ("attnmixup", "torch", "scikit-learn")},
                 **result,
             }

@@ -59,8 +59,9 @@ def mean_over_families(differences: Sequence[tuple[str, Difference]]) -> tuple[D
     Returns:
         The same mean with two standard errors, or None without a data set. The first is over families, for the question
         whether it would help on another data set: families are the sample, with n - 1 degrees of freedom. The second
-        is over seeds with fixed data sets, for the question whether other seeds would give the same mean: the variances
-        of the data sets add up, with Satterthwaite's degrees of freedom.
+        is over seeds with fixed data sets, for the question whether other seeds would give the same mean. Data sets of
+        one family share seeds and test rows, so the error of a family is at most the mean of theirs, which is taken.
+        The variances of the families add up, with Satterthwaite's degrees of freedom.
     """
     by_family: dict[str, list[Difference]] = defaultdict(list)
     for family, difference in differences:
@@ -68,15 +69,13 @@ def mean_over_families(differences: Sequence[tuple[str, Difference]]) -> tuple[D
     over_families = sample_mean([mean(d.mean for d in members) for members in by_family.values()])
     if over_families is None:
         return None
+    if any(difference.error is None for _, difference in differences):
+        return over_families, Difference(over_families.mean, None, 0)
     parts = [
-        ((d.error / len(members) / len(by_family)) ** 2, d.freedom)
+        ((mean(d.error or 0 for d in members) / len(by_family)) ** 2, min(d.freedom for d in members))
         for members in by_family.values()
-        for d in members
-        if d.error is not None
     ]
     variance = sum(part for part, _ in parts)
-    if len(parts) < len(differences):
-        return over_families, Difference(over_families.mean, None, 0)
     spread = sum(part**2 / freedom for part, freedom in parts)
     freedom = variance**2 / spread if spread else 1.0
     return over_families, Difference(over_families.mean, math.sqrt(variance), freedom)

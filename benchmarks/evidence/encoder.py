@@ -1,6 +1,5 @@
 """Text encoders: hidden states pooled to one vector per sentence, span or word, frozen and cached or fine-tuned."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.evidence.readers import SPLITS, Kind, Row, Texts
 from reference_models.data.samples import Split
 from reference_models.errors import UserError
+from reference_models.training.fingerprints import folder_fingerprint
 
 # Maximum number of sub-words of a sentence; words beyond it have features of 0.
 LIMIT = 256
@@ -160,20 +160,12 @@ def frozen_features(folder: Path, texts: Texts) -> dict[Split, Tensor]:
     return result
 
 
-def cached_features(encoder: str, source: str, texts: Texts, folder: Path) -> dict[Split, Tensor]:
-    """Return the features of all splits from the cache; if they are missing, compute and write them."""
-    weights = encoder_folder(encoder)
-    path = folder / f"{source}-{texts.fingerprint()}-{_fingerprint(weights)}.safetensors"
+def cached_features(folder: Path, texts: Texts, cache: Path) -> dict[Split, Tensor]:
+    """Return the features of all splits by the encoder in a folder; compute and write those not in the cache."""
+    path = cache / f"{texts.fingerprint()}-{folder_fingerprint(folder)}.safetensors"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file(frozen_features(weights, texts), partial)
+        save_file(frozen_features(folder, texts), partial)
         partial.replace(path)
     return load_file(path)
-
-
-def _fingerprint(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]

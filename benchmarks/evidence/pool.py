@@ -1,7 +1,7 @@
 """Inputs, labels and splits of a data set."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from benchmarks.evidence.encoder import (
 )
 from benchmarks.evidence.readers import SPLITS, Kind, Numbers, Texts, read_source
 from reference_models.data.samples import Split
+from reference_models.training.fingerprints import folder_fingerprint
 
 ROWS = 4096  # rows of features that are evaluated at once
 
@@ -36,6 +37,7 @@ class Pool(ABC):
         splits: Rows (sentences for entities) of train, valid and test; None if each seed draws its own split.
         starts: For entities, the start of each sentence in ``labels`` and the end of the last one, shape ``(S + 1,)``.
         fingerprint: Hash of the data.
+        encoder_fingerprint: Hash of the files of the encoder; None for tabular data.
     """
 
     kind: Kind
@@ -44,6 +46,7 @@ class Pool(ABC):
     splits: tuple[range, range, range] | None = None
     starts: Tensor | None = None
     fingerprint: str
+    encoder_fingerprint: str | None = None
 
     @abstractmethod
     def make_encoder(self) -> tuple[nn.Module, int]:
@@ -189,6 +192,8 @@ def load_pool(source: str, encoder: str, fine_tuned: bool, folder: Path, cache: 
     data = read_source(source, folder)
     if isinstance(data, Numbers):
         return pool_of_numbers(data)
-    if fine_tuned:
-        return pool_of_sentences(data, encoder_folder(encoder))
-    return pool_of_texts(data, cached_features(encoder, source, data, cache))
+    weights = encoder_folder(encoder)
+    pool = (
+        pool_of_sentences(data, weights) if fine_tuned else pool_of_texts(data, cached_features(weights, data, cache))
+    )
+    return replace(pool, encoder_fingerprint=folder_fingerprint(weights))

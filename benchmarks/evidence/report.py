@@ -2,8 +2,10 @@
 
 import csv
 import platform
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
@@ -11,6 +13,7 @@ from benchmarks.evidence.cells import Cell, Unit, finished_cells, units_of
 from benchmarks.evidence.comparisons import Difference, mean_over_families, paired_difference
 from benchmarks.evidence.config import PLAIN, Config, DataSet, Half
 from benchmarks.evidence.figure import draw_figure
+from reference_models.errors import UserError
 
 HALVES: tuple[Half, ...] = ("design", "held_back")
 MIN_FAMILIES = 3
@@ -45,10 +48,15 @@ class Result:
 
 
 def collect(config: Config, folder: Path, reference: str = PLAIN) -> list[Result]:
-    """Return the results of all data sets and arms with finished cells, compared with the reference arm."""
+    """Return the results of all data sets and arms with finished cells, compared with the reference arm.
+
+    Raises:
+        UserError: If cells of one source were trained on different data or weights.
+    """
     by_unit: dict[tuple[str, str], tuple[Unit, dict[int, Cell]]] = {
         (unit.data_set.name, unit.arm): (unit, finished_cells(unit, folder)) for unit in units_of(config)
     }
+    _check_inputs(by_unit.values())
     results = []
     for (name, arm), (unit, cells) in by_unit.items():
         if not cells:
@@ -60,6 +68,19 @@ def collect(config: Config, folder: Path, reference: str = PLAIN) -> list[Result
         ]
         results.append(Result(unit.data_set, arm, cells, *pair))
     return results
+
+
+def _check_inputs(units: Iterable[tuple[Unit, dict[int, Cell]]]) -> None:
+    inputs: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for unit, cells in units:
+        for cell, name in product(cells.values(), ("data", "encoder")):
+            inputs[unit.data_set.source, name].add(cell[name])
+    for (source, name), found in inputs.items():
+        if len(found) > 1:
+            raise UserError(
+                f"cells of {source} were trained with different fingerprints of the {name}: "
+                f"{', '.join(sorted(found))}; run the command without --report to train them again"
+            )
 
 
 def _by_seed(cells: dict[int, Cell], score: str) -> dict[int, float]:
@@ -81,7 +102,8 @@ def write_report(config: Config, folder: Path, command: str, reference: str = PL
     origin = _origin(results, command)
     for suite in dict.fromkeys(result.data_set.suite for result in results):
         of_suite = [result for result in results if result.data_set.suite == suite]
-        comparisons = sum(result.difference is not None for result in of_suite)
+        compared = [d for r in of_suite for d in (r.difference, r.macro_difference)]
+        comparisons = sum(difference is not None for difference in compared)
         columns = _columns(comparisons, reference)
         rows = [[text(result) for text in columns.values()] for result in of_suite]
         parts = [
@@ -230,9 +252,10 @@ interval excludes 0, ** that it does so after Bonferroni's correction for the ar
 one source are one family, and each family counts once, with the mean over its data sets. Over families: the sample is
 the families, with n - 1 degrees of freedom. This interval shows what to expect on another data set (- for fewer than
 {families} families). Over seeds: the data sets are fixed and only their seeds vary. This interval shows whether other
-seeds would give the same mean. Better / worse: number of data sets whose 95% interval lies above / below 0, without
-correction. Arms that choose partners by class are not run on entities, because a sentence has no single class, so their
-mean is over fewer families."""
+seeds would give the same mean; data sets of a family share seeds and test rows, so their standard errors are averaged.
+Better / worse: number of data sets whose 95% interval lies above / below 0, without correction. Arms that choose
+partners by class are not run on entities, because a sentence has no single class, so their mean is over fewer families.
+For the same reason `sampling: balanced` draws sentences as `random` does."""
 
 
 def _diagnostics(results: Sequence[Result]) -> str:

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from transformers import BertConfig, BertModel
 
+from attnmixup.options import PRESETS
 from benchmarks.evidence import cells, encoder
 from benchmarks.evidence.__main__ import main
 from benchmarks.evidence.cells import chosen_rate, finished_cells, read_cell, units_of
@@ -78,7 +80,7 @@ def test_command_runs_reports_and_resumes(folders, capsys, monkeypatch):
         "summary.md",
     }
     table = (out / "tables.md").read_text()
-    assert "for the 2 comparisons of" in " ".join(table.split())
+    assert "for the 4 comparisons of" in " ".join(table.split())
     assert "`python -m benchmarks.evidence" in table
     assert "Data: wine " in table
     summary = (out / "summary.md").read_text()
@@ -127,6 +129,30 @@ def test_changed_arm_is_trained_again_and_options_select_cells(folders, capsys):
     assert "wine-5, paper: 5 cells trained" in printed
 
 
+def test_changed_preset_data_or_encoder_is_trained_again(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = arguments(folders, "--data-sets", "wnut17", "--arms", "paper")
+    assert main(chosen) == 0
+    monkeypatch.setitem(PRESETS, "paper", {"sample_ratio": 0.5})
+    capsys.readouterr()
+    assert main(chosen) == 0
+    printed = capsys.readouterr().out
+    assert "wnut17, plain: 0 cells trained" in printed
+    assert "wnut17, paper: 5 cells trained" in printed
+    path = folders / "data" / "wnut17" / "train.txt"
+    path.write_text(path.read_text().replace("Ann", "Bob", 1))
+    load_pool.cache_clear()
+    assert main(chosen) == 0
+    assert capsys.readouterr().out.count("wnut17, plain: 5 cells trained") == 1
+    (folders / "encoder" / "notes.txt").write_text("other files, other encoder")
+    load_pool.cache_clear()
+    assert main(arguments(folders, "--data-sets", "wnut17", "--arms", "plain")) == 0
+    assert capsys.readouterr().out.count("wnut17, plain: 5 cells trained") == 1
+    assert main([*chosen, "--report"]) == 2
+    assert "cells of wnut17 were trained with different fingerprints of the encoder" in capsys.readouterr().err
+
+
 def test_best_validation_learning_rate_is_chosen(folders):
     [unit] = [
         u for u in units_of(load_config(folders / "config.yaml")) if (u.arm, u.data_set.name) == ("plain", "wine-5")
@@ -148,19 +174,19 @@ def test_interrupt_explains_how_to_resume(folders, capsys, monkeypatch):
 def test_features_are_computed_once(folders, monkeypatch):
     texts = read_source("wnut17", folders / "data")
     cache = folders / "cache"
-    features = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
+    features = cached_features(folders / "encoder", texts, cache)
     assert features["train"].shape == (37, 12)
     assert features["train"].dtype == torch.float16
     # Features are in the order of the sentences and do not depend on the other sentences of a batch.
     torch.testing.assert_close(features["train"][:6], features["test"][30:36])
     monkeypatch.setattr(encoder, "frozen_features", None)
-    again = cached_features(str(folders / "encoder"), "wnut17", texts, cache)
+    again = cached_features(folders / "encoder", texts, cache)
     assert all(torch.equal(features[split], again[split]) for split in features)
 
 
 def test_fine_tuned_encoder_starts_from_the_frozen_features(folders):
     texts = read_source("wnut17", folders / "data")
-    frozen = cached_features(str(folders / "encoder"), "wnut17", texts, folders / "cache")
+    frozen = cached_features(folders / "encoder", texts, folders / "cache")
     pool = load_pool("wnut17", str(folders / "encoder"), True, folders / "data", folders / "cache")
     head = Head(pool, 8, None, seed=0).eval()
     rows = torch.tensor([6, 0, 3])
@@ -210,6 +236,7 @@ def test_invalid_arguments_are_reported(folders, capsys):
     for more, message in (
         (["--data-sets", "x"], "unknown data set x; expected some of wine-5, wnut17"),
         (["--arms", "x"], "unknown arm x; expected some of plain"),
+        (["--reference", "x"], "unknown arm x; expected some of plain"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
     ):
         assert main(arguments(folders, *more)) == 2

@@ -117,21 +117,22 @@ def test_paired_intervals_match_scipy():
 
 
 def test_each_family_counts_once():
-    members = [("x", Difference(1.0, 0.3, 9)), ("x", Difference(3.0, 0.3, 9)), ("y", Difference(5.0, 0.4, 9))]
+    members = [("x", Difference(1.0, 0.3, 9)), ("x", Difference(3.0, 0.1, 4)), ("y", Difference(5.0, 0.4, 9))]
     over_families, over_seeds = mean_over_families(members)
     assert over_families.mean == over_seeds.mean == (2.0 + 5.0) / 2
     assert over_families.error == pytest.approx(np.std([2.0, 5.0], ddof=1) / 2**0.5)
     assert over_families.freedom == 1
-    variances = [(0.3 / 4) ** 2, (0.3 / 4) ** 2, (0.4 / 2) ** 2]
-    assert over_seeds.error == pytest.approx(sum(variances) ** 0.5)
-    assert over_seeds.freedom == pytest.approx(sum(variances) ** 2 / sum(v**2 / 9 for v in variances))
+    of_x, of_y = (0.2 / 2) ** 2, (0.4 / 2) ** 2
+    assert over_seeds.error == pytest.approx((of_x + of_y) ** 0.5)
+    assert over_seeds.freedom == pytest.approx((of_x + of_y) ** 2 / (of_x**2 / 4 + of_y**2 / 9))
 
 
-def test_interval_over_seeds_has_nominal_coverage():
+def test_interval_over_seeds_has_nominal_coverage_for_data_sets_that_vary_together():
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(500):
-        drawn = [("x", sample_mean(generator.normal(0, scale, 5).tolist())) for scale in (1, 3)]
+        shared = generator.normal(0, 1, 5)
+        drawn = [("x", sample_mean((scale * shared).tolist())) for scale in (1, 3)]
         drawn += [("y", sample_mean(generator.normal(0, 2, 5).tolist()))]
         covered += not mean_over_families(drawn)[1].excludes_zero()
     assert covered / 500 == pytest.approx(0.95, abs=0.03)
