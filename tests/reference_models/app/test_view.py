@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from page_parser import HOSTILE, Page
 from PIL import Image
 
 from reference_models.analysis.crop_attention import CropAttention
@@ -12,6 +11,7 @@ from reference_models.app.answers import Answer
 from reference_models.app.view import answer_view, attention, boxed_image, file_view, problem, seen
 from reference_models.data.samples import Sample
 from reference_models.tasks import NamedEntities, Prediction, Relations
+from tests.reference_models.page_parser import HOSTILE, Page
 
 NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
 WORDS = ("Ann", "Lee", "in", "Rome", HOSTILE)

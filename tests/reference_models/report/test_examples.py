@@ -5,13 +5,13 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from page_parser import HOSTILE, Page
 from PIL import Image
 
 from reference_models.data.samples import Sample
 from reference_models.report.examples import example, is_right, labelled, pick, pick_examples, sentence, thumbnail
 from reference_models.tasks import NamedEntities, Relations, Task
 from reference_models.tasks.ner import tags_of
+from tests.reference_models.page_parser import HOSTILE, Page
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import assert_same_run
 
 from reference_models.cli import main
 from reference_models.config import RunConfig
@@ -20,6 +19,7 @@ from reference_models.settings import CONFIGS, read_settings
 from reference_models.systems import get_system
 from reference_models.training import trainer
 from reference_models.training.run import METRICS, PREDICTIONS, train
+from tests.reference_models.training.tiny_runs import assert_same_run
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SIZES = {"train": 16, "valid": 8, "test": 8}

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny_runs import config
 
 from reference_models.errors import UserError
 from reference_models.training import run, threads
 from reference_models.training.threads import computing_threads, fastest_threads, layer_seconds
+from tests.reference_models.training.tiny_runs import config
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import PROCESSES, arguments, assert_same_run, history, start
 from torch.utils.data import DataLoader
 
 from reference_models.config import Slots, View
@@ -32,6 +31,7 @@ from reference_models.tasks.processor import Processor
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
 from reference_models.training.run import METRICS, evaluate, train
+from tests.reference_models.training.tiny_runs import PROCESSES, arguments, assert_same_run, history, start
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 

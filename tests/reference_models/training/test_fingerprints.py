@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import encoder_without_dropout
 
 from reference_models.config import RunConfig
 from reference_models.data.synthetic import generate
@@ -17,6 +16,7 @@ from reference_models.settings import read_settings
 from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.run import SPLITS, read_samples
 from reference_models.training.seeds import train_seeds
+from tests.reference_models.training.tiny_runs import encoder_without_dropout
 
 SIZES = {"train": 8, "valid": 4, "test": 4}
 ROOTS = {"ner": "twitter", "re": "mnre"}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import config, tiny_set
 from torchvision.models import resnet18
 
 from reference_models.errors import UserError
@@ -12,6 +11,7 @@ from reference_models.settings import read_settings
 from reference_models.training import folder, products
 from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
 from reference_models.training.run import train
+from tests.reference_models.training.tiny_runs import config, tiny_set
 
 STEPS = ("--training.checkpoint_steps", "4")
 

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import config
 
 from reference_models.errors import UserError
 from reference_models.training import memory, run
 from reference_models.training.memory import keep_freed_memory
+from tests.reference_models.training.tiny_runs import config
 
 # Page faults in the second of two rounds that allocate and free the same memory, in a separate process.
 FAULTS = """

@@ -7,11 +7,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tiny_runs import arguments, assert_same_run, config, run_pair, start
 
 from reference_models.training import trainer
 from reference_models.training.checkpoints import last_checkpoint
 from reference_models.training.run import CHECKPOINTS, METRICS, train
+from tests.reference_models.training.tiny_runs import arguments, assert_same_run, config, run_pair, start
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 STEPS = ("--training.checkpoint_steps", "4")

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import assert_same_run, config
 
 from reference_models.errors import UserError
 from reference_models.training import seeds as seeds_module
 from reference_models.training.run import METRICS, train
 from reference_models.training.seeds import SUMMARY, train_seeds
+from tests.reference_models.training.tiny_runs import assert_same_run, config
 
 STEPS = ("--training.checkpoint_steps", "4")
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_run, config, encoder_without_dropout, history, tiny_set, weights
 from transformers import TrainerCallback, set_seed
 
 from reference_models.config import RunConfig, TrainingConfig
@@ -23,6 +22,14 @@ from reference_models.training import embeddings
 from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
+from tests.reference_models.training.tiny_runs import (
+    assert_same_run,
+    config,
+    encoder_without_dropout,
+    history,
+    tiny_set,
+    weights,
+)
 
 STEPS = ("--training.checkpoint_steps", "4")
 PLAIN = ("--model.attn_mixup", "false", "--model.head_dropout", "0", "--model.freeze_image_backbone", "true")
