@@ -87,7 +87,8 @@ def test_unknown_boxes_and_missing_crops_are_stated(sample: Sample) -> None:
 
 def test_attention_names_the_image_and_the_crops(sample: Sample) -> None:
     shares = torch.tensor([[0.5, 0.125], [0.0, 0.25]])
-    found = CropAttention(["Ann", "<b>"], [sample.image, sample.crops[1]], shares)
+    images = [path for path in (sample.image, sample.crops[1]) if path]
+    found = CropAttention(["Ann", "<b>"], images, shares)
     source = attention(found, sample)
     page = View(source)
     assert page.rows() == [[["word", "image", "crop 2"], ["Ann", "50.0", "12.5"], ["<b>", "0.0", "25.0"]]]
