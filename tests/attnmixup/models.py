@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from strategies import DIM
 from torch import nn
 
 from attnmixup import AttnMixup, SemanticKLLoss
+from tests.attnmixup.strategies import DIM
 
 KINDS = ("vectors", "sequences")
 

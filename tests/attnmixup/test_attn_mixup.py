@@ -5,16 +5,16 @@ import warnings
 from copy import deepcopy
 from dataclasses import replace
 
-import oracles
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import DIM, cases, lengths, seeds, sizes, tensors
 from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup, Origin, attn_mixup
 from attnmixup.options import PAPER, PRESETS
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import DIM, cases, lengths, seeds, sizes, tensors
 
 FINALS = ("sample", "slice", "weight", "mixed")
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from models import KINDS, Model, batch_of
-from strategies import DIM, traced
 from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup, SampleAttention, SemanticKLLoss, functional
+from tests.attnmixup.models import KINDS, Model, batch_of
+from tests.attnmixup.strategies import DIM, traced
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

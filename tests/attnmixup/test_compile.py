@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from models import KINDS, Model, batch_of
-from strategies import DIM, traced
 from torch import nn
 
 from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, tiled
 from attnmixup.options import PRESETS
+from tests.attnmixup.models import KINDS, Model, batch_of
+from tests.attnmixup.strategies import DIM, traced
 
 
 @traced

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIM, ratios, seeds, tensors
 from torch import nn
 
 from attnmixup import AttnMixup, criteria
 from attnmixup.criteria import reduction_of, row_losses
+from tests.attnmixup.strategies import DIM, ratios, seeds, tensors
 
 CLASSES = 4
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.5], dtype=torch.float64)

@@ -2,12 +2,10 @@
 
 import math
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIM, SCORES, cases, seeds, tensors
 
 from attnmixup import AttnMixup, SemanticKLLoss
 from attnmixup.diagnostics import (
@@ -17,6 +15,8 @@ from attnmixup.diagnostics import (
     same_class_over_chance,
     semantic_stats,
 )
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import DIM, SCORES, cases, seeds, tensors
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 

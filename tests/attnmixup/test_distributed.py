@@ -7,14 +7,14 @@ import re
 import pytest
 import torch
 import torch.distributed as dist
-from global_batch import CASES, batch_of, model_of, train
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds, sizes
 
 from attnmixup import AttnMixup, attn_mixup, distributed
 from attnmixup.batch import Batch
 from attnmixup.sampling import MixupPlan
+from tests.attnmixup.global_batch import CASES, batch_of, model_of, train
+from tests.attnmixup.strategies import seeds, sizes
 
 
 @given(size=sizes, seed=seeds, data=st.data())

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from strategies import PAPER
 
 from attnmixup import Origin, distributed, functional
 from attnmixup.batch import Batch
 from attnmixup.final_set import final_set, unmixed, used_rows
 from attnmixup.sampling import MixupPlan
+from tests.attnmixup.strategies import PAPER
 
 HALVES = replace(PAPER, sample_ratio=0.5, transformed_ratio=0.5)
 MASK = torch.tensor([[True, True], [True, False], [False, False], [True, True]])

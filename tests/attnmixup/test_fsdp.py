@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from global_batch import batch_of, model_of
-from processes import run_on_ranks
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
+
+from tests.attnmixup.global_batch import batch_of, model_of
+from tests.attnmixup.processes import run_on_ranks
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
 if not hasattr(fsdp, "fully_shard"):

@@ -3,14 +3,14 @@
 import math
 import re
 
-import oracles
 import pytest
 import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from strategies import lengths, masks, ratios, seeds, sizes, tensors
 
 from attnmixup import functional, tiled
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import lengths, masks, ratios, seeds, sizes, tensors
 
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 

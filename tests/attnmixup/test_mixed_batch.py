@@ -5,16 +5,16 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 
-import oracles
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CLASSES, DIM, cases, seeds, tensors
 from torch import nn
 
 from attnmixup import AttnMixup, Origin
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import CLASSES, DIM, cases, seeds, tensors
 
 
 def mixed_of(case, **options):

@@ -2,15 +2,15 @@
 
 from itertools import product
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
-from strategies import DIM, ratios, sizes
 
 from attnmixup import AttnMixup
 from attnmixup.final_set import used_rows
 from attnmixup.sampling import draw_plan
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import DIM, ratios, sizes
 
 
 def options_of(**given):

@@ -7,11 +7,11 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from global_batch import CASES, batch_of, model_of, part_of, train
-from processes import run_on_ranks
 from torch import nn
 
 from attnmixup import AttnMixup, distributed
+from tests.attnmixup.global_batch import CASES, batch_of, model_of, part_of, train
+from tests.attnmixup.processes import run_on_ranks
 
 RANKS = 2
 

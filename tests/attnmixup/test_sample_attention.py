@@ -3,16 +3,16 @@
 import re
 from itertools import product
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from attnmixup import SampleAttention, sample_attention, tiled
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
 
 READINGS = tuple(product(SCORES, ("pooled", "position", "sample")))
 

@@ -4,15 +4,15 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import PAPER, ratios, seeds, sizes, traced
 
 from attnmixup import sampling
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import PAPER, ratios, seeds, sizes, traced
 
 
 def generator(seed=0):

@@ -3,15 +3,15 @@
 import math
 import re
 
-import oracles
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import lengths, masks, seeds, sizes, tensors
 from torch import nn
 
 from attnmixup import SemanticKLLoss
+from tests.attnmixup import oracles
+from tests.attnmixup.strategies import lengths, masks, seeds, sizes, tensors
 
 TEXT, IMAGE = 4, 5
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import seeds, sizes, tensors
 
 from attnmixup import functional, tiled
+from tests.attnmixup.strategies import seeds, sizes, tensors
 
 
 @given(

@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from browser import check_accessibility, chromium, overflow
+
+from tests.reference_models.browser import check_accessibility, chromium, overflow
 
 SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
 PAGES = [

@@ -6,11 +6,11 @@ from ast import literal_eval
 from pathlib import Path
 
 import pytest
-from page_parser import HOSTILE
 
 from reference_models.data.synthetic import generate
 from reference_models.settings import read_settings
 from reference_models.training.run import train
+from tests.reference_models.page_parser import HOSTILE
 
 SIZES = {"train": 32, "valid": 8, "test": 24}
 

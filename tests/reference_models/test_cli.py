@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from reference_models.data.samples import Sample
 from reference_models.data.synthetic import generate
 from reference_models.encoders.int8 import Int8Linear, product_is_exact
 from reference_models.prediction import Predictor
-from reference_models.systems.base import System
+from reference_models.systems.base import System, SystemOutput
 from reference_models.training import products
 from reference_models.training.run import PREDICTIONS
 
@@ -87,13 +88,13 @@ def test_setting_without_a_value_does_not_consume_an_option(capsys: pytest.Captu
     assert (options.overrides, options.seeds, options.data) == (["--training.epochs"], [1], None)
 
 
-def test_no_arguments_prints_the_first_commands(capsys):
+def test_no_arguments_prints_the_first_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     commands = re.findall(r"^  i2srm (\w+)", capsys.readouterr().out, flags=re.MULTILINE)
     assert commands == ["demo", "data", "train", "report", "predict", "app"]
 
 
-def test_readme_prediction_example_runs(runs, capsys):
+def test_readme_prediction_example_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     block = re.search(r"<!-- predict -->\n```python\n(.*?)```", readme, flags=re.DOTALL)[1]
     exec(block.replace("runs/demo/ner/i2srm", str(runs / "ner")), {})
@@ -182,9 +183,14 @@ def test_metrics_contain_the_environment(task: str, runs: Path) -> None:
 def test_int8_applies_only_to_the_text_encoder(
     command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    computed = []
+    computed: list[Int8Linear] = []
     forward = Int8Linear.forward
-    monkeypatch.setattr(Int8Linear, "forward", lambda layer, x: computed.append(layer) or forward(layer, x))
+
+    def record_and_compute(layer: Int8Linear, x: torch.Tensor) -> torch.Tensor:
+        computed.append(layer)
+        return forward(layer, x)
+
+    monkeypatch.setattr(Int8Linear, "forward", record_and_compute)
     for more, number in ([], 0), (["--int8"], 3 * 6):  # three layers with six linear layers each
         computed.clear()
         assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
@@ -197,12 +203,14 @@ def test_fast_float32_is_set_only_during_the_forward_pass(
     command: list[str], runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(products, "medium_error", lambda device: 1e-7)
-    forward, held = System.forward, set()
-    monkeypatch.setattr(
-        System,
-        "forward",
-        lambda *given, **named: held.add(torch.get_float32_matmul_precision()) or forward(*given, **named),
-    )
+    held: set[str] = set()
+    forward = System.forward
+
+    def record_and_compute(*given: Any, **named: Any) -> SystemOutput:
+        held.add(torch.get_float32_matmul_precision())
+        return forward(*given, **named)
+
+    monkeypatch.setattr(System, "forward", record_and_compute)
     for more, precision in ([], "highest"), (["--fast-float32"], "medium"):
         held.clear()
         assert main([command[0], str(runs / "ner"), *command[1:], *more]) == 0
@@ -256,7 +264,7 @@ def truncate(path: Path) -> None:
 
 
 RE, RE_CROPS = FILES["re"], "txt/mre_train_dict.pth"
-MISTAKES = {
+MISTAKES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "one column": ("ner", lambda r: cut_column(r / "train.txt"), r"train\.txt:2: expected a word, a tab and a tag"),
     "unknown tag": ("ner", lambda r: edit(r / "train.txt", "B-PER", "S-PER"), r"train\.txt:\d+: unknown tag 'S-PER'"),
     "empty file": ("ner", lambda r: (r / "valid.txt").write_text(""), r"valid\.txt: the file is empty"),

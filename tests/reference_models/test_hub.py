@@ -17,8 +17,9 @@ from reference_models import hub
 from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
 from reference_models.grounding.detectors import load_detector
+from reference_models.systems.base import System
 from reference_models.systems.build import build_system
-from reference_models.systems.i2srm import I2SRM, I2SRMConfig
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.tasks import Relations
 from reference_models.tasks.processor import Processor
 
@@ -44,7 +45,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def build_backbone() -> I2SRM:
+def build_backbone() -> System:
     words = {"[PAD]": 0, "[UNK]": 1}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"

@@ -1,6 +1,7 @@
 """A saved model has a card with the scores of its run and without local paths, and can be loaded offline."""
 
 import json
+import socket
 from pathlib import Path
 from shutil import copytree
 from statistics import mean, stdev
@@ -69,7 +70,8 @@ def test_the_settings_on_the_card_are_those_that_are_no_paths_of_this_machine(
         kept = settings_without_paths(tmp_path)
         assert kept["data"].keys() == settings["data"].keys() - {"root", "feature_cache"}
         assert kept["training"] == settings["training"]
-        return kept["model"]
+        model: dict[str, Any] = kept["model"]
+        return model
 
     for name in ("org/name", "roberta-large"):
         assert model_settings(name) == settings["model"]
@@ -92,7 +94,18 @@ def test_the_card_names_the_inputs_that_the_system_declares(inputs: Inputs, told
     assert f"in a post. It reads {told}.\n" in card
 
 
-def test_saved_model_gives_the_same_predictions_and_card(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_saved_model_gives_the_same_predictions_and_card_without_network(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[object] = []
+
+    def refuse(*address: object, **_: object) -> None:
+        connections.append(address)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # it would refuse before any connection
     Predictor(runs["ner"]).save_pretrained(tmp_path / "once")
     Predictor.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "twice")
     assert (tmp_path / "once" / "README.md").read_bytes() == (tmp_path / "twice" / "README.md").read_bytes()
@@ -101,6 +114,7 @@ def test_saved_model_gives_the_same_predictions_and_card(runs: dict[str, Path], 
     assert records[0] == records[1] == records[2]
     with pytest.raises(UserError, match="once is not empty"):
         Predictor(runs["ner"]).save_pretrained(tmp_path / "once")
+    assert connections == []
 
 
 def test_saving_a_model_without_a_run_or_card_raises(runs: dict[str, Path], tmp_path: Path) -> None:

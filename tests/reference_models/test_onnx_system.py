@@ -13,6 +13,7 @@ from PIL import Image
 
 from reference_models import onnx_system
 from reference_models.cli import main
+from reference_models.data.formats import SPLITS
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.onnx_system import OnnxSystem, export_system
@@ -22,7 +23,7 @@ from reference_models.systems.base import System
 from reference_models.systems.build import build_system
 from reference_models.systems.inference import load_batch
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.run import SPLITS, make_processor, read_split
+from reference_models.training.run import make_processor, read_split
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_exported_graphs_give_the_same_predictions(
     assert main(["export", str(runs["ner"]), str(tmp_path / "graphs")]) == 0
     assert capsys.readouterr().out.count("its scores match those of the model") == 2
     Image.new("RGB", (60, 60), (200, 30, 30)).save(tmp_path / "red.png")
-    posts = [{"text": "so " * n + "Ruby Vex"} for n in range(5)]
+    posts: list[dict[str, Any]] = [{"text": "so " * n + "Ruby Vex"} for n in range(5)]
     for post in posts[1:3]:
         post |= {"image": "red.png", "crops": ["red.png"] * 2}
     posts[3] |= {"image": "red.png"}

@@ -50,7 +50,7 @@ def make_outcomes(values: dict[str, list[float] | None]) -> tuple[Any, dict[Cell
     for cell in cells:
         f1 = values.get(cell.row)
         state = "missing" if f1 is None else "finished"
-        outcomes[cell] = Outcome(state, {} if f1 is None else {"f1": f1})  # type: ignore[arg-type]
+        outcomes[cell] = Outcome(state, {} if f1 is None else {"f1": f1})
     return table, outcomes
 
 

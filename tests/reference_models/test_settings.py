@@ -12,6 +12,7 @@ from reference_models.settings import CONFIGS, find_config, read_settings
 from reference_models.systems import get_system
 from reference_models.systems.bert import BERTConfig
 from reference_models.systems.i2srm import RELEASE, I2SRMConfig
+from reference_models.systems.maf import MAFConfig
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from reference_models.systems.i2srm import RELEASE, I2SRMConfig
 def test_shipped_files_have_the_settings_of_the_paper(name: str, epochs: int, batch: int) -> None:
     config = read_settings(name)
     training, model = config.training, config.model
+    assert isinstance(model, I2SRMConfig)
     assert (training.epochs, training.batch_size, training.warmup) == (epochs, batch, 0.06)
     assert (model.text, model.vision, model.semantic_weight, model.attn_mixup) == (
         "roberta-large",
@@ -195,7 +197,9 @@ def test_published_epochs_differ_between_both_twitter_data_sets(system: str, epo
 
 @pytest.mark.parametrize(("data", "sentence"), [("twitter2015", "pooler"), ("synthetic-ner", "first")])
 def test_maf_aligns_the_pooled_sentence_where_the_pooler_is_pretrained(data: str, sentence: str) -> None:
-    assert read_settings(data, system="maf").model.sentence == sentence
+    model = read_settings(data, system="maf").model
+    assert isinstance(model, MAFConfig)
+    assert model.sentence == sentence
 
 
 @pytest.mark.parametrize(("system", "frozen"), [("i2srm", "false"), ("bert", "true")])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from reference_models.config import TextSystemConfig
 from reference_models.data import synthetic
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
@@ -20,6 +21,7 @@ from reference_models.sweeps.cells import Cell, make_cells
 from reference_models.sweeps.outcome import Outcome, read_outcome
 from reference_models.sweeps.report import expected_f1
 from reference_models.sweeps.tables import load_table
+from reference_models.systems.lstm_crf import LSTMCRFConfig
 from reference_models.training import run as training
 from reference_models.training.folder import start_of
 
@@ -128,7 +130,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     """The AttnMixup ratio (or None) of each model that is built, so one entry per trained run."""
     built: list[float | None] = []
-    build = training.build_system
+    build = vars(training)["build_system"]
 
     def counted(name: str, settings: Any, processor: Any) -> Any:
         built.append(settings.mixup.get("transformed_ratio"))
@@ -139,7 +141,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
 
 
 def stop_builds(monkeypatch: pytest.MonkeyPatch, stop: Callable[[Any], BaseException | None]) -> None:
-    build = training.build_system
+    build = vars(training)["build_system"]
 
     def stop_or_build(name: str, settings: Any, processor: Any) -> Any:
         if error := stop(settings):
@@ -161,10 +163,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def f1_of(folder: Path) -> float:
-    return 100 * json.loads((folder / "metrics.json").read_text())["test"]["f1"]
+    f1: float = json.loads((folder / "metrics.json").read_text())["test"]["f1"]
+    return 100 * f1
 
 
-SYSTEMS = {
+SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "CNN-BiLSTM-CRF": ("lstm_crf", {"char_encoder": "cnn"}),
     "HBiLSTM-CRF": ("lstm_crf", {"char_encoder": "lstm"}),
     "BERT": ("bert", {"tag_head": "softmax", "text": "bert-base-cased"}),
@@ -446,10 +449,13 @@ def test_setting_is_applied_only_to_systems_that_have_it() -> None:
     words = ["--model.text", "roberta-base", "--training.epochs=3", "--model.char_encoder", "lstm"]
     for cell in make_cells(table, ["twitter2017"], Path("out"), words):
         assert cell.config.training.epochs == 3
+        model = cell.config.model
         if cell.config.system == "lstm_crf":
-            assert cell.config.model.char_encoder == "lstm"
+            assert isinstance(model, LSTMCRFConfig)
+            assert model.char_encoder == "lstm"
         else:
-            assert cell.config.model.text == "roberta-base"
+            assert isinstance(model, TextSystemConfig)
+            assert model.text == "roberta-base"
     with pytest.raises(UserError, match=r"no setting model\.txt"):
         make_cells(table, ["twitter2017"], Path("out"), ["--model.txt", "roberta-base"])
 
@@ -457,11 +463,11 @@ def test_setting_is_applied_only_to_systems_that_have_it() -> None:
 def test_synthetic_data_are_generated_once_and_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "SIZES", SIZES)
-    roots = []
+    roots: list[str] = []
     monkeypatch.setattr(sweep, "train_seeds", lambda config, seeds, label: roots.append(config.data.root))
     (tmp_path / "out/data/synthetic-re.partial/posts").mkdir(parents=True)
     (tmp_path / "out/data/synthetic-re.partial/posts/half").touch()
-    command = ("table6", ["synthetic-re"], [0], Path("out"), [])
+    command: tuple[str, list[str], list[int], Path, list[str]] = ("table6", ["synthetic-re"], [0], Path("out"), [])
     assert sweep.list_cells(*command).endswith("0 of 3 are finished")
     assert not Path("out/data/synthetic-re").exists()
     sweep.run_sweep(*command)

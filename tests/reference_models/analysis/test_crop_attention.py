@@ -12,6 +12,7 @@ from reference_models.data.samples import Sample
 from reference_models.encoders.attention import NAMES
 from reference_models.encoders.prefix import Prefix
 from reference_models.systems.base import System
+from reference_models.systems.i2srm import I2SRMConfig
 from reference_models.tasks.processor import Processor
 from reference_models.training.run import load_model
 
@@ -85,6 +86,7 @@ def test_no_crop_attention_without_crops_or_prefix(runs: dict[str, Path]) -> Non
     model, processor = load_model(runs["ner"])
     sample = sample_of(runs["ner"], "ner")
     assert crop_attention(model, processor, replace(sample, crops=())) is None
+    assert isinstance(model.settings, I2SRMConfig)
     model.settings.fusion = "concat"
     assert crop_attention(model, processor, sample) is None
     model.settings.fusion, model.settings.scramble_heads = "prefix", True

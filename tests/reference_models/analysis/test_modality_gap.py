@@ -18,22 +18,28 @@ from reference_models.analysis.modality_gap import (
     semantic_sides,
 )
 from reference_models.settings import read_settings
+from reference_models.systems.base import System
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.run import CONFIG, load_whole_model, read_split
+from reference_models.training.folder import CONFIG
+from reference_models.training.run import load_whole_model, read_split
+
+Trained = tuple[System, EncodedSplit]
 
 
 @pytest.fixture(params=["ner", "re"])
-def trained(request: pytest.FixtureRequest, runs: dict[str, Path]) -> tuple:
+def trained(request: pytest.FixtureRequest, runs: dict[str, Path]) -> Trained:
     run = runs[request.param]
     model, processor = load_whole_model(run)
     samples, _ = read_split(read_settings(run / CONFIG, []), "test")
     return model, EncodedSplit(samples, processor)
 
 
-def test_divergence_matches_the_semantic_loss(trained: tuple) -> None:
+def test_divergence_matches_the_semantic_loss(trained: Trained) -> None:
     model, split = trained
     gap = measure_gap(*semantic_sides(model, split, 7), model.semantic)
     batch = split.processor.collate([split[i] for i in range(len(split))])
+    assert model.vision is not None
+    assert model.semantic is not None
     with torch.no_grad():
         encoded = model.encode(batch)
         image = model.vision(batch["pixel_values"][:, 0])["pooled"]
@@ -52,14 +58,14 @@ def test_training_logs_the_gap_of_each_epoch(task: str, runs: dict[str, Path]) -
     assert sum("eval_gap_own" in entry for entry in history) == sum("eval_f1" in entry for entry in history)
 
 
-def test_gap_scores_do_not_change_the_random_state(trained: tuple) -> None:
+def test_gap_scores_do_not_change_the_random_state(trained: Trained) -> None:
     model, split = trained
     before = torch.get_rng_state()
     assert gap_scores(model, split, 7)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_no_gap_without_images_or_semantic_loss(trained: tuple) -> None:
+def test_no_gap_without_images_or_semantic_loss(trained: Trained) -> None:
     model, split = trained
     blind = [replace(sample, image=None, crops=()) for sample in split.samples]
     assert gap_scores(model, EncodedSplit(blind, split.processor), 7) == {}
@@ -68,13 +74,14 @@ def test_no_gap_without_images_or_semantic_loss(trained: tuple) -> None:
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
-def test_semantic_sides_for_other_loss_options(pool: str, trained: tuple) -> None:
+def test_semantic_sides_for_other_loss_options(pool: str, trained: Trained) -> None:
     model, split = trained
     widths = model.semantic.text_dim, model.semantic.image_dim
     model.semantic = SemanticKLLoss(*widths, project="image", pool=pool, temperature=3, direction="symmetric")
     text, image = semantic_sides(model, split, 16)
     assert text.shape == image.shape == (len(split), widths[0])
     batch = split.processor.collate([split[i] for i in range(len(split))])
+    assert model.vision is not None
     with torch.no_grad():
         encoded = model.encode(batch)
         loss = model.semantic(encoded.h, model.vision(batch["pixel_values"][:, 0])["pooled"], mask=encoded.mask)
@@ -115,7 +122,7 @@ def test_projection_matches_eigenvectors_of_the_covariance() -> None:
         assert shares[axis] == pytest.approx((values[column] / values.sum()).item(), rel=1e-4)
 
 
-def test_batch_attention_rows_sum_to_1(trained: tuple) -> None:
+def test_batch_attention_rows_sum_to_1(trained: Trained) -> None:
     model, split = trained
     weights, stats = batch_attention(model, split)
     assert weights.shape == (len(split), len(split))

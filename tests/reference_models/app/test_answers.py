@@ -12,7 +12,7 @@ from reference_models.config.grounding import GroundingConfig
 from reference_models.errors import UserError
 from reference_models.prediction import Predictor
 from reference_models.settings import read_settings
-from reference_models.training.run import CONFIG
+from reference_models.training.folder import CONFIG
 
 
 @pytest.fixture(scope="module")

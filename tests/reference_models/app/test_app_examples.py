@@ -10,9 +10,11 @@ from reference_models.data.samples import Sample
 from reference_models.errors import UserError
 from reference_models.grounding.crops import make_crops
 from reference_models.settings import read_settings
+from reference_models.systems.ita import ITAConfig
 from reference_models.tasks import NamedEntities, Relations
 from reference_models.tasks.processor import Processor
-from reference_models.training.run import CONFIG, MODEL, read_samples
+from reference_models.training.folder import CONFIG
+from reference_models.training.run import MODEL, read_samples
 
 NER, RE = NamedEntities(["O", "B-PER", "I-PER"]), Relations(["None"])
 
@@ -43,6 +45,7 @@ def test_examples_have_the_texts_about_images_that_the_system_reads(
     texts = {" ".join(sample.words): dict(sample.image_texts) for sample in read_samples(config, "test")}
     examples = read_examples(config, NER, 5)
     assert all(example.post["image_texts"] == texts[example.post["text"]] != {} for example in examples)
+    assert isinstance(config.model, ITAConfig)
     config.model.texts = ["caption"]  # the data have tags alone
     assert not any("image_texts" in example.post for example in read_examples(config, NER, 5))
 

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from browser import LOCAL, check_accessibility, chromium, overflow
 from PIL import Image
 
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
-from reference_models.training.run import CONFIG
+from reference_models.training.folder import CONFIG
+from tests.reference_models.browser import LOCAL, check_accessibility, chromium, overflow
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install '.[app]'")
 from reference_models.app.page import served

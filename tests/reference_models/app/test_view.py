@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from page_parser import HOSTILE, Page
 from PIL import Image
 
 from reference_models.analysis.crop_attention import CropAttention
@@ -12,6 +11,7 @@ from reference_models.app.answers import Answer
 from reference_models.app.view import answer_view, attention, boxed_image, file_view, problem, seen
 from reference_models.data.samples import Sample
 from reference_models.tasks import NamedEntities, Prediction, Relations
+from tests.reference_models.page_parser import HOSTILE, Page
 
 NER, RE = NamedEntities(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), Relations(["None", "born"])
 WORDS = ("Ann", "Lee", "in", "Rome", HOSTILE)
@@ -87,7 +87,8 @@ def test_unknown_boxes_and_missing_crops_are_stated(sample: Sample) -> None:
 
 def test_attention_names_the_image_and_the_crops(sample: Sample) -> None:
     shares = torch.tensor([[0.5, 0.125], [0.0, 0.25]])
-    found = CropAttention(["Ann", "<b>"], [sample.image, sample.crops[1]], shares)
+    images = [path for path in (sample.image, sample.crops[1]) if path]
+    found = CropAttention(["Ann", "<b>"], images, shares)
     source = attention(found, sample)
     page = View(source)
     assert page.rows() == [[["word", "image", "crop 2"], ["Ann", "50.0", "12.5"], ["<b>", "0.0", "25.0"]]]

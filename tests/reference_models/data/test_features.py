@@ -30,7 +30,7 @@ keys = st.lists(st.integers(0, 3).map(lambda n: bytes([n, 0, 1, *[0] * 13])) | s
 def write(folder: Path, sizes: dict[int, int], width: int = 6) -> dict[Path, torch.Tensor]:
     """Write shards of random cells with path keys; images are named by shard and row. Returns the cells by path."""
     generator = np.random.default_rng(0)
-    rows = {}
+    rows: dict[Path, torch.Tensor] = {}
     for number, size in sizes.items():
         cells = generator.normal(size=(size, 4, width)).astype(np.float32)
         paths = [Path(f"{number}-{row}.jpg") for row in range(size)]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
+from reference_models.config import Policy
 from reference_models.data import images
 from reference_models.data.images import BadImage, BadImages, check_images, load_image
 from reference_models.data.samples import Sample
@@ -54,9 +55,7 @@ def sample(line: int, image: Path | None, *crops: Path) -> Sample:
 
 
 @pytest.mark.parametrize("policy", ["error", "blank", "drop"])
-def test_valid_images_leave_samples_unchanged(
-    good: Path, policy: images.Policy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_valid_images_leave_samples_unchanged(good: Path, policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:
     samples = [sample(1, good, good), sample(2, None), sample(3, good)]
     kept, bad = check_images(samples, policy, progress=False)
     assert kept == samples
@@ -72,7 +71,12 @@ def test_decodable_contents_are_not_decoded_again(
 ) -> None:
     decoded: list[str] = []
     decode = images.decode_image
-    monkeypatch.setattr(images, "decode_image", lambda path, least: decoded.append(path.name) or decode(path, least))
+
+    def record_and_decode(path: Path, least: int) -> Image.Image:
+        decoded.append(path.name)
+        return decode(path, least)
+
+    monkeypatch.setattr(images, "decode_image", record_and_decode)
     copy = tmp_path / "copy.jpg"
     copy.write_bytes(good.read_bytes())
     absent = tmp_path / "absent.jpg"
@@ -129,7 +133,7 @@ def test_drop_removes_the_sample(good: Path, truncated: Path) -> None:
 
 def test_unknown_policy_raises(good: Path) -> None:
     with pytest.raises(UserError, match="'skip', expected one of error, blank, drop"):
-        check_images([sample(1, good)], "skip")  # type: ignore[arg-type]
+        check_images([sample(1, good)], "skip")
 
 
 def test_long_summary_names_the_file_with_all_entries() -> None:
@@ -217,7 +221,7 @@ def test_corrupted_file_gives_an_image_or_a_user_error(tmp_path: Path, data: st.
         content[data.draw(near_the_start)] = data.draw(st.integers(0, 255))
     path = tmp_path / "a"
     path.write_bytes(content)
-    shape, message = (3, 8, 8), str(path)
+    shape, message = torch.Size((3, 8, 8)), str(path)
     try:
         shape = load_image(path, 8).shape
     except UserError as error:
@@ -228,7 +232,7 @@ def test_corrupted_file_gives_an_image_or_a_user_error(tmp_path: Path, data: st.
 
 def load_flat_image(mode: str, colour: object, tmp_path: Path, name: str = "a.png", **options: object) -> torch.Tensor:
     """Load a single-colour image of the given mode and return its RGB colour."""
-    Image.new(mode, (6, 5), colour).save(tmp_path / name, **options)  # type: ignore[arg-type]
+    Image.new(mode, (6, 5), colour).save(tmp_path / name, **options)
     tensor = load_image(tmp_path / name, 4)
     assert tensor.dtype == torch.uint8
     assert tensor.shape == (3, 4, 4)

@@ -22,4 +22,4 @@ def test_load_dataset_recognises_the_format_and_passes_options(tmp_path: Path) -
     [sample] = reference_models.load_dataset(tmp_path, "test", format="jsonl", pairs=False, visual=False)
     assert (sample.tags, sample.image) == (("B-PER", "O"), None)
     with pytest.raises(UserError, match="unknown split 'dev', expected one of train, valid, test"):
-        reference_models.load_dataset(tmp_path, "dev")  # type: ignore[arg-type]
+        reference_models.load_dataset(tmp_path, "dev")

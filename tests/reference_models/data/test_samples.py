@@ -7,6 +7,7 @@ import pickle
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_sample_defaults_and_equality() -> None:
         ({"head": (-1, 1), "tail": (1, 2)}, r"a\.txt:7: the head entity's span \[-1, 1\]"),
     ],
 )
-def test_invalid_sample_raises(fields: dict, message: str) -> None:
+def test_invalid_sample_raises(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Sample(**{"id": "a.txt:7", "words": ("a", "b", "c"), **fields})
 
@@ -201,7 +202,7 @@ class Hostile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
         return Path.touch, (self.path,)
 
 

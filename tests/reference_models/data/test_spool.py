@@ -3,6 +3,7 @@
 import os
 import random
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_slice_matches_a_list(rows: list[Any], indices: slice) -> None:
 def test_rows_are_converted_by_dump_and_load_and_are_copies() -> None:
     kept = Spool([1 + 2j, 3 - 4j], lambda row: [row.real, row.imag], lambda row: complex(*row))
     assert list(kept) == [1 + 2j, 3 - 4j]
-    lists = Spool([(1, 2)])
+    lists: Spool[Any] = Spool([(1, 2)])
     lists[0].append(3)
     assert lists[0] == [1, 2]
 
@@ -55,7 +56,7 @@ def test_rows_are_converted_by_dump_and_load_and_are_copies() -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_the_same_rows(method: str) -> None:
     rows = [f"row {number} \u2028" * number for number in range(40)]
-    loader = DataLoader(Spool(rows), 3, num_workers=2, multiprocessing_context=method, collate_fn=list)
+    loader: DataLoader[str] = DataLoader(Spool(rows), 3, num_workers=2, multiprocessing_context=method, collate_fn=list)
     assert [row for batch in loader for row in batch] == rows
 
 
@@ -100,6 +101,6 @@ def test_errors_of_the_row_iterator_propagate() -> None:
         Spool(_failing_rows())
 
 
-def _failing_rows() -> Any:
+def _failing_rows() -> Iterator[int]:
     yield from range(3)
     raise UserError("row 3")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, make_batch, make_model, make_tokens, text_config
 from torch import nn
 
 from reference_models.encoders.int8 import Int8Linear, int8_to_float32, product_is_exact, to_int8, use_int8
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
+from tests.reference_models.tiny_models import FAMILIES, make_batch, make_model, make_tokens, text_config
 
 needs_int8 = pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact int8 matrix product")
 

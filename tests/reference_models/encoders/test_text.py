@@ -3,9 +3,7 @@
 import copy
 
 import pytest
-import slow_encoder
 import torch
-from tiny_models import FAMILIES, make_tokens, text_config
 from transformers import (
     BartConfig,
     BertConfig,
@@ -20,6 +18,8 @@ from reference_models.encoders.attention import NAMES
 from reference_models.encoders.prefix import Prefix, PrefixStates
 from reference_models.encoders.text import TextEncoder, checkpoint_activations, probe
 from reference_models.errors import UserError
+from tests.reference_models import slow_encoder
+from tests.reference_models.tiny_models import FAMILIES, make_tokens, text_config
 
 ATTENDED = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]).bool()
 FUSIONS = ("prefix", "concat")

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from transformers import (
-    CLIPTokenizerFast,
+    CLIPTokenizer,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
@@ -42,7 +42,7 @@ def save_owlv2(folder: Path) -> None:
         text_config=text, vision_config={"image_size": 32, "patch_size": 8, **small}, projection_dim=16
     )
     Owlv2ForObjectDetection(config).save_pretrained(folder)
-    tokenizer = CLIPTokenizerFast(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    tokenizer = CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
     Owlv2Processor(Owlv2ImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
 
 
@@ -58,8 +58,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-def noise(width: int, height: int) -> Image.Image:
-    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(width))
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(width + seed))
     return Image.fromarray(pixels.byte().numpy())
 
 
@@ -70,7 +70,7 @@ def bounds(boxes: list[Box]) -> Tensor:
 @pytest.mark.parametrize("name", SAVE)
 def test_boxes_do_not_depend_on_the_batch(folders: dict[str, Path], name: str) -> None:
     detector = load_detector(GroundingConfig(detector=name, weights=str(folders[name]), threshold=0))
-    images = [noise(60, 60), noise(60, 60), noise(60, 60)]
+    images = [noise(60, 60, seed) for seed in range(3)]
     phrases = [["a dog", "c. at?", "house"], [], ["fox"]]
     found = detector.detect(images, phrases)
     assert found[1] == []
@@ -143,8 +143,10 @@ def test_wrong_weights_raise(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def small_faster_rcnn(**_: Any) -> FasterRCNN:
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=8), nn.ReLU())
-    backbone.out_channels = 8
+    class Backbone(nn.Sequential):
+        out_channels = 8
+
+    backbone = Backbone(nn.Conv2d(3, 8, 3, stride=8), nn.ReLU())
     anchors = torchvision.models.detection.anchor_utils.AnchorGenerator(sizes=((16, 32),), aspect_ratios=((1.0,),))
     pool = torchvision.ops.MultiScaleRoIAlign(featmap_names=["0"], output_size=3, sampling_ratio=2)
     return FasterRCNN(

@@ -5,10 +5,10 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from page_parser import Page
 
 from reference_models.report.charts import INK, TEXT, curve_chart, projection_chart
 from reference_models.report.markup import Markup
+from tests.reference_models.page_parser import Page
 
 HISTORY = [{"epoch": epoch, "task_loss": 1 / epoch, "eval_f1": 1 - 1 / epoch} for epoch in (1.0, 2.0, 3.0)]
 

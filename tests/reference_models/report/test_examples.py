@@ -3,15 +3,16 @@
 from base64 import b64decode
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
-from page_parser import HOSTILE, Page
 from PIL import Image
 
 from reference_models.data.samples import Sample
 from reference_models.report.examples import example, is_right, labelled, pick, pick_examples, sentence, thumbnail
 from reference_models.tasks import NamedEntities, Relations, Task
 from reference_models.tasks.ner import tags_of
+from tests.reference_models.page_parser import HOSTILE, Page
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
@@ -19,7 +20,7 @@ NER, RE = NamedEntities(TAGS), Relations(["None", "peer"])
 PER, NOTHING = ["B-PER", "O"], ["O", "O"]
 
 
-def row(true: object, predicted: object) -> dict:
+def row(true: object, predicted: object) -> dict[str, Any]:
     return {
         "id": "test.txt:1",
         "words": ["Ada", HOSTILE],
@@ -31,9 +32,10 @@ def row(true: object, predicted: object) -> dict:
 
 
 def test_picks_are_evenly_spaced() -> None:
-    assert pick(list(range(10)), 5) == [0, 2, 4, 6, 8]
-    assert pick(list(range(10)), 3) == [0, 3, 6]
-    assert pick([1, 2], 5) == [1, 2]
+    rows = [{"id": number} for number in range(10)]
+    assert pick(rows, 5) == [rows[0], rows[2], rows[4], rows[6], rows[8]]
+    assert pick(rows, 3) == [rows[0], rows[3], rows[6]]
+    assert pick(rows[1:3], 5) == rows[1:3]
 
 
 def test_examples_without_any_label_are_skipped() -> None:
@@ -62,7 +64,7 @@ def test_marks_distinguish_right_and_wrong_spans() -> None:
 
 
 @pytest.mark.parametrize(("task", "value"), [(NER, row(PER, NOTHING)), (RE, row("peer", "None"))])
-def test_words_are_escaped(task: Task, value: dict) -> None:
+def test_words_are_escaped(task: Task, value: dict[str, Any]) -> None:
     for written in (labelled(task, value), example(task, value, Sample("test.txt:1", tuple(value["words"])))):
         assert HOSTILE in Page(written).text[""]
 

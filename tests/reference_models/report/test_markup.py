@@ -1,9 +1,9 @@
 """Everything that is not markup is escaped."""
 
 import pytest
-from page_parser import HOSTILE, Page
 
 from reference_models.report.markup import Markup, element, heat_map, join, table
+from tests.reference_models.page_parser import HOSTILE, Page
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:

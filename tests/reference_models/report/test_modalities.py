@@ -10,7 +10,8 @@ from reference_models.report.markup import Markup, plain
 from reference_models.report.modalities import attention
 from reference_models.settings import read_settings
 from reference_models.tasks.dataset import EncodedSplit
-from reference_models.training.run import CONFIG, load_whole_model, read_split
+from reference_models.training.folder import CONFIG
+from reference_models.training.run import load_whole_model, read_split
 
 
 def test_attention_section_prints_findings_and_statistics(runs: dict[str, Path]) -> None:

@@ -6,7 +6,6 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
-from page_parser import HOSTILE, Page
 from PIL import Image, ImageOps
 
 from reference_models.config import RunConfig
@@ -14,8 +13,9 @@ from reference_models.errors import UserError
 from reference_models.report.page import write_report
 from reference_models.settings import read_settings
 from reference_models.training.fingerprints import images_fingerprint
-from reference_models.training.folder import START
-from reference_models.training.run import CONFIG, read_samples
+from reference_models.training.folder import CONFIG, START
+from reference_models.training.run import read_samples
+from tests.reference_models.page_parser import HOSTILE, Page
 
 NAMES = ["ner", "re", "text-only"]
 

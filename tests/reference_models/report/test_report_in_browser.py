@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import check_accessibility, chromium, overflow
 
 from reference_models.report.page import write_report
 from reference_models.settings import read_settings
-from reference_models.training.run import CONFIG
+from reference_models.training.folder import CONFIG
+from tests.reference_models.browser import check_accessibility, chromium, overflow
 
 pytestmark = pytest.mark.browser
 

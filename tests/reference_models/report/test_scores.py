@@ -2,12 +2,11 @@
 
 import random
 
-from page_parser import Page
-
 from reference_models.report.scores import confusion_map, type_table, types_by_support
 from reference_models.tasks import NamedEntities, Relations
 from reference_models.tasks.metrics import ner_scores, relation_scores
 from reference_models.tasks.ner import tags_of
+from tests.reference_models.page_parser import Page
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from slow_layers import add, dot, linear, mix, sigmoid, softmax
-from tiny_models import make_batch, make_model
 
 from reference_models.systems.adapcoatt import AdapCoAtt
+from tests.reference_models.slow_layers import add, dot, linear, mix, sigmoid, softmax
+from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(**options):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import RELATIONS, make_batch, make_model
 
 from attnmixup import SemanticKLLoss
 from reference_models.config import SystemConfig
 from reference_models.errors import UserError
 from reference_models.systems.base import Encoded, System
 from reference_models.systems.registry import register
+from tests.reference_models.tiny_models import RELATIONS, make_batch, make_model
 
 
 @dataclass

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import TAGS, make_batch, make_model
 
 from reference_models.systems.bert import BERT
 from reference_models.tasks.metrics import ner_scores
+from tests.reference_models.tiny_models import TAGS, make_batch, make_model
 
 
 @pytest.mark.parametrize(("freeze", "learns"), [("none", True), ("plkmo", False)])

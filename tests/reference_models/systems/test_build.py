@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
-from tiny_models import make_batch, text_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torchvision import models as torchvision_models
@@ -22,6 +21,7 @@ from reference_models.tasks import NamedEntities, get_task
 from reference_models.tasks import task as task_module
 from reference_models.tasks.processor import Processor
 from reference_models.tasks.re import MARKERS
+from tests.reference_models.tiny_models import make_batch, text_config
 
 TINY = {"text": "tiny", "vision": "tiny", "vision_weights": "none"}
 

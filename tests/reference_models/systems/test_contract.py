@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import SILENT, make_batch, make_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from reference_models.systems import get_system, list_systems
 from reference_models.systems.base import Encoded, System
 from reference_models.training.optimizer import parameter_groups
+from tests.reference_models.tiny_models import SILENT, make_batch, make_model
 
 SHIPPED = [name for name in list_systems() if get_system(name).__module__.startswith("reference_models.")]
 CASES = [(name, task) for name in SHIPPED for task in get_system(name).tasks or ("ner", "re")]

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_models import make_batch, make_model
 
 from reference_models.systems.hvpnet import HVPNeT
 from reference_models.systems.i2srm import I2SRM
+from tests.reference_models.tiny_models import make_batch, make_model
 
 PUBLISHED = {"prefix": "release", "pair": "marker", "freeze_image_backbone": True}
 

@@ -6,7 +6,6 @@ import socket
 
 import pytest
 import torch
-from tiny_models import FAMILIES, make_batch, make_model, text_config
 from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
@@ -14,6 +13,7 @@ from reference_models.config import SLOTS
 from reference_models.encoders.text import checkpoint_activations
 from reference_models.systems.bert import BERT
 from reference_models.systems.i2srm import I2SRM, RELEASE
+from tests.reference_models.tiny_models import FAMILIES, make_batch, make_model, text_config
 
 TASKS = ("ner", "re")
 PUBLISHED = {"prefix": "release", "scramble_heads": True, "attend_absent": True}

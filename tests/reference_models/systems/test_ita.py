@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from slow_layers import softmax
-from tiny_models import VOCABULARY, make_batch, make_model
 from torch import Tensor
 
 from reference_models.errors import UserError
 from reference_models.systems.ita import ITA, ITAConfig, WordDropout, view_divergence
 from reference_models.tasks.heads import TaggingHead
 from reference_models.tasks.lattice import forward_backward
+from tests.reference_models.slow_layers import softmax
+from tests.reference_models.tiny_models import VOCABULARY, make_batch, make_model
 
 TAGS = ["O", "B-PER", "I-PER"]
 

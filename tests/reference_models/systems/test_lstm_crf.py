@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from slow_layers import dot, linear, lstm
-from tiny_models import make_batch, make_model
 
 from reference_models.encoders.words import CharacterCNN, CharacterLSTM, bidirectional
 from reference_models.errors import UserError
 from reference_models.systems.lstm_crf import LSTMCRF, LSTMCRFConfig
+from tests.reference_models.slow_layers import dot, linear, lstm
+from tests.reference_models.tiny_models import make_batch, make_model
 
 each_encoder = pytest.mark.parametrize("char_encoder", ["cnn", "lstm"])
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from slow_layers import add, cross_block, dot, linear, sigmoid, softmax
-from tiny_models import make_batch, make_model
 from transformers import BertModel
 
 from reference_models.systems.maf import MAF, contrastive_loss, draw_exchange
+from tests.reference_models.slow_layers import add, cross_block, dot, linear, sigmoid, softmax
+from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(task="ner", **options):

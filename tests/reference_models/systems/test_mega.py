@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from slow_layers import add, dot, linear, mix, sigmoid, softmax
-from tiny_models import make_batch, make_model
 from torch import Tensor
 
 from reference_models.systems.base import Encoded
 from reference_models.systems.mega import MEGA, by_object, inner_words, similarity
+from tests.reference_models.slow_layers import add, dot, linear, mix, sigmoid, softmax
+from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(task: str = "re", **options: Any) -> MEGA:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from slow_layers import dot
-from tiny_models import make_batch, make_model
 
 from reference_models.systems.pcnn import PCNN, pool_segments, without_markers
+from tests.reference_models.slow_layers import dot
+from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(**options):

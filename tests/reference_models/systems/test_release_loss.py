@@ -11,13 +11,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from slow_encoder import encode_sentence
-from tiny_models import make_batch, make_model, text_config
 from torchvision.models import resnet18
 
 from attnmixup import sampling
 from reference_models.settings import read_settings
 from reference_models.systems.i2srm import RELEASE
+from tests.reference_models.slow_encoder import encode_sentence
+from tests.reference_models.tiny_models import make_batch, make_model, text_config
 
 # The loss of the model with seed 0 on the batch below, computed by `slow_loss`.
 EXPECTED_LOSS = 2.0896949

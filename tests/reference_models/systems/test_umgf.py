@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
-from tiny_models import make_batch, make_model
 
 from reference_models.systems.bert import BERT
 from reference_models.systems.umgf import HEADS, UMGF, GraphLayer
+from tests.reference_models.slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
+from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(task="ner", **options):

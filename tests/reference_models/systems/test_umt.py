@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from slow_layers import cross_block, linear, sigmoid
-from tiny_models import TAGS, make_batch, make_model
 
 from reference_models.systems.umt import UMT, span_tags
+from tests.reference_models.slow_layers import cross_block, linear, sigmoid
+from tests.reference_models.tiny_models import TAGS, make_batch, make_model
 
 
 def make(task="ner", **options):

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from slow_encoder import bert_layer
-from slow_layers import linear, norm
-from tiny_models import make_batch, make_model, text_config
 from transformers import BertModel, RobertaConfig, VisualBertConfig, VisualBertModel
 
 from reference_models.errors import UserError
 from reference_models.systems.visualbert import VisualBERT
+from tests.reference_models.slow_encoder import bert_layer
+from tests.reference_models.slow_layers import linear, norm
+from tests.reference_models.tiny_models import make_batch, make_model, text_config
 
 
 def make(task="ner", **options):

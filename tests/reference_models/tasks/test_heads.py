@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from attnmixup import AttnMixup, MixupPlan
-from reference_models.tasks.heads import RelationHead, SoftmaxTaggingHead, TaggingHead
+from reference_models.tasks.heads import LinearHead, RelationHead, SoftmaxTaggingHead, TaggingHead
 
 LABELS, WIDTH = 3, 4
 
@@ -18,7 +19,7 @@ ragged = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 seeds = st.integers(0, 1000)
 
 
-def make_head(seed=0):
+def make_head(seed: int = 0) -> TaggingHead:
     torch.manual_seed(seed)
     head = TaggingHead(WIDTH, LABELS, dropout=0.0)
     for parameter in head.crf.parameters():
@@ -26,7 +27,7 @@ def make_head(seed=0):
     return head
 
 
-def make_scores(lengths, seed=0):
+def make_scores(lengths: list[int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     scores = torch.randn(*mask.shape, LABELS, generator=generator)
@@ -34,16 +35,17 @@ def make_scores(lengths, seed=0):
     return scores, tags, mask
 
 
-def score_path(head, scores, path):
+def score_path(head: TaggingHead, scores: list[list[float]], path: tuple[int, ...]) -> float:
     start, end, moves = (
         p.tolist() for p in (head.crf.start_transitions, head.crf.end_transitions, head.crf.transitions)
     )
-    total = start[path[0]] + end[path[-1]] + sum(scores[i][tag] for i, tag in enumerate(path))
-    return total + sum(moves[a][b] for a, b in itertools.pairwise(path))
+    total: float = start[path[0]] + end[path[-1]] + sum(scores[i][tag] for i, tag in enumerate(path))
+    total += sum(moves[a][b] for a, b in itertools.pairwise(path))
+    return total
 
 
 @given(lengths=ragged, seed=seeds)
-def test_crf_loss_and_decoding_match_brute_force(lengths, seed):
+def test_crf_loss_and_decoding_match_brute_force(lengths: list[int], seed: int) -> None:
     head = make_head(seed)
     scores, tags, mask = make_scores(lengths, seed)
     losses, best = head.loss(scores, tags, mask), head.decode(scores, mask)
@@ -59,7 +61,7 @@ def test_crf_loss_and_decoding_match_brute_force(lengths, seed):
 
 
 @given(lengths=ragged, seed=seeds)
-def test_softmax_tagging_matches_plain_loops(lengths, seed):
+def test_softmax_tagging_matches_plain_loops(lengths: list[int], seed: int) -> None:
     head = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0)
     scores, tags, mask = make_scores(lengths, seed)
     scores[~mask] = 1e30
@@ -75,7 +77,7 @@ def test_softmax_tagging_matches_plain_loops(lengths, seed):
 
 
 @pytest.mark.parametrize("padding", [math.nan, math.inf, -math.inf, 1e30])
-def test_padding_scores_do_not_matter(padding):
+def test_padding_scores_do_not_matter(padding: float) -> None:
     head = make_head()
     scores, tags, mask = make_scores([2, 4])
     corrupted = scores.masked_fill(~mask[..., None], padding).requires_grad_()
@@ -87,7 +89,7 @@ def test_padding_scores_do_not_matter(padding):
     assert (corrupted.grad[0, 2:] == 0).all()
 
 
-def test_tagging_is_computed_in_float32_under_autocast():
+def test_tagging_is_computed_in_float32_under_autocast() -> None:
     head = make_head()
     rows = torch.randn(2, 40, WIDTH)
     tags, mask = torch.randint(LABELS, (2, 40)), torch.ones(2, 40, dtype=torch.bool)
@@ -99,7 +101,7 @@ def test_tagging_is_computed_in_float32_under_autocast():
     torch.testing.assert_close(losses, head.loss(scores, tags, mask), rtol=0, atol=0)
 
 
-def test_every_tagging_head_parameter_gets_a_gradient():
+def test_every_tagging_head_parameter_gets_a_gradient() -> None:
     head = make_head()
     _, tags, mask = make_scores([2, 4])
     head.loss(head(torch.randn(2, 4, WIDTH)), tags, mask).mean().backward()
@@ -108,7 +110,7 @@ def test_every_tagging_head_parameter_gets_a_gradient():
 
 
 @given(size=st.integers(1, 5), seed=seeds)
-def test_relation_loss_is_the_negative_log_likelihood(size, seed):
+def test_relation_loss_is_the_negative_log_likelihood(size: int, seed: int) -> None:
     torch.manual_seed(seed)
     head = RelationHead(WIDTH, LABELS, dropout=0.0)
     relations = torch.randint(LABELS, (size,))
@@ -123,7 +125,7 @@ LAM = (0.0, 1.0, 0.3, 0.75)
 FIRST, SECOND = (0, 5, 2, 7), (1, 3, 4, 6)
 
 
-def mixed_losses(head, lengths):
+def mixed_losses(head: LinearHead, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mix four sentences; return the mixer's losses of its pairs, their scores, and the tags of both sources."""
     _, tags, mask = make_scores(lengths)
     torch.manual_seed(1)
@@ -132,10 +134,11 @@ def mixed_losses(head, lengths):
     mixed = mixer(torch.randn(*mask.shape, WIDTH), tags, mask=mask, plan=plan)
     scores = head(mixed.embeddings)
     losses = mixed.loss(head.loss, scores, reduction="none")
-    return losses[5:], scores[5:], *(tags[[row % 4 for row in rows]] for rows in (FIRST, SECOND))
+    first, second = (tags[[row % 4 for row in rows]] for rows in (FIRST, SECOND))
+    return losses[5:], scores[5:], first, second
 
 
-def test_pair_loss_of_a_softmax_is_that_of_soft_labels():
+def test_pair_loss_of_a_softmax_is_that_of_soft_labels() -> None:
     losses, scores, first, second = mixed_losses(SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), [3] * 4)
     for row, lam in enumerate(LAM):
         soft = lam * F.one_hot(first[row], LABELS) + (1 - lam) * F.one_hot(second[row], LABELS)
@@ -144,7 +147,7 @@ def test_pair_loss_of_a_softmax_is_that_of_soft_labels():
     torch.testing.assert_close(losses[1], F.cross_entropy(scores[1], first[1]))
 
 
-def test_pair_loss_of_a_crf_is_its_log_sum_less_the_mixed_score_of_both_paths():
+def test_pair_loss_of_a_crf_is_its_log_sum_less_the_mixed_score_of_both_paths() -> None:
     head = make_head()
     losses, scores, first, second = mixed_losses(head, [3] * 4)
     for row, lam in enumerate(LAM):
@@ -159,7 +162,7 @@ def test_pair_loss_of_a_crf_is_its_log_sum_less_the_mixed_score_of_both_paths():
 
 
 @pytest.mark.parametrize("lengths", [[3] * 4, [4, 1, 3, 2]], ids=str)
-def test_pair_losses_of_a_crf_without_transitions_are_those_of_a_softmax(lengths):
+def test_pair_losses_of_a_crf_without_transitions_are_those_of_a_softmax(lengths: list[int]) -> None:
     softmax, crf = SoftmaxTaggingHead(WIDTH, LABELS, dropout=0.0), make_head()
     crf.linear = softmax.linear
     with torch.no_grad():
@@ -168,7 +171,7 @@ def test_pair_losses_of_a_crf_without_transitions_are_those_of_a_softmax(lengths
     torch.testing.assert_close(mixed_losses(crf, lengths)[0], mixed_losses(softmax, lengths)[0], atol=1e-5, rtol=0)
 
 
-def test_dropout_acts_only_in_training():
+def test_dropout_acts_only_in_training() -> None:
     head = RelationHead(WIDTH, LABELS, dropout=0.5)
     rows = torch.ones(1, WIDTH)
     assert len({tuple(head(rows)[0].tolist()) for _ in range(20)}) > 1

@@ -88,7 +88,7 @@ def test_truncated_prediction_equals_padding_with_outside(true: list[list[str]])
 
 
 @given(SENTENCES, st.randoms(use_true_random=False))
-def test_ner_scores_match_scikit_learn(true: list[list[str]], random) -> None:
+def test_ner_scores_match_scikit_learn(true: list[list[str]], random: random.Random) -> None:
     predicted = [[tag if random.random() < 0.6 else random.choice(TAGS) for tag in tags] for tags in true]
     scores = ner_scores(true, predicted, TYPES)
     true_spans = {(i, *span) for i, tags in enumerate(true) for span in spans(tags)}

@@ -1,5 +1,7 @@
 """The registry of tasks, labels from data, and predictions as text, JSON and report lines."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -50,7 +52,9 @@ def test_relation_labels_are_declared_or_found_in_the_data() -> None:
     assert (task.labels, task.no_relation) == (["b", "c", "d"], "c")
     task = Relations.from_data(samples, ["d", "c", "b", "e"], DataConfig(no_relation=None))
     assert (task.labels, task.no_relation) == (["d", "c", "b", "e"], None)
-    assert task.score(["b", "c"], ["b", None])["f1"] == pytest.approx(2 / 3)
+    predicted = ["b", task.unanswered()]
+    assert predicted[1] is None
+    assert task.score(["b", "c"], predicted)["f1"] == pytest.approx(2 / 3)
     assert task.outcomes("b", None) == [("b", None)]
     with pytest.raises(UserError, match=r"data.no_relation is 'None', but the relations are b, c, d; set it to"):
         Relations.from_data(samples, None, DataConfig())
@@ -109,7 +113,7 @@ def test_words_read_include_the_markers_of_the_task() -> None:
 
 
 def test_report_line_shows_true_or_predicted_labels() -> None:
-    row = {"true": ["B-PER", "I-PER", "O", "O"], "predicted": ["O", "O", "O", "B-LOC"]}
+    row: dict[str, Any] = {"true": ["B-PER", "I-PER", "O", "O"], "predicted": ["O", "O", "O", "B-LOC"]}
     assert NER.line(row, "true").marks == [(0, 2, "PER")]
     assert NER.line(row, "predicted").marks == [(3, 4, "LOC")]
     row = {"head": (0, 2), "tail": (3, 4), "true": "born", "predicted": "None"}

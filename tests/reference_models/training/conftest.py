@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import arguments, start, tiny_set
+
+from tests.reference_models.training.tiny_runs import arguments, start, tiny_set
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,18 @@ import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny_runs import assert_same_run
 
 from reference_models.cli import main
 from reference_models.config import RunConfig
 from reference_models.data.synthetic import generate
 from reference_models.settings import CONFIGS, read_settings
 from reference_models.systems import get_system
-from reference_models.training import trainer
-from reference_models.training.run import METRICS, PREDICTIONS, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import PREDICTIONS, train
+from reference_models.training.sampling import EpochSampler
+from tests.reference_models.training.tiny_runs import assert_same_run
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 SIZES = {"train": 16, "valid": 8, "test": 8}
@@ -57,15 +57,15 @@ def test_system_trains_resumes_evaluates_and_predicts(
         return read_settings(f"synthetic-{task}", [*places, *steps], system=name)
 
     train(settings("whole"))
-    epochs, begin = count(), trainer.EpochSampler.__iter__
+    epochs, begin = count(), EpochSampler.__iter__
 
-    def interrupted(sampler: trainer.EpochSampler) -> Iterator[Any]:
+    def interrupted(sampler: EpochSampler) -> Iterator[int]:
         if next(epochs) == 1:
             raise KeyboardInterrupt
         return begin(sampler)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.EpochSampler, "__iter__", interrupted)
+        patch.setattr(EpochSampler, "__iter__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(settings("resumed"))
     train(settings("resumed"))

@@ -1,16 +1,19 @@
 """The number of compute threads: set, measured, and restored."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from tiny_runs import config
 
+from reference_models.config.training import Threads, TrainingConfig
 from reference_models.errors import UserError
 from reference_models.training import run, threads
 from reference_models.training.threads import computing_threads, fastest_threads, layer_seconds
+from tests.reference_models.training.tiny_runs import config
 
 
 @pytest.fixture
-def six_threads(monkeypatch):
+def six_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Fake the thread setting of PyTorch, which starts at six."""
     held = [6]
     monkeypatch.setattr(torch, "get_num_threads", lambda: held[-1])
@@ -19,10 +22,12 @@ def six_threads(monkeypatch):
 
 
 @pytest.mark.parametrize(("setting", "number"), [(3, 3), (0, 6), ("measured", 2)])
-def test_threads_are_set_in_the_context_and_restored(setting, number, six_threads, monkeypatch):
+def test_threads_are_set_in_the_context_and_restored(
+    setting: Threads, number: int, six_threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(threads, "fastest_threads", lambda: 2)
 
-    def fail():
+    def fail() -> None:
         with computing_threads(setting):
             assert torch.get_num_threads() == number
             raise KeyError
@@ -33,10 +38,12 @@ def test_threads_are_set_in_the_context_and_restored(setting, number, six_thread
 
 
 @pytest.mark.parametrize("best", [1, 2, 4, 6])
-def test_fastest_threads_has_the_lowest_median_time(best, six_threads, monkeypatch):
+def test_fastest_threads_has_the_lowest_median_time(
+    best: int, six_threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
 
-    def seconds():
+    def seconds() -> float:
         asked.append(number := torch.get_num_threads())
         first, slow = len(asked) <= 4, asked.count(number) == 3
         if first:
@@ -49,13 +56,15 @@ def test_fastest_threads_has_the_lowest_median_time(best, six_threads, monkeypat
     assert torch.get_num_threads() == 6
 
 
-def test_real_measurement_returns_a_valid_thread_count():
+def test_real_measurement_returns_a_valid_thread_count() -> None:
     assert layer_seconds() > 0
     assert 1 <= fastest_threads() <= torch.get_num_threads()
 
 
-def test_threads_setting_is_used_and_checked(six_threads, monkeypatch, tmp_path):
-    def refuse(settings, folder):
+def test_threads_setting_is_used_and_checked(
+    six_threads: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(settings: TrainingConfig, folder: Path) -> None:
         raise UserError(f"with {torch.get_num_threads()} threads")
 
     monkeypatch.setattr(run, "training_arguments", refuse)

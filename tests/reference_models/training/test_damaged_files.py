@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import arguments, assert_same_run, config
 from transformers import modeling_utils
 
 from reference_models.cli import main
@@ -16,6 +15,7 @@ from reference_models.errors import UserError
 from reference_models.training import trainer
 from reference_models.training.run import CHECKPOINTS, train
 from reference_models.training.seeds import train_seeds
+from tests.reference_models.training.tiny_runs import arguments, assert_same_run, config
 
 STEPS = ("--training.checkpoint_steps", "4")
 

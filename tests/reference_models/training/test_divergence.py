@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import arguments, config
 from torch import Tensor
 
 from reference_models.cli import main
 from reference_models.errors import UserError
 from reference_models.training.checkpoints import last_checkpoint
-from reference_models.training.run import CHECKPOINTS, METRICS, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import CHECKPOINTS, train
 from reference_models.training.trainer import ExtractionTrainer
+from tests.reference_models.training.tiny_runs import arguments, config
 
 STEPS = 6  # per epoch
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tiny_runs import assert_same_run, config, history
 
 from reference_models.training.early_stop import is_exhausted
 from reference_models.training.run import train
 from reference_models.training.trainer import ExtractionTrainer
+from tests.reference_models.training.tiny_runs import assert_same_run, config, history
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from reference_models.training import embeddings
 from reference_models.training.embeddings import write_used_rows
@@ -15,23 +15,24 @@ from reference_models.training.embeddings import write_used_rows
 class EmbeddingModel(nn.Module):
     """A model with a word embedding and a small position embedding."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.words = nn.Embedding(12, 4, padding_idx=0)
         self.positions = nn.Embedding(2, 4)
         self.score = nn.Linear(4, 1)
 
-    def forward(self, words):
+    def forward(self, words: Tensor) -> Tensor:
         positions = torch.arange(words.shape[1]) % 2
-        return self.score(self.words(words) + self.positions(positions)).square().mean()
+        scores: Tensor = self.score(self.words(words) + self.positions(positions))
+        return scores.square().mean()
 
 
 @pytest.fixture(autouse=True)
-def _treat_small_tables_as_large(monkeypatch):
+def _treat_small_tables_as_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "LEAST_WEIGHTS", 12 * 4)
 
 
-def make_models(seed):
+def make_models(seed: int) -> tuple[EmbeddingModel, EmbeddingModel]:
     torch.manual_seed(seed)
     plain = EmbeddingModel()
     by_rows = copy.deepcopy(plain)
@@ -42,7 +43,7 @@ def make_models(seed):
 
 
 @given(seed=st.integers(0, 99), lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_training_is_bit_identical(seed, lengths):
+def test_training_is_bit_identical(seed: int, lengths: list[int]) -> None:
     weights = []
     for model in make_models(seed):
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
@@ -57,7 +58,7 @@ def test_training_is_bit_identical(seed, lengths):
 
 
 @given(seed=st.integers(0, 99), batches=st.integers(2, 4))
-def test_gradients_accumulate_within_a_step_and_reset_after_it(seed, batches):
+def test_gradients_accumulate_within_a_step_and_reset_after_it(seed: int, batches: int) -> None:
     plain, by_rows = make_models(seed)
     for _ in range(2):
         words = torch.randint(12, (batches, 3, 5))
@@ -69,7 +70,7 @@ def test_gradients_accumulate_within_a_step_and_reset_after_it(seed, batches):
         assert by_rows.words.weight.grad.layout == torch.strided
 
 
-def test_tied_output_embedding_gets_its_full_gradient():
+def test_tied_output_embedding_gets_its_full_gradient() -> None:
     plain, by_rows = make_models(0)
     for model in (plain, by_rows, plain, by_rows):
         model.zero_grad()
@@ -78,7 +79,7 @@ def test_tied_output_embedding_gets_its_full_gradient():
     assert torch.equal(by_rows.words.weight.grad, plain.words.weight.grad)
 
 
-def test_gradient_memory_is_reused():
+def test_gradient_memory_is_reused() -> None:
     _, model = make_models(0)
     addresses = []
     for word in (3, 5):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import config
 
 from reference_models.systems.inference import map_by_length, predict_batch
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
 from reference_models.training.run import load_model, read_split
+from tests.reference_models.training.tiny_runs import config
 
 
 @pytest.fixture(scope="module")

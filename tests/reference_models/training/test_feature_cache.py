@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import PROCESSES, arguments, assert_same_run, history, start
 from torch.utils.data import DataLoader
 
 from reference_models.config import Slots, View
 from reference_models.data.features import FeatureCache, read_index
 from reference_models.data.formats.twitter import Twitter
-from reference_models.data.images import load_image
+from reference_models.data.images import RESIZE_VERSION, load_image
 from reference_models.data.synthetic import generate
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.encoders.vision import VisionBackbone
@@ -31,7 +30,9 @@ from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training import feature_cache
 from reference_models.training.feature_cache import describe, fill_cache, weights_fingerprint
-from reference_models.training.run import METRICS, evaluate, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import evaluate, train
+from tests.reference_models.training.tiny_runs import PROCESSES, arguments, assert_same_run, history, start
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
@@ -175,7 +176,7 @@ def test_other_weights_or_resizing_use_another_folder(
     split.processor.image_size = 48
     assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == every
     split.processor.image_size = 32
-    monkeypatch.setattr(feature_cache, "RESIZE_VERSION", feature_cache.RESIZE_VERSION + 1)
+    monkeypatch.setattr(feature_cache, "RESIZE_VERSION", RESIZE_VERSION + 1)
     assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == every
     monkeypatch.undo()
     assert fill(tmp_path / "cache", make_backbone("resnet18"), split)[1] == 0
@@ -278,13 +279,14 @@ def test_backbone_in_training_mode_raises(split: EncodedSplit, tmp_path: Path) -
 
 def fill_and_report(folder: Path, data: Path, count_file: Path) -> None:
     """In a separate process: fill slowly, and write the number of encoded images."""
-    feature_cache.SHARD = 1
 
     def slow_load(path: Path, size: int, resize: str) -> torch.Tensor:
         time.sleep(0.01)
         return load_image(path, size)
 
-    feature_cache.load_image = slow_load
+    patch = pytest.MonkeyPatch()
+    patch.setattr(feature_cache, "SHARD", 1)
+    patch.setattr(feature_cache, "load_image", slow_load)
     torch.set_num_threads(1)
     _, computed = fill(folder, make_backbone(), make_split(data))
     count_file.write_text(str(computed))

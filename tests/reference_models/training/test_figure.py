@@ -1,6 +1,7 @@
 """The training figure draws every curve of the runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -25,7 +26,12 @@ def test_figure_accepts_any_run_name(name: str, tmp_path: Path) -> None:
 def test_figure_draws_all_curves_and_the_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k)))
+
+    def record_and_save(figure: Figure, *args: Any, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", record_and_save)
     plain = [{key: value for key, value in entry.items() if key != "semantic_loss"} for entry in HISTORY]
     training_figure({"text-only": plain, "i2srm": HISTORY}, tmp_path / "a.png", ceiling=0.5)
     losses, scores = drawn[0].axes

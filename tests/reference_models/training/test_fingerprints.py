@@ -8,24 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import encoder_without_dropout
 
 from reference_models.config import RunConfig
+from reference_models.data.formats import SPLITS
 from reference_models.data.synthetic import generate
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.training.fingerprints import input_fingerprints
-from reference_models.training.run import SPLITS, read_samples
+from reference_models.training.run import read_samples
 from reference_models.training.seeds import train_seeds
+from tests.reference_models.training.tiny_runs import encoder_without_dropout
 
 SIZES = {"train": 8, "valid": 4, "test": 4}
-ROOTS = {"ner": "twitter", "re": "mnre"}
+TASKS = ("ner", "re")
 
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sets")
-    for task in ROOTS:
+    for task in TASKS:
         generate(folder / task / "posts", task, 0, SIZES)
     encoder_without_dropout(folder / "ner" / "posts", folder / "encoder")
     return folder
@@ -92,7 +93,7 @@ def test_changed_data_change_the_fingerprint(name: str, sets: Path, tmp_path: Pa
 
 
 def test_copied_data_have_the_same_fingerprints(sets: Path, tmp_path: Path) -> None:
-    for task in ROOTS:
+    for task in TASKS:
         shutil.copytree(sets / task, tmp_path / task)
         assert fingerprints(settings(tmp_path, task)) == fingerprints(settings(sets, task))
 

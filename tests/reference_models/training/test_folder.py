@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import config, tiny_set
 from torchvision.models import resnet18
 
+from reference_models.config import RunConfig
+from reference_models.data.formats import SPLITS
 from reference_models.errors import UserError
 from reference_models.settings import read_settings
 from reference_models.training import folder, products
+from reference_models.training.fingerprints import input_fingerprints
 from reference_models.training.folder import METRICS, START, check_folder, locked, make_folder, start_of, write_json
-from reference_models.training.run import train
+from reference_models.training.run import read_samples, train
+from tests.reference_models.training.tiny_runs import config, tiny_set
 
 STEPS = ("--training.checkpoint_steps", "4")
 
@@ -36,13 +39,18 @@ def test_finished_run_is_not_changed(data: Path, finished: Path, overrides: tupl
     assert contents(finished) == before
 
 
+def labels_fingerprint(settings: RunConfig) -> str:
+    samples = {split: read_samples(settings, split) for split in SPLITS}
+    return input_fingerprints(settings, samples)["labels_fingerprint"]
+
+
 def test_other_data_or_process_count_raises(data: Path, finished: Path, tmp_path: Path) -> None:
     other = tiny_set(tmp_path, {"train": 8, "valid": 4, "test": 4})
-    settings = config(other, finished, *STEPS)
-    settings.data.root = str(data)
-    facts = {"labels_fingerprint": "0123456789ab", "processes": 2}
-    start = start_of(settings, **facts)
-    with pytest.raises(UserError, match=r"labels_fingerprint was '\w{12}' and is now '0123456789ab', processes was 1"):
+    before, now = (labels_fingerprint(config(root, finished, *STEPS)) for root in (data, other))
+    assert before != now
+    start = start_of(config(data, finished, *STEPS), labels_fingerprint=now, processes=2)
+    message = f"labels_fingerprint was '{before}' and is now '{now}', processes was 1 and is now 2;"
+    with pytest.raises(UserError, match=message):
         check_folder(finished, start, complete=False)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import config
 from transformers.integrations import integration_utils
 
 from reference_models.errors import UserError
 from reference_models.training.folder import start_of
 from reference_models.training.run import train
+from tests.reference_models.training.tiny_runs import config
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_runs import config
 
 from reference_models.errors import UserError
-from reference_models.training import memory, run
+from reference_models.training import run
 from reference_models.training.memory import keep_freed_memory
+from tests.reference_models.training.tiny_runs import config
 
 # Page faults in the second of two rounds that allocate and free the same memory, in a separate process.
 FAULTS = """
@@ -34,20 +34,20 @@ def page_faults(mode: str) -> int:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
-def test_kept_memory_causes_few_page_faults():
+def test_kept_memory_causes_few_page_faults() -> None:
     pages = 4 * 2**24 // 4096
     assert page_faults("keep") < pages / 20
     assert page_faults("plain") > pages / 2
 
 
 @pytest.mark.parametrize("library", [object(), type("Library", (), {"mallopt": staticmethod(lambda name, value: 0)})()])
-def test_unsupported_c_library_raises(library, monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: library)
+def test_unsupported_c_library_raises(library: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     with pytest.raises(UserError, match=r"training\.keep_memory is for Linux with the GNU C library"):
         keep_freed_memory()
 
 
-def test_keep_memory_setting_is_used(monkeypatch, tmp_path: Path):
+def test_keep_memory_setting_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse() -> None:
         raise UserError("called")
 

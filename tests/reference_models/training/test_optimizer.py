@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import config
 from torch import nn
 
 from reference_models.config import TrainingConfig
@@ -20,6 +19,7 @@ from reference_models.tasks import get_task
 from reference_models.tasks.ner import tags_of
 from reference_models.tasks.processor import Processor
 from reference_models.training.optimizer import inverse_schedule, make_optimizer, parameter_groups
+from tests.reference_models.training.tiny_runs import config
 
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 

@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny_runs import config
 from transformers.utils.logging import disable_progress_bar
 
 from reference_models.training.run import train
 from reference_models.training.seeds import train_seeds
+from tests.reference_models.training.tiny_runs import config
 
 LINE = (
     r"epoch \d of 2: task loss \d\.\d{4}, semantic loss \d\.\d{4}, validation F1 \d+\.\d\d "

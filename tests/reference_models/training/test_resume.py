@@ -7,11 +7,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from tiny_runs import arguments, assert_same_run, config, run_pair, start
 
-from reference_models.training import trainer
 from reference_models.training.checkpoints import last_checkpoint
-from reference_models.training.run import CHECKPOINTS, METRICS, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import CHECKPOINTS, train
+from reference_models.training.sampling import EpochSampler
+from tests.reference_models.training.tiny_runs import arguments, assert_same_run, config, run_pair, start
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 STEPS = ("--training.checkpoint_steps", "4")
@@ -97,7 +98,7 @@ def test_interrupt_message_says_how_to_resume(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.EpochSampler, "__iter__", interrupt)
+        patch.setattr(EpochSampler, "__iter__", interrupt)
         with pytest.raises(KeyboardInterrupt, match="run the same command again"):
             train(config(data, run, *STEPS))
     train(config(data, run, *STEPS))

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import config
 
 from reference_models.data.samples import Sample
 from reference_models.settings import read_settings
@@ -14,6 +13,7 @@ from reference_models.systems.inference import predict_batch
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.tasks.processor import Processor
 from reference_models.training.run import load_model, load_whole_model, make_processor, read_split
+from tests.reference_models.training.tiny_runs import config
 
 TRAINING_ONLY = ("mixer.", "semantic.")
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_set
 
 from reference_models.cli import main
 from reference_models.config import RunConfig
+from reference_models.data.formats import SPLITS
 from reference_models.data.image_texts import image_texts_path, read_image_texts, write_image_texts
 from reference_models.data.samples import Sample
 from reference_models.data.tokenizer import learn_tokenizer
@@ -17,7 +17,8 @@ from reference_models.settings import read_settings
 from reference_models.tasks import get_task
 from reference_models.tasks.processor import Processor
 from reference_models.training.fingerprints import input_fingerprints
-from reference_models.training.run import SPLITS, read_samples
+from reference_models.training.run import read_samples
+from tests.reference_models.training.tiny_runs import tiny_set
 
 SHORT = ["--training.epochs", "1", "--training.batch_size", "8", "--model.tiny_vocabulary", "200"]
 TEXTS = (("caption", "here is Vexmor"), ("tags", "Azure"), ("mood", "good"))

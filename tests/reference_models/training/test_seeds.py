@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_runs import assert_same_run, config
 
+from reference_models.config import RunConfig
 from reference_models.errors import UserError
 from reference_models.training import seeds as seeds_module
-from reference_models.training.run import METRICS, train
+from reference_models.training.folder import METRICS
+from reference_models.training.run import train
 from reference_models.training.seeds import SUMMARY, train_seeds
+from tests.reference_models.training.tiny_runs import assert_same_run, config
 
 STEPS = ("--training.checkpoint_steps", "4")
 
@@ -46,10 +49,13 @@ def test_mean_and_standard_deviation(
 
 
 def test_each_seed_has_its_own_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = []
-    monkeypatch.setattr(
-        seeds_module, "train", lambda one, **_: trained.append(one) or {"test": {}, "labels_fingerprint": ""}
-    )
+    trained: list[RunConfig] = []
+
+    def record(one: RunConfig, **_: object) -> dict[str, Any]:
+        trained.append(one)
+        return {"test": {}, "labels_fingerprint": ""}
+
+    monkeypatch.setattr(seeds_module, "train", record)
     settings = config(data, tmp_path / "runs")
     tmp_path.joinpath("runs").mkdir()
     train_seeds(settings, [3, 1])

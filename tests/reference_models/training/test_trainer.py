@@ -11,18 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_run, config, encoder_without_dropout, history, tiny_set, weights
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from reference_models.config import RunConfig, TrainingConfig
+from reference_models.data.formats import SPLITS
 from reference_models.encoders.text import TextEncoder
 from reference_models.errors import UserError
 from reference_models.systems.build import build_system
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training import embeddings
-from reference_models.training.run import SPLITS, evaluate, make_processor, read_split, train
+from reference_models.training.run import evaluate, make_processor, read_split, train
 from reference_models.training.sampling import EpochSampler
 from reference_models.training.trainer import ExtractionTrainer, training_arguments
+from tests.reference_models.training.tiny_runs import (
+    assert_same_run,
+    config,
+    encoder_without_dropout,
+    history,
+    tiny_set,
+    weights,
+)
 
 STEPS = ("--training.checkpoint_steps", "4")
 PLAIN = ("--model.attn_mixup", "false", "--model.head_dropout", "0", "--model.freeze_image_backbone", "true")
@@ -36,7 +44,10 @@ class StepRecorder(TrainerCallback):
         self.missed: set[str] = set()
         self.gradients: list[torch.Tensor] = []
 
-    def on_pre_optimizer_step(self, *args: Any, model: Any, optimizer: Any, **_: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
         self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
         self.missed |= {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
         parts = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
@@ -125,9 +136,9 @@ def test_accumulation_gives_the_gradients_of_a_large_batch(tmp_path: Path, small
     assert len(large.gradients) == len(split.gradients) == 6
     for one, other in zip(large.gradients, split.gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    for one, other in zip(whole.state.log_history, accumulated.state.log_history, strict=True):
-        for name in {"loss", "task_loss", "semantic_loss", "grad_norm"} & one.keys():
-            assert other[name] == pytest.approx(one[name], rel=1e-4), name
+    for entry, same in zip(whole.state.log_history, accumulated.state.log_history, strict=True):
+        for name in {"loss", "task_loss", "semantic_loss", "grad_norm"} & entry.keys():
+            assert same[name] == pytest.approx(entry[name], rel=1e-4), name
 
 
 @pytest.mark.parametrize(("keep", "kept", "other"), [("best", 2, 3), ("last", 3, 2)])

@@ -3,7 +3,15 @@
 from pathlib import Path
 
 import pytest
-from tiny_runs import arguments, encoder_without_dropout, history, run_pair, start, tiny_set
+
+from tests.reference_models.training.tiny_runs import (
+    arguments,
+    encoder_without_dropout,
+    history,
+    run_pair,
+    start,
+    tiny_set,
+)
 
 EXACT = ("--model.head_dropout", "0", "--model.mixup.dropout", "0", "--model.mixup.global_batch", "true")
 # Batch statistics cover only a process's own half of the batch.

@@ -131,13 +131,13 @@ def _die(die_at: int, folder: str) -> None:
         elif event == "os.remove" and args[1] != -1:  # inside rmtree, which removes a whole folder
             change(folder, write=False)
 
-    def watched_save(value: object, path: Any, **options: object) -> None:
-        change(path, write=True)
-        save(value, path, **options)
+    def watched_save(obj: object, f: Any, *rest: Any, **options: Any) -> None:
+        change(f, write=True)
+        save(obj, f, *rest, **options)
 
-    def watched_save_file(tensors: dict[str, torch.Tensor], path: Any, **options: object) -> None:
-        change(path, write=True)
-        save_file(tensors, path, **options)
+    def watched_save_file(tensors: dict[str, torch.Tensor], filename: Any, *rest: Any, **options: Any) -> None:
+        change(filename, write=True)
+        save_file(tensors, filename, *rest, **options)
 
     from transformers import modeling_utils
 

@@ -85,7 +85,7 @@ def test_windows_line_endings_and_blank_last_lines_are_ignored(root: Path) -> No
     assert read(root, "train") == expected
 
 
-def changed(key: str, value: object) -> dict:
+def changed(key: str, value: object) -> dict[str, Any]:
     return {**ROW, key: value}
 
 

@@ -1,0 +1,1 @@
+"""Tests of both packages; as a package, so that no other installed `tests` comes first."""
