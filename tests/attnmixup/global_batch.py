@@ -1,12 +1,15 @@
 """A model and a batch for every kind of global batch, and the samples of one rank."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from attnmixup import AttnMixup
+from attnmixup import AttnMixup, MixedBatch
 
-CASES = {
+Samples = tuple[Tensor, Tensor, Tensor | None, Tensor]
+CASES: dict[str, dict[str, Any]] = {
     "vectors": {},
     "sequences": {},
     "tokens": {"sequence": "position"},
@@ -26,19 +29,21 @@ SPLITS = {"sequences": (3, 2), "all rows": (4, 1), "an empty rank": (5, 0)}
 
 
 class Model(nn.Module):
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.encoder, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
         self.mixer = AttnMixup(6, heads=2, **{"dropout": 0.0} | options)
 
-    def forward(self, inputs, targets, mask, group, generator):
+    def forward(
+        self, inputs: Tensor, targets: Tensor, mask: Tensor | None, group: Tensor, generator: torch.Generator
+    ) -> tuple[MixedBatch, Tensor, Tensor]:
         embeddings = torch.tanh(self.encoder(inputs))
         mixed = self.mixer(embeddings, targets, mask=mask, group=group, generator=generator)
         outputs = self.head(mixed.embeddings)
         return mixed, outputs, mixed.loss(F.cross_entropy, outputs)
 
 
-def model_of(case, **options):
+def model_of(case: str, **options: Any) -> Model:
     torch.manual_seed(0)
     model = Model(**CASES[case], **options).double()
     if case == "strength 0":
@@ -46,7 +51,7 @@ def model_of(case, **options):
     return model
 
 
-def batch_of(case):
+def batch_of(case: str) -> Samples:
     generator = torch.Generator().manual_seed(1)
     group = torch.tensor([0, 0, 1, 1, 0])
     if case not in ("sequences", "tokens", "tags"):
@@ -55,7 +60,7 @@ def batch_of(case):
     return inputs, targets, torch.arange(4) < torch.tensor([4, 1, 3, 2, 1])[:, None], group
 
 
-def part_of(case, rank):
+def part_of(case: str, rank: int) -> Samples:
     """Return the samples of one rank, padded to the longest of the rank."""
     inputs, targets, mask, group = batch_of(case)
     first = SPLITS.get(case, (3, 2))[0]
@@ -66,7 +71,7 @@ def part_of(case, rank):
     return inputs[rows, :longest], targets[rows, :longest], mask[rows, :longest], group[rows]
 
 
-def train(model, batch):
+def train(model: nn.Module, batch: Samples) -> dict[str, Any]:
     mixed, outputs, loss = model(*batch, torch.Generator().manual_seed(2))
     loss.backward()
     rows, labels = mixed.embeddings.detach(), [mixed.targets_a, mixed.targets_b]

@@ -1,8 +1,10 @@
 """A small model with both modules, and a batch for it."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from attnmixup import AttnMixup, SemanticKLLoss
 from tests.attnmixup.strategies import DIM
@@ -13,19 +15,20 @@ KINDS = ("vectors", "sequences")
 class Model(nn.Module):
     """Both modules, for vectors or sequences."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.mixer = AttnMixup(DIM, heads=2, **options)
         self.semantic = SemanticKLLoss(DIM, 4)
         self.head = nn.Linear(DIM, 3)
 
-    def forward(self, embeddings, targets, image, mask=None):
+    def forward(self, embeddings: Tensor, targets: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
         mixed = self.mixer(embeddings, targets, mask=mask)
-        loss = mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
-        return loss + 0.5 * self.semantic(embeddings, image, mask=mask)
+        loss: Tensor = mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
+        loss = loss + 0.5 * self.semantic(embeddings, image, mask=mask)
+        return loss
 
 
-def batch_of(kind, dtype=torch.float32, size=5, length=4):
+def batch_of(kind: str, dtype: torch.dtype = torch.float32, size: int = 5, length: int = 4) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(size, 4, generator=generator).to(dtype)
     if kind == "vectors":

@@ -1,22 +1,32 @@
 """Slow, obvious reference implementations: plain Python loops over lists of floats, one line per line of the paper."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from attnmixup import SampleAttention
+
+Vector = list[float]
+Matrix = list[Vector]
+Nested: TypeAlias = "float | Sequence[Nested]"
 
 
-def softmax(scores):
+def softmax(scores: Vector) -> Vector:
     largest = max(scores)
     powers = [math.exp(score - largest) for score in scores]
     return [power / sum(powers) for power in powers]
 
 
-def linear(vector, layer):
+def linear(vector: Vector, layer: nn.Linear) -> Vector:
     weight = layer.weight.tolist()
     bias = [0.0] * len(weight) if layer.bias is None else layer.bias.tolist()
     return [sum(w * x for w, x in zip(row, vector, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
 
 
-def layer_norm(vector, layer):
+def layer_norm(vector: Vector, layer: nn.LayerNorm) -> Vector:
     mean = sum(vector) / len(vector)
     variance = sum((x - mean) ** 2 for x in vector) / len(vector)
     scale, shift = layer.weight.tolist(), layer.bias.tolist()
@@ -24,11 +34,11 @@ def layer_norm(vector, layer):
     return [n * g + b for n, g, b in zip(normal, scale, shift, strict=True)]
 
 
-def kl(p, q):
+def kl(p: Vector, q: Vector) -> float:
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-def semantic_kl(text, image, temperature=1.0, direction="text_to_image"):
+def semantic_kl(text: Vector, image: Vector, temperature: float = 1.0, direction: str = "text_to_image") -> float:
     """Eq. 7 for one sample."""
     p, q = softmax([x / temperature for x in text]), softmax([x / temperature for x in image])
     if direction == "text_to_image":
@@ -39,24 +49,24 @@ def semantic_kl(text, image, temperature=1.0, direction="text_to_image"):
     return (kl(p, middle) + kl(q, middle)) / 2
 
 
-def standardized(vector):
+def standardized(vector: Vector) -> Vector:
     mean = sum(vector) / len(vector)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in vector) / len(vector) + 1e-12)
     return [(x - mean) / deviation for x in vector]
 
 
-def masked_mean(tokens, mask):
+def masked_mean(tokens: Matrix, mask: list[bool]) -> Vector:
     real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
     if not real:
         return [0.0] * len(tokens[0])
     return [sum(column) / len(real) for column in zip(*real, strict=True)]
 
 
-def norm(vector):
+def norm(vector: Vector) -> float:
     return max(math.sqrt(sum(x * x for x in vector)), 1e-12)
 
 
-def score_pair(attention, head, asking, giving):
+def score_pair(attention: SampleAttention, head: int, asking: Vector, giving: Vector) -> float:
     """r_ij of Eq. 8 for one head."""
     width = attention.dim // attention.heads
     part = slice(head * width, (head + 1) * width)
@@ -69,17 +79,24 @@ def score_pair(attention, head, asking, giving):
         query = linear(asking, attention.project_query)[part]
         return sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(width)
     query = linear(asking, attention.project_query)[part] if attention.score == "additive" else [0.0] * width
-    vector = attention.vector.weight[head].tolist()
+    vector: Vector = attention.vector.weight[head].tolist()
     return sum(v * math.tanh(q + k) for v, q, k in zip(vector, query, key, strict=True))
 
 
-def centred(rows, counted):
+def centred(rows: Matrix, counted: list[bool]) -> Matrix:
     kept = [row for row, real in zip(rows, counted, strict=True) if real]
     mean = [sum(column) / len(kept) for column in zip(*kept, strict=True)] if kept else [0.0] * len(rows[0])
     return [[x - m for x, m in zip(row, mean, strict=True)] for row in rows]
 
 
-def attend(attention, scored, rows, present, given=None, giving=None):
+def attend(
+    attention: SampleAttention,
+    scored: Matrix,
+    rows: Matrix,
+    present: list[bool],
+    given: Matrix | None = None,
+    giving: list[bool] | None = None,
+) -> Matrix:
     """Eq. 8-12 for a list of vectors.
 
     ``scored`` are the vectors for the scores, ``given`` the vectors that are attended to (the rows, if None), and
@@ -119,7 +136,7 @@ def attend(attention, scored, rows, present, given=None, giving=None):
     return results
 
 
-def sample_attention(attention, embeddings, mask=None):
+def sample_attention(attention: SampleAttention, embeddings: list[Any], mask: list[Any] | None = None) -> list[Any]:
     """H* of a batch given as nested lists, ``(B, C)`` or ``(B, L, C)``, without dropout."""
     cosine = attention.score == "cosine"
     if not isinstance(embeddings[0][0], list):
@@ -143,11 +160,13 @@ def sample_attention(attention, embeddings, mask=None):
     return result
 
 
-def interpolate(first, second, lam):
+def interpolate(first: Vector, second: Vector, lam: float) -> Vector:
     return [lam * a + (1 - lam) * b for a, b in zip(first, second, strict=True)]
 
 
-def interpolate_tokens(first, second, lam, first_mask, second_mask):
+def interpolate_tokens(
+    first: Matrix, second: Matrix, lam: float, first_mask: list[bool], second_mask: list[bool]
+) -> Matrix:
     tokens = []
     for a, b, real_a, real_b in zip(first, second, first_mask, second_mask, strict=True):
         if real_a and real_b:
@@ -157,11 +176,18 @@ def interpolate_tokens(first, second, lam, first_mask, second_mask):
     return tokens
 
 
-def cross_entropy(logits, label):
+def cross_entropy(logits: Vector, label: int) -> float:
     return -math.log(softmax(logits)[label])
 
 
-def row_weights(valid, kinds, strength, ratio=None, apart=False, original=1.0):
+def row_weights(
+    valid: Vector,
+    kinds: Sequence[str],
+    strength: float,
+    ratio: float | None = None,
+    apart: bool = False,
+    original: float = 1.0,
+) -> Vector:
     """Share of each row in the loss; ``kinds``: one letter per row, o (original), t (transformed) or s (synthetic)."""
     weights = []
     for is_valid, kind in zip(valid, kinds, strict=True):
@@ -177,6 +203,6 @@ def row_weights(valid, kinds, strength, ratio=None, apart=False, original=1.0):
     return [w / sums[kind] if sums[kind] else 0.0 for w, kind in zip(weights, kinds, strict=True)]
 
 
-def rounded_share(ratio, size):
+def rounded_share(ratio: float, size: int) -> int:
     """Share of ``size`` in exact arithmetic, rounded half up."""
     return math.floor(Fraction(ratio).limit_denominator(10_000) * size + Fraction(1, 2))

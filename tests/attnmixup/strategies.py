@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from attnmixup.options import MixupOptions
 
 
-def can_trace_gamma():
+def can_trace_gamma() -> bool:
     """Return whether this torch can trace gamma sampling, as torch.compile and the meta device need."""
     try:
         return torch._standard_gamma(torch.ones(1, device="meta")).is_meta
@@ -40,9 +41,9 @@ DIM = 6
 class Case:
     """A batch to mix."""
 
-    embeddings: torch.Tensor
-    targets: torch.Tensor
-    mask: torch.Tensor | None
+    embeddings: Tensor
+    targets: Tensor
+    mask: Tensor | None
     kind: str
     generator: torch.Generator
 
@@ -53,18 +54,18 @@ seeds = st.integers(0, 2**32)
 ratios = st.floats(0, 1)
 
 
-def tensors(seed, *shape):
+def tensors(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @st.composite
-def masks(draw, size, length):
+def masks(draw: st.DrawFn, size: int, length: int) -> Tensor:
     """Right-padded masks with rows of any length, including empty rows."""
     counts = draw(st.lists(st.integers(0, length), min_size=size, max_size=size))
     return torch.arange(length) < torch.tensor(counts)[:, None]
 
 
-def targets_of(kind, size, length, generator):
+def targets_of(kind: str, size: int, length: int, generator: torch.Generator) -> Tensor:
     if kind == "class":
         return torch.randint(CLASSES, (size,), generator=generator)
     if kind == "soft":
@@ -77,7 +78,7 @@ def targets_of(kind, size, length, generator):
 
 
 @st.composite
-def cases(draw, kinds=LABEL_KINDS):
+def cases(draw: st.DrawFn, kinds: tuple[str, ...] = LABEL_KINDS) -> Case:
     """Batches of vectors or sequences in double precision; tags always have sequences."""
     size, kind = draw(sizes), draw(st.sampled_from(kinds))
     # If a sample had as many labels as tokens, they would be read as one value per token.

@@ -4,27 +4,29 @@ import re
 import warnings
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from attnmixup import AttnMixup, Origin, attn_mixup
-from attnmixup.options import PAPER, PRESETS
+from attnmixup import AttnMixup, MixedBatch, MixupPlan, Origin, attn_mixup
+from attnmixup.options import PAPER, PRESETS, Preset
 from tests.attnmixup import oracles
-from tests.attnmixup.strategies import DIM, cases, lengths, seeds, sizes, tensors
+from tests.attnmixup.strategies import DIM, Case, cases, lengths, seeds, sizes, tensors
 
 FINALS = ("sample", "slice", "weight", "mixed")
 
 
-def mixer_of(seed=0, **options):
+def mixer_of(seed: int = 0, **options: Any) -> AttnMixup:
     torch.manual_seed(seed)
     return AttnMixup(DIM, heads=2, dropout=options.pop("dropout", 0.0), **options).double()
 
 
-def rows_of(plan, size):
+def rows_of(plan: MixupPlan, size: int) -> list[tuple[str, int, int, float]]:
     """Return the rows of the final set as (letter, first, second, lambda); rows of H* are numbered from ``size``."""
     rows = [("o", row, row, 1.0) for row in range(size)]
     rows += [("t", size + row, size + row, 1.0) for row in plan.transformed.tolist()]
@@ -34,7 +36,7 @@ def rows_of(plan, size):
 
 @pytest.mark.parametrize("final", FINALS)
 @given(case=cases(), averaging=st.sampled_from(["together", "apart"]), strength=st.floats(1e-6, 1))
-def test_final_set_matches_oracle(final, case, averaging, strength):
+def test_final_set_matches_oracle(final: str, case: Case, averaging: str, strength: float) -> None:
     mixer = mixer_of(final=final, averaging="together" if final == "mixed" else averaging)
     mixer.set_strength(strength)
     size = len(case.embeddings)
@@ -47,7 +49,7 @@ def test_final_set_matches_oracle(final, case, averaging, strength):
     for number, (kind, first, second, lam) in enumerate(rows):
         a, b = first % size, second % size
         if case.embeddings.ndim == 2:
-            expected = oracles.interpolate(pool[first], pool[second], lam)
+            expected: oracles.Nested = oracles.interpolate(pool[first], pool[second], lam)
         else:
             masks = case.mask[a].tolist(), case.mask[b].tolist()
             expected = oracles.interpolate_tokens(pool[first], pool[second], lam, *masks)
@@ -77,7 +79,7 @@ def test_final_set_matches_oracle(final, case, averaging, strength):
 
 
 @given(case=cases(), seed=seeds)
-def test_counts_of_the_paper(case, seed):
+def test_counts_of_the_paper(case: Case, seed: int) -> None:
     size = len(case.embeddings)
     mixed = mixer_of(seed)(case.embeddings, case.targets, mask=case.mask)
     counts = torch.bincount(mixed.origin, minlength=3).tolist()
@@ -88,7 +90,7 @@ def test_counts_of_the_paper(case, seed):
 
 
 @given(size=sizes, seed=seeds)
-def test_final_set_of_the_release(size, seed):
+def test_final_set_of_the_release(size: int, seed: int) -> None:
     mixer = AttnMixup(DIM, heads=2, preset="release")
     assert mixer.attention.score == "dot"
     assert mixer.attention.feed_forward.expand.out_features == 2048
@@ -115,7 +117,7 @@ OF_THE_RELEASE = {
 
 
 @pytest.mark.parametrize("option", OF_THE_RELEASE)
-def test_options_override_single_values_of_a_preset(option):
+def test_options_override_single_values_of_a_preset(option: str) -> None:
     paper, release = AttnMixup(DIM), AttnMixup(DIM, preset="release")
     alone = AttnMixup(DIM, **{option: OF_THE_RELEASE[option]})
     assert alone.options == replace(paper.options, **{option: OF_THE_RELEASE[option]})
@@ -124,7 +126,7 @@ def test_options_override_single_values_of_a_preset(option):
     assert {name: getattr(release.options, name) for name in OF_THE_RELEASE} == OF_THE_RELEASE
 
 
-def test_options_override_the_attention_of_a_preset():
+def test_options_override_the_attention_of_a_preset() -> None:
     release = AttnMixup(DIM, preset="release", score="additive", feed_forward=0).attention
     assert (release.score, release.feed_forward) == ("additive", None)
     paper = AttnMixup(DIM, preset="paper", score="dot", feed_forward=5).attention
@@ -134,7 +136,7 @@ def test_options_override_the_attention_of_a_preset():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_module_has_the_options_of_its_preset(preset):
+def test_module_has_the_options_of_its_preset(preset: Preset) -> None:
     mixer = AttnMixup(DIM, preset=preset)
     for name, value in (PAPER | PRESETS[preset]).items():
         attention = mixer.attention
@@ -148,11 +150,11 @@ def test_module_has_the_options_of_its_preset(preset):
         assert found == (DIM if value == "dim" else value), name
 
 
-def batch_of(size=8):
+def batch_of(size: int = 8) -> tuple[Tensor, Tensor, torch.nn.Linear]:
     return tensors(0, size, DIM), torch.arange(size) % 3, torch.nn.Linear(DIM, 3).double()
 
 
-def test_manifold_mixup_preset_matches_the_published_method():
+def test_manifold_mixup_preset_matches_the_published_method() -> None:
     """Verma et al. 2019: mix each sample with its partner in a permutation, and average the losses."""
     embeddings, targets, head = batch_of()
     mixer = mixer_of(preset="manifold_mixup", alpha=2.0)
@@ -169,16 +171,16 @@ def test_manifold_mixup_preset_matches_the_published_method():
     assert float(loss.detach()) == pytest.approx(expected / 8, rel=1e-6)
 
 
-def test_batchformer_preset_matches_the_published_method():
+def test_batchformer_preset_matches_the_published_method() -> None:
     """Hou et al. 2022: the rows and the output of a transformer layer across the batch share one classifier."""
     embeddings, targets, head = batch_of()
     mixer = mixer_of(preset="batchformer")
     layer = torch.nn.TransformerEncoderLayer(DIM, 2, DIM, 0.0).double()
     attention = mixer.attention
     with torch.no_grad():
-        projections = (attention.project_query, attention.project_key, attention.project_value)
-        layer.self_attn.in_proj_weight.copy_(torch.cat([projection.weight for projection in projections]))
-        layer.self_attn.in_proj_bias.copy_(torch.cat([projection.bias for projection in projections]))
+        state, parts = attention.state_dict(), ("query", "key", "value")
+        layer.self_attn.in_proj_weight.copy_(torch.cat([state[f"project_{part}.weight"] for part in parts]))
+        layer.self_attn.in_proj_bias.copy_(torch.cat([state[f"project_{part}.bias"] for part in parts]))
     layer.self_attn.out_proj.load_state_dict(attention.project_output.state_dict())
     layer.linear1.load_state_dict(attention.feed_forward.expand.state_dict())
     layer.linear2.load_state_dict(attention.feed_forward.contract.state_dict())
@@ -189,7 +191,7 @@ def test_batchformer_preset_matches_the_published_method():
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-6)
 
 
-def test_nearest_mixup_pairs_near_samples():
+def test_nearest_mixup_pairs_near_samples() -> None:
     """As in LADA (Chen et al. 2020), the distance of two sequences is that of their token means."""
     places = torch.tensor([0.0, 0.1, 0.2, 0.3, 9.0, 9.1, 9.2, 9.3]).double()
     embeddings = places[:, None, None].repeat(1, 3, DIM)
@@ -204,7 +206,7 @@ def test_nearest_mixup_pairs_near_samples():
 
 
 @given(case=cases(), seed=seeds)
-def test_evaluation_returns_the_same_tensor_and_draws_nothing(case, seed):
+def test_evaluation_returns_the_same_tensor_and_draws_nothing(case: Case, seed: int) -> None:
     mixer = mixer_of(seed, dropout=0.5).eval()
     before = torch.get_rng_state()
     drawn = torch.Generator().manual_seed(seed)
@@ -219,7 +221,7 @@ def test_evaluation_returns_the_same_tensor_and_draws_nothing(case, seed):
 
 
 @given(case=cases(), seed=seeds, final=st.sampled_from(FINALS))
-def test_inputs_are_not_changed_in_place(case, seed, final):
+def test_inputs_are_not_changed_in_place(case: Case, seed: int, final: str) -> None:
     given_tensors = [t for t in (case.embeddings, case.targets, case.mask) if t is not None]
     copies = [tensor.clone() for tensor in given_tensors]
     versions = [tensor._version for tensor in given_tensors]
@@ -229,7 +231,7 @@ def test_inputs_are_not_changed_in_place(case, seed, final):
 
 
 @given(size=sizes, length=lengths, seed=seeds)
-def test_padding_samples_are_neither_mixed_nor_counted(size, length, seed):
+def test_padding_samples_are_neither_mixed_nor_counted(size: int, length: int, seed: int) -> None:
     for shape in ((size, DIM), (size, length, DIM)):
         embeddings = tensors(seed, *shape)
         padded = torch.cat([embeddings, tensors(seed + 1, 2, *shape[1:])])
@@ -242,7 +244,7 @@ def test_padding_samples_are_neither_mixed_nor_counted(size, length, seed):
             torch.testing.assert_close(mixed.weight.sum(), torch.tensor(1.0))
 
 
-def test_groups_are_never_mixed():
+def test_groups_are_never_mixed() -> None:
     group = torch.arange(12) % 3
     for partner in ("uniform", "other_class", "balanced"):
         mixed = mixer_of(partner=partner, final="weight")(tensors(0, 12, DIM), torch.arange(12), group=group)
@@ -251,7 +253,7 @@ def test_groups_are_never_mixed():
     assert not torch.equal(group[ungrouped.index_a], group[ungrouped.index_b])
 
 
-def test_partners_can_be_of_another_class():
+def test_partners_can_be_of_another_class() -> None:
     targets = torch.tensor([0, 0, 0, 0, 1, 2])
     for classes in (targets, torch.nn.functional.one_hot(targets).double()):
         mixed = mixer_of(partner="other_class", final="weight")(tensors(0, 6, DIM), classes)
@@ -287,7 +289,7 @@ def test_partners_can_be_of_another_class():
         ("partner", "uniform", "balanced"),
     ],
 )
-def test_every_option_changes_the_loss(option, value, other):
+def test_every_option_changes_the_loss(option: str, value: float | str, other: float | str) -> None:
     embeddings, targets = tensors(0, 8, 3, DIM), torch.tensor([0, 0, 0, 0, 0, 0, 1, 2])
     losses = []
     for chosen in (value, other):
@@ -299,7 +301,7 @@ def test_every_option_changes_the_loss(option, value, other):
     assert losses[0] != pytest.approx(losses[1], rel=1e-9)
 
 
-def test_need_attention():
+def test_need_attention() -> None:
     mixer = mixer_of()
     embeddings = tensors(0, 4, DIM)
     assert mixer(embeddings).attention is None
@@ -308,7 +310,7 @@ def test_need_attention():
     )
 
 
-def test_an_edited_plan_is_used():
+def test_an_edited_plan_is_used() -> None:
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     ends = [
@@ -326,7 +328,7 @@ def test_an_edited_plan_is_used():
     ("final", "averaging"),
     [*((final, "together") for final in FINALS), *((final, "apart") for final in FINALS if final != "mixed")],
 )
-def test_strength_0_gives_the_plain_loss(final, averaging):
+def test_strength_0_gives_the_plain_loss(final: str, averaging: str) -> None:
     mixer, head = mixer_of(final=final, averaging=averaging), torch.nn.Linear(DIM, 3).double()
     embeddings, targets = tensors(0, 7, DIM), torch.arange(7) % 3
     losses = []
@@ -342,7 +344,7 @@ def test_strength_0_gives_the_plain_loss(final, averaging):
 @given(
     case=cases(kinds=("class", "soft", "tags")), seed=seeds, preset=st.sampled_from(["paper", "release", "recommended"])
 )
-def test_every_parameter_receives_a_gradient(case, seed, preset):
+def test_every_parameter_receives_a_gradient(case: Case, seed: int, preset: Preset) -> None:
     assume(preset != "recommended" or len(case.embeddings) > 3)  # otherwise round(0.15 B) = 0 rows of H* are used
     assume(preset != "release" or len(case.embeddings) > 1)  # otherwise 0.6 B rounds down to 0 rows of H*
     torch.manual_seed(seed)
@@ -354,15 +356,15 @@ def test_every_parameter_receives_a_gradient(case, seed, preset):
         assert parameter.grad.isfinite().all()
 
 
-def test_gradients_match_finite_differences():
+def test_gradients_match_finite_differences() -> None:
     mixer, mask = mixer_of(), torch.tensor([[True, True], [True, False], [True, False]])
     plan = mixer.draw(3, generator=torch.Generator().manual_seed(0))
     embeddings = tensors(0, 3, 2, DIM).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: mixer(x, mask=mask, plan=plan).embeddings, (embeddings,))
 
 
-def test_resuming_from_state_dicts_gives_identical_training():
-    def steps(mixer, optimizer, generator, count):
+def test_resuming_from_state_dicts_gives_identical_training() -> None:
+    def steps(mixer: AttnMixup, optimizer: torch.optim.Optimizer, generator: torch.Generator, count: int) -> None:
         for _ in range(count):
             mixed = mixer(tensors(0, 6, DIM), torch.arange(6), generator=generator)
             optimizer.zero_grad()
@@ -386,13 +388,13 @@ def test_resuming_from_state_dicts_gives_identical_training():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-def test_repr_shows_the_options():
+def test_repr_shows_the_options() -> None:
     text = repr(AttnMixup(DIM, partner="balanced"))
     assert "partner='balanced'" in text
     assert "global_batch=False" in text
 
 
-def test_without_a_process_group_the_global_batch_is_local():
+def test_without_a_process_group_the_global_batch_is_local() -> None:
     embeddings = tensors(0, 5, DIM)
     mixed = [
         mixer_of(global_batch=everywhere)(embeddings, generator=torch.Generator().manual_seed(0))
@@ -401,11 +403,16 @@ def test_without_a_process_group_the_global_batch_is_local():
     assert torch.equal(mixed[0].embeddings, mixed[1].embeddings)
 
 
-def test_only_used_rows_are_transformed(monkeypatch):
+def test_only_used_rows_are_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
     mixer, embeddings = mixer_of(), tensors(0, 20, 3, DIM)
     seen = []
     attend = mixer.attention.forward
-    monkeypatch.setattr(mixer.attention, "forward", lambda *a, **o: seen.append(o["rows"]) or attend(*a, **o))
+
+    def watch(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        seen.append(options["rows"])
+        return attend(*arguments, **options)
+
+    monkeypatch.setattr(mixer.attention, "forward", watch)
     plan = mixer.draw(20)
     mixer(embeddings, plan=plan)
     pairs = torch.cat([plan.first, plan.second])
@@ -419,7 +426,7 @@ def test_only_used_rows_are_transformed(monkeypatch):
     assert len(mixup(embeddings).embeddings) == 40
 
 
-def test_at_strength_0_nothing_is_computed_or_drawn():
+def test_at_strength_0_nothing_is_computed_or_drawn() -> None:
     mixer, embeddings = mixer_of(dropout=0.5), tensors(0, 5, DIM)
     with torch.no_grad():
         mixer.attention.project_output.weight.fill_(float("nan"))
@@ -432,7 +439,7 @@ def test_at_strength_0_nothing_is_computed_or_drawn():
     assert mixer(embeddings).embeddings[5:].isnan().any()
 
 
-def test_plan_that_does_not_fit_the_batch_raises():
+def test_plan_that_does_not_fit_the_batch_raises() -> None:
     mixer, embeddings = mixer_of(), tensors(0, 5, DIM)
     plan = mixer.draw(5)
     for other, message in (
@@ -458,7 +465,7 @@ def test_plan_that_does_not_fit_the_batch_raises():
         mixer(embeddings, plan=replace(plan, lam=plan.lam[:1]))
 
 
-def test_unchanged_parameters_cause_one_warning(monkeypatch):
+def test_unchanged_parameters_cause_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     trained = AttnMixup(DIM)
@@ -492,7 +499,9 @@ def test_unchanged_parameters_cause_one_warning(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"fused": True}, {"fused": False, "foreach": True}, {"fused": False}])
-def test_fused_and_foreach_optimizers_cause_no_warning(options, monkeypatch):
+def test_fused_and_foreach_optimizers_cause_no_warning(
+    options: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     optimizer = torch.optim.AdamW(mixer.parameters(), **options)
@@ -504,7 +513,7 @@ def test_fused_and_foreach_optimizers_cause_no_warning(options, monkeypatch):
             optimizer.step()
 
 
-def test_plan_can_use_transformed_rows_that_the_options_never_use():
+def test_plan_can_use_transformed_rows_that_the_options_never_use() -> None:
     embeddings = tensors(0, 6, DIM)
     mixer = AttnMixup(DIM, preset="manifold_mixup").double().train()
     plan = mixer.draw(6)
@@ -519,18 +528,18 @@ def test_plan_can_use_transformed_rows_that_the_options_never_use():
     torch.testing.assert_close(mixed.embeddings[7:], expected.double())
 
 
-def test_targets_must_be_tensors():
+def test_targets_must_be_tensors() -> None:
     for name in ("targets", "target_mask", "group"):
         with pytest.raises(TypeError, match=r"^targets, target_mask and group must be tensors\."):
             mixer_of()(tensors(0, 3, DIM), **{name: [0, 1, 2]})
 
 
-def test_ensemble_under_vmap_draws_independently():
+def test_ensemble_under_vmap_draws_independently() -> None:
     mixers = [AttnMixup(DIM, dropout=0.0) for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(mixers)
     embeddings, targets = torch.randn(5, DIM), torch.arange(5)
 
-    def of_one(parameters, buffers):
+    def of_one(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         mixed = torch.func.functional_call(mixers[0], (parameters, buffers), (embeddings, targets))
         return mixed.embeddings, mixed.lam
 
@@ -539,13 +548,14 @@ def test_ensemble_under_vmap_draws_independently():
     assert not torch.equal(lam[0], lam[1])
 
 
-def test_torch_func_tensors_cause_no_warning(monkeypatch):
+def test_torch_func_tensors_cause_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attn_mixup, "PATIENCE", 3)
     mixer, embeddings = AttnMixup(DIM), torch.randn(4, DIM)
     tensors = {name: parameter.detach() for name, parameter in mixer.named_parameters()}
 
-    def loss(tensors):
-        return torch.func.functional_call(mixer, tensors, (embeddings,)).embeddings.square().sum()
+    def loss(tensors: dict[str, Tensor]) -> Tensor:
+        mixed: MixedBatch = torch.func.functional_call(mixer, tensors, (embeddings,))
+        return mixed.embeddings.square().sum()
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -574,12 +584,12 @@ WRONG_OPTIONS = {
 
 
 @pytest.mark.parametrize("message", WRONG_OPTIONS)
-def test_invalid_options_raise(message):
+def test_invalid_options_raise(message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         AttnMixup(DIM, **WRONG_OPTIONS[message])
 
 
-def test_errors():
+def test_errors() -> None:
     mixer, embeddings = AttnMixup(DIM), torch.zeros(3, DIM)
     with pytest.raises(ValueError, match=r"^strength must be between 0 and 1, got 2\.$"):
         mixer.set_strength(2)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnmixup.batch import Batch
 
@@ -12,11 +12,17 @@ VECTORS, SEQUENCES = torch.zeros(3, 2), torch.zeros(3, 4, 2)
 MASK = torch.tensor([[True, True, False, False], [False] * 4, [True] * 4])
 
 
-def batch_of(embeddings=SEQUENCES, targets=None, mask=None, target_mask=None, group=None):
+def batch_of(
+    embeddings: Tensor = SEQUENCES,
+    targets: Tensor | None = None,
+    mask: Tensor | None = None,
+    target_mask: Tensor | None = None,
+    group: Tensor | None = None,
+) -> Batch:
     return Batch(embeddings, targets, mask, target_mask, group)
 
 
-def test_sample_is_real_if_any_token_is_real():
+def test_sample_is_real_if_any_token_is_real() -> None:
     assert batch_of().valid.tolist() == [1.0] * 3
     assert batch_of(mask=MASK).valid.tolist() == [1.0, 0.0, 1.0]
     assert batch_of(VECTORS, mask=MASK.any(1)).valid.tolist() == [1.0, 0.0, 1.0]
@@ -26,7 +32,7 @@ def test_sample_is_real_if_any_token_is_real():
         assert not batch_of(VECTORS).valid.is_meta
 
 
-def test_padding_samples_get_their_own_pairing_group():
+def test_padding_samples_get_their_own_pairing_group() -> None:
     assert batch_of(mask=MASK).pairing_group.tolist() == [1, 0, 1]
     groups = batch_of(mask=MASK, group=torch.tensor([5, 5, 6])).pairing_group
     assert groups.dtype == torch.long
@@ -34,7 +40,7 @@ def test_padding_samples_get_their_own_pairing_group():
     assert len(set(batch_of(group=torch.tensor([5, 5, 6])).pairing_group.tolist())) == 2
 
 
-def test_scored_mask_depends_on_the_shape_of_targets():
+def test_scored_mask_depends_on_the_shape_of_targets() -> None:
     tags, target_mask = torch.zeros(3, 4).long(), torch.ones(3, 5, dtype=torch.bool)
     assert batch_of(targets=tags, mask=MASK).scored_mask is MASK
     assert batch_of(targets=torch.zeros(3, 4, 2), mask=MASK).scored_mask is MASK
@@ -48,19 +54,19 @@ def test_scored_mask_depends_on_the_shape_of_targets():
     assert batch_of(mask=MASK).token_mask is MASK
 
 
-def test_replace_embeddings_keeps_other_fields():
+def test_replace_embeddings_keeps_other_fields() -> None:
     fields = (torch.zeros(3, 4), MASK, MASK, torch.arange(3))
     changed = Batch(SEQUENCES, *fields).replace_embeddings(SEQUENCES + 1)
     assert changed.embeddings.sum() == SEQUENCES.numel()
     assert (changed.targets, changed.mask, changed.target_mask, changed.group) == fields
 
 
-def test_token_value_warning_points_at_the_mixer_call():
+def test_token_value_warning_points_at_the_mixer_call() -> None:
     class Mixer(nn.Module):
-        def forward(self):
+        def forward(self) -> Tensor | None:
             return self.mix()
 
-        def mix(self):
+        def mix(self) -> Tensor | None:
             return batch_of(targets=torch.zeros(3, 4), mask=MASK).scored_mask
 
     message = (
@@ -118,7 +124,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_errors_name_expected_and_actual_value(name):
+def test_errors_name_expected_and_actual_value(name: str) -> None:
     fields, kind, message = WRONG[name]
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         batch_of(**fields)

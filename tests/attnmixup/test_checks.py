@@ -1,6 +1,7 @@
 """Argument checks: values accepted at the bounds, and every error message in full."""
 
 import re
+from collections.abc import Callable
 from typing import Literal
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from attnmixup import checks
 
 ROWS = torch.zeros(3, 2)
-WRONG = {
+WRONG: dict[str, tuple[Callable[..., None], type[Exception], str]] = {
     "choice": (
         lambda: checks.check_choice("size", "x", Literal["s", "m"]),
         ValueError,
@@ -25,6 +26,16 @@ WRONG = {
             f"embeddings must have shape (B, 2) or (B, L, 2) with B >= 1 and L >= 1, got {shape}.",
         )
         for shape in [(2,), (3, 1), (3, 2, 1), (3, 1, 1, 2), (0, 2), (3, 0, 2)]
+    },
+    **{
+        f"embeddings {shape}, {may_be_empty=}": (
+            lambda shape=shape, may_be_empty=may_be_empty: checks.check_embeddings(
+                torch.zeros(shape), 2, None, may_be_empty=may_be_empty
+            ),
+            ValueError,
+            f"embeddings must have shape (B, 2) or (B, L, 2) with B >= 1 and L >= 1, got {shape}.",
+        )
+        for shape, may_be_empty in [((0, 2), False), ((0, 4, 2), False), ((3, 0, 2), True), ((0, 3), True)]
     },
     "list": (
         lambda: checks.check_embeddings([ROWS], 2, None),
@@ -62,40 +73,41 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_errors_name_expected_and_actual_value(name):
+def test_errors_name_expected_and_actual_value(name: str) -> None:
     call, kind, message = WRONG[name]
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         call()
 
 
-def test_valid_arguments_are_accepted():
+def test_valid_arguments_are_accepted() -> None:
     checks.check_choice("size", "m", Literal["s", "m"])
     for ratio in (0, 1):
         checks.check_ratio("share", ratio)
     for shape in ((1, 2), (1, 1, 2)):
-        checks.check_embeddings(torch.zeros(shape), 2, torch.ones(shape[:-1]) > 0)
-    checks.check_embeddings(torch.zeros(0, 2), 2, None, may_be_empty=True)
+        for may_be_empty in (False, True):
+            checks.check_embeddings(torch.zeros(shape), 2, torch.ones(shape[:-1]) > 0, may_be_empty=may_be_empty)
+    for shape in ((0, 2), (0, 4, 2)):
+        checks.check_embeddings(torch.zeros(shape), 2, None, may_be_empty=True)
     checks.check_dtype("text", ROWS, ROWS)
     with torch.autocast("cpu", torch.bfloat16):
         checks.check_dtype("text", ROWS.bfloat16(), ROWS)
-    checks.check_embeddings(torch.zeros(0, 2), 2, None, may_be_empty=True)
     checks.check_values(torch.tensor([True, True]), "No.")
     checks.check_values(torch.zeros(2, dtype=torch.bool, device="meta"), "No.")
 
 
-def test_accelerator_values_use_async_assert(monkeypatch):
+def test_accelerator_values_use_async_assert(monkeypatch: pytest.MonkeyPatch) -> None:
     class OnAccelerator:
         device = torch.device("cuda")
 
-        def all(self):
+        def all(self) -> str:
             return "all"
 
-    told = []
+    told: list[tuple[object, ...]] = []
     monkeypatch.setattr(torch, "_assert_async", lambda *arguments: told.append(arguments))
     checks.check_values(OnAccelerator(), "No.")
     assert told == [("all", "No.")]
 
 
-def test_values_are_not_checked_while_compiling(monkeypatch):
+def test_values_are_not_checked_while_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     checks.check_values(torch.tensor([False]), "No.")

@@ -1,13 +1,18 @@
 """Dtypes, autocast, devices, initialisation and activation checkpointing."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnmixup import AttnMixup, SampleAttention, SemanticKLLoss, functional
+from attnmixup import AttnMixup, MixedBatch, SampleAttention, SemanticKLLoss, functional
+from attnmixup.options import Preset
 from tests.attnmixup.models import KINDS, Model, batch_of
 from tests.attnmixup.strategies import DIM, traced
 
@@ -19,7 +24,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 @pytest.mark.parametrize(
     "options", [{}, {"preset": "release"}, {"preset": "recommended"}, {"score": "shared", "sequence": "position"}]
 )
-def test_training_step_works_in_every_dtype(kind, dtype, options):
+def test_training_step_works_in_every_dtype(kind: str, dtype: torch.dtype, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = Model(**options).to(dtype)
     embeddings, *rest = batch_of(kind, dtype)
@@ -33,7 +38,7 @@ def test_training_step_works_in_every_dtype(kind, dtype, options):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_close_to_float32(kind):
+def test_bfloat16_is_close_to_float32(kind: str) -> None:
     torch.manual_seed(0)
     model = Model(dropout=0.0, transformed_ratio=1.0)
     embeddings, *rest = batch_of(kind)
@@ -44,7 +49,7 @@ def test_bfloat16_is_close_to_float32(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"preset": "release"}, {"preset": "recommended"}])
-def test_training_step_works_under_autocast(kind, options):
+def test_training_step_works_under_autocast(kind: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = Model(dropout=0.0, **options)
     embeddings, *rest = batch_of(kind)
@@ -58,7 +63,7 @@ def test_training_step_works_under_autocast(kind, options):
         assert all(p.grad.isfinite().all() and p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_scores_are_computed_in_float32_under_autocast():
+def test_scores_are_computed_in_float32_under_autocast() -> None:
     attention = SampleAttention(DIM, heads=2)
     with torch.autocast("cpu", torch.bfloat16):
         _, weights = attention(torch.randn(4, DIM), need_attention=True)
@@ -66,7 +71,7 @@ def test_scores_are_computed_in_float32_under_autocast():
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4))
 
 
-def test_autocast_does_not_change_scores():
+def test_autocast_does_not_change_scores() -> None:
     query, key, vector = torch.randn(2, 4, 64), torch.randn(2, 4, 64), torch.randn(2, 64)
     dot = query @ key.mT / 8
     additive = (torch.tanh(query.unsqueeze(2) + key.unsqueeze(1)) * vector[:, None, None]).sum(-1)
@@ -83,7 +88,7 @@ def test_autocast_does_not_change_scores():
 @pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
 @pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_step_reads_no_tensor_values(partner, preset, kind):
+def test_training_step_reads_no_tensor_values(partner: str, preset: Preset, kind: str) -> None:
     """Tensors on the meta device have no values: reading one, or copying it to the host, raises an error."""
     if kind == "sequences" and partner in ("other_class", "balanced"):
         pytest.skip("tags are no classes")
@@ -94,14 +99,14 @@ def test_training_step_reads_no_tensor_values(partner, preset, kind):
     assert all(value.is_meta for value in vars(mixed).values() if isinstance(value, torch.Tensor))
 
 
-def test_modules_can_be_copied():
+def test_modules_can_be_copied() -> None:
     mixer = AttnMixup(DIM)
     mixer.set_strength(0.25)
     assert copy.deepcopy(mixer).strength == 0.25
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_mixing_works_with_any_default_dtype(dtype):
+def test_mixing_works_with_any_default_dtype(dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
     try:
         mixed = AttnMixup(DIM)(torch.randn(4, DIM), torch.arange(4) % 3)
@@ -112,7 +117,7 @@ def test_mixing_works_with_any_default_dtype(dtype):
     assert loss.isfinite()
 
 
-MODULES = {
+MODULES: dict[str, Callable[..., nn.Module]] = {
     "paper": lambda **where: AttnMixup(DIM, **where),
     "release": lambda **where: AttnMixup(DIM, preset="release", **where),
     "shared": lambda **where: AttnMixup(DIM, score="shared", **where),
@@ -122,13 +127,13 @@ MODULES = {
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_are_created_with_given_device_and_dtype(name):
+def test_modules_are_created_with_given_device_and_dtype(name: str) -> None:
     module = MODULES[name](device="meta", dtype=torch.bfloat16)
     assert all(parameter.is_meta and parameter.dtype == torch.bfloat16 for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_reset_parameters_initialises_modules_from_the_meta_device(name):
+def test_reset_parameters_initialises_modules_from_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         module = MODULES[name]()
     module.to_empty(device="cpu")
@@ -143,7 +148,7 @@ def test_reset_parameters_initialises_modules_from_the_meta_device(name):
         assert module(torch.randn(4, DIM), torch.arange(4)).embeddings.isfinite().all()
 
 
-def test_strength_is_set_after_to_empty_and_rejects_bad_values():
+def test_strength_is_set_after_to_empty_and_rejects_bad_values() -> None:
     with torch.device("meta"):
         mixer = AttnMixup(DIM)
     mixer.to_empty(device="cpu")
@@ -155,14 +160,16 @@ def test_strength_is_set_after_to_empty_and_rejects_bad_values():
             mixer.load_state_dict(mixer.state_dict() | {"_extra_state": torch.tensor(bad)})
 
 
-def test_transformers_model_with_mixer_loads_checkpoint_without_mixer(tmp_path):
-    transformers = pytest.importorskip("transformers")
+def test_transformers_model_with_mixer_loads_checkpoint_without_mixer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.BertConfig(
         vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
 
     class WithMixer(transformers.BertPreTrainedModel):
-        def __init__(self, config):
+        def __init__(self, config: transformers.BertConfig) -> None:
             super().__init__(config)
             self.bert = transformers.BertModel(config)
             self.mixer = AttnMixup(8, heads=2)
@@ -170,7 +177,7 @@ def test_transformers_model_with_mixer_loads_checkpoint_without_mixer(tmp_path):
             self.release = AttnMixup(8, preset="release")
             self.recommended = AttnMixup(8, preset="recommended")
             self.semantic = SemanticKLLoss(8, 4)
-            self.post_init()
+            self.post_init()  # type: ignore[no-untyped-call]
 
     transformers.BertModel(config).save_pretrained(tmp_path / "plain")
     model = WithMixer.from_pretrained(tmp_path / "plain")
@@ -183,14 +190,15 @@ def test_transformers_model_with_mixer_loads_checkpoint_without_mixer(tmp_path):
     assert WithMixer.from_pretrained(tmp_path / "whole").mixer.strength == 0.25
 
 
-def test_checkpointing_restores_global_rng_state_and_rejects_generator():
+def test_checkpointing_restores_global_rng_state_and_rejects_generator() -> None:
     mixer, embeddings = AttnMixup(DIM, dropout=0.5), torch.randn(6, DIM, requires_grad=True)
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
 
-        def step(rows):
-            return mixer(rows).embeddings.square().sum()
+        def step(rows: Tensor) -> Tensor:
+            mixed: MixedBatch = mixer(rows)
+            return mixed.embeddings.square().sum()
 
         total = checkpoint(step, embeddings, use_reentrant=False) if checkpointed else step(embeddings)
         gradients.append(torch.autograd.grad(total, embeddings)[0])

@@ -1,14 +1,18 @@
 """torch.compile with one graph per step and few graphs for all sizes, and torch.export."""
 
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from attnmixup import AttnMixup, MixedBatch, SampleAttention, sample_attention, tiled
-from attnmixup.options import PRESETS
+from attnmixup import AttnMixup, MixedBatch, MixupPlan, SampleAttention, sample_attention, tiled
+from attnmixup.criteria import Criterion
+from attnmixup.options import PRESETS, Preset
 from tests.attnmixup.models import KINDS, Model, batch_of
 from tests.attnmixup.strategies import DIM, traced
 
@@ -18,7 +22,7 @@ from tests.attnmixup.strategies import DIM, traced
 @pytest.mark.parametrize(
     "options", [{}, {"preset": "release"}, {"partner": "balanced"}, {"preset": "recommended"}, {"partner": "nearest"}]
 )
-def test_training_step_compiles_to_one_graph(kind, options):
+def test_training_step_compiles_to_one_graph(kind: str, options: dict[str, Any]) -> None:
     if kind == "sequences" and options.get("partner") == "balanced":
         pytest.skip("tags are no classes")
     torch._dynamo.reset()
@@ -33,13 +37,13 @@ def test_training_step_compiles_to_one_graph(kind, options):
 
 
 @traced
-def test_compiled_step_gives_the_same_results():
+def test_compiled_step_gives_the_same_results() -> None:
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, dropout=0.0)
     embeddings, targets, _ = batch_of("vectors")
     plan = mixer.draw(len(embeddings))
 
-    def step(embeddings, targets, plan):
+    def step(embeddings: Tensor, targets: Tensor, plan: MixupPlan) -> tuple[MixedBatch, Tensor]:
         mixed = mixer(embeddings, targets, plan=plan, need_attention=True)
         return mixed, mixed.loss(F.cross_entropy, mixed.embeddings)
 
@@ -52,11 +56,13 @@ def test_compiled_step_gives_the_same_results():
             torch.testing.assert_close(getattr(mixed, name), value)
 
 
-def count_graphs(preset, kind, sizes, *, dynamic=None, marked=False):
+def count_graphs(
+    preset: Preset, kind: str, sizes: Iterable[int], *, dynamic: bool | None = None, marked: bool = False
+) -> int:
     """Count the graphs that are compiled for these batch sizes and, for sequences, six lengths."""
-    graphs = []
+    graphs: list[GraphModule] = []
 
-    def backend(graph, inputs):
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         graphs.append(graph)
         return graph.forward
 
@@ -78,23 +84,28 @@ def count_graphs(preset, kind, sizes, *, dynamic=None, marked=False):
 @traced
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_few_graphs_cover_all_sizes(kind, preset):
+def test_few_graphs_cover_all_sizes(kind: str, preset: Preset) -> None:
     assert count_graphs(preset, kind, range(2, 13)) <= 4
 
 
 @traced
 @pytest.mark.parametrize("preset", ["paper", "release", "recommended"])
 @pytest.mark.parametrize("mode", [{"dynamic": True}, {"marked": True}], ids=["dynamic", "marked"])
-def test_few_graphs_cover_sizes_known_to_vary(mode, preset):
+def test_few_graphs_cover_sizes_known_to_vary(mode: dict[str, bool], preset: Preset) -> None:
     # With fewer than five samples some parts have one row, for which torch.compile specialises.
     assert count_graphs(preset, "sequences", range(5, 16), **mode) <= 2
 
 
 @traced
-def test_strength_schedule_compiles_one_graph_with_and_one_without_mixing():
-    graphs = []
+def test_strength_schedule_compiles_one_graph_with_and_one_without_mixing() -> None:
+    graphs: list[GraphModule] = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
     model = Model(dropout=0.0)
-    compiled = torch.compile(model, fullgraph=True, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
     losses = []
     for step in range(12):
         model.mixer.set_strength(step / 11)
@@ -107,22 +118,23 @@ def test_strength_schedule_compiles_one_graph_with_and_one_without_mixing():
 
 
 @traced
-def test_tiles_are_not_unrolled(monkeypatch):
+def test_tiles_are_not_unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiled, "CPU_TILE", 30)
-    nodes = []
+    nodes: list[int] = []
+
+    def backend(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        nodes.append(len(graph.graph.nodes))
+        return graph.forward
+
     for size in (5, 40):
-        compiled = torch.compile(
-            SampleAttention(DIM, heads=2, dropout=0.0),
-            fullgraph=True,
-            dynamic=False,
-            backend=lambda graph, _: nodes.append(len(graph.graph.nodes)) or graph.forward,
-        )
+        attention = SampleAttention(DIM, heads=2, dropout=0.0)
+        compiled = torch.compile(attention, fullgraph=True, dynamic=False, backend=backend)
         compiled(torch.randn(size, DIM))
     assert nodes[0] == nodes[1]
 
 
 @traced
-def test_blocks_and_tiles_compile_to_one_graph(monkeypatch):
+def test_blocks_and_tiles_compile_to_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
     monkeypatch.setattr(tiled, "CPU_TILE", 30)
     attention = SampleAttention(DIM, heads=2, dropout=0.0)
@@ -136,21 +148,21 @@ def test_blocks_and_tiles_compile_to_one_graph(monkeypatch):
 @pytest.mark.parametrize(
     "criterion", [F.cross_entropy, partial(F.cross_entropy, label_smoothing=0.1), nn.CrossEntropyLoss(torch.ones(3))]
 )
-def test_loss_compiles_to_one_graph(criterion):
-    mixed = AttnMixup(DIM).eval()(torch.randn(4, DIM), torch.arange(4) % 3)
+def test_loss_compiles_to_one_graph(criterion: Criterion) -> None:
+    mixed: MixedBatch = AttnMixup(DIM).eval()(torch.randn(4, DIM), torch.arange(4) % 3)
     outputs = torch.randn(4, 3)
     compiled = torch.compile(mixed.loss, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(criterion, outputs), mixed.loss(criterion, outputs))
 
 
 @traced
-def test_compiled_draws_differ_from_step_to_step():
+def test_compiled_draws_differ_from_step_to_step() -> None:
     mixer = torch.compile(AttnMixup(DIM), fullgraph=True, backend="aot_eager")
     embeddings = torch.randn(6, DIM)
     assert not torch.equal(mixer(embeddings).lam, mixer(embeddings).lam)
 
 
-def test_export_in_evaluation():
+def test_export_in_evaluation() -> None:
     model = AttnMixup(DIM).eval()
     embeddings = torch.randn(3, DIM)
     program = torch.export.export(model, (embeddings, torch.arange(3)))
@@ -162,14 +174,15 @@ def test_export_in_evaluation():
     torch.testing.assert_close(program.module()(*batch_of("sequences")), whole(*batch_of("sequences")))
 
 
-def test_export_for_any_batch_size():
+def test_export_for_any_batch_size() -> None:
     class Classifier(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.mixer, self.head = AttnMixup(DIM), nn.Linear(DIM, 3)
 
-        def forward(self, embeddings):
-            return self.head(self.mixer(embeddings).embeddings)
+        def forward(self, embeddings: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.mixer(embeddings).embeddings)
+            return logits
 
     model = Classifier().eval()
     dynamic = {"embeddings": {0: torch.export.Dim("batch", min=2)}}

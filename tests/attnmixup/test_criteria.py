@@ -1,22 +1,24 @@
 """Criteria: PyTorch losses, custom losses per row or per element, and what they must ignore."""
 
 import re
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from attnmixup import AttnMixup, criteria
-from attnmixup.criteria import reduction_of, row_losses
+from attnmixup import AttnMixup, MixedBatch, criteria
+from attnmixup.criteria import Criterion, MeanOver, Per, Reduction, reduction_of, row_losses
 from tests.attnmixup.strategies import DIM, ratios, seeds, tensors
 
 CLASSES = 4
 WEIGHTS = torch.tensor([1.0, 0.2, 3.0, 0.5], dtype=torch.float64)
-OF_CLASSES = {
+OF_CLASSES: dict[str, dict[str, Any]] = {
     "plain": {},
     "class weights": {"weight": WEIGHTS},
     "smoothing": {"label_smoothing": 0.2},
@@ -26,16 +28,27 @@ OF_CLASSES = {
 }
 
 
-def mixed_of(targets, *, length=None, seed=0, strength=1.0, train=True, mask=None, **options):
+def mixed_of(
+    targets: Tensor,
+    *,
+    length: int | None = None,
+    seed: int = 0,
+    strength: float = 1.0,
+    train: bool = True,
+    mask: Tensor | None = None,
+    **options: Any,
+) -> MixedBatch:
     """Mix random embeddings with the given targets."""
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, **options).double().train(train)
     mixer.set_strength(strength)
     shape = (len(targets), DIM) if length is None else (len(targets), length, DIM)
-    return mixer(tensors(seed, *shape), targets, mask=mask, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    mixed: MixedBatch = mixer(tensors(seed, *shape), targets, mask=mask, generator=generator)
+    return mixed
 
 
-def labels_of(seed, *shape, ignored=0.3):
+def labels_of(seed: int, *shape: int, ignored: float = 0.3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, shape, generator=generator)
     labels[torch.rand(shape, generator=generator) < ignored] = -100
@@ -46,7 +59,7 @@ def labels_of(seed, *shape, ignored=0.3):
 @pytest.mark.parametrize("name", OF_CLASSES)
 @pytest.mark.parametrize("by_token", [False, True])
 @given(seed=seeds, size=st.integers(1, 6))
-def test_loss_without_mixing_equals_pytorch(name, by_token, seed, size):
+def test_loss_without_mixing_equals_pytorch(name: str, by_token: bool, seed: int, size: int) -> None:
     options = OF_CLASSES[name]
     labels = labels_of(seed, size, 3) if by_token else labels_of(seed, size)
     if "ignore_index" in options:
@@ -61,7 +74,7 @@ def test_loss_without_mixing_equals_pytorch(name, by_token, seed, size):
 
 @pytest.mark.parametrize("averaging", ["together", "apart"])
 @given(seed=seeds, strength=st.floats(0.01, 1))
-def test_mixed_rows_contribute_to_numerator_and_denominator(averaging, seed, strength):
+def test_mixed_rows_contribute_to_numerator_and_denominator(averaging: str, seed: int, strength: float) -> None:
     """Compare class weights and ignored labels with a loop over rows."""
     labels = labels_of(seed, 6)
     mixed = mixed_of(labels, seed=seed, strength=strength, averaging=averaging)
@@ -81,7 +94,7 @@ def test_mixed_rows_contribute_to_numerator_and_denominator(averaging, seed, str
     assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
-LOSSES = {
+LOSSES: dict[str, tuple[Criterion, tuple[int, ...], tuple[int, ...]]] = {
     "multi-label": (nn.BCEWithLogitsLoss(pos_weight=WEIGHTS), (5, CLASSES), (5, CLASSES)),
     "regression": (nn.HuberLoss(delta=0.3), (5,), (5,)),
     "vectors": (nn.MSELoss(), (5, CLASSES), (5, CLASSES)),
@@ -90,7 +103,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_other_pytorch_losses_work_unchanged(name):
+def test_other_pytorch_losses_work_unchanged(name: str) -> None:
     criterion, target_shape, output_shape = LOSSES[name]
     targets, outputs = tensors(0, *target_shape).sigmoid(), tensors(1, *output_shape)
     mixed = mixed_of(targets, train=False)
@@ -101,7 +114,7 @@ def test_other_pytorch_losses_work_unchanged(name):
     torch.testing.assert_close(rows[3], criterion(outputs[3:4], targets[3:4]))
 
 
-def test_weighted_nll_loss_equals_pytorch():
+def test_weighted_nll_loss_equals_pytorch() -> None:
     labels = labels_of(0, 5)
     outputs = tensors(0, 5, CLASSES).log_softmax(1)
     for criterion in (nn.NLLLoss(weight=WEIGHTS), partial(F.nll_loss, weight=WEIGHTS)):
@@ -110,7 +123,7 @@ def test_weighted_nll_loss_equals_pytorch():
 
 
 @pytest.mark.parametrize("weight", [None, WEIGHTS])
-def test_margin_loss_skips_ignored_labels_and_averages_over_rows(weight):
+def test_margin_loss_skips_ignored_labels_and_averages_over_rows(weight: Tensor | None) -> None:
     labels = labels_of(0, 5)
     outputs, real = tensors(0, 5, CLASSES), labels != -100
     expected = F.multi_margin_loss(outputs[real], labels[real], weight=weight)
@@ -118,7 +131,7 @@ def test_margin_loss_skips_ignored_labels_and_averages_over_rows(weight):
         torch.testing.assert_close(mixed_of(labels, train=False).loss(criterion, outputs), expected)
 
 
-def test_token_vectors_without_mask_count_every_token():
+def test_token_vectors_without_mask_count_every_token() -> None:
     outputs, targets = tensors(0, 2, 3, CLASSES), tensors(1, 2, 3, CLASSES)
     losses = row_losses(F.mse_loss, outputs, targets, None, torch.tensor([True, False]))
     torch.testing.assert_close(losses.total[0], 3 * F.mse_loss(outputs[0], targets[0]))
@@ -126,13 +139,13 @@ def test_token_vectors_without_mask_count_every_token():
     assert losses.count.tolist() == losses.norm.tolist() == [3.0, 0.0]
 
 
-def focal(logits, labels, gamma=2.0):
+def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
     losses = F.cross_entropy(logits, labels, reduction="none")
     return (1 - (-losses).exp()) ** gamma * losses
 
 
 @given(seed=seeds)
-def test_focal_loss_without_mask_argument_needs_per_element(seed):
+def test_focal_loss_without_mask_argument_needs_per_element(seed: int) -> None:
     labels, mask = labels_of(seed, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     mixed = mixed_of(labels, length=3, mask=mask, train=False)
     outputs = tensors(seed, 4, 3, CLASSES)
@@ -142,7 +155,7 @@ def test_focal_loss_without_mask_argument_needs_per_element(seed):
         mixed.loss(focal, outputs)
 
 
-def likelihood(logits, tags, mask, reduction="mean"):
+def likelihood(logits: Tensor, tags: Tensor, mask: Tensor, reduction: str = "mean") -> Tensor:
     """Score whole sequences; the signature has the reduction argument of an elementwise loss."""
     rows = (F.cross_entropy(logits.transpose(1, 2), tags, reduction="none") * mask).sum(1) / mask.sum(1)
     return rows.mean() if reduction == "mean" else rows
@@ -151,18 +164,18 @@ def likelihood(logits, tags, mask, reduction="mean"):
 class Likelihood(nn.Module):
     """CRF-like module that needs a valid tag at every masked token and a real first token."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.transitions = nn.Parameter(torch.zeros(CLASSES, CLASSES, dtype=torch.float64))
 
-    def forward(self, emissions, tags, *, mask):
+    def forward(self, emissions: Tensor, tags: Tensor, *, mask: Tensor) -> Tensor:
         assert mask[:, 0].all()
         assert (tags >= 0).all()
         return likelihood(emissions + self.transitions[tags], tags, mask, "none")
 
 
 @given(seed=seeds)
-def test_sequence_likelihood_gets_the_mask(seed):
+def test_sequence_likelihood_gets_the_mask(seed: int) -> None:
     labels, mask = labels_of(seed, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     labels = labels.masked_fill(~mask, -100)
     mixed = mixed_of(labels, length=3, mask=mask, train=False)
@@ -171,11 +184,11 @@ def test_sequence_likelihood_gets_the_mask(seed):
     for criterion in (partial(likelihood, reduction="none"), Likelihood(), Likelihood().forward):
         torch.testing.assert_close(mixed.loss(criterion, outputs), expected)
 
-    class Callable:
-        def __call__(self, outputs, targets, **given):
+    class OwnCriterion:
+        def __call__(self, outputs: Tensor, targets: Tensor, **given: Tensor) -> Tensor:
             return likelihood(outputs, targets, given["mask"], "none")
 
-    torch.testing.assert_close(mixed.loss(Callable(), outputs), expected)
+    torch.testing.assert_close(mixed.loss(OwnCriterion(), outputs), expected)
     with pytest.raises(ValueError, match=r"one loss per row, shape \(4,\), got \(\): disable its own mean"):
         mixed.loss(likelihood, outputs)
 
@@ -183,7 +196,7 @@ def test_sequence_likelihood_gets_the_mask(seed):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["element", "row"])
 @pytest.mark.parametrize("strength", [0.0, 1.0])
-def test_padding_reaches_neither_loss_nor_gradient(kind, bad, strength):
+def test_padding_reaches_neither_loss_nor_gradient(kind: str, bad: float, strength: float) -> None:
     labels, mask = labels_of(0, 4, 3, ignored=0), torch.arange(3) < torch.tensor([[3], [1], [0], [3]])
     criterion = Likelihood() if kind == "row" else nn.CrossEntropyLoss()
     results = []
@@ -203,7 +216,7 @@ def test_padding_reaches_neither_loss_nor_gradient(kind, bad, strength):
         torch.testing.assert_close(padded, plain)
 
 
-def test_rows_of_weight_0_reach_neither_loss_nor_gradient():
+def test_rows_of_weight_0_reach_neither_loss_nor_gradient() -> None:
     labels = labels_of(0, 4, ignored=0)
     mixed = mixed_of(labels, transformed_ratio=1.0, final="weight")
     outputs = tensors(0, 12, CLASSES)
@@ -217,7 +230,7 @@ def test_rows_of_weight_0_reach_neither_loss_nor_gradient():
 
 
 @given(seed=seeds, strength=ratios)
-def test_loss_is_zero_if_every_label_is_ignored(seed, strength):
+def test_loss_is_zero_if_every_label_is_ignored(seed: int, strength: float) -> None:
     mixed = mixed_of(torch.full((3,), -100), seed=seed, strength=strength)
     outputs = tensors(seed, len(mixed.lam), CLASSES)
     assert float(mixed.loss(F.cross_entropy, outputs)) == 0
@@ -227,7 +240,9 @@ def test_loss_is_zero_if_every_label_is_ignored(seed, strength):
 @pytest.mark.parametrize("shape", [(8,), (4, 6), (4, 3, 2)])
 @pytest.mark.parametrize("criterion", [F.binary_cross_entropy_with_logits, nn.MSELoss()])
 @pytest.mark.parametrize("mean_over", ["tokens", "rows"])
-def test_value_losses_ignore_integer_labels_of_minus_100(criterion, shape, mean_over):
+def test_value_losses_ignore_integer_labels_of_minus_100(
+    criterion: Criterion, shape: tuple[int, ...], mean_over: MeanOver
+) -> None:
     torch.manual_seed(0)
     labels, outputs = torch.randint(2, shape), torch.randn(shape)
     labels[1], labels[2, ...] = -100, 1
@@ -241,7 +256,7 @@ def test_value_losses_ignore_integer_labels_of_minus_100(criterion, shape, mean_
     torch.testing.assert_close(mixed.loss(criterion, outputs, mean_over=mean_over), expected)
 
 
-def test_sum_over_token_values_counts_only_real_tokens():
+def test_sum_over_token_values_counts_only_real_tokens() -> None:
     mask = torch.arange(4) < torch.tensor([[4], [2], [1]])
     values, outputs = torch.randn(3, 4), torch.randn(3, 4)
     mixed = AttnMixup(DIM).eval()(torch.randn(3, 4, DIM), values, mask=mask, target_mask=mask)
@@ -252,7 +267,7 @@ def test_sum_over_token_values_counts_only_real_tokens():
 class RecordingCriterion:
     """Criterion per row that records its arguments."""
 
-    def __call__(self, outputs, targets, mask=None):
+    def __call__(self, outputs: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
         self.outputs, self.targets, self.mask = outputs.tolist(), targets.tolist(), mask
         return outputs.flatten(1).sum(1)
 
@@ -267,7 +282,7 @@ ROWS_WITHOUT_MASK = {
 
 
 @pytest.mark.parametrize("name", ROWS_WITHOUT_MASK)
-def test_criterion_per_row_gets_zeros_for_uncounted_rows(name):
+def test_criterion_per_row_gets_zeros_for_uncounted_rows(name: str) -> None:
     targets, seen_targets = ROWS_WITHOUT_MASK[name]
     live, outputs = torch.tensor([True, True, True, False]), torch.full((4, 3), 2.0)
     counted = [name in ("values", "several integers") or row != 1 for row in range(3)] + [False]
@@ -282,7 +297,7 @@ def test_criterion_per_row_gets_zeros_for_uncounted_rows(name):
     assert losses.norm.dtype == losses.total.dtype == torch.float32
 
 
-def test_criterion_per_row_gets_all_classes_of_as_many_as_tokens():
+def test_criterion_per_row_gets_all_classes_of_as_many_as_tokens() -> None:
     mask = torch.tensor([[True, False, False], [True, True, True]])
     seen = RecordingCriterion()
     row_losses(seen, torch.full((2, 3), 2.0), torch.ones(2, 3, 4), mask, torch.tensor([True, True]))
@@ -290,7 +305,7 @@ def test_criterion_per_row_gets_all_classes_of_as_many_as_tokens():
 
 
 @pytest.mark.parametrize("by_token", [True, False])
-def test_criterion_per_row_gets_first_token_of_rows_without_tokens(by_token):
+def test_criterion_per_row_gets_first_token_of_rows_without_tokens(by_token: bool) -> None:
     mask = torch.tensor([[False, True, True], [False, False, False], [True, True, False]])
     live, targets = torch.tensor([True, True, False]), torch.tensor([[9, 1, 2], [9, 9, 9], [9, 9, 9]])
     counted = torch.tensor([[False, True, True], [False, False, False], [False, False, False]])
@@ -305,7 +320,7 @@ def test_criterion_per_row_gets_first_token_of_rows_without_tokens(by_token):
     assert losses.norm.tolist() == losses.count.tolist() == [1.0, 0.0, 0.0]
 
 
-def test_criterion_per_element_gets_zeros_for_uncounted_rows():
+def test_criterion_per_element_gets_zeros_for_uncounted_rows() -> None:
     seen, live = RecordingCriterion(), torch.tensor([True, True, False])
     outputs = torch.tensor([[2.0, 2.0], [NAN, NAN], [NAN, NAN]])
     losses = row_losses(seen, outputs, torch.tensor([1, -100, 3]), None, live, "element")
@@ -317,18 +332,18 @@ def test_criterion_per_element_gets_zeros_for_uncounted_rows():
 
 
 @given(seed=seeds)
-def test_criterion_per_element_matches_pytorch_loss(seed):
+def test_criterion_per_element_matches_pytorch_loss(seed: int) -> None:
     labels, mask = labels_of(seed, 4, 3), torch.arange(3) < torch.tensor([[3], [1], [2], [3]])
     mixed, outputs = mixed_of(labels, length=3, mask=mask), tensors(seed, 8, 3, CLASSES)
 
-    def own(flat, targets):
+    def own(flat: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(flat, targets, reduction="none")
 
     torch.testing.assert_close(mixed.loss(own, outputs, per="element"), mixed.loss(F.cross_entropy, outputs))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_reduction_of_criterion_is_detected(reduction):
+def test_reduction_of_criterion_is_detected(reduction: Reduction) -> None:
     expected = "sum" if reduction == "sum" else "mean"
     assert reduction_of(nn.CrossEntropyLoss(reduction=reduction)) == expected
     assert reduction_of(partial(F.cross_entropy, reduction=reduction)) == expected
@@ -336,7 +351,7 @@ def test_reduction_of_criterion_is_detected(reduction):
 
 
 @pytest.mark.parametrize("per", ["element", "row"])
-def test_half_precision_losses_are_summed_in_float32(per):
+def test_half_precision_losses_are_summed_in_float32(per: Per) -> None:
     outputs = torch.ones(2, 3, 4, dtype=torch.float16)
     losses = row_losses(
         lambda a, b, mask=None: a.flatten(1).mean(1), outputs, torch.zeros(2, 3).long(), None, torch.ones(2) > 0, per
@@ -346,7 +361,7 @@ def test_half_precision_losses_are_summed_in_float32(per):
 
 
 @pytest.mark.parametrize("per", ["element", "row"])
-def test_losses_stay_on_the_device_of_the_outputs(per):
+def test_losses_stay_on_the_device_of_the_outputs(per: Per) -> None:
     outputs, mask = torch.zeros(2, 3, 4, device="meta"), torch.ones(2, 3, dtype=torch.bool, device="meta")
     losses = row_losses(
         lambda a, b, mask=None: a.flatten(1).sum(1), outputs, torch.zeros_like(mask).long(), mask, mask[:, 0], per
@@ -365,11 +380,11 @@ def test_losses_stay_on_the_device_of_the_outputs(per):
         partial(RecordingCriterion()),
     ],
 )
-def test_mask_argument_of_criterion_is_detected(criterion):
+def test_mask_argument_of_criterion_is_detected(criterion: Criterion) -> None:
     assert criteria._takes_mask(criterion) == (criterion not in (torch.dist, F.relu))
 
 
-ERRORS = {
+ERRORS: dict[str, tuple[Callable[[MixedBatch, Tensor], object], str]] = {
     "per": (
         lambda mixed, outputs: mixed.loss(F.cross_entropy, outputs, per="token"),
         "per must be one of 'element', 'row', got 'token'.",
@@ -430,7 +445,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(name):
+def test_errors(name: str) -> None:
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call(mixed_of(torch.arange(5) % CLASSES), torch.zeros(10, CLASSES))

@@ -16,12 +16,12 @@ from attnmixup.diagnostics import (
     semantic_stats,
 )
 from tests.attnmixup import oracles
-from tests.attnmixup.strategies import DIM, SCORES, cases, seeds, tensors
+from tests.attnmixup.strategies import DIM, SCORES, Case, cases, seeds, tensors
 
 ALL = torch.ones(1, 4, dtype=torch.bool)
 
 
-def test_entropy_matches_hand_computed_values():
+def test_entropy_matches_hand_computed_values() -> None:
     uniform = torch.full((1, 2, 4, 4), 0.25)
     assert entropy_over_uniform(uniform, ALL) == pytest.approx(1)
     assert entropy_over_uniform(uniform[:, :, :1], ALL) == pytest.approx(1)
@@ -32,7 +32,7 @@ def test_entropy_matches_hand_computed_values():
     assert entropy_over_uniform(halves, present) == pytest.approx(1 / 2)
 
 
-def test_common_share_matches_hand_computed_values():
+def test_common_share_matches_hand_computed_values() -> None:
     two = torch.ones(1, 2, dtype=torch.bool)
     assert common_share(torch.ones(1, 4, 3), ALL) == pytest.approx(1)
     assert common_share(torch.tensor([[[1.0], [-1.0]]]), two) == 0
@@ -44,7 +44,7 @@ def test_common_share_matches_hand_computed_values():
     assert common_share(torch.zeros(1, 4, 3), ALL) == 0
 
 
-def test_same_class_weight_matches_hand_computed_values():
+def test_same_class_weight_matches_hand_computed_values() -> None:
     classes = torch.tensor([0, 0, 1, 2])
     assert same_class_over_chance(torch.full((1, 1, 4, 4), 0.25), classes, ALL) == pytest.approx(1)
     on_partner = torch.eye(4)[[1, 0, 2, 3]][None, None]
@@ -58,14 +58,14 @@ def test_same_class_weight_matches_hand_computed_values():
 
 @pytest.mark.parametrize("score", SCORES)
 @given(case=cases(kinds=("class",)), seed=seeds)
-def test_stats_match_oracle(score, case, seed):
+def test_stats_match_oracle(score: str, case: Case, seed: int) -> None:
     torch.manual_seed(seed)
     mixer = AttnMixup(DIM, heads=2, score=score, gate=True, dropout=0.5).double()
     torch.nn.init.normal_(mixer.attention.gate.bias)
     embeddings = case.embeddings if case.embeddings.ndim == 3 else case.embeddings[:, None]
     mask = torch.ones(embeddings.shape[:2], dtype=torch.bool) if case.mask is None else case.mask
-    positions = [[b for b, real in enumerate(column) if real] for column in mask.T.tolist()]
-    positions = [(place, real) for place, real in enumerate(positions) if len(real) > 1]
+    columns = [[b for b, real in enumerate(column) if real] for column in mask.T.tolist()]
+    positions = [(place, real) for place, real in enumerate(columns) if len(real) > 1]
     if not positions:
         with pytest.raises(ValueError, match=r"^Attention statistics need at least two real samples\.$"):
             mixer.stats(case.embeddings, mask=case.mask)
@@ -75,7 +75,7 @@ def test_stats_match_oracle(score, case, seed):
     assert not mixer.attention.dropout._forward_pre_hooks
 
     attention = mixer.attention.eval()
-    attention.norm = torch.nn.Identity()
+    attention.register_module("norm", torch.nn.Identity())
     transformed, weights = attention(case.embeddings, mask=case.mask, need_attention=True)
     update = (transformed - case.embeddings).reshape(embeddings.shape)
     weights = weights.expand(*weights.shape[:-2], len(embeddings), -1).reshape(-1, 2, len(embeddings), len(embeddings))
@@ -109,7 +109,7 @@ def test_stats_match_oracle(score, case, seed):
     assert stats["norm/originals"] == pytest.approx(sum(lengths) / len(lengths))
 
 
-def test_stats_of_sequences_by_sample_use_mean_vectors():
+def test_stats_of_sequences_by_sample_use_mean_vectors() -> None:
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, sequence="sample")
     embeddings, classes = torch.randn(5, 3, DIM), torch.tensor([0, 1, 0, 1, 1])
@@ -133,14 +133,14 @@ def test_stats_leave_out_the_entropy_where_a_sample_has_one_sample_to_attend_to(
     assert "attention/entropy" not in AttnMixup(DIM, score="cosine").stats(tensors(0, 2, DIM).float())
 
 
-def test_closed_gate_is_reported():
+def test_closed_gate_is_reported() -> None:
     mixer = AttnMixup(DIM, preset="recommended")
     stats = mixer.stats(tensors(0, 5, DIM).float())
     assert stats["norm/update"] == 0
     assert any("A gate starts at 0" in finding for finding in findings(stats))
 
 
-def test_norm_of_transformed_rows():
+def test_norm_of_transformed_rows() -> None:
     mixer, embeddings = AttnMixup(DIM), tensors(0, 5, DIM).float()
     mask = torch.tensor([True, True, True, True, False])
     transformed = mixer.eval().attention(embeddings, mask=mask)[0]
@@ -150,7 +150,7 @@ def test_norm_of_transformed_rows():
         assert "attention/same_class" not in mixer.stats(embeddings, targets)
 
 
-def test_semantic_stats_of_own_and_other_images():
+def test_semantic_stats_of_own_and_other_images() -> None:
     divergences = torch.tensor([[1.0, 4.0, 9.0], [6.0, 3.0, 9.0], [9.0, 9.0, 9.0]])
     assert semantic_stats(divergences) == pytest.approx({"semantic/own": 13 / 3, "semantic/other": 46 / 6})
     present = torch.tensor([True, True, False])
@@ -233,26 +233,26 @@ GOOD = {
         ),
     ],
 )
-def test_findings_report_each_problem(changed, message):
+def test_findings_report_each_problem(changed: dict[str, float], message: str) -> None:
     assert findings(GOOD | changed) == [message]
 
 
 @given(st.sets(st.sampled_from(["attention/entropy", "attention/common", "attention/same_class"])))
-def test_good_or_missing_stats_give_no_findings(left_out):
+def test_good_or_missing_stats_give_no_findings(left_out: set[str]) -> None:
     assert findings({name: value for name, value in GOOD.items() if name not in left_out}) == []
     assert findings({}) == []
     assert findings(GOOD | {"norm/transformed": 0.5, "norm/update": 3.0}) == []
 
 
 @pytest.mark.parametrize("unit", [0.2, 3.0])
-def test_findings_do_not_depend_on_scale_of_norms_and_divergences(unit):
+def test_findings_do_not_depend_on_scale_of_norms_and_divergences(unit: float) -> None:
     scaled = {name: unit * value for name, value in GOOD.items() if name.startswith(("norm", "semantic"))}
     assert findings(scaled | {"semantic/own": 0.9 * unit}) == []
     assert len(findings(scaled | {"norm/transformed": 2.5 * unit, "semantic/own": unit})) == 2
     assert len(findings(scaled | {"norm/update": 3.1 * unit})) == 1
 
 
-def test_stats_check_the_mask_and_use_all_tokens_without_one():
+def test_stats_check_the_mask_and_use_all_tokens_without_one() -> None:
     mixer, embeddings = AttnMixup(DIM), tensors(0, 3, 2, DIM).float()
     with pytest.raises(ValueError, match=r"^mask must have shape \(3, 2\), got \(3,\)\.$"):
         mixer.stats(embeddings, mask=torch.ones(3, dtype=torch.bool))

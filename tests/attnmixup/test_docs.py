@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,25 +35,25 @@ MODULES = [name for _, name, _ in pkgutil.iter_modules(attnmixup.__path__, "attn
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_doctests(name):
+def test_doctests(name: str) -> None:
     assert doctest.testmod(import_module(name)).failed == 0
 
 
-def test_there_are_doctests():
+def test_there_are_doctests() -> None:
     assert sum(doctest.testmod(import_module(name)).attempted for name in MODULES) >= 8
 
 
-def run_page(page):
+def run_page(page: str) -> dict[str, Any]:
     """Run the code blocks of a page and return their names."""
     torch.manual_seed(0)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL):
         exec(compile(block, page, "exec"), namespace)
     return namespace
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in (DOCS / page).read_text()])
-def test_code_blocks_of_each_page_run_in_order(page, tmp_path, monkeypatch):
+def test_code_blocks_of_each_page_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for imported, package in (("reference_models", "transformers"), ("torchcrf", "torchcrf")):
         if re.search(rf"^(from|import) {imported}", (DOCS / page).read_text(), flags=re.MULTILINE):
             pytest.importorskip(package)
@@ -60,18 +61,18 @@ def test_code_blocks_of_each_page_run_in_order(page, tmp_path, monkeypatch):
     run_page(page)
 
 
-def test_there_are_pages_with_code():
+def test_there_are_pages_with_code() -> None:
     assert sum((DOCS / page).read_text().count("```python\n") for page in PAGES) >= 30
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_blocks_with_python_code_say_so(page):
+def test_blocks_with_python_code_say_so(page: str) -> None:
     blocks = re.findall(r"^```(.*)\n(.*?)^```", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
     untyped = [block for kind, block in blocks if not kind and re.search(r"^(from|import) ", block, re.MULTILINE)]
     assert untyped == []
 
 
-def test_shared_models_are_saved_by_methods_that_exist():
+def test_shared_models_are_saved_by_methods_that_exist() -> None:
     pytest.importorskip("transformers")
     from reference_models import Predictor
 
@@ -81,7 +82,7 @@ def test_shared_models_are_saved_by_methods_that_exist():
     assert all(hasattr(Predictor, method) for method in methods)
 
 
-def test_json_lines_of_the_data_page_are_read(tmp_path):
+def test_json_lines_of_the_data_page_are_read(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from reference_models import load_dataset
     from reference_models.data.image_texts import read_image_texts
@@ -95,7 +96,7 @@ def test_json_lines_of_the_data_page_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in PAGES)])
-def test_i2srm_commands_parse(page, tmp_path, monkeypatch):
+def test_i2srm_commands_parse(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("jsonargparse")
     from reference_models.cli import parse
     from reference_models.settings import read_settings
@@ -113,13 +114,13 @@ def test_i2srm_commands_parse(page, tmp_path, monkeypatch):
             read_settings(options.data, options.overrides, system=options.system)
 
 
-def anchors(text):
+def anchors(text: str) -> set[str]:
     """Return the anchors of the headings of a page, as GitHub and MyST make them."""
     headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def broken_links(page):
+def broken_links(page: Path) -> list[str]:
     """Return the links of a page to files, headings, pages and Python objects that do not exist."""
     text, broken = page.read_text(), []
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
@@ -137,13 +138,13 @@ def broken_links(page):
     return broken
 
 
-def test_links_resolve():
+def test_links_resolve() -> None:
     pytest.importorskip("transformers")  # for the links to modules of reference_models
     pages = [*ROOT.glob("*.md"), *(DOCS / page for page in PAGES), ROOT / "benchmarks" / "evidence" / "README.md"]
     assert {page: broken for page in pages if (broken := broken_links(page))} == {}
 
 
-def test_broken_links_are_found(tmp_path):
+def test_broken_links_are_found(tmp_path: Path) -> None:
     good = ["[a](page.md)", "[a](#what-it-is-one-two)", "{doc}`page`", "{py:class}`the mixer <attnmixup.AttnMixup>`"]
     bad = ["[a](none.md)", "[a](page.md#none)", "[a](#none)", "{doc}`a <none>`", "{py:mod}`attnmixup.none`"]
     page = tmp_path / "page.md"
@@ -151,7 +152,7 @@ def test_broken_links_are_found(tmp_path):
     assert broken_links(page) == ["none.md", "page.md#none", "#none", "none", "attnmixup.none"]
 
 
-def test_changelog_has_the_groups_of_keep_a_changelog():
+def test_changelog_has_the_groups_of_keep_a_changelog() -> None:
     groups = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     title, *versions = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert "\n### " not in title
@@ -164,13 +165,13 @@ def test_changelog_has_the_groups_of_keep_a_changelog():
         assert set(names) <= groups
 
 
-def test_every_page_is_in_the_table_of_contents():
+def test_every_page_is_in_the_table_of_contents() -> None:
     entries = set(re.findall(r"^([\w/-]+)$", (DOCS / "index.md").read_text(), flags=re.MULTILINE))
     reference = {f"reference/{path.stem}" for path in (DOCS / "reference").glob("*.md")}
     assert {page.removesuffix(".md") for page in PAGES} - {"index"} == (entries | reference)
 
 
-def test_batchformer_recipe_matches_pytorch():
+def test_batchformer_recipe_matches_pytorch() -> None:
     """Compare with the layer and shared classifier of BatchFormer, written in plain PyTorch."""
     torch.manual_seed(0)
     mixer, head = (
@@ -178,10 +179,10 @@ def test_batchformer_recipe_matches_pytorch():
         nn.Linear(8, 3),
     )
     layer, attention = nn.TransformerEncoderLayer(8, 4, 8, dropout=0.0), mixer.attention
-    parts = (attention.project_query, attention.project_key, attention.project_value)
+    state, parts = attention.state_dict(), ("query", "key", "value")
     with torch.no_grad():
-        layer.self_attn.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
-        layer.self_attn.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        layer.self_attn.in_proj_weight.copy_(torch.cat([state[f"project_{part}.weight"] for part in parts]))
+        layer.self_attn.in_proj_bias.copy_(torch.cat([state[f"project_{part}.bias"] for part in parts]))
     layer.self_attn.out_proj.load_state_dict(attention.project_output.state_dict())
     layer.norm1.load_state_dict(attention.norm.state_dict())
     layer.linear1.load_state_dict(attention.feed_forward.expand.state_dict())
@@ -194,7 +195,7 @@ def test_batchformer_recipe_matches_pytorch():
     torch.testing.assert_close(mixed.loss(F.cross_entropy, head(mixed.embeddings)), expected, atol=5e-7, rtol=0)
 
 
-def test_sample_weights_recipe_weights_each_label_by_its_own_sample():
+def test_sample_weights_recipe_weights_each_label_by_its_own_sample() -> None:
     weighted_loss = run_page("how-to/recipes.md")["weighted_loss"]
     mixer, embeddings, labels = AttnMixup(8), torch.randn(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
     plan = mixer.draw(6)
@@ -212,7 +213,7 @@ def test_sample_weights_recipe_weights_each_label_by_its_own_sample():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_mixup_recipe_matches_torchvision(smoothing):
+def test_mixup_recipe_matches_torchvision(smoothing: float) -> None:
     v2 = pytest.importorskip("torchvision.transforms.v2")
     manifold_mixup = run_page("how-to/recipes.md")["manifold_mixup"]
     embeddings, labels, head = torch.randn(6, 32), torch.arange(6) % 3, nn.Linear(32, 3)
@@ -231,19 +232,21 @@ def test_mixup_recipe_matches_torchvision(smoothing):
     torch.testing.assert_close(mixed.loss(criterion, head(mixed.embeddings)), expected)
 
 
-def test_transformers_recipe_initialises_a_mixer_that_the_checkpoint_lacks(tmp_path):
-    transformers = pytest.importorskip("transformers")
+def test_transformers_recipe_initialises_a_mixer_that_the_checkpoint_lacks(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    import transformers
+
     config = transformers.T5Config(vocab_size=20, d_model=32, d_kv=8, d_ff=8, num_layers=1, num_heads=2)
 
     class Model(transformers.T5PreTrainedModel):
-        def __init__(self, config):
+        def __init__(self, config: transformers.T5Config) -> None:
             super().__init__(config)
             self.shared = nn.Embedding(20, 32)
             self.encoder = transformers.T5EncoderModel(config).encoder
             self.mixer = AttnMixup(32)
-            self.post_init()
+            self.post_init()  # type: ignore[no-untyped-call]
 
-    def is_too_large(mixer):
+    def is_too_large(mixer: AttnMixup) -> bool:
         return any("standard deviation of 1" in finding for finding in findings(mixer.stats(torch.randn(8, 32))))
 
     page = run_page("how-to/recipes.md")
@@ -259,7 +262,7 @@ def test_transformers_recipe_initialises_a_mixer_that_the_checkpoint_lacks(tmp_p
     assert whole["model"].mixer.strength == 0.5
 
 
-def test_equations_name_tests_and_functions_that_exist():
+def test_equations_name_tests_and_functions_that_exist() -> None:
     text = (DOCS / "equations.md").read_text()
     tests = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", text))
     assert len(tests) >= 25
@@ -272,7 +275,7 @@ def test_equations_name_tests_and_functions_that_exist():
         assert hasattr(import_module(f"attnmixup.{module}"), function), f"{module}.{function}"
 
 
-def test_every_row_of_the_equations_has_a_test():
+def test_every_row_of_the_equations_has_a_test() -> None:
     rows = [line for line in (DOCS / "equations.md").read_text().splitlines() if line.startswith("| ")]
     with_tests = [row for row in rows if row.count("|") == 6 or "\\|" in row]
     headings = [row for row in with_tests if row.endswith("| test |")]
@@ -280,7 +283,7 @@ def test_every_row_of_the_equations_has_a_test():
     assert all("::test_" in row for row in with_tests if row not in headings)
 
 
-def test_every_public_function_is_in_the_reference():
+def test_every_public_function_is_in_the_reference() -> None:
     reference = "\n".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     whole = re.findall(r"automodule:: (attnmixup[\w.]*)\n   :members:\s*\n", reference)
     classes = re.findall(r"autoclass:: (\w+)", reference)
@@ -289,7 +292,7 @@ def test_every_public_function_is_in_the_reference():
 
 
 @pytest.mark.parametrize("example", sorted(path.name for path in (DOCS / "examples").glob("*.py")))
-def test_examples_run(example, capfd):
+def test_examples_run(example: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = str(DOCS / "examples" / example)
     if example in NEEDED:
         pytest.importorskip(NEEDED[example])

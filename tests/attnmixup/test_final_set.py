@@ -15,18 +15,20 @@ HALVES = replace(PAPER, sample_ratio=0.5, transformed_ratio=0.5)
 MASK = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
 
 
-def batch_of(device="cpu"):
+def batch_of(device: str = "cpu") -> Batch:
     tags = torch.tensor([[0, 1], [2, -100], [-100, -100], [1, 0]], device=device)
     embeddings = torch.arange(16.0, device=device).reshape(4, 2, 2)
     return Batch(embeddings, tags, MASK.to(device), None, torch.arange(4, device=device))
 
 
-def plan_of(transformed, first, second, device="cpu", size=4):
+def plan_of(
+    transformed: list[int], first: list[int], second: list[int], device: str = "cpu", size: int = 4
+) -> MixupPlan:
     numbers = (torch.tensor(rows, dtype=torch.long, device=device) for rows in (transformed, first, second))
     return MixupPlan(*numbers, torch.linspace(0.25, 0.75, len(first), device=device), size)
 
 
-def test_unmixed_batch_keeps_its_tensors():
+def test_unmixed_batch_keeps_its_tensors() -> None:
     batch = batch_of()
     mixed = unmixed(batch)
     assert mixed.embeddings is batch.embeddings
@@ -41,7 +43,7 @@ def test_unmixed_batch_keeps_its_tensors():
     assert nothing.weight.tolist() == [0.0, 0.0]
 
 
-def test_final_set_stays_on_device_of_batch():
+def test_final_set_stays_on_device_of_batch() -> None:
     batch, plan = batch_of("meta"), plan_of([1], [0, 7], [5, 2], "meta")
     share = distributed.share_of(plan, [3, 1], distributed.GroupReference(), rank=0)
     rows = used_rows(plan)
@@ -62,11 +64,11 @@ def test_final_set_stays_on_device_of_batch():
         ([3, 1], [5, 0], [4, 5], [0, 1, 3]),
     ],
 )
-def test_used_rows_of_a_plan(transformed, first, second, used):
+def test_used_rows_of_a_plan(transformed: list[int], first: list[int], second: list[int], used: list[int]) -> None:
     assert used_rows(plan_of(transformed, first, second)).tolist() == used
 
 
-def test_final_set_matches_hand_written_rows():
+def test_final_set_matches_hand_written_rows() -> None:
     """Every row is written out. H* is computed only for the used rows, and each of two ranks takes its share."""
     batch, plan = batch_of(), plan_of([3], [0, 5], [7, 1])
     transformed = torch.stack([batch.embeddings[1] + 100, batch.embeddings[3] + 100])
@@ -111,7 +113,7 @@ def test_final_set_matches_hand_written_rows():
         assert part.ranks is ranks
 
 
-def test_row_weights_depend_on_the_options():
+def test_row_weights_depend_on_the_options() -> None:
     batch, plan = batch_of(), plan_of([3], [0], [3])
     rows = torch.tensor([3])
     weights = {}

@@ -1,11 +1,15 @@
 """Four real processes with sharded parameters (FSDP2) train the same as one process."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
-from tests.attnmixup.global_batch import batch_of, model_of
+from tests.attnmixup.global_batch import Model, Samples, batch_of, model_of
 from tests.attnmixup.processes import run_on_ranks
 
 fsdp = pytest.importorskip("torch.distributed.fsdp")
@@ -15,10 +19,12 @@ if not hasattr(fsdp, "fully_shard"):
 RANKS, STEPS = 4, 3
 CASES = ("vectors", "recommended", "release")
 ROWS = [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+# For each case: the loss of each step, the state dict of the whole model, and the number of weights of the rank.
+Results = dict[str, tuple[Tensor, dict[str, Any], int]]
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def losses_of_training(model, batch):
+def losses_of_training(model: nn.Module, batch: Samples) -> Tensor:
     """Train with momentum SGD and return the loss of each step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     losses = []
@@ -31,7 +37,7 @@ def losses_of_training(model, batch):
     return torch.stack(losses)
 
 
-def sharded(case):
+def sharded(case: str) -> Model:
     """Create a model on the meta device and shard it; each rank loads its part of the weights."""
     weights = model_of(case).state_dict()
     with torch.device("meta"):
@@ -44,25 +50,25 @@ def sharded(case):
     return model
 
 
-def work(rank):
-    results = {}
+def work(rank: int) -> Results:
+    results: Results = {}
     for case in CASES:
         inputs, targets, _, group = batch_of(case)
         own = ROWS[rank]
         model = sharded(case)
         losses = losses_of_training(model, (inputs[own], targets[own], None, group[own]))
-        parts = [parameter.to_local().numel() for parameter in model.parameters()]
+        parts = [parameter.to_local().numel() for parameter in model.parameters() if isinstance(parameter, DTensor)]
         results[case] = losses, get_model_state_dict(model, options=WHOLE), sum(parts)
     return results
 
 
 @pytest.fixture(scope="module")
-def by_rank(tmp_path_factory):
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     return run_on_ranks(work, tmp_path_factory.mktemp("ranks"), RANKS, seconds=60)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_sharded_training_matches_one_process(case, by_rank):
+def test_sharded_training_matches_one_process(case: str, by_rank: list[Results]) -> None:
     model = model_of(case)
     losses = losses_of_training(model, batch_of(case))
     mean = torch.stack([ranked[case][0] for ranked in by_rank]).mean(0)

@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from attnmixup import functional, tiled
 from tests.attnmixup import oracles
@@ -15,27 +17,27 @@ from tests.attnmixup.strategies import lengths, masks, ratios, seeds, sizes, ten
 DIRECTIONS = ("text_to_image", "image_to_text", "symmetric")
 
 
-def close(tensor, expected):
+def close(tensor: Tensor, expected: oracles.Nested) -> None:
     torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(size=sizes, width=lengths, seed=seeds, temperature=st.floats(0.1, 10))
-def test_semantic_kl_matches_oracle(direction, size, width, seed, temperature):
+def test_semantic_kl_matches_oracle(direction: str, size: int, width: int, seed: int, temperature: float) -> None:
     text, image = 3 * tensors(seed, 2, size, width)
     loss = functional.semantic_kl(text, image, temperature=temperature, direction=direction)
     rows = zip(text.tolist(), image.tolist(), strict=True)
     close(loss, [oracles.semantic_kl(a, b, temperature, direction) for a, b in rows])
 
 
-def test_semantic_kl_matches_hand_computed_value():
+def test_semantic_kl_matches_hand_computed_value() -> None:
     loss = functional.semantic_kl(torch.zeros(1, 2).double(), torch.log(torch.tensor([[0.25, 0.75]])).double())
     close(loss, [0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)])
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(size=sizes, width=lengths, seed=seeds)
-def test_semantic_kl_is_zero_only_for_equal_distributions(direction, size, width, seed):
+def test_semantic_kl_is_zero_only_for_equal_distributions(direction: str, size: int, width: int, seed: int) -> None:
     text, other = 3 * tensors(seed, 2, size, width)
     assert (functional.semantic_kl(text, text.clone(), direction=direction) == 0).all()
     different = functional.semantic_kl(text, other, direction=direction)
@@ -47,7 +49,7 @@ def test_semantic_kl_is_zero_only_for_equal_distributions(direction, size, width
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(row=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=6), seed=seeds)
 @example(row=[3e38, -3e38], seed=0)
-def test_semantic_kl_is_never_nan(direction, row, seed):
+def test_semantic_kl_is_never_nan(direction: str, row: list[float], seed: int) -> None:
     text = torch.tensor(row)
     image = text[torch.randperm(len(row), generator=torch.Generator().manual_seed(seed))]
     for temperature in (0.01, 1.0):
@@ -56,7 +58,7 @@ def test_semantic_kl_is_never_nan(direction, row, seed):
         assert loss >= -1e-6
 
 
-def test_semantic_kl_is_computed_in_float32():
+def test_semantic_kl_is_computed_in_float32() -> None:
     text, image = torch.randn(4, 3000).half(), torch.randn(4, 3000).half()
     loss = functional.semantic_kl(text, image)
     assert loss.dtype == torch.float32
@@ -64,7 +66,7 @@ def test_semantic_kl_is_computed_in_float32():
     assert functional.semantic_kl(text.double(), image.double()).dtype == torch.float64
 
 
-def test_semantic_kl_gradient_is_finite_for_large_logits():
+def test_semantic_kl_gradient_is_finite_for_large_logits() -> None:
     text = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     image = torch.tensor([[-1e4, 1e4, 5.0]], requires_grad=True)
     functional.semantic_kl(text, image).sum().backward()
@@ -72,7 +74,7 @@ def test_semantic_kl_gradient_is_finite_for_large_logits():
     assert image.grad.isfinite().all()
 
 
-def test_huge_row_does_not_reduce_precision_of_other_rows():
+def test_huge_row_does_not_reduce_precision_of_other_rows() -> None:
     text, image = torch.tensor([[1e30, 0.0], [1.0, 0.0]]), torch.tensor([[1e30, 0.0], [0.0, 1.0]])
     alone = functional.semantic_kl(text[1:], image[1:])
     assert torch.equal(functional.semantic_kl(text, image)[1:], alone)
@@ -80,7 +82,7 @@ def test_huge_row_does_not_reduce_precision_of_other_rows():
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_pairwise_semantic_kl_matches_oracle(direction):
+def test_pairwise_semantic_kl_matches_oracle(direction: str) -> None:
     text, image = tensors(0, 3, 5), tensors(1, 4, 5)
     pairs = functional.pairwise_semantic_kl(text, image, temperature=0.5, direction=direction)
     expected = [[oracles.semantic_kl(a, b, 0.5, direction) for b in image.tolist()] for a in text.tolist()]
@@ -89,7 +91,7 @@ def test_pairwise_semantic_kl_matches_oracle(direction):
     close(default, [[oracles.semantic_kl(a, b) for b in image.tolist()] for a in text.tolist()])
 
 
-def test_standardized_uses_last_axis_and_maps_constants_to_zero():
+def test_standardized_uses_last_axis_and_maps_constants_to_zero() -> None:
     logits = tensors(0, 2, 3, 4)
     expected = [[oracles.standardized(row) for row in rows] for rows in logits.tolist()]
     close(functional.standardized(logits), expected)
@@ -101,14 +103,14 @@ def test_standardized_uses_last_axis_and_maps_constants_to_zero():
 
 
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_masked_mean_matches_oracle(size, length, seed, data):
+def test_masked_mean_matches_oracle(size: int, length: int, seed: int, data: st.DataObject) -> None:
     tokens, mask = tensors(seed, size, length, 2), data.draw(masks(size, length))
     rows = zip(tokens.tolist(), mask.tolist(), strict=True)
     close(functional.masked_mean(tokens, mask), [oracles.masked_mean(*row) for row in rows])
     close(functional.masked_mean(tokens, None), [oracles.masked_mean(row, [True] * length) for row in tokens.tolist()])
 
 
-def test_masked_mean_does_not_overflow_in_half_precision():
+def test_masked_mean_does_not_overflow_in_half_precision() -> None:
     tokens = torch.full((1, 40, 2), 3e4, dtype=torch.float16)
     for mask in (None, torch.ones(1, 40, dtype=torch.bool)):
         mean = functional.masked_mean(tokens, mask)
@@ -116,7 +118,7 @@ def test_masked_mean_does_not_overflow_in_half_precision():
         torch.testing.assert_close(mean, tokens[:, 0])
 
 
-def test_finite_padding_changes_only_nonfinite_padding():
+def test_finite_padding_changes_only_nonfinite_padding() -> None:
     nan, inf = float("nan"), float("inf")
     embeddings = torch.tensor([[[1.0, nan], [nan, 2.0], [3.0, -inf], [3.0, 2.0]]], requires_grad=True)
     finite = functional.finite_padding(embeddings, torch.tensor([[True, False, False, False]]))
@@ -127,7 +129,7 @@ def test_finite_padding_changes_only_nonfinite_padding():
 
 
 @given(rows=sizes, size=sizes, seed=seeds)
-def test_additive_scores_match_oracle(rows, size, seed):
+def test_additive_scores_match_oracle(rows: int, size: int, seed: int) -> None:
     query, key, vector = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
     expected = [
         [[sum(v * math.tanh(a + b) for v, a, b in zip(vs, q, k, strict=True)) for k in keys] for q in queries]
@@ -137,7 +139,7 @@ def test_additive_scores_match_oracle(rows, size, seed):
 
 
 @given(rows=sizes, size=sizes, seed=seeds)
-def test_dot_scores_match_oracle(rows, size, seed):
+def test_dot_scores_match_oracle(rows: int, size: int, seed: int) -> None:
     query, key = tensors(seed, 2, rows, 3), tensors(seed + 1, 2, size, 3)
     expected = [
         [[sum(a * b for a, b in zip(q, k, strict=True)) / math.sqrt(3) for k in keys] for q in queries]
@@ -147,7 +149,7 @@ def test_dot_scores_match_oracle(rows, size, seed):
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_attention_weights_are_a_distribution_over_real_samples(size, seed, data):
+def test_attention_weights_are_a_distribution_over_real_samples(size: int, seed: int, data: st.DataObject) -> None:
     scores = 20 * tensors(seed, 2, size, size)
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     assume(mask.any())
@@ -158,19 +160,19 @@ def test_attention_weights_are_a_distribution_over_real_samples(size, seed, data
     close(weights[..., mask], expected)
 
 
-def test_attention_weights_without_real_samples_are_finite():
+def test_attention_weights_without_real_samples_are_finite() -> None:
     assert functional.attention_weights(torch.randn(1, 2, 2), torch.zeros(2, dtype=torch.bool)).isfinite().all()
 
 
 @given(size=sizes, block=st.integers(1, 10), groups=st.sampled_from([1, 2]), seed=seeds)
-def test_block_rows_does_not_change_results(size, block, groups, seed):
+def test_block_rows_does_not_change_results(size: int, block: int, groups: int, seed: int) -> None:
     query, key, vector = tensors(seed, 2, size, 3), tensors(seed + 1, 2, size, 3), tensors(seed + 2, 2, 3)
     values = tensors(seed + 3, groups, size, 4)
     results = []
     for block_rows in (None, block):
         leaves = [tensor.clone().requires_grad_() for tensor in (query, key, vector, values)]
 
-        def score(rows, keys, learned=leaves[2]):
+        def score(rows: Tensor, keys: Tensor, learned: Tensor = leaves[2]) -> Tensor:
             return functional.additive_scores(rows, keys, learned)
 
         context = functional.sample_attention(score, leaves[0], leaves[1], leaves[3], block_rows=block_rows)
@@ -179,10 +181,10 @@ def test_block_rows_does_not_change_results(size, block, groups, seed):
         torch.testing.assert_close(plain, blocked)
 
 
-def test_block_rows_computes_one_block_at_a_time():
-    held = []
+def test_block_rows_computes_one_block_at_a_time() -> None:
+    held: list[int] = []
 
-    def score(query, key):
+    def score(query: Tensor, key: Tensor) -> Tensor:
         held.append(query.shape[-2])
         return functional.dot_scores(query, key)
 
@@ -194,7 +196,7 @@ def test_block_rows_computes_one_block_at_a_time():
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_interpolate_matches_oracle(size, seed, data):
+def test_interpolate_matches_oracle(size: int, seed: int, data: st.DataObject) -> None:
     first, second = tensors(seed, 2, size, 4)
     lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
     rows = zip(first.tolist(), second.tolist(), lam.tolist(), strict=True)
@@ -205,7 +207,7 @@ def test_interpolate_matches_oracle(size, seed, data):
 
 
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_interpolate_tokens_matches_oracle(size, length, seed, data):
+def test_interpolate_tokens_matches_oracle(size: int, length: int, seed: int, data: st.DataObject) -> None:
     first, second = tensors(seed, 2, size, length, 2)
     first_mask, second_mask = data.draw(masks(size, length)), data.draw(masks(size, length))
     lam = torch.tensor(data.draw(st.lists(ratios, min_size=size, max_size=size)), dtype=torch.float64)
@@ -214,10 +216,10 @@ def test_interpolate_tokens_matches_oracle(size, length, seed, data):
     close(mixed, [oracles.interpolate_tokens(*row) for row in zip(*columns, strict=True)])
 
 
-def test_single_block_is_not_recomputed():
-    held = []
+def test_single_block_is_not_recomputed() -> None:
+    held: list[int] = []
 
-    def score(query, key):
+    def score(query: Tensor, key: Tensor) -> Tensor:
         held.append(query.shape[-2])
         return functional.dot_scores(query, key)
 
@@ -228,7 +230,7 @@ def test_single_block_is_not_recomputed():
 
 
 @pytest.mark.parametrize("limit", [119, 120])
-def test_additive_scores_use_tiles_above_the_limit(monkeypatch, limit):
+def test_additive_scores_use_tiles_above_the_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     monkeypatch.setattr(tiled, "CPU_TILE", limit)
     monkeypatch.setattr(tiled, "tiled_additive_scores", lambda *tensors: "in tiles")
     scores = functional.additive_scores(torch.zeros(2, 5, 4), torch.zeros(2, 3, 4), torch.zeros(2, 4))
@@ -236,7 +238,7 @@ def test_additive_scores_use_tiles_above_the_limit(monkeypatch, limit):
 
 
 @given(size=sizes, seed=seeds)
-def test_lambda_weights_the_first_sample(size, seed):
+def test_lambda_weights_the_first_sample(size: int, seed: int) -> None:
     first, second = tensors(seed, 2, size, 4)
     assert torch.equal(functional.interpolate(first, second, torch.ones(size)), first)
     assert torch.equal(functional.interpolate(first, second, torch.zeros(size)), second)
@@ -245,7 +247,7 @@ def test_lambda_weights_the_first_sample(size, seed):
 
 
 @given(size=sizes, seed=seeds)
-def test_interpolated_targets_sum_to_one(size, seed):
+def test_interpolated_targets_sum_to_one(size: int, seed: int) -> None:
     lam = tensors(seed, size).sigmoid()
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
@@ -260,7 +262,7 @@ def test_interpolated_targets_sum_to_one(size, seed):
     torch.testing.assert_close(vectors, functional.interpolate(soft, soft.flip(0), lam))
 
 
-def test_interpolate_targets_of_tokens():
+def test_interpolate_targets_of_tokens() -> None:
     first, second = torch.tensor([[0, 1, -100]]), torch.tensor([[2, 2, 2]])
     first_mask, second_mask = torch.tensor([[True, True, True]]), torch.tensor([[True, False, False]])
     soft = functional.interpolate_targets(
@@ -269,12 +271,12 @@ def test_interpolate_targets_of_tokens():
     assert soft.tolist() == [[[0.25, 0, 0.75], [0, 1, 0], [0, 0, 0]]]
 
 
-def test_soft_targets_stay_on_device_of_labels():
+def test_soft_targets_stay_on_device_of_labels() -> None:
     labels = torch.zeros(3, dtype=torch.long, device="meta")
     assert functional.interpolate_targets(labels, labels, torch.zeros(3, device="meta"), 2).shape == (3, 2)
 
 
-ERRORS = {
+ERRORS: dict[str, tuple[Callable[[], Tensor], str]] = {
     "different numbers of features": (
         lambda: functional.semantic_kl(torch.zeros(2, 3), torch.zeros(2, 4)),
         "text and image must be logits over the same features, got shapes (2, 3) and (2, 4); project one of them "
@@ -296,14 +298,14 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(name):
+def test_errors(name: str) -> None:
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call()
 
 
 @given(size=sizes, seed=seeds)
-def test_mixed_loss_equals_loss_of_mixed_targets(size, seed):
+def test_mixed_loss_equals_loss_of_mixed_targets(size: int, seed: int) -> None:
     logits, lam = tensors(seed, size, 3), tensors(seed, size).sigmoid()
     generator = torch.Generator().manual_seed(seed)
     first, second = (torch.randint(3, (size,), generator=generator) for _ in range(2))
@@ -313,7 +315,7 @@ def test_mixed_loss_equals_loss_of_mixed_targets(size, seed):
     torch.testing.assert_close(functional.mixed_loss(*losses, lam), expected)
 
 
-def test_real_row_weights_sum_to_one_for_any_original_share():
+def test_real_row_weights_sum_to_one_for_any_original_share() -> None:
     half, zero = torch.tensor(0.5), torch.tensor(0.0)
     assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=half, apart=True).tolist() == [1, 0.5]
     assert functional.row_weights(torch.ones(2), (1, 0, 1), half, original_share=zero, apart=True).tolist() == [0, 0.5]
@@ -326,7 +328,9 @@ def test_real_row_weights_sum_to_one_for_any_original_share():
     ratio=st.none() | ratios,
     data=st.data(),
 )
-def test_row_weights_match_oracle(apart, counts, strength, ratio, data):
+def test_row_weights_match_oracle(
+    apart: bool, counts: tuple[int, int, int], strength: float, ratio: float | None, data: st.DataObject
+) -> None:
     valid = data.draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=sum(counts), max_size=sum(counts)))
     assume(any(valid[: counts[0]]) or not any(valid))
     original = None if ratio is not None else data.draw(st.sampled_from([None, 1 - strength]))
@@ -343,7 +347,7 @@ def test_row_weights_match_oracle(apart, counts, strength, ratio, data):
     close(weights, oracles.row_weights(valid, kinds, strength, ratio, apart, 1 if original is None else original))
 
 
-def test_semantic_contrast_is_negative_log_share_of_own_image():
+def test_semantic_contrast_is_negative_log_share_of_own_image() -> None:
     divergences = torch.tensor([[1.0, 2.0, 3.0], [0.5, 0.5, 4.0], [9.0, 1.0, 1.0]]).double()
     mask = torch.tensor([[True, False, True], [False, False, False], [True, True, False]])
     rows, masks = divergences.tolist(), mask.tolist()
@@ -354,7 +358,7 @@ def test_semantic_contrast_is_negative_log_share_of_own_image():
     close(functional.semantic_contrast(divergences, mask), [-math.log(share) for share in shares])
 
 
-def test_centred_samples_have_zero_mean():
+def test_centred_samples_have_zero_mean() -> None:
     samples = tensors(0, 2, 4, 3) + 7
     mask = torch.tensor([[True, True, False, True], [False] * 4])
     torch.testing.assert_close(functional.centred(samples), samples - samples.mean(1, keepdim=True))
@@ -366,7 +370,7 @@ def test_centred_samples_have_zero_mean():
 
 
 @given(size=sizes, seed=seeds)
-def test_cosine_scores_match_oracle(size, seed):
+def test_cosine_scores_match_oracle(size: int, seed: int) -> None:
     query, key, scale = tensors(seed, 2, 3, 4), tensors(seed + 1, 2, size, 4), torch.tensor([2.0, 0.5]).double()
     key[:, 0] = 0
     expected = [
@@ -382,12 +386,12 @@ def test_cosine_scores_match_oracle(size, seed):
     close(functional.cosine_scores(query, key, scale), expected)
 
 
-def test_row_weights_average_together_by_default():
+def test_row_weights_average_together_by_default() -> None:
     weights = functional.row_weights(torch.ones(4), (2, 1, 1), torch.tensor(1.0))
     assert weights.tolist() == [0.25] * 4
 
 
-def test_gradients_match_finite_differences():
+def test_gradients_match_finite_differences() -> None:
     text, image = tensors(0, 2, 3, 4).requires_grad_(), tensors(1, 2, 3, 4).requires_grad_()
     for direction in DIRECTIONS:
         assert torch.autograd.gradcheck(

@@ -2,40 +2,44 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from attnmixup import AttnMixup, Origin
+from attnmixup import AttnMixup, MixedBatch, Origin
+from attnmixup.criteria import Criterion, MeanOver
 from tests.attnmixup import oracles
-from tests.attnmixup.strategies import CLASSES, DIM, cases, seeds, tensors
+from tests.attnmixup.strategies import CLASSES, DIM, Case, cases, seeds, tensors
 
 
-def mixed_of(case, **options):
+def mixed_of(case: Case, **options: Any) -> MixedBatch:
     torch.manual_seed(0)
     mixer = AttnMixup(DIM, heads=2, **options).double()
-    return mixer(case.embeddings, case.targets, mask=case.mask, generator=case.generator)
+    mixed: MixedBatch = mixer(case.embeddings, case.targets, mask=case.mask, generator=case.generator)
+    return mixed
 
 
-def outputs_for(mixed, kind):
+def outputs_for(mixed: MixedBatch, kind: str) -> Tensor:
     shape = {"regression": (), "tags": (mixed.embeddings.shape[1], CLASSES)}.get(kind, (CLASSES,))
     return tensors(7, len(mixed.lam), *shape)
 
 
-def loss_of_row(kind, output, target, mask):
+def loss_of_row(kind: str, output: Any, target: Any, mask: list[bool] | None) -> float:
     """Compute the loss of one row for one target in plain Python."""
     if kind == "class":
         return oracles.cross_entropy(output, target)
     if kind == "soft":
-        return sum(share * oracles.cross_entropy(output, label) for label, share in enumerate(target))
+        return float(sum(share * oracles.cross_entropy(output, label) for label, share in enumerate(target)))
     if kind == "regression":
-        return (output - target) ** 2
+        return float((output - target) ** 2)
     if kind == "multilabel":
         losses = [oracles.cross_entropy([0.0, x], int(y)) for x, y in zip(output, target, strict=True)]
         return sum(losses) / len(losses)
@@ -43,7 +47,7 @@ def loss_of_row(kind, output, target, mask):
     return sum(losses) / len(losses) if losses else 0.0
 
 
-CRITERIA = {
+CRITERIA: dict[str, Criterion] = {
     "class": F.cross_entropy,
     "soft": F.cross_entropy,
     "multilabel": F.binary_cross_entropy_with_logits,
@@ -53,7 +57,7 @@ CRITERIA = {
 
 
 @given(case=cases(), averaging=st.sampled_from(["together", "apart"]), mean_over=st.sampled_from(["tokens", "rows"]))
-def test_loss_matches_oracle(case, averaging, mean_over):
+def test_loss_matches_oracle(case: Case, averaging: str, mean_over: MeanOver) -> None:
     mixed = mixed_of(case, averaging=averaging)
     outputs, weights = outputs_for(mixed, case.kind), mixed.weight.tolist()
     means, totals, norms = [], [], []
@@ -79,19 +83,19 @@ def test_loss_matches_oracle(case, averaging, mean_over):
         if norm:
             share = sum(weights[row] for row in part)
             expected += share * sum(weights[row] * totals[row] for row in part) / norm
-    loss = mixed.loss(CRITERIA[case.kind], outputs, mean_over=mean_over)
-    assert float(loss) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    mean = mixed.loss(CRITERIA[case.kind], outputs, mean_over=mean_over)
+    assert float(mean) == pytest.approx(expected, rel=1e-5, abs=1e-7)
     of_originals = sum(norms[: len(case.embeddings)])
     total = mixed.loss(CRITERIA[case.kind], outputs, mean_over=mean_over, reduction="sum")
     assert float(total) == pytest.approx(expected * of_originals, rel=1e-5, abs=1e-7)
 
 
 @given(case=cases(kinds=("tags",)))
-def test_criterion_per_row_gets_the_mask(case):
+def test_criterion_per_row_gets_the_mask(case: Case) -> None:
     mixed = mixed_of(case)
     outputs = outputs_for(mixed, "tags")
 
-    def likelihood(logits, tags, mask):
+    def likelihood(logits: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.transpose(1, 2), tags, reduction="none")
         return (losses * mask).sum(1) / mask.sum(1)
 
@@ -100,7 +104,7 @@ def test_criterion_per_row_gets_the_mask(case):
 
 
 @given(case=cases(kinds=("class",)))
-def test_criteria_may_be_functions_partials_modules_or_lambdas(case):
+def test_criteria_may_be_functions_partials_modules_or_lambdas(case: Case) -> None:
     mixed = mixed_of(case)
     outputs = outputs_for(mixed, "class")
     expected = mixed.loss(F.cross_entropy, outputs)
@@ -117,11 +121,11 @@ def test_criteria_may_be_functions_partials_modules_or_lambdas(case):
     assert torch.equal(smooth, plain) == bool((mixed.weight == 0).all())
 
 
-def test_only_synthetic_rows_are_scored_twice():
+def test_only_synthetic_rows_are_scored_twice() -> None:
     mixed = AttnMixup(DIM)(torch.randn(10, DIM), torch.arange(10))
     scored = []
 
-    def criterion(outputs, targets):
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
         scored.append(len(targets))
         return outputs.new_zeros(len(targets))
 
@@ -132,7 +136,7 @@ def test_only_synthetic_rows_are_scored_twice():
     assert scored == [20, 4, 10]
 
 
-def test_loss_in_evaluation_is_the_plain_loss():
+def test_loss_in_evaluation_is_the_plain_loss() -> None:
     embeddings, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
     mixed = AttnMixup(3, heads=1).eval()(embeddings, targets)
     torch.testing.assert_close(mixed.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings, targets))
@@ -140,7 +144,7 @@ def test_loss_in_evaluation_is_the_plain_loss():
     torch.testing.assert_close(masked.loss(F.cross_entropy, embeddings), F.cross_entropy(embeddings[:3], targets[:3]))
 
 
-def test_targets_can_have_their_own_tokens_and_mask():
+def test_targets_can_have_their_own_tokens_and_mask() -> None:
     torch.manual_seed(0)
     targets, target_mask = torch.randint(3, (4, 2)), torch.tensor([[True, True], [True, False]] * 2)
     mixed = AttnMixup(DIM)(
@@ -154,7 +158,7 @@ def test_targets_can_have_their_own_tokens_and_mask():
     assert float(rows[1]) == pytest.approx(float(F.cross_entropy(outputs[1, :1], targets[1, :1])))
 
 
-def test_float_targets_of_mask_shape_are_token_values_by_default():
+def test_float_targets_of_mask_shape_are_token_values_by_default() -> None:
     mask = torch.tensor([[True, False, False]] * 4)
     mixer, embeddings, targets, outputs = AttnMixup(DIM), torch.randn(4, 3, DIM), torch.rand(4, 3), torch.randn(8, 3)
     with pytest.warns(UserWarning, match="taken as one value per token"):
@@ -166,7 +170,7 @@ def test_float_targets_of_mask_shape_are_token_values_by_default():
     torch.testing.assert_close(rows[0], F.binary_cross_entropy_with_logits(outputs[0], mixed.targets_a[0]))
 
 
-def test_multi_label_integer_tokens_respect_the_mask():
+def test_multi_label_integer_tokens_respect_the_mask() -> None:
     mask = torch.tensor([[True, False, False]] * 4)
     mixed = AttnMixup(DIM)(torch.randn(4, 3, DIM), torch.randint(2, (4, 3, 5)), mask=mask)
     outputs = torch.randn(8, 3, 5)
@@ -175,7 +179,7 @@ def test_multi_label_integer_tokens_respect_the_mask():
     torch.testing.assert_close(rows[0], expected)
 
 
-def test_several_heads_share_one_mixed_batch():
+def test_several_heads_share_one_mixed_batch() -> None:
     intents, slots, mask = (
         torch.arange(4),
         torch.randint(3, (4, 3)),
@@ -192,7 +196,7 @@ def test_several_heads_share_one_mixed_batch():
 
 
 @given(case=cases())
-def test_take_returns_values_of_both_sources(case):
+def test_take_returns_values_of_both_sources(case: Case) -> None:
     mixed = mixed_of(case)
     first, second = mixed.take(case.targets)
     assert torch.equal(first, mixed.targets_a)
@@ -200,7 +204,7 @@ def test_take_returns_values_of_both_sources(case):
 
 
 @given(case=cases(kinds=("class", "soft", "tags")))
-def test_soft_targets_weight_both_sources_by_lambda(case):
+def test_soft_targets_weight_both_sources_by_lambda(case: Case) -> None:
     mixed = mixed_of(case)
     soft = mixed.soft_targets(CLASSES)
     lam, last = mixed.lam.tolist(), range(len(mixed.lam))
@@ -221,7 +225,7 @@ def test_soft_targets_weight_both_sources_by_lambda(case):
         assert soft[row].tolist() == pytest.approx(expected)
 
 
-def test_soft_target_is_unmixed_if_only_one_source_has_the_token():
+def test_soft_target_is_unmixed_if_only_one_source_has_the_token() -> None:
     mixed = AttnMixup(DIM).eval()(torch.randn(1, 3, DIM), torch.tensor([[0, 0, 0]]), mask=torch.ones(1, 3) > 0)
     ones = torch.ones_like(mixed.targets_a)
     only_a, only_b = torch.tensor([[True, True, False]]), torch.tensor([[True, False, True]])
@@ -230,7 +234,7 @@ def test_soft_target_is_unmixed_if_only_one_source_has_the_token():
 
 
 @given(case=cases(), seed=seeds)
-def test_originals_return_the_input_batch(case, seed):
+def test_originals_return_the_input_batch(case: Case, seed: int) -> None:
     mixed = mixed_of(case)
     assert torch.equal(mixed.originals(mixed.embeddings), case.embeddings)
     assert torch.equal(mixed.originals(mixed.targets_a), case.targets)
@@ -238,7 +242,7 @@ def test_originals_return_the_input_batch(case, seed):
     assert torch.equal(mixed.originals(carried[mixed.index_a]), carried)
 
 
-def test_stats_are_plain_floats():
+def test_stats_are_plain_floats() -> None:
     mixed = AttnMixup(DIM)(torch.randn(10, DIM))
     stats = mixed.stats()
     assert all(type(value) is float for value in stats.values())
@@ -250,12 +254,12 @@ def test_stats_are_plain_floats():
     assert set(AttnMixup(DIM).eval()(torch.randn(2, DIM)).stats()) == set(stats) - {"lam/mean"}
 
 
-def test_stats_wait_for_the_device_once(monkeypatch):
+def test_stats_wait_for_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed, waits = AttnMixup(DIM)(torch.randn(10, DIM)), []
     for name in ("tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"):
         own = getattr(torch.Tensor, name)
 
-        def wait(tensor, *arguments, name=name, own=own):
+        def wait(tensor: Tensor, *arguments: Any, name: str = name, own: Callable[..., Any] = own) -> Any:
             waits.append(name)
             return own(tensor, *arguments)
 
@@ -264,7 +268,7 @@ def test_stats_wait_for_the_device_once(monkeypatch):
     assert waits == ["tolist"]
 
 
-def test_origin_values_are_fixed():
+def test_origin_values_are_fixed() -> None:
     assert [(origin.name, int(origin)) for origin in Origin] == [("ORIGINAL", 0), ("TRANSFORMED", 1), ("SYNTHETIC", 2)]
 
 
@@ -272,14 +276,14 @@ def test_origin_values_are_fixed():
 class Ranks:
     """Stand-in for two ranks, where the other rank has the negated samples."""
 
-    def gather(self, tensor):
+    def gather(self, tensor: Tensor) -> list[Tensor]:
         return [torch.cat([-tensor, tensor])]
 
-    def mean(self, sums):
+    def mean(self, sums: Tensor) -> Tensor:
         return 2 * sums
 
 
-def test_global_batch_takes_from_all_ranks_and_averages_denominators():
+def test_global_batch_takes_from_all_ranks_and_averages_denominators() -> None:
     mixed = AttnMixup(DIM)(torch.randn(3, DIM), torch.arange(3))
     everywhere = replace(mixed, index_a=mixed.index_a + 3, index_b=(mixed.index_b + 3) % 6, ranks=Ranks())
     numbers = torch.tensor([7, 8, 9])
@@ -295,7 +299,7 @@ def test_global_batch_takes_from_all_ranks_and_averages_denominators():
 
 
 @pytest.mark.parametrize("criterion", [F.cross_entropy, partial(F.cross_entropy, reduction="none")])
-def test_originals_of_weight_0_count_in_sum_and_have_row_losses(criterion):
+def test_originals_of_weight_0_count_in_sum_and_have_row_losses(criterion: Criterion) -> None:
     per = None if criterion is F.cross_entropy else "row"
     mixed = AttnMixup(DIM, preset="manifold_mixup")(torch.randn(5, DIM), torch.arange(5))
     outputs = torch.randn(len(mixed.lam), 5)
@@ -305,7 +309,7 @@ def test_originals_of_weight_0_count_in_sum_and_have_row_losses(criterion):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_other_targets_of_the_same_tokens_respect_the_mask(training):
+def test_other_targets_of_the_same_tokens_respect_the_mask(training: bool) -> None:
     mask = torch.arange(4) < torch.tensor([[4], [2], [0]])
     tags = torch.randint(CLASSES, (3, 4))
     mixed = AttnMixup(DIM).train(training)(torch.randn(3, 4, DIM), tags, mask=mask)
@@ -316,7 +320,7 @@ def test_other_targets_of_the_same_tokens_respect_the_mask(training):
     assert mixed.loss(F.cross_entropy, torch.randn(len(mixed.lam), 3), targets=torch.arange(3)).isfinite()
 
 
-ERRORS = {
+ERRORS: dict[str, tuple[Callable[..., object], str]] = {
     "no targets": (
         lambda mixed: replace(mixed, targets_a=None, targets_b=None).loss(F.cross_entropy, torch.zeros(10, 5)),
         "This batch has no targets: pass them to AttnMixup, as in mixer(embeddings, targets).",
@@ -364,7 +368,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_errors(name):
+def test_errors(name: str) -> None:
     call, message = ERRORS[name]
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         call(AttnMixup(DIM)(torch.randn(5, DIM), torch.arange(5)))

@@ -2,22 +2,23 @@
 
 import re
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Generator, Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnmixup import SampleAttention, sample_attention, tiled
+from attnmixup import SampleAttention, functional, sample_attention, sampling, tiled
 from tests.attnmixup import oracles
 from tests.attnmixup.strategies import DIM, SCORES, lengths, masks, seeds, sizes, tensors
 
 READINGS = tuple(product(SCORES, ("pooled", "position", "sample")))
 
 
-def attention_of(seed=0, **options):
+def attention_of(seed: int = 0, **options: Any) -> SampleAttention:
     torch.manual_seed(seed)
     module = SampleAttention(DIM, heads=2, **options).double().eval()
     for parameter in module.parameters():
@@ -25,13 +26,15 @@ def attention_of(seed=0, **options):
     return module
 
 
-def close(tensor, expected):
+def close(tensor: Tensor, expected: oracles.Nested) -> None:
     torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
 
 
 @pytest.mark.parametrize("score", SCORES)
 @given(size=sizes, seed=seeds, feed_forward=st.sampled_from([0, 3]), gate=st.booleans(), data=st.data())
-def test_vectors_match_oracle(score, size, seed, feed_forward, gate, data):
+def test_vectors_match_oracle(
+    score: str, size: int, seed: int, feed_forward: int, gate: bool, data: st.DataObject
+) -> None:
     attention = attention_of(seed, score=score, feed_forward=feed_forward, gate=gate)
     embeddings = tensors(seed, size, DIM)
     close(attention(embeddings)[0], oracles.sample_attention(attention, embeddings.tolist()))
@@ -42,7 +45,9 @@ def test_vectors_match_oracle(score, size, seed, feed_forward, gate, data):
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_sequences_match_oracle(score, sequence, size, length, seed, data):
+def test_sequences_match_oracle(
+    score: str, sequence: str, size: int, length: int, seed: int, data: st.DataObject
+) -> None:
     attention = attention_of(seed, score=score, sequence=sequence)
     embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
     expected = oracles.sample_attention(attention, embeddings.tolist(), mask.tolist())
@@ -52,7 +57,9 @@ def test_sequences_match_oracle(score, sequence, size, length, seed, data):
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_the_order_of_the_samples_does_not_matter(score, sequence, size, length, seed, data):
+def test_the_order_of_the_samples_does_not_matter(
+    score: str, sequence: str, size: int, length: int, seed: int, data: st.DataObject
+) -> None:
     attention = attention_of(seed, score=score, sequence=sequence)
     embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
     order = torch.tensor(data.draw(st.permutations(range(size))))
@@ -62,7 +69,9 @@ def test_the_order_of_the_samples_does_not_matter(score, sequence, size, length,
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_padding_has_no_effect_and_is_unchanged(score, sequence, size, length, seed, data):
+def test_padding_has_no_effect_and_is_unchanged(
+    score: str, sequence: str, size: int, length: int, seed: int, data: st.DataObject
+) -> None:
     attention = attention_of(seed, score=score, sequence=sequence)
     embeddings, mask = tensors(seed, size, length, DIM), data.draw(masks(size, length))
     other_padding = torch.where(mask.unsqueeze(-1), embeddings, 5 * tensors(seed + 1, size, length, DIM))
@@ -78,7 +87,9 @@ def test_padding_has_no_effect_and_is_unchanged(score, sequence, size, length, s
 
 @pytest.mark.parametrize("score", SCORES)
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_returned_weights_are_normalised_and_zero_on_padding(score, size, length, seed, data):
+def test_returned_weights_are_normalised_and_zero_on_padding(
+    score: str, size: int, length: int, seed: int, data: st.DataObject
+) -> None:
     attention = attention_of(seed, score=score)
     receiving = 1 if score == "shared" else size
     _, weights = attention(tensors(seed, size, DIM), need_attention=True)
@@ -94,7 +105,7 @@ def test_returned_weights_are_normalised_and_zero_on_padding(score, size, length
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_a_batch_of_one_attends_to_itself(score):
+def test_a_batch_of_one_attends_to_itself(score: str) -> None:
     attention = attention_of(score=score)
     embeddings = tensors(0, 1, DIM)
     assert attention(embeddings, need_attention=True)[1].tolist() == [[[1.0]], [[1.0]]]
@@ -106,16 +117,16 @@ def test_a_batch_of_one_attends_to_itself(score):
         torch.testing.assert_close(attention(embeddings)[0], attention.norm(update + embeddings))
 
 
-def test_shared_gives_every_sample_the_same_context():
+def test_shared_gives_every_sample_the_same_context() -> None:
     embeddings = tensors(0, 5, DIM)
     for score, is_same in (("shared", True), ("additive", False)):
         attention = attention_of(score=score)
-        attention.norm = nn.Identity()
+        attention.register_module("norm", nn.Identity())
         context = attention(embeddings)[0] - embeddings
         assert torch.allclose(context, context[:1].expand(5, -1)) == is_same
 
 
-def test_cosine_attends_to_similar_samples_but_never_itself():
+def test_cosine_attends_to_similar_samples_but_never_itself() -> None:
     torch.manual_seed(0)
     attention = SampleAttention(8, heads=1, score="cosine").double()
     nn.init.eye_(attention.project_key.weight)
@@ -129,7 +140,7 @@ def test_cosine_attends_to_similar_samples_but_never_itself():
     assert attention.log_scale.bias.requires_grad
 
 
-def test_gate_starts_at_layer_norm_of_the_input():
+def test_gate_starts_at_layer_norm_of_the_input() -> None:
     torch.manual_seed(0)
     attention = SampleAttention(DIM, score="cosine", gate=True)
     embeddings = torch.randn(5, DIM)
@@ -140,16 +151,16 @@ def test_gate_starts_at_layer_norm_of_the_input():
     assert (attention.gate.bias == 0).all()
 
 
-def test_sequence_options_differ():
+def test_sequence_options_differ() -> None:
     embeddings = tensors(0, 4, 3, DIM)
     results = [attention_of(sequence=sequence)(embeddings)[0] for sequence in ("pooled", "position", "sample")]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(results[first], results[second])
 
 
-def test_sequence_sample_gives_all_tokens_the_same_update():
+def test_sequence_sample_gives_all_tokens_the_same_update() -> None:
     attention = attention_of(sequence="sample", dropout=0.5).train()
-    attention.norm = nn.Identity()
+    attention.register_module("norm", nn.Identity())
     embeddings, mask = tensors(0, 4, 3, DIM), torch.tensor([[True] * 3, [True, False, False], [True] * 3, [False] * 3])
     update = (attention(embeddings, mask=mask)[0] - embeddings)[mask]
     torch.testing.assert_close(update[:3], update[:1].expand(3, -1))
@@ -159,7 +170,7 @@ def test_sequence_sample_gives_all_tokens_the_same_update():
     assert (weights[..., 3] == 0).all()
 
 
-def test_dot_with_feed_forward_is_a_transformer_layer():
+def test_dot_with_feed_forward_is_a_transformer_layer() -> None:
     attention = SampleAttention(8, heads=4, score="dot", feed_forward=16).double().eval()
     layer = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True).double().eval()
     projections = (attention.project_query, attention.project_key, attention.project_value)
@@ -179,7 +190,7 @@ def test_dot_with_feed_forward_is_a_transformer_layer():
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_large_batches_in_blocks_give_the_same_results(monkeypatch, score):
+def test_large_batches_in_blocks_give_the_same_results(monkeypatch: pytest.MonkeyPatch, score: str) -> None:
     attention = attention_of(score=score)
     embeddings = tensors(0, 9, DIM).requires_grad_()
     results = []
@@ -194,11 +205,12 @@ def test_large_batches_in_blocks_give_the_same_results(monkeypatch, score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_torch_func_works_for_batches_above_the_block_size(monkeypatch, score):
+def test_torch_func_works_for_batches_above_the_block_size(monkeypatch: pytest.MonkeyPatch, score: str) -> None:
     attention, embeddings = attention_of(score=score), tensors(0, 9, DIM)
 
-    def loss(embeddings):
-        return attention(embeddings)[0].square().sum()
+    def loss(embeddings: Tensor) -> Tensor:
+        result: Tensor = attention(embeddings)[0]
+        return result.square().sum()
 
     expected = torch.func.grad(loss)(embeddings)
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 50)
@@ -206,36 +218,38 @@ def test_torch_func_works_for_batches_above_the_block_size(monkeypatch, score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_second_derivatives_are_right_for_batches_above_the_block_size(monkeypatch, score):
+def test_second_derivatives_are_right_for_batches_above_the_block_size(
+    monkeypatch: pytest.MonkeyPatch, score: str
+) -> None:
     attention, embeddings = attention_of(score=score), tensors(0, 5, DIM).requires_grad_()
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 20)
     monkeypatch.setattr(tiled, "CPU_TILE", 40)
     assert torch.autograd.gradgradcheck(lambda rows: attention(rows)[0], embeddings, fast_mode=True)
 
 
-def test_block_rows_follow_from_the_element_limit(monkeypatch):
+def test_block_rows_follow_from_the_element_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    attend = sample_attention.functional.sample_attention
+    attend = functional.sample_attention
 
-    def watch(*arguments, **options):
+    def watch(*arguments: Any, **options: Any) -> Tensor:
         seen.append(options["block_rows"])
         return attend(*arguments, **options)
 
-    monkeypatch.setattr(sample_attention.functional, "sample_attention", watch)
+    monkeypatch.setattr(functional, "sample_attention", watch)
     monkeypatch.setattr(sample_attention, "BLOCK_ELEMENTS", 100)
     attention_of()(tensors(0, 5, DIM))
     attention_of()(tensors(0, 5, 3, DIM))
     assert seen == [100 // (2 * 5), 100 // (2 * 5 * 3)]
 
 
-def test_dropout_acts_on_every_update_before_its_residual(monkeypatch):
+def test_dropout_acts_on_every_update_before_its_residual(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = []
 
-    def drop_everything(like, rate, *, generator=None):
+    def drop_everything(like: Tensor, rate: float, *, generator: Generator | None = None) -> Tensor:
         shapes.append(tuple(like.shape))
         return torch.zeros_like(like)
 
-    monkeypatch.setattr(sample_attention.sampling, "draw_dropout", drop_everything)
+    monkeypatch.setattr(sampling, "draw_dropout", drop_everything)
     attention = attention_of(dropout=0.5, feed_forward=8).train()
     embeddings = tensors(0, 5, DIM)
     result = attention(embeddings)[0]
@@ -243,7 +257,7 @@ def test_dropout_acts_on_every_update_before_its_residual(monkeypatch):
     torch.testing.assert_close(result, attention.feed_forward.norm(attention.norm(embeddings)))
 
 
-def test_dropout_acts_in_training_only_and_draws_from_the_generator():
+def test_dropout_acts_in_training_only_and_draws_from_the_generator() -> None:
     attention = attention_of(dropout=0.5, feed_forward=8)
     embeddings = tensors(0, 5, DIM)
     still = attention(embeddings)[0]
@@ -259,7 +273,7 @@ def test_dropout_acts_in_training_only_and_draws_from_the_generator():
 
 
 @pytest.mark.parametrize(("score", "sequence"), READINGS)
-def test_gradients_match_finite_differences(score, sequence):
+def test_gradients_match_finite_differences(score: str, sequence: str) -> None:
     attention = attention_of(score=score, sequence=sequence, feed_forward=8, gate=True)
     mask = torch.tensor([[True, True], [True, False], [True, True], [False, False]])
     embeddings = tensors(0, 4, 2, DIM).requires_grad_()
@@ -268,7 +282,7 @@ def test_gradients_match_finite_differences(score, sequence):
     assert all(parameter.grad.abs().sum() > 0 for parameter in attention.parameters())
 
 
-def test_heads_need_not_divide_the_width():
+def test_heads_need_not_divide_the_width() -> None:
     for score in SCORES:
         assert SampleAttention(7, heads=3, score=score)(torch.randn(4, 7))[0].shape == (4, 7)
 
@@ -284,12 +298,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_invalid_options_raise(message):
+def test_invalid_options_raise(message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SampleAttention(DIM, **WRONG[message])
 
 
-def test_inputs_are_checked():
+def test_inputs_are_checked() -> None:
     attention = SampleAttention(DIM)
     with pytest.raises(ValueError, match=r"^embeddings must have shape \(B, 6\) or \(B, L, 6\) with B >= 1"):
         attention(torch.zeros(0, DIM))
@@ -299,7 +313,7 @@ def test_inputs_are_checked():
         attention(torch.zeros(3, DIM).double())
 
 
-def test_recomputation_with_a_generator_raises():
+def test_recomputation_with_a_generator_raises() -> None:
     attention, generator = SampleAttention(DIM, heads=2, dropout=0.5), torch.Generator()
     leaf = torch.zeros(3, DIM, requires_grad=True)
     loss = checkpoint(lambda rows: attention(rows, generator=generator)[0].sum(), leaf, use_reentrant=False)

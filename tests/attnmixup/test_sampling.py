@@ -9,23 +9,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from torch import Tensor
 
 from attnmixup import sampling
+from attnmixup.sampling import MixupPlan
 from tests.attnmixup import oracles
 from tests.attnmixup.strategies import PAPER, ratios, seeds, sizes, traced
 
 
-def generator(seed=0):
+def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def assert_equal_plans(first, second):
+def assert_equal_plans(first: MixupPlan, second: MixupPlan) -> None:
     for name, drawn in vars(first).items():
         assert torch.equal(torch.as_tensor(drawn), torch.as_tensor(getattr(second, name))), name
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 3.0])
-def test_lam_follows_the_beta_distribution(alpha):
+def test_lam_follows_the_beta_distribution(alpha: float) -> None:
     lam = sampling.draw_lam(alpha, 20_000, generator=generator())
     # Float32 rounds mass near 0 and 1 to the end points, which increases the statistic for a small alpha.
     assert stats.kstest(lam.double().numpy(), stats.beta(alpha, alpha).cdf).statistic < 0.015 + (alpha < 0.1) * 0.2
@@ -33,14 +35,14 @@ def test_lam_follows_the_beta_distribution(alpha):
     assert abs(float(lam.var()) - 1 / (4 * (2 * alpha + 1))) < 0.01
 
 
-def test_lam_is_between_0_and_1_for_any_alpha():
+def test_lam_is_between_0_and_1_for_any_alpha() -> None:
     for alpha in (1e-6, 1e-3, 1e3):
         lam = sampling.draw_lam(alpha, 1000, generator=generator())
         assert ((lam >= 0) & (lam <= 1)).all()
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_rows_are_drawn_without_replacement(size, seed, data):
+def test_rows_are_drawn_without_replacement(size: int, seed: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, size))
     rows = sampling.draw_rows(size, count, generator=generator(seed)).tolist()
     assert len(rows) == len(set(rows)) == count
@@ -48,13 +50,13 @@ def test_rows_are_drawn_without_replacement(size, seed, data):
 
 
 @given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
-def test_a_permutation_stays_within_groups(groups, seed):
+def test_a_permutation_stays_within_groups(groups: list[int], seed: int) -> None:
     partner = sampling.draw_permutation(torch.tensor(groups), generator=generator(seed)).tolist()
     assert sorted(partner) == list(range(len(groups)))
     assert [groups[row] for row in partner] == groups
 
 
-def test_permutations_are_uniform():
+def test_permutations_are_uniform() -> None:
     draw = generator()
     group = torch.zeros(3, dtype=torch.long)
     counts: dict[tuple[int, ...], int] = {}
@@ -66,7 +68,7 @@ def test_permutations_are_uniform():
 
 
 @given(groups=st.lists(st.integers(-2, 2), min_size=1, max_size=9), seed=seeds)
-def test_derangement_pairs_no_row_with_itself(groups, seed):
+def test_derangement_pairs_no_row_with_itself(groups: list[int], seed: int) -> None:
     rows = torch.arange(len(groups))
     partner = sampling.draw_derangement(torch.tensor(groups), rows, generator=generator(seed)).tolist()
     assert sorted(partner) == list(range(len(groups)))
@@ -74,7 +76,7 @@ def test_derangement_pairs_no_row_with_itself(groups, seed):
     assert all(row != own or groups.count(groups[own]) == 1 for own, row in enumerate(partner))
 
 
-def test_derangements_are_uniform_over_other_rows():
+def test_derangements_are_uniform_over_other_rows() -> None:
     draw = generator()
     group = torch.zeros(4, dtype=torch.long)
     partners = torch.stack([sampling.draw_derangement(group, torch.arange(4), generator=draw) for _ in range(3000)])
@@ -85,7 +87,7 @@ def test_derangements_are_uniform_over_other_rows():
 
 
 @given(samples=st.lists(st.integers(0, 5), min_size=1, max_size=12), seed=seeds)
-def test_derangement_pairs_different_samples_where_possible(samples, seed):
+def test_derangement_pairs_different_samples_where_possible(samples: list[int], seed: int) -> None:
     groups = [sample % 2 for sample in samples]
     given_rows = (torch.tensor(groups), torch.tensor(samples))
     partner = sampling.draw_derangement(*given_rows, generator=generator(seed)).tolist()
@@ -101,7 +103,7 @@ def test_derangement_pairs_different_samples_where_possible(samples, seed):
 
 @pytest.mark.parametrize("partner", ["derangement", "nearest"])
 @pytest.mark.parametrize("how", ["random", "balanced", "slice"])
-def test_no_pair_has_the_same_sample_twice(partner, how):
+def test_no_pair_has_the_same_sample_twice(partner: str, how: str) -> None:
     final = "slice" if how == "slice" else "sample"
     options = replace(PAPER, partner=partner, sampling=how, final=final, neighbours=1)
     draw = generator()
@@ -115,7 +117,7 @@ def test_no_pair_has_the_same_sample_twice(partner, how):
     rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9),
     seed=seeds,
 )
-def test_other_class_draws_another_class_within_the_group(rows, seed):
+def test_other_class_draws_another_class_within_the_group(rows: list[tuple[int, int]], seed: int) -> None:
     group, classes = torch.tensor(rows).T
     partner = sampling.draw_other_class(group, classes, generator=generator(seed)).tolist()
     for (own_group, own_class), chosen in zip(rows, partner, strict=True):
@@ -125,13 +127,13 @@ def test_other_class_draws_another_class_within_the_group(rows, seed):
 
 
 @given(rows=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=9), seed=seeds)
-def test_balanced_stays_within_groups(rows, seed):
+def test_balanced_stays_within_groups(rows: list[tuple[int, int]], seed: int) -> None:
     group, classes = torch.tensor(rows).T
     partner = sampling.draw_balanced(group, classes, generator=generator(seed)).tolist()
     assert [rows[chosen][0] for chosen in partner] == group.tolist()
 
 
-def test_other_class_stays_in_a_group_with_one_class():
+def test_other_class_stays_in_a_group_with_one_class() -> None:
     group, classes = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 2])
     for seed in range(20):
         partner = sampling.draw_other_class(group, classes, generator=generator(seed))
@@ -139,7 +141,7 @@ def test_other_class_stays_in_a_group_with_one_class():
         assert set(partner[2:].tolist()) <= {2, 3}
 
 
-def test_plan_check_accepts_bounds_and_rejects_values_outside():
+def test_plan_check_accepts_bounds_and_rejects_values_outside() -> None:
     plan = sampling.draw_plan(PAPER, 5, generator=generator())
     group = torch.zeros(5, dtype=torch.long)
     plan.check(group)
@@ -162,7 +164,7 @@ def test_plan_check_accepts_bounds_and_rejects_values_outside():
         replace(of_own, second=(of_own.first + 1) % 10).check(torch.arange(5))
 
 
-def test_other_class_and_balanced_draw_uniformly():
+def test_other_class_and_balanced_draw_uniformly() -> None:
     group, classes = torch.zeros(6, dtype=torch.long), torch.tensor([0, 0, 0, 0, 1, 2])
     draw = generator()
     other = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(3000)])
@@ -173,7 +175,7 @@ def test_other_class_and_balanced_draw_uniformly():
     assert stats.chisquare(by_class.numpy()).pvalue > 1e-3
 
 
-def test_class_of_accepts_indices_and_class_vectors():
+def test_class_of_accepts_indices_and_class_vectors() -> None:
     assert sampling.class_of(torch.tensor([2, 0])).tolist() == [2, 0]
     assert sampling.class_of(torch.tensor([[0.1, 0.9], [0.8, 0.2]])).tolist() == [1, 0]
     for targets, got in (
@@ -189,7 +191,7 @@ def test_class_of_accepts_indices_and_class_vectors():
             sampling.class_of(targets)
 
 
-def test_nearest_draws_uniformly_from_neighbours_in_the_group():
+def test_nearest_draws_uniformly_from_neighbours_in_the_group() -> None:
     embeddings = torch.tensor([[0.0], [1.0], [3.0], [6.0], [10.0], [0.5], [100.0]])
     group = torch.tensor([0, 0, 0, 0, 0, 1, 2])
     draw = generator()
@@ -202,13 +204,13 @@ def test_nearest_draws_uniformly_from_neighbours_in_the_group():
     assert (partners[:, 5:] == torch.tensor([5, 6])).all()
 
 
-def test_too_many_neighbours_means_all_other_samples():
+def test_too_many_neighbours_means_all_other_samples() -> None:
     samples = torch.arange(3)
     partners = torch.stack([sampling.draw_nearest(torch.zeros(3), samples, torch.zeros(3, 2), 9) for _ in range(200)])
     assert [sorted(set(column.tolist())) for column in partners.T] == [[1, 2], [0, 2], [0, 1]]
 
 
-def test_nearest_needs_embeddings():
+def test_nearest_needs_embeddings() -> None:
     with pytest.raises(ValueError, match=r'^partner="nearest" needs embeddings\.$'):
         sampling.draw_plan(replace(PAPER, partner="nearest"), 3)
     embeddings = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
@@ -218,7 +220,7 @@ def test_nearest_needs_embeddings():
     assert torch.equal(plan.first % 4 // 2, plan.second % 4 // 2)
 
 
-def test_sampling_by_class_rejects_multi_label_targets():
+def test_sampling_by_class_rejects_multi_label_targets() -> None:
     for partner in ("other_class", "balanced"):
         message = re.escape(
             "Sampling by class needs one class per sample: rows of targets (B, K) must sum to 1, which multi-label "
@@ -229,7 +231,7 @@ def test_sampling_by_class_rejects_multi_label_targets():
 
 
 @traced
-def test_plan_is_on_device_of_the_given_tensors():
+def test_plan_is_on_device_of_the_given_tensors() -> None:
     for given_tensors in (
         {"targets": torch.zeros(4, device="meta")},
         {"group": torch.zeros(4, dtype=int, device="meta")},
@@ -239,7 +241,7 @@ def test_plan_is_on_device_of_the_given_tensors():
     assert sampling.draw_plan(PAPER, 4).first.device.type == "cpu"
 
 
-def test_slices_with_too_few_pairs_raise():
+def test_slices_with_too_few_pairs_raise() -> None:
     options = replace(PAPER, sampling="slice", sample_ratio=0.1)
     with pytest.raises(
         ValueError, match=r"makes 2 pairs from 10 .* needs 4: raise sample_ratio or transformed_ratio\.$"
@@ -253,14 +255,14 @@ def test_slices_with_too_few_pairs_raise():
     assert len(sampling.draw_plan(options, 10).first) == 2
 
 
-def test_dropout_keeps_the_mean():
+def test_dropout_keeps_the_mean() -> None:
     factors = sampling.draw_dropout(torch.empty(10_000), 0.2, generator=generator())
     assert set(factors.tolist()) == {0.0, 1.25}
     assert abs(float(factors.mean()) - 1) < 0.02
 
 
 @given(size=sizes, sample_ratio=ratios, transformed_ratio=ratios, seed=seeds)
-def test_plan_of_the_paper(size, sample_ratio, transformed_ratio, seed):
+def test_plan_of_the_paper(size: int, sample_ratio: float, transformed_ratio: float, seed: int) -> None:
     options = replace(PAPER, sample_ratio=sample_ratio, transformed_ratio=transformed_ratio)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     num_transformed = oracles.rounded_share(transformed_ratio, size)
@@ -270,13 +272,13 @@ def test_plan_of_the_paper(size, sample_ratio, transformed_ratio, seed):
     for drawn in (plan.first, plan.second):
         sources = (drawn % size).tolist()
         assert len(set(sources)) == len(sources)
-    of_source = {}
+    of_source: dict[int, int] = {}
     for row in torch.cat([plan.first, plan.second]).tolist():
         assert of_source.setdefault(row % size, row) == row
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)
-def test_the_pairing_set_has_its_share_of_originals(size, ratio, seed):
+def test_the_pairing_set_has_its_share_of_originals(size: int, ratio: float, seed: int) -> None:
     options = replace(PAPER, sample_ratio=ratio, transformed_ratio=0.0)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     for drawn in (plan.first, plan.second):
@@ -284,7 +286,7 @@ def test_the_pairing_set_has_its_share_of_originals(size, ratio, seed):
         assert sorted((drawn % size).tolist()) == list(range(size))
 
 
-def test_the_pairing_set_is_drawn_at_random():
+def test_the_pairing_set_is_drawn_at_random() -> None:
     draw = generator()
     options = replace(PAPER, transformed_ratio=0.0)
     as_original = torch.zeros(10)
@@ -295,7 +297,7 @@ def test_the_pairing_set_is_drawn_at_random():
 
 
 @pytest.mark.parametrize("field", ["transformed", "first"])
-def test_rows_of_the_final_set_are_drawn_at_random(field):
+def test_rows_of_the_final_set_are_drawn_at_random(field: str) -> None:
     draw = generator()
     counts = torch.zeros(10)
     for _ in range(1000):
@@ -304,7 +306,7 @@ def test_rows_of_the_final_set_are_drawn_at_random(field):
     assert ((counts - expected).abs() < 80).all()
 
 
-def test_synthetic_rows_are_independent_of_transformed_rows():
+def test_synthetic_rows_are_independent_of_transformed_rows() -> None:
     draw, overlap = generator(), 0
     for _ in range(500):
         plan = sampling.draw_plan(PAPER, 10, generator=draw)
@@ -312,7 +314,7 @@ def test_synthetic_rows_are_independent_of_transformed_rows():
     assert abs(overlap / 500 - 6 * 4 / 10) < 0.2
 
 
-def test_pairs_have_no_fixed_offset():
+def test_pairs_have_no_fixed_offset() -> None:
     draw, distances = generator(), torch.zeros(10)
     for _ in range(500):
         plan = sampling.draw_plan(PAPER, 10, generator=draw)
@@ -320,14 +322,14 @@ def test_pairs_have_no_fixed_offset():
     assert (distances > 100).all()
 
 
-def test_lam_does_not_depend_on_position():
+def test_lam_does_not_depend_on_position() -> None:
     draw = generator()
     plans = torch.stack([sampling.draw_plan(PAPER, 10, generator=draw).lam for _ in range(1000)])
     assert ((plans.mean(0) - 0.5).abs() < 0.05).all()
 
 
 @given(size=sizes, seed=seeds)
-def test_plan_of_the_release(size, seed):
+def test_plan_of_the_release(size: int, seed: int) -> None:
     options = replace(PAPER, sampling="slice", final="slice", lam="batch")
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     taken = oracles.rounded_share(0.7, size)
@@ -341,7 +343,7 @@ def test_plan_of_the_release(size, seed):
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)
-def test_truncated_counts_match_slices_of_the_release(size, ratio, seed):
+def test_truncated_counts_match_slices_of_the_release(size: int, ratio: float, seed: int) -> None:
     options = replace(PAPER, sampling="slice", final="slice", counts="truncate", sample_ratio=ratio)
     plan = sampling.draw_plan(options, size, generator=generator(seed))
     delta = Fraction(ratio).limit_denominator(10_000)
@@ -351,7 +353,7 @@ def test_truncated_counts_match_slices_of_the_release(size, ratio, seed):
     assert options.never_transforms(size) == (len(plan.transformed) == 0 and max(pool, default=0) < size)
 
 
-def test_counts_of_the_release_for_16_samples():
+def test_counts_of_the_release_for_16_samples() -> None:
     counts = {}
     for name in ("truncate", "round"):
         options = replace(PAPER, sampling="slice", final="slice", counts=name)
@@ -362,7 +364,7 @@ def test_counts_of_the_release_for_16_samples():
 
 
 @given(size=sizes, ratio=ratios, seed=seeds)
-def test_balanced_sampling_keeps_share_of_originals_and_groups(size, ratio, seed):
+def test_balanced_sampling_keeps_share_of_originals_and_groups(size: int, ratio: float, seed: int) -> None:
     options = replace(PAPER, sampling="balanced", sample_ratio=ratio, transformed_ratio=0.0)
     targets, group = torch.arange(size) % 2, torch.arange(size) % 3
     plan = sampling.draw_plan(options, size, targets=targets, group=group, generator=generator(seed))
@@ -371,7 +373,7 @@ def test_balanced_sampling_keeps_share_of_originals_and_groups(size, ratio, seed
     assert sorted(group[plan.first % size].tolist()) == sorted(group.tolist())
 
 
-def test_balanced_sampling_balances_both_samples_of_a_pair():
+def test_balanced_sampling_balances_both_samples_of_a_pair() -> None:
     targets = torch.tensor([0] * 18 + [1, 2])
     options, draw = replace(PAPER, sampling="balanced", transformed_ratio=0.0), generator()
     plans = [sampling.draw_plan(options, 20, targets=targets, generator=draw) for _ in range(100)]
@@ -382,7 +384,7 @@ def test_balanced_sampling_balances_both_samples_of_a_pair():
 
 
 @pytest.mark.parametrize("partner", ["balanced", "other_class"])
-def test_samples_with_ignored_label_are_not_drawn_for_pairs(partner):
+def test_samples_with_ignored_label_are_not_drawn_for_pairs(partner: str) -> None:
     targets = torch.tensor([0] * 6 + [1] * 6 + [-100] * 4)
     options = replace(PAPER, sampling="balanced", partner=partner, transformed_ratio=0.0)
     draw = generator()
@@ -394,7 +396,7 @@ def test_samples_with_ignored_label_are_not_drawn_for_pairs(partner):
     assert len(nothing.first) == 4
 
 
-def test_without_another_class_partner_is_any_row_of_the_group():
+def test_without_another_class_partner_is_any_row_of_the_group() -> None:
     group, classes = torch.zeros(2, dtype=torch.long), torch.tensor([0, -100])
     draw = generator()
     partners = torch.stack([sampling.draw_other_class(group, classes, generator=draw) for _ in range(50)])
@@ -406,7 +408,7 @@ def test_without_another_class_partner_is_any_row_of_the_group():
 
 
 @pytest.mark.parametrize("name", ["targets", "embeddings", "group"])
-def test_draw_plan_rejects_tensors_of_wrong_length(name):
+def test_draw_plan_rejects_tensors_of_wrong_length(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must have one row for each of 5 samples, got \(4,\)\.$"):
         sampling.draw_plan(PAPER, 5, **{name: torch.zeros(4)})
 
@@ -421,7 +423,7 @@ def test_draw_plan_rejects_tensors_of_wrong_length(name):
         torch.zeros(9, 3, 2),
     ],
 )
-def test_balanced_sampling_without_classes_is_random(targets):
+def test_balanced_sampling_without_classes_is_random(targets: Tensor) -> None:
     options = replace(PAPER, sampling="balanced", transformed_ratio=0.0)
     plan = sampling.draw_plan(options, 9, targets=targets, generator=generator())
     assert sorted((plan.first % 9).tolist()) == list(range(9))
@@ -430,20 +432,20 @@ def test_balanced_sampling_without_classes_is_random(targets):
 
 
 @given(size=sizes, seed=seeds)
-def test_mixed_plan_has_only_pairs(size, seed):
+def test_mixed_plan_has_only_pairs(size: int, seed: int) -> None:
     plan = sampling.draw_plan(replace(PAPER, final="mixed"), size, generator=generator(seed))
     assert plan.transformed.tolist() == []
     assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
 
 
 @given(size=sizes, seed=seeds)
-def test_weight_plan_has_all_rows(size, seed):
+def test_weight_plan_has_all_rows(size: int, seed: int) -> None:
     plan = sampling.draw_plan(replace(PAPER, final="weight"), size, generator=generator(seed))
     assert plan.transformed.tolist() == list(range(size))
     assert sorted((plan.first % size).tolist()) == sorted((plan.second % size).tolist()) == list(range(size))
 
 
-def test_lam_is_drawn_per_sample_or_per_batch():
+def test_lam_is_drawn_per_sample_or_per_batch() -> None:
     by_sample = sampling.draw_plan(PAPER, 20, generator=generator()).lam
     by_batch = sampling.draw_plan(replace(PAPER, lam="batch"), 20, generator=generator()).lam
     assert len(set(by_sample.tolist())) == len(by_sample) == 8
@@ -453,7 +455,7 @@ def test_lam_is_drawn_per_sample_or_per_batch():
 
 
 @pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced"])
-def test_pairs_stay_within_groups(partner):
+def test_pairs_stay_within_groups(partner: str) -> None:
     group = torch.arange(12) % 3
     targets = torch.arange(12) % 4
     options = replace(PAPER, partner=partner, final="weight")
@@ -463,7 +465,7 @@ def test_pairs_stay_within_groups(partner):
         assert (targets[plan.first % 12] != targets[plan.second % 12]).all()
 
 
-def test_balanced_partners_are_uniform_over_classes():
+def test_balanced_partners_are_uniform_over_classes() -> None:
     targets = torch.tensor([0] * 18 + [1, 2])
     draw = generator()
     share = {}
@@ -478,7 +480,7 @@ def test_balanced_partners_are_uniform_over_classes():
 
 @pytest.mark.parametrize("sampled", ["random", "balanced"])
 @pytest.mark.parametrize("partner", ["uniform", "derangement", "other_class", "balanced", "nearest"])
-def test_generator_determines_the_plan(partner, sampled):
+def test_generator_determines_the_plan(partner: str, sampled: str) -> None:
     options = replace(PAPER, partner=partner, sampling=sampled)
     given_tensors = {"targets": torch.arange(9) % 3, "embeddings": torch.arange(9.0)[:, None] ** 2}
     torch.manual_seed(0)

@@ -2,12 +2,13 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from attnmixup import SemanticKLLoss
 from tests.attnmixup import oracles
@@ -16,12 +17,12 @@ from tests.attnmixup.strategies import lengths, masks, seeds, sizes, tensors
 TEXT, IMAGE = 4, 5
 
 
-def loss_of(seed=0, image_dim=IMAGE, **options):
+def loss_of(seed: int = 0, image_dim: int = IMAGE, **options: Any) -> SemanticKLLoss:
     torch.manual_seed(seed)
     return SemanticKLLoss(TEXT, image_dim, **options).double()
 
 
-def oracle(loss, text, image):
+def oracle(loss: SemanticKLLoss, text: oracles.Vector, image: oracles.Vector) -> float:
     """Compute the loss of one sample, with the projections that the loss has."""
     if loss.text_projection is not None:
         text = oracles.linear(text, loss.text_projection)
@@ -32,7 +33,7 @@ def oracle(loss, text, image):
     return oracles.semantic_kl(text, image, loss.temperature, loss.direction)
 
 
-def close(tensor, expected):
+def close(tensor: Tensor, expected: oracles.Nested) -> None:
     torch.testing.assert_close(tensor, torch.tensor(expected, dtype=tensor.dtype), atol=1e-9, rtol=1e-7)
 
 
@@ -44,7 +45,9 @@ def close(tensor, expected):
     direction=st.sampled_from(["text_to_image", "image_to_text", "symmetric"]),
     standardize=st.booleans(),
 )
-def test_every_projection_and_direction_matches_oracle(project, size, seed, temperature, direction, standardize):
+def test_every_projection_and_direction_matches_oracle(
+    project: str, size: int, seed: int, temperature: float, direction: str, standardize: bool
+) -> None:
     image_dim = TEXT if project == "none" else IMAGE
     loss = loss_of(
         seed,
@@ -62,7 +65,7 @@ def test_every_projection_and_direction_matches_oracle(project, size, seed, temp
 
 @pytest.mark.parametrize("pool", ["mean", "first", "token"])
 @given(size=sizes, length=lengths, seed=seeds, data=st.data())
-def test_every_pooling_matches_oracle(pool, size, length, seed, data):
+def test_every_pooling_matches_oracle(pool: str, size: int, length: int, seed: int, data: st.DataObject) -> None:
     loss = loss_of(seed, pool=pool, reduction="none")
     text, image = tensors(seed, size, length, TEXT), tensors(seed + 1, size, IMAGE)
     mask = data.draw(masks(size, length))
@@ -88,7 +91,7 @@ def test_every_pooling_matches_oracle(pool, size, length, seed, data):
     standardize=st.booleans(),
     data=st.data(),
 )
-def test_contrast_matches_oracle(size, seed, direction, standardize, data):
+def test_contrast_matches_oracle(size: int, seed: int, direction: str, standardize: bool, data: st.DataObject) -> None:
     options = {"direction": direction, "standardize": standardize, "reduction": "none", "temperature": 0.5}
     loss, plain = loss_of(seed, contrast=0.7, **options), loss_of(seed, **options)
     text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, IMAGE)
@@ -109,7 +112,7 @@ def test_contrast_matches_oracle(size, seed, direction, standardize, data):
         assert (plain(text, image) <= loss(text, image)).all()
 
 
-def test_constant_distributions_minimise_divergence_but_not_contrast():
+def test_constant_distributions_minimise_divergence_but_not_contrast() -> None:
     text, image = torch.zeros(4, TEXT), tensors(0, 4, IMAGE).float()
     loss = SemanticKLLoss(TEXT, IMAGE, project="image", contrast=1.0)
     nn.init.zeros_(loss.image_projection.weight)
@@ -118,7 +121,7 @@ def test_constant_distributions_minimise_divergence_but_not_contrast():
 
 
 @pytest.mark.parametrize("pool", ["mean", "first"])
-def test_divergences_use_the_pooling_of_the_loss(pool):
+def test_divergences_use_the_pooling_of_the_loss(pool: str) -> None:
     loss = loss_of(pool=pool, reduction="none")
     text, image, mask = (
         tensors(0, 3, 2, TEXT),
@@ -130,7 +133,7 @@ def test_divergences_use_the_pooling_of_the_loss(pool):
 
 
 @given(size=sizes, seed=seeds, data=st.data())
-def test_reductions(size, seed, data):
+def test_reductions(size: int, seed: int, data: st.DataObject) -> None:
     text, image = tensors(seed, size, TEXT), tensors(seed + 1, size, IMAGE)
     rows = loss_of(seed, reduction="none")(text, image)
     torch.testing.assert_close(loss_of(seed, reduction="sum")(text, image), rows.sum())
@@ -145,19 +148,19 @@ def test_reductions(size, seed, data):
     torch.testing.assert_close(loss_of(seed)(text, image, mask=has_image), expected)
 
 
-def test_the_text_is_the_prior():
+def test_the_text_is_the_prior() -> None:
     loss = SemanticKLLoss(2, 2, project="none")
     text, image = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.25, 0.75]]))
     close(loss(text.double(), image.double()), 0.5 * math.log(2) + 0.5 * math.log(2 / 3))
 
 
-def test_loss_of_equal_text_and_image_is_zero():
+def test_loss_of_equal_text_and_image_is_zero() -> None:
     text = torch.randn(3, 4)
     assert SemanticKLLoss(4, 4, project="none")(text, text) == 0
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_gradient_to_the_prior(detach):
+def test_gradient_to_the_prior(detach: bool) -> None:
     loss = loss_of(detach_prior=detach)
     text, image = tensors(0, 3, TEXT).requires_grad_(), tensors(1, 3, IMAGE).requires_grad_()
     loss(text, image).backward()
@@ -167,7 +170,7 @@ def test_gradient_to_the_prior(detach):
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_gradient_to_the_image(detach):
+def test_gradient_to_the_image(detach: bool) -> None:
     loss = loss_of(project="image", detach_image=detach)
     text, image = tensors(0, 3, TEXT).requires_grad_(), tensors(1, 3, IMAGE).requires_grad_()
     value = loss(text, image)
@@ -179,14 +182,14 @@ def test_gradient_to_the_image(detach):
 
 
 @pytest.mark.parametrize("project", ["text", "image", "both"])
-def test_every_parameter_receives_a_gradient(project):
+def test_every_parameter_receives_a_gradient(project: str) -> None:
     loss = loss_of(project=project, shared_dim=3 if project == "both" else None)
     loss(tensors(0, 3, 2, TEXT), tensors(1, 3, IMAGE)).backward()
     assert len(list(loss.parameters())) == (4 if project == "both" else 2)
     assert all(parameter.grad.abs().sum() > 0 for parameter in loss.parameters())
 
 
-def test_gradients_match_finite_differences():
+def test_gradients_match_finite_differences() -> None:
     loss = loss_of(pool="token")
     text, image = tensors(0, 2, 3, TEXT).requires_grad_(), tensors(1, 2, IMAGE).requires_grad_()
     mask = torch.tensor([[True, True, False], [True, False, False]])
@@ -195,12 +198,12 @@ def test_gradients_match_finite_differences():
     assert torch.autograd.gradcheck(lambda a, b: loss(a, b, mask=mask), (text, image))
 
 
-def test_projection_is_linear():
+def test_projection_is_linear() -> None:
     assert isinstance(loss_of().text_projection, nn.Linear)
     assert loss_of(project="image").text_projection is None
 
 
-def test_first_pooling_uses_the_first_real_token():
+def test_first_pooling_uses_the_first_real_token() -> None:
     text, image = tensors(0, 2, 3, TEXT), tensors(1, 2, IMAGE)
     mask = torch.tensor([[False, True, True], [True, True, False]])
     loss = loss_of(pool="first", reduction="none")
@@ -210,7 +213,7 @@ def test_first_pooling_uses_the_first_real_token():
 
 @pytest.mark.parametrize(("pool", "contrast"), [("mean", 0.0), ("mean", 1.0), ("first", 1.0), ("token", 0.0)])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_masked_values_reach_neither_loss_nor_gradient(pool, contrast, bad):
+def test_masked_values_reach_neither_loss_nor_gradient(pool: str, contrast: float, bad: float) -> None:
     mask, has_image = torch.tensor([[True, False], [True, True], [True, True]]), torch.tensor([True, True, False])
     results = []
     for filled in (0.0, bad):
@@ -249,18 +252,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_invalid_options_raise(message):
+def test_invalid_options_raise(message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         SemanticKLLoss(TEXT, IMAGE, **WRONG[message])
 
 
-def test_inputs_are_checked():
+def test_inputs_are_checked() -> None:
     loss = SemanticKLLoss(TEXT, IMAGE)
-    for text, image in (((2, 3), (2, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,)), ((2, TEXT), (IMAGE,))):
-        message = f"Expected text (B, 4) or (B, L, 4) and image (B, 5), got {text} and {image}."
+    shapes = (((2, 3), (2, IMAGE)), ((2, TEXT), (2, 1)), ((TEXT,), (IMAGE,)), ((2, TEXT), (IMAGE,)))
+    for of_text, of_image in shapes:
+        message = f"Expected text (B, 4) or (B, L, 4) and image (B, 5), got {of_text} and {of_image}."
         for call in (loss, loss.stats, loss.divergences):
             with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-                call(torch.zeros(text), torch.zeros(image))
+                call(torch.zeros(of_text), torch.zeros(of_image))
     for call in (loss, loss.stats):
         with pytest.raises(ValueError, match=r"^Expected one image per text, got 3 images for 2 texts\.$"):
             call(torch.zeros(2, TEXT), torch.zeros(3, IMAGE))
@@ -277,7 +281,7 @@ def test_inputs_are_checked():
 
 
 @pytest.mark.parametrize("pool", ["mean", "first", "token"])
-def test_loss_stays_on_device_of_text(pool):
+def test_loss_stays_on_device_of_text(pool: str) -> None:
     loss, mask = (
         SemanticKLLoss(TEXT, IMAGE, pool=pool, device="meta"),
         torch.ones(2, 3, dtype=torch.bool, device="meta"),

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnmixup import AttnMixup
@@ -14,7 +14,7 @@ from attnmixup.batch_norm import statistics_of_originals
 from attnmixup.training import missing_parameters, warn_of_missing_parameters
 
 
-def test_missing_parameters_are_named():
+def test_missing_parameters_are_named() -> None:
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "mixer": AttnMixup(4, heads=1)})
     model["encoder"].bias.requires_grad_(False)
     chosen = torch.optim.SGD(
@@ -39,7 +39,7 @@ def test_missing_parameters_are_named():
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
-def test_batch_norm_statistics_come_from_originals_only(momentum):
+def test_batch_norm_statistics_come_from_originals_only(momentum: float | None) -> None:
     mixed = AttnMixup(4, heads=1)(torch.randn(6, 4))
     head, alone, plain = (nn.Sequential(nn.BatchNorm1d(4, momentum=momentum), nn.Dropout(0.0)) for _ in range(3))
     with statistics_of_originals(head, mixed):
@@ -59,7 +59,7 @@ def test_batch_norm_statistics_come_from_originals_only(momentum):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_a_checkpointed_head_updates_its_statistics_once(reentrant):
+def test_a_checkpointed_head_updates_its_statistics_once(reentrant: bool) -> None:
     embeddings = torch.randn(6, 4, requires_grad=True)
     mixed = AttnMixup(4, heads=1)(embeddings)
     plain = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
@@ -77,9 +77,9 @@ def test_a_checkpointed_head_updates_its_statistics_once(reentrant):
         torch.testing.assert_close(parameter.grad, expected.grad)
 
 
-def test_batch_norm_is_restored_after_an_error():
+def test_batch_norm_is_restored_after_an_error() -> None:
     class Fails(nn.BatchNorm1d):
-        def forward(self, inputs):
+        def forward(self, inputs: Tensor) -> Tensor:
             if len(inputs) > 6:
                 raise RuntimeError("fails")
             return super().forward(inputs)
