@@ -167,9 +167,11 @@ def cached_features(encoder: str, source: str, texts: Texts, folder: Path) -> di
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file(frozen_features(weights, texts), partial)
+        features = frozen_features(weights, texts)
+        save_file({split: features[split] for split in SPLITS}, partial)
         partial.replace(path)
-    return load_file(path)
+    stored = load_file(path)
+    return {split: stored[split] for split in SPLITS}
 
 
 def _fingerprint(folder: Path) -> str:
