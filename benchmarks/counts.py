@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.batches import IMAGES
+from benchmarks.release import perceptron_of
 from reference_models.encoders.stages import GRID
 from reference_models.systems.i2srm import I2SRM
 
@@ -25,12 +26,13 @@ def encoder_flops(model: I2SRM, lengths: Tensor) -> float:
     visual = GRID * GRID * IMAGES
     linear = 2 * tokens * (4 * width**2 + 2 * width * config.intermediate_size)
     attention = 2 * 2 * width * int((lengths * (lengths + visual)).sum())
-    return 3.0 * config.num_hidden_layers * (linear + attention)
+    flops: float = 3.0 * config.num_hidden_layers * (linear + attention)
+    return flops
 
 
 def prefix_flops(model: I2SRM, samples: int) -> float:
     """Return the operations of the visual prefix of the release, forward and backward."""
-    mixer = model.prefix.mixer
+    mixer = perceptron_of(model)
     first, last = (part for part in mixer.perceptron if isinstance(part, nn.Linear))
     cells = GRID * GRID
     mixing = mixer.layers * last.out_features

@@ -63,7 +63,7 @@ def accuracy(options: dict[str, Any] | None, seed: int, epochs: int) -> float:
             loss.backward()
             optimizer.step()
     with torch.no_grad():
-        return 100 * (head(encoder(x_test)).argmax(1) == y_test).float().mean().item()
+        return 100 * float((head(encoder(x_test)).argmax(1) == y_test).float().mean())
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from reference_models.training.feature_cache import fill_cache
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 BATCH, SLOTS, REPEATS = 16, 4, 5
+SIDE = 224  # image size of the model
 VIEWS: dict[View, Slots] = {"cells": "all", "pooled": "whole"}
 
 
@@ -40,7 +41,7 @@ def make_split(folder: Path, samples: int) -> EncodedSplit:
         blots.resize((800, 600), Image.Resampling.BICUBIC).save(path, quality=90)
     rows = [paths[start : start + SLOTS] for start in range(0, len(paths), SLOTS)]
     posts = [Sample(f"x:{number}", ("a",), image, tuple(crops)) for number, (image, *crops) in enumerate(rows)]
-    return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), NamedEntities(TAGS)))
+    return EncodedSplit(posts, Processor(learn_tokenizer([["a"]] * 4, 50), NamedEntities(TAGS), image_size=SIDE))
 
 
 def main() -> None:

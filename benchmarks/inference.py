@@ -10,6 +10,7 @@ import argparse
 import copy
 import statistics
 import tempfile
+from array import array
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from reference_models.settings import read_settings
 from reference_models.systems.inference import Scorer
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.evaluation import evaluate_split
+from reference_models.training.folder import CONFIG
 from reference_models.training.products import float32_products, keeps_float32
-from reference_models.training.run import CONFIG, find_run, load_model, read_split
+from reference_models.training.run import find_run, load_model, read_split
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     model, processor = load_model(run)
     split = EncodedSplit(read_split(config, "test")[0], processor, config.data.long_samples)
     in_file_order = copy.copy(split)
-    in_file_order.lengths = [0] * len(split)  # samples of equal length keep their order
+    in_file_order.lengths = array("I", [0]) * len(split)  # samples of equal length keep their order
     size = 4 * config.training.batch_size  # the batch size of `i2srm evaluate`
     with tempfile.TemporaryDirectory() as folder:
         export_system(model, processor, Path(folder), "benchmark")
@@ -58,9 +60,10 @@ def main() -> None:
     f1: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats):
-        for name, (fast, *way) in ways.items():  # alternate, so that a slow phase of the machine affects all equally
+        # Alternate, so that a slow phase of the machine affects all equally.
+        for name, (fast, scorer, samples, batch_size) in ways.items():
             with float32_products(fast=fast, device=model.device):
-                evaluation, took = timed(partial(evaluate_split, *way, progress=False))
+                evaluation, took = timed(partial(evaluate_split, scorer, samples, batch_size, progress=False))
             f1[name] = evaluation.scores["f1"]
             seconds[name].append(took)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; {len(split)} test samples; medians\n")

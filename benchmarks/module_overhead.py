@@ -48,10 +48,12 @@ def module_steps(shape: tuple[int, ...], device: str) -> dict[str, Callable[[], 
     layer = nn.TransformerEncoderLayer(DIM, HEADS, 2048, dropout=0.2).to(device)
 
     def mixed(mixer: AttnMixup) -> Tensor:
-        return mixer(embeddings, targets, mask=mask).embeddings
+        rows: Tensor = mixer(embeddings, targets, mask=mask).embeddings
+        return rows
 
     def kl() -> Tensor:
-        return semantic(embeddings, image, mask=mask)
+        loss: Tensor = semantic(embeddings, image, mask=mask)
+        return loss
 
     def mixup() -> Tensor:
         lam = sampling.draw_lam(1.0, shape[0], device=embeddings.device)

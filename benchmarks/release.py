@@ -33,6 +33,14 @@ def pool(features: Mapping[str, Tensor], pooling: Pooling) -> tuple[Tensor, ...]
     return pool_stages([features[name] for name in RESNET_STAGES], pooling)
 
 
+def perceptron_of(model: I2SRM) -> GatedPerceptron:
+    """Return the mixer of the visual prefix, which in all models here is that of the release."""
+    mixer = model.prefix.mixer
+    if not isinstance(mixer, GatedPerceptron):
+        raise TypeError(f"expected the visual prefix of the release, got {type(mixer).__name__}")
+    return mixer
+
+
 def looped_gates(mixer: GatedPerceptron, cells: Sequence[Tensor]) -> Tensor:
     """Compute `GatedPerceptron.forward` in loops over images, layers and shares."""
     images = torch.cat(list(cells), dim=-1).unflatten(0, (-1, IMAGES)).unbind(dim=1)

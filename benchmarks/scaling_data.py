@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from benchmarks.timing import timed
 from reference_models.data.formats import get_format
 from reference_models.data.images import check_images
-from reference_models.data.samples import spooled
+from reference_models.data.samples import Sample, spooled
 from reference_models.data.tokenizer import learn_tokenizer
 from reference_models.encoders.vision import VisionBackbone
 from reference_models.tasks import get_task
@@ -88,6 +88,7 @@ def measure_data(format: str, root: Path) -> dict[str, float]:
     processor = Processor(tokenizer, get_task(kind.task)(labels), image_size=IMAGE_SIZE)
     backbone = VisionBackbone("tiny", frozen=True).eval()
     before, resident = memory("Anonymous"), memory("VmRSS")
+    samples: Sequence[Sample]
     samples, reading = timed(lambda: spooled(kind.read(root, "train", max_crops=0)))
     after_reading = memory("Anonymous")
     (samples, _), checking = timed(lambda: check_images(samples, "error", progress=False))

@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.counts import necessary_flops
@@ -54,7 +55,7 @@ def ranks(options: argparse.Namespace) -> None:
     first = None
     for world in RANKS:
         with TemporaryDirectory() as folder:
-            multiprocessing.spawn(_rank, (world, options.size, folder), nprocs=world)
+            spawn(_rank, (world, options.size, folder), nprocs=world)
             took = max(float(path.read_text()) for path in Path(folder).glob("seconds-*"))
         rate = world * BATCH / took
         first = first or rate

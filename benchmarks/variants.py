@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.batches import Task
-from benchmarks.release import looped_gates, slot_passes
+from benchmarks.release import looped_gates, perceptron_of, slot_passes
 from reference_models.encoders.attention import NAMES, Implementation
 from reference_models.encoders.dropout import FastDropout, replace_dropout
 from reference_models.systems.i2srm import I2SRM
@@ -61,7 +62,7 @@ RELEASE = Variant()
 HVPNET = Variant(frozen=True, modules=False)
 PUBLISHED: dict[Task, tuple[str, Variant]] = {"re": ("I2SRM's release", RELEASE), "ner": ("HVPNeT's code", HVPNET)}
 FAST, ROWS, KEPT = "faster float32 products", "gradients of words by rows", "freed memory kept"
-MEASURES: dict[str, dict[str, object]] = {
+MEASURES: dict[str, dict[str, Any]] = {
     "one pass of a frozen backbone, channels_last": {"once": True, "frozen": True},
     "vectorised gates": {"vectorised": True},
     "padding to the longest of the batch": {"unpadded": True},
@@ -101,11 +102,11 @@ def computing(model: I2SRM, variant: Variant, *, batch_statistics: bool = True) 
     model.vision.train(batch_statistics)
     model.text_encoder.body.set_attn_implementation(NAMES[variant.attention])
     replace_dropout(model, FastDropout if variant.fast_dropout else nn.Dropout)
-    mixer, modules = model.prefix.mixer, (model.mixer, model.semantic)
+    mixer, modules = perceptron_of(model), (model.mixer, model.semantic)
     if not variant.once:
-        model.image_features = partial(slot_passes, model, logits=variant.modules)
+        model.__dict__["image_features"] = partial(slot_passes, model, logits=variant.modules)
     if not variant.vectorised:
-        mixer.forward = partial(looped_gates, mixer)
+        mixer.__dict__["forward"] = partial(looped_gates, mixer)
     if not variant.modules:
         model.mixer = model.semantic = None
     before = torch.get_float32_matmul_precision()
@@ -129,7 +130,7 @@ def training_step(model: I2SRM, optimizer: torch.optim.Optimizer, batch: Batch, 
     model.zero_grad()
 
 
-def loss_of(model: I2SRM, batch: Batch, variant: Variant) -> Tensor:
+def loss_of(model: nn.Module, batch: Batch, variant: Variant) -> Tensor:
     """Return the loss of a batch. Call it inside `computing`."""
     with torch.autocast(batch["input_ids"].device.type, variant.half, enabled=variant.half is not None):
         loss: Tensor = model(**batch).loss

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +16,21 @@ from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
 from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.i2srm import RELEASE as RELEASE_READING
 
-TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+Model = TypeVar("Model", bound=nn.Module)
+
+TINY_TEXT: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+}
 
 
 @dataclass(frozen=True)
 class Size:
     """Options of the text encoder that differ from RoBERTa-base, name of the image backbone, and image size."""
 
-    text: dict[str, int]
+    text: dict[str, Any]
     vision: str
     side: int
 
@@ -33,7 +41,8 @@ SIZES = {"base": Size({}, "resnet50", 224), "tiny": Size(TINY_TEXT, "resnet18", 
 def make_model(task: Task, size: Size) -> I2SRM:
     """Return I2SRM as in the release, with random weights."""
     torch.manual_seed(0)
-    config = I2SRM.config_class(
+    kind: Any = I2SRM.config_class
+    config = kind(
         text_config=RobertaConfig(vocab_size=50269, max_position_embeddings=514, type_vocab_size=1, **size.text),
         vision=size.vision,
         task=task,
@@ -90,6 +99,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def on_device(model: Model, device: torch.device) -> Model:
+    """Move a model to a device. Called on a transformers model itself, `to` has no usable types."""
+    return model.to(device)
+
+
 def results_without_chance(
     task: Task, size: Size, lengths: Tensor, variants: Mapping[str, Variant]
 ) -> dict[str, tuple[float, float]]:
@@ -113,8 +127,8 @@ def leave_out_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif hasattr(module, "rate"):
-            module.rate = 0.0
+        elif "rate" in vars(module):
+            vars(module)["rate"] = 0.0
 
 
 def result_without_chance(model: I2SRM, work: Work, variant: Variant) -> tuple[float, Tensor]:
@@ -146,15 +160,16 @@ def drawing_on_cpu(mixer: AttnMixup | None) -> Iterator[None]:
         plan = draw(size, targets=targets.cpu(), device=torch.device("cpu"))
         return plan_to_device(plan, device)
 
-    mixer.draw = on_cpu
+    mixer.__dict__["draw"] = on_cpu
     try:
         yield
     finally:
-        del mixer.draw
+        del mixer.__dict__["draw"]
 
 
 def plan_to_device(plan: MixupPlan, device: torch.device) -> MixupPlan:
-    return replace(plan, **{name: part.to(device) for name, part in vars(plan).items() if isinstance(part, Tensor)})
+    moved: dict[str, Any] = {name: part.to(device) for name, part in vars(plan).items() if isinstance(part, Tensor)}
+    return replace(plan, **moved)
 
 
 def distance(values: Tensor, reference: Tensor) -> float:

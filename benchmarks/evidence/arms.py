@@ -60,7 +60,7 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
     except (TypeError, ValueError) as error:
         raise UserError(f"expected options of AttnMixup, got {options} ({error})") from error
     if control == "layer_norm":
-        mixer.attention = NormOnly(dim)
+        mixer.register_module("attention", NormOnly(dim))
     return mixer
 
 

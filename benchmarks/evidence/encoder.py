@@ -166,6 +166,8 @@ def cached_features(folder: Path, texts: Texts, cache: Path) -> dict[Split, Tens
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file(frozen_features(folder, texts), partial)
+        features = frozen_features(folder, texts)
+        save_file({split: features[split] for split in SPLITS}, partial)
         partial.replace(path)
-    return load_file(path)
+    stored = load_file(path)
+    return {split: stored[split] for split in SPLITS}

@@ -74,7 +74,7 @@ class Pool(ABC):
         """Return the indices of the words of these sentences in ``labels``; without words, the rows themselves."""
         if self.starts is None:
             return rows
-        return torch.cat([torch.arange(self.starts[row], self.starts[row + 1]) for row in rows.tolist()])
+        return torch.cat([torch.arange(int(self.starts[row]), int(self.starts[row + 1])) for row in rows.tolist()])
 
     def padded_places(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the rows without a mask, or the indices of the words ``(B, L)`` with the mask of real words."""
@@ -174,7 +174,7 @@ def _labelled(data: Texts) -> dict[str, Any]:
     ends = torch.tensor([len(data.rows[split]) for split in SPLITS]).cumsum(0).tolist()
     return {
         "kind": data.kind,
-        "labels": torch.tensor([number[tag] for row in rows for tag in (row.label if by_word else (row.label,))]),
+        "labels": torch.tensor([number[tag] for row in rows for tag in row.tags]),
         "names": data.labels,
         "splits": (range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2])),
         "starts": torch.tensor([0, *(len(row.label) for row in rows)]).cumsum(0) if by_word else None,

@@ -15,7 +15,7 @@ from sklearn import datasets
 
 from reference_models.data.formats.mnre import Mnre, read_relations
 from reference_models.data.formats.twitter import Twitter
-from reference_models.data.samples import Split, read_lines
+from reference_models.data.samples import Sample, Split, read_lines
 from reference_models.errors import UserError
 
 Kind = Literal["sentences", "relations", "entities", "numbers"]
@@ -31,6 +31,11 @@ class Row:
     text: str | tuple[str, ...]
     label: str | tuple[str, ...]
     spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tag of each word, or the label alone."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
 
 @dataclass(frozen=True)
@@ -107,16 +112,21 @@ def clinc150_reader(version: str) -> Callable[[Path], Texts]:
 
 def read_relation_rows(folder: Path) -> Texts:
     """Read MNRE, text only: the relation between a head and a tail entity."""
-    rows = {
-        split: [Row(s.words, s.relation, (s.head, s.tail)) for s in Mnre().read(folder, split, visual=False)]
-        for split in SPLITS
-    }
+    rows = {split: [_relation_row(sample) for sample in Mnre().read(folder, split, visual=False)] for split in SPLITS}
     return Texts("relations", rows, tuple(read_relations(folder)))
+
+
+def _relation_row(sample: Sample) -> Row:
+    if sample.relation is None or sample.head is None or sample.tail is None:
+        raise UserError(f"{sample.id}: expected a relation and two entities")
+    return Row(sample.words, sample.relation, (sample.head, sample.tail))
 
 
 def read_twitter_rows(folder: Path) -> Texts:
     """Read Twitter-2015 or Twitter-2017, text only."""
-    rows = {split: [Row(s.words, s.tags) for s in Twitter().read(folder, split, visual=False)] for split in SPLITS}
+    rows = {
+        split: [Row(s.words, s.tags or ()) for s in Twitter().read(folder, split, visual=False)] for split in SPLITS
+    }
     return _tagged(rows)
 
 

@@ -5,6 +5,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -158,32 +159,12 @@ def _columns(comparisons: int, reference: str) -> dict[str, Callable[[Result], s
     }
 
 
-CSV: dict[str, Callable[[Result], object]] = {
-    "data_set": lambda r: r.data_set.name,
-    "family": lambda r: r.data_set.family,
-    "half": lambda r: r.data_set.half,
-    "arm": lambda r: r.arm,
-    "seeds": lambda r: len(r.cells),
-    "learning_rate": lambda r: _rate(r),
-    **{name: (lambda r, name=name: r.test(name)) for name in ("micro", "macro", "head", "medium", "tail", "ece")},
-    "micro_difference": lambda r: r.difference and r.difference.mean,
-    "micro_half_width": lambda r: r.difference and r.difference.half_width(),
-    "macro_difference": lambda r: r.macro_difference and r.macro_difference.mean,
-    "macro_half_width": lambda r: r.macro_difference and r.macro_difference.half_width(),
-    **{
-        name: (lambda r, name=name: _of(r, name))
-        for name in ("valid", "valid_best", "epochs_to_99", "epochs", "seconds", "training_rows")
-    },
-    **{name: (lambda r, name=name: r.mean(lambda cell: cell["diagnostics"].get(name))) for name in DIAGNOSTICS},
-}
-
-
-def _csv_rows(results: Sequence[Result]) -> list[list[object]]:
-    return [[value(result) for value in CSV.values()] for result in results]
-
-
 def _of(result: Result, name: str) -> float | None:
     return result.mean(lambda cell: cell[name])
+
+
+def _diagnostic(result: Result, name: str) -> float | None:
+    return result.mean(lambda cell: cell["diagnostics"].get(name))
 
 
 def _rate(result: Result) -> float:
@@ -195,6 +176,30 @@ def _edge(result: Result) -> str:
     """Mark a learning rate at an end of the grid, because a better one may lie outside the grid."""
     grid = result.data_set.training.learning_rates
     return " (edge)" if len(grid) > 1 and _rate(result) in (min(grid), max(grid)) else ""
+
+
+CSV: dict[str, Callable[[Result], object]] = {
+    "data_set": lambda r: r.data_set.name,
+    "family": lambda r: r.data_set.family,
+    "half": lambda r: r.data_set.half,
+    "arm": lambda r: r.arm,
+    "seeds": lambda r: len(r.cells),
+    "learning_rate": lambda r: _rate(r),
+    **{name: partial(Result.test, name=name) for name in ("micro", "macro", "head", "medium", "tail", "ece")},
+    "micro_difference": lambda r: r.difference and r.difference.mean,
+    "micro_half_width": lambda r: r.difference and r.difference.half_width(),
+    "macro_difference": lambda r: r.macro_difference and r.macro_difference.mean,
+    "macro_half_width": lambda r: r.macro_difference and r.macro_difference.half_width(),
+    **{
+        name: partial(_of, name=name)
+        for name in ("valid", "valid_best", "epochs_to_99", "epochs", "seconds", "training_rows")
+    },
+    **{name: partial(_diagnostic, name=name) for name in DIAGNOSTICS},
+}
+
+
+def _csv_rows(results: Sequence[Result]) -> list[list[object]]:
+    return [[value(result) for value in CSV.values()] for result in results]
 
 
 def show_difference(difference: Difference | None, comparisons: int = 1) -> str:
@@ -262,7 +267,7 @@ def _diagnostics(results: Sequence[Result]) -> str:
     """Return a table with statistics of the attention of each arm after training."""
     rows = []
     for result in results:
-        values = [result.mean(lambda cell, name=name: cell["diagnostics"].get(name)) for name in DIAGNOSTICS]
+        values = [_diagnostic(result, name) for name in DIAGNOSTICS]
         if any(value is not None for value in values):
             shown = ["-" if value is None else f"{value:.2f}" for value in values]
             rows.append([result.data_set.name, result.arm, *shown])

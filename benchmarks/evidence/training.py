@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attnmixup import AttnMixup
+from attnmixup import AttnMixup, MixedBatch
 from benchmarks.evidence.arms import make_mixer
 from benchmarks.evidence.config import Training
 from benchmarks.evidence.diagnostics import diagnose
@@ -47,7 +47,7 @@ class Head(nn.Module):
         """Return the mean loss of a mini-batch, or of its final set if there is a mixer."""
         embeddings = self.embeddings(inputs)
         if self.mixer is not None:
-            mixed = self.mixer(embeddings, labels, mask=mask)
+            mixed: MixedBatch = self.mixer(embeddings, labels, mask=mask)
             return mixed.loss(F.cross_entropy, self.classifier(mixed.embeddings))
         logits = self.classifier(embeddings)
         if mask is not None:

@@ -1,6 +1,7 @@
 """torch.compile: graph breaks of the whole training step and of the text encoder, and the speed-up of compiling."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import median_seconds
 from benchmarks.variants import OURS, computing, make_optimizers, training_step
-from benchmarks.workload import make_model, make_work
+from benchmarks.workload import make_model, make_work, on_device
 
 # Fast dropout is for a CPU, and causes graph breaks there.
 WAY = replace(OURS, half=torch.bfloat16, fast_dropout=False)
@@ -23,9 +24,10 @@ def compiling(setting: Setting, findings: Findings) -> None:
     """Count graph breaks, and time a step with the text encoder compiled as `training.compile` does."""
     breaks = findings.table("Graph breaks", "task", "part", "graphs", "breaks", "the most frequent reason")
     times = findings.table("A step in bfloat16 with the cache", "task", "eager ms", "compiled ms", "speed-up")
-    for task in ("ner",) if setting.reduced else BATCH_SIZES:
+    tasks: Iterable[Task] = ("ner",) if setting.reduced else BATCH_SIZES
+    for task in tasks:
         lengths = length_groups(task, BATCH_SIZES[task], 1)[0]
-        model = make_model(task, setting.first_size).to(setting.device)
+        model = on_device(make_model(task, setting.first_size), setting.device)
         batch = make_work(model, lengths, side=64).batch(WAY)
         with computing(model, WAY):
             features = model.image_features(batch, attend_absent=True)
@@ -42,7 +44,7 @@ def compiling(setting: Setting, findings: Findings) -> None:
         model.text_encoder.compile(dynamic=True)
         compiled = time(step)
         times.add(task, 1e3 * eager, 1e3 * compiled, eager / compiled)
-        model = make_model(task, setting.first_size).to(setting.device)
+        model = on_device(make_model(task, setting.first_size), setting.device)
         with computing(model, WAY):
             add_breaks(breaks, task, "whole step", explain(model, **batch))
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +13,16 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attnmixup import AttnMixup, SemanticKLLoss
+from attnmixup.options import Preset
 from attnmixup.sampling import MixupPlan
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.setting import Setting
 from benchmarks.workload import distance, leave_out_dropout, plan_to_device
 
+# Embeddings, images, targets and mask.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
 CPU = torch.device("cpu")
-PRESETS = ("paper", "release", "recommended")
+PRESETS: tuple[Preset, ...] = ("paper", "release", "recommended")
 ROWS, LENGTH, DIM, IMAGE_DIM, CLASSES = 8, 6, 32, 24, 5
 # Largest relative difference of the loss and of the gradients to those of float32.
 TOLERANCES = {torch.float64: (1e-5, 1e-4), torch.bfloat16: (0.05, 0.2), torch.float16: (0.01, 0.05)}
@@ -27,7 +31,7 @@ TOLERANCES = {torch.float64: (1e-5, 1e-4), torch.bfloat16: (0.05, 0.2), torch.fl
 class Modules(nn.Module):
     """AttnMixup, the semantic loss and a head."""
 
-    def __init__(self, preset: str, device: torch.device = CPU) -> None:
+    def __init__(self, preset: Preset, device: torch.device = CPU) -> None:
         super().__init__()
         self.mixer = AttnMixup(DIM, preset=preset, device=device)
         self.semantic = SemanticKLLoss(DIM, IMAGE_DIM, device=device)
@@ -36,8 +40,9 @@ class Modules(nn.Module):
     def forward(self, h: Tensor, image: Tensor, y: Tensor, mask: Tensor | None, plan: MixupPlan | None) -> Tensor:
         """Return the loss of a batch."""
         mixed = self.mixer(h, y, mask=mask, plan=plan)
-        loss = mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
-        return loss + self.semantic(h, image, mask=mask, sample_mask=torch.ones(len(h), device=h.device) > 0)
+        loss: Tensor = mixed.loss(F.cross_entropy, self.head(mixed.embeddings))
+        loss = loss + self.semantic(h, image, mask=mask, sample_mask=torch.ones(len(h), device=h.device) > 0)
+        return loss
 
 
 def core(setting: Setting, findings: Findings) -> None:
@@ -61,28 +66,29 @@ def core(setting: Setting, findings: Findings) -> None:
             check_waiting(setting, findings, name, modules, there[0], preset)
             if not setting.reduced or name == "paper, vectors":
                 torch._dynamo.reset()
-                compiled = torch.compile(modules, fullgraph=True, backend=setting.backend)
+                # It is a module, although its type says a function.
+                compiled: Any = torch.compile(modules, fullgraph=True, backend=setting.backend)
                 found = loss_and_gradients(compiled, *there)
                 compare(findings, f"{name}: one compiled graph", found, expected, (1e-4, 1e-3))
     check_draws(setting, findings)
 
 
-def make_batch(sequences: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def make_batch(sequences: bool) -> Batch:
     """Return embeddings, images, targets and mask on the CPU."""
     shape = (ROWS, LENGTH) if sequences else (ROWS,)
     mask = torch.arange(LENGTH) < 1 + torch.arange(ROWS)[:, None] % LENGTH if sequences else None
     return torch.randn(*shape, DIM), torch.randn(ROWS, IMAGE_DIM), torch.randint(CLASSES, shape), mask
 
 
-def to(batch: tuple[Tensor | None, ...], where: torch.device | torch.dtype) -> tuple[Tensor | None, ...]:
+def to(batch: Batch, where: torch.device | torch.dtype) -> Batch:
     """Return a batch on another device, or with its embeddings and images in another dtype."""
-    kept = isinstance(where, torch.dtype)
-    return tuple(t if t is None or (kept and not t.is_floating_point()) else t.to(where) for t in batch)
+    h, image, y, mask = batch
+    if isinstance(where, torch.dtype):
+        return h.to(where), image.to(where), y, mask
+    return h.to(where), image.to(where), y.to(where), None if mask is None else mask.to(where)
 
 
-def loss_and_gradients(
-    modules: nn.Module, batch: tuple[Tensor | None, ...], plan: MixupPlan | None
-) -> tuple[float, Tensor]:
+def loss_and_gradients(modules: nn.Module, batch: Batch, plan: MixupPlan | None) -> tuple[float, Tensor]:
     """Return the loss, and the flattened gradients of embeddings and parameters, on the CPU in float32."""
     embeddings = batch[0].detach().clone().requires_grad_()
     inputs = [embeddings, *modules.parameters()]
@@ -107,7 +113,7 @@ def compare(
 
 
 def check_waiting(
-    setting: Setting, findings: Findings, name: str, modules: Modules, batch: tuple[Tensor | None, ...], preset: str
+    setting: Setting, findings: Findings, name: str, modules: Modules, batch: Batch, preset: Preset
 ) -> None:
     """Check that a step with new draws never makes the host wait for the device.
 
@@ -123,7 +129,7 @@ def check_waiting(
         findings.check(f"{name}: the forward pass reads no value", *attempt(step))
 
 
-def one_step(modules: Modules, batch: tuple[Tensor | None, ...]) -> None:
+def one_step(modules: Modules, batch: Batch) -> None:
     """Run forward and backward."""
     modules(*batch, None).backward()
 

@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.feature_cache import SLOTS, VIEWS, make_split
+from benchmarks.feature_cache import SIDE, SLOTS, VIEWS, make_split
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.setting import Setting
 from benchmarks.timing import median_seconds, timed
@@ -19,10 +19,9 @@ def images(setting: Setting, findings: Findings) -> None:
     folder.mkdir()
     split = make_split(folder, samples)
     backbone = VisionBackbone(setting.first_size.vision, frozen=True).eval().to(setting.device)
-    size = split.processor.image_size
-    table = findings.table(f"{backbone.name} on {size} x {size} pixels", "operation", "images", "images/s")
+    table = findings.table(f"{backbone.name} on {SIDE} x {SIDE} pixels", "operation", "images", "images/s")
     for batch in (2,) if setting.reduced else (16, 64, 256):
-        pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=setting.device)
+        pixels = torch.randint(256, (batch, 3, SIDE, SIDE), dtype=torch.uint8, device=setting.device)
         with torch.inference_mode():
             took = median_seconds(
                 partial(backbone, pixels), repeats=setting.repeats, warmup=setting.warmup, device=setting.device

@@ -9,7 +9,7 @@ from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.variants import OURS
-from benchmarks.workload import distance, leave_out_dropout, make_model, make_work, result_without_chance
+from benchmarks.workload import distance, leave_out_dropout, make_model, make_work, on_device, result_without_chance
 
 EXACT = replace(OURS, fast=False)
 # Variant, and the largest relative difference of the loss and of the gradients.
@@ -31,7 +31,7 @@ def parity(setting: Setting, findings: Findings) -> None:
         model = make_model(task, setting.first_size)
         leave_out_dropout(model)
         loss, gradients = result_without_chance(model, make_work(model, lengths, setting.first_size.side), EXACT)
-        model = model.to(setting.device)
+        model = on_device(model, setting.device)
         work = make_work(model, lengths, setting.first_size.side)
         for name, (way, of_loss, of_gradients) in WAYS.items():
             found, there = result_without_chance(model, work, way)

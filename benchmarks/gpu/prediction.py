@@ -10,7 +10,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import forget_peak, median_seconds, peak_gib
 from benchmarks.variants import OURS
-from benchmarks.workload import make_model, make_work
+from benchmarks.workload import make_model, make_work, on_device
 
 
 def prediction(setting: Setting, findings: Findings) -> None:
@@ -20,9 +20,9 @@ def prediction(setting: Setting, findings: Findings) -> None:
     for task, batch_size in BATCH_SIZES.items():
         lengths = length_groups(task, batch_size if setting.reduced else 4 * batch_size, 1)[0]
         for name, size in setting.sizes.items():
-            model = make_model(task, size).to(setting.device)
+            model = on_device(make_model(task, size), setting.device)
             work = make_work(model, lengths, size.side)
-            model.eval()
+            model.train(False)  # as `eval`, which has no types in transformers
             text = {key: value for key, value in work.batch(OURS).items() if key != "labels"}
             for half in (None, torch.bfloat16):
                 for source, images in (("features", work.cache), ("pixels", work.images)):

@@ -1,6 +1,8 @@
 """Readers of the evidence benchmark on small files in the public formats."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -8,14 +10,14 @@ from benchmarks.evidence.readers import HELD_OUT, Row, read_source
 from reference_models.errors import UserError
 
 
-def write_banking77(folder, per_class=HELD_OUT + 3):
+def write_banking77(folder: Path, per_class: int = HELD_OUT + 3) -> None:
     folder.mkdir()
     lines = [f'"{label}, number {number}",{label}' for label in ("card", "cash") for number in range(per_class)]
     (folder / "train.csv").write_text("text,category\n" + "\n".join(lines) + "\n")
     (folder / "test.csv").write_text("text,category\nwhere is it?,card\nmine,cash\n")
 
 
-def write_columns(folder, sentences, header=""):
+def write_columns(folder: Path, sentences: Sequence[Sequence[tuple[str, str]]], header: str = "") -> None:
     folder.mkdir()
     for split in ("train", "valid", "test"):
         blocks = [header + "".join(f"{word}\t{tag}\n" for word, tag in sentence) for sentence in sentences]
@@ -25,7 +27,7 @@ def write_columns(folder, sentences, header=""):
 SENTENCES = [[("New", "O"), ("York", "B-LOC"), ("City", "I-LOC")], [("Ann", "B-PER")]]
 
 
-def test_banking77_keeps_rows_of_each_class_for_validation(tmp_path):
+def test_banking77_keeps_rows_of_each_class_for_validation(tmp_path: Path) -> None:
     write_banking77(tmp_path / "banking77")
     texts = read_source("banking77", tmp_path)
     assert texts.labels == ("card", "cash")
@@ -36,7 +38,7 @@ def test_banking77_keeps_rows_of_each_class_for_validation(tmp_path):
     assert texts == read_source("banking77", tmp_path)
 
 
-def test_clinc150_has_no_out_of_scope_rows(tmp_path):
+def test_clinc150_has_no_out_of_scope_rows(tmp_path: Path) -> None:
     (tmp_path / "clinc150").mkdir()
     part = [["what now", "a"], ["and then", "b"]]
     content = {"train": part, "val": part, "test": part, "oos_train": [["x", "oos"]], "oos_val": [], "oos_test": []}
@@ -46,7 +48,7 @@ def test_clinc150_has_no_out_of_scope_rows(tmp_path):
     assert texts.rows["valid"] == [Row("what now", "a"), Row("and then", "b")]
 
 
-def test_mnre_has_two_spans(tmp_path):
+def test_mnre_has_two_spans(tmp_path: Path) -> None:
     (tmp_path / "mnre" / "txt").mkdir(parents=True)
     (tmp_path / "mnre" / "ours_rel2id.json").write_text('{"None": 0, "/per/per/peer": 1}')
     row = {
@@ -66,19 +68,19 @@ def test_mnre_has_two_spans(tmp_path):
 @pytest.mark.parametrize(
     ("source", "header"), [("wnut17", ""), ("twitter2015", "IMGID:1\n"), ("twitter2017", "IMGID:1\n")]
 )
-def test_tagged_sentences_are_read(source, header, tmp_path):
+def test_tagged_sentences_are_read(source: str, header: str, tmp_path: Path) -> None:
     write_columns(tmp_path / source, SENTENCES, header)
     texts = read_source(source, tmp_path)
     assert texts.labels == ("O", "B-LOC", "B-PER", "I-LOC")
     assert texts.rows["test"] == [Row(("New", "York", "City"), ("O", "B-LOC", "I-LOC")), Row(("Ann",), ("B-PER",))]
 
 
-def test_scikit_learn_data_sets_need_no_folder(tmp_path):
+def test_scikit_learn_data_sets_need_no_folder(tmp_path: Path) -> None:
     for source, classes in (("wine", 3), ("breast_cancer", 2), ("digits", 10)):
         assert len(read_source(source, tmp_path).labels) == classes
 
 
-def test_fingerprint_depends_on_the_content(tmp_path):
+def test_fingerprint_depends_on_the_content(tmp_path: Path) -> None:
     write_columns(tmp_path / "wnut17", SENTENCES)
     before = read_source("wnut17", tmp_path).fingerprint()
     assert before == read_source("wnut17", tmp_path).fingerprint()
@@ -86,7 +88,7 @@ def test_fingerprint_depends_on_the_content(tmp_path):
     assert before != read_source("wnut17", tmp_path).fingerprint()
 
 
-def test_errors_name_file_and_line(tmp_path):
+def test_errors_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"wnut17.train.txt: cannot be read"):
         read_source("wnut17", tmp_path)
     with pytest.raises(UserError, match=r"banking77: cannot read banking77 \(FileNotFoundError"):

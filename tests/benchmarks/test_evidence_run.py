@@ -26,7 +26,7 @@ TAGS = ["B-PER", "O", "O", "B-LOC", "I-LOC", "O"]
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Path:
     """Create data, encoder and configuration."""
     (tmp_path / "data" / "wnut17").mkdir(parents=True)
     sentence = "".join(f"{word}\t{tag}\n" for word, tag in zip(WORDS, TAGS, strict=True))
@@ -62,11 +62,13 @@ def folders(tmp_path):
     return tmp_path
 
 
-def arguments(folder, *more):
+def arguments(folder: Path, *more: str) -> list[str]:
     return [str(folder / "config.yaml"), "--data", str(folder / "data"), "--out", str(folder / "out"), *more]
 
 
-def test_command_runs_reports_and_resumes(folders, capsys, monkeypatch):
+def test_command_runs_reports_and_resumes(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(arguments(folders)) == 0
     out = folders / "out"
     printed = capsys.readouterr().out
@@ -105,7 +107,7 @@ def test_command_runs_reports_and_resumes(folders, capsys, monkeypatch):
     assert "| design | plain | 1 in 1 |" in (out / "summary.md").read_text()
 
 
-def test_two_jobs_train_the_same_cells(folders):
+def test_two_jobs_train_the_same_cells(folders: Path) -> None:
     scores = []
     for jobs in ("1", "2"):
         out = folders / jobs
@@ -117,7 +119,9 @@ def test_two_jobs_train_the_same_cells(folders):
     assert scores[0] == scores[1]
 
 
-def test_changed_arm_is_trained_again_and_options_select_cells(folders, capsys):
+def test_changed_arm_is_trained_again_and_options_select_cells(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chosen = arguments(folders, "--half", "design", "--arms", "paper")
     assert main(chosen) == 0
     assert capsys.readouterr().out.count("5 cells trained") == 2
@@ -153,7 +157,7 @@ def test_changed_preset_data_or_encoder_is_trained_again(
     assert "cells of wnut17 were trained with different fingerprints of the encoder" in capsys.readouterr().err
 
 
-def test_best_validation_learning_rate_is_chosen(folders):
+def test_best_validation_learning_rate_is_chosen(folders: Path) -> None:
     [unit] = [
         u for u in units_of(load_config(folders / "config.yaml")) if (u.arm, u.data_set.name) == ("plain", "wine-5")
     ]
@@ -165,13 +169,15 @@ def test_best_validation_learning_rate_is_chosen(folders):
     assert finished_cells(unit, folders) == {}
 
 
-def test_interrupt_explains_how_to_resume(folders, capsys, monkeypatch):
+def test_interrupt_explains_how_to_resume(
+    folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cells, "train_cell", lambda *call: (_ for _ in ()).throw(KeyboardInterrupt))
     assert main(arguments(folders)) == 130
     assert "the same command resumes" in capsys.readouterr().err
 
 
-def test_features_are_computed_once(folders, monkeypatch):
+def test_features_are_computed_once(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = read_source("wnut17", folders / "data")
     cache = folders / "cache"
     features = cached_features(folders / "encoder", texts, cache)
@@ -184,7 +190,7 @@ def test_features_are_computed_once(folders, monkeypatch):
     assert all(torch.equal(features[split], again[split]) for split in features)
 
 
-def test_fine_tuned_encoder_starts_from_the_frozen_features(folders):
+def test_fine_tuned_encoder_starts_from_the_frozen_features(folders: Path) -> None:
     texts = read_source("wnut17", folders / "data")
     frozen = cached_features(folders / "encoder", texts, folders / "cache")
     pool = load_pool("wnut17", str(folders / "encoder"), True, folders / "data", folders / "cache")
@@ -201,7 +207,7 @@ def test_fine_tuned_encoder_starts_from_the_frozen_features(folders):
     assert by_rate == {1.0: len(list(PooledEncoder(folders / "encoder").parameters())), 10.0: 4}
 
 
-def test_fine_tuning_trains_the_encoder(folders, capsys):
+def test_fine_tuning_trains_the_encoder(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (folders / "config.yaml").read_text()
     (folders / "config.yaml").write_text(f"fine_tuned: true\n{text}")
     assert main(arguments(folders, "--data-sets", "wnut17", "--arms", "paper")) == 0
@@ -225,14 +231,14 @@ def test_fine_tuning_trains_the_encoder(folders, capsys):
         (("suites:", "fine_tuned: 'no'\nsuites:"), "expected fine_tuned to be true or false, got 'no'"),
     ],
 )
-def test_invalid_configurations_raise(change, message, folders):
+def test_invalid_configurations_raise(change: tuple[str, str], message: str, folders: Path) -> None:
     path = folders / "config.yaml"
     path.write_text(path.read_text().replace(*change))
     with pytest.raises(UserError, match=message):
         load_config(path)
 
 
-def test_invalid_arguments_are_reported(folders, capsys):
+def test_invalid_arguments_are_reported(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more, message in (
         (["--data-sets", "x"], "unknown data set x; expected some of wine-5, wnut17"),
         (["--arms", "x"], "unknown arm x; expected some of plain"),
@@ -247,8 +253,8 @@ def test_invalid_arguments_are_reported(folders, capsys):
     assert "No finished data set" in capsys.readouterr().out
 
 
-def test_shipped_configuration_is_valid():
-    config = load_config(cells.Path(cells.__file__).with_name("frozen.yaml"))
+def test_shipped_configuration_is_valid() -> None:
+    config = load_config(Path(cells.__file__).with_name("frozen.yaml"))
     families = {half: {d.family for d in config.data_sets if d.half == half} for half in ("design", "held_back")}
     assert not families["design"] & families["held_back"]
     assert {d.source for d in config.data_sets} <= set(SOURCES)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.metrics import f1_score
+from torch import Tensor
 
 from benchmarks.evidence.comparisons import Difference, mean_over_families, paired_difference, sample_mean
 from benchmarks.evidence.scores import class_groups, count_entities, count_labels, expected_calibration_error
@@ -17,19 +18,19 @@ from reference_models.tasks.metrics import ner_scores, relation_scores
 NAMES = ("None", "a", "b", "c")
 
 
-def draw_labels(seed, size=50, classes=4):
+def draw_labels(seed: int, size: int = 50, classes: int = 4) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(classes, (size,), generator=generator) for _ in range(2)]
 
 
-def test_single_label_scores_match_scikit_learn():
+def test_single_label_scores_match_scikit_learn() -> None:
     predicted, true = draw_labels(0)
     counts = count_labels(predicted, true, NAMES, "sentences")
     assert counts.micro() == pytest.approx(100 * (predicted == true).float().mean().item())
     assert counts.by_class().tolist() == pytest.approx((100 * f1_score(true, predicted, average=None)).tolist())
 
 
-def test_relation_scores_exclude_none():
+def test_relation_scores_exclude_none() -> None:
     predicted, true = draw_labels(1)
     counts = count_labels(predicted, true, NAMES, "relations")
     oracle = relation_scores([NAMES[label] for label in true], [NAMES[label] for label in predicted])
@@ -37,7 +38,7 @@ def test_relation_scores_exclude_none():
     assert counts.by_class()[0].isnan()
 
 
-def test_entity_scores_match_reference_models():
+def test_entity_scores_match_reference_models() -> None:
     names = ("O", "B-LOC", "B-PER", "I-LOC", "I-PER")
     draw = random.Random(0)
     lengths = [draw.randint(1, 7) for _ in range(30)]
@@ -49,19 +50,19 @@ def test_entity_scores_match_reference_models():
     assert counts.by_class().tolist() == pytest.approx([100 * oracle["LOC_f1"], 100 * oracle["PER_f1"]])
 
 
-def test_f1_without_gold_or_predicted_relations_is_0():
+def test_f1_without_gold_or_predicted_relations_is_0() -> None:
     nothing = torch.zeros(3, dtype=torch.long)
     assert count_labels(nothing, nothing, NAMES, "relations").micro() == 0
 
 
-def test_class_groups_by_frequency():
+def test_class_groups_by_frequency() -> None:
     by_class = torch.tensor([10.0, 20, 30, torch.nan, 50, 60, 70])
     groups = class_groups(by_class, torch.tensor([1, 9, 5, 99, 8, 2, 6]))
     assert groups == {"head": (20 + 50) / 2, "medium": (70 + 30) / 2, "tail": (60 + 10) / 2}
     assert class_groups(by_class, torch.full((7,), 3)) == {"head": None, "medium": None, "tail": None}
 
 
-def test_calibration_error_matches_loop_over_bins():
+def test_calibration_error_matches_loop_over_bins() -> None:
     probabilities = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)
     true = draw_labels(2, 200, 3)[0]
     total = 0.0
@@ -69,12 +70,13 @@ def test_calibration_error_matches_loop_over_bins():
         rows = [row for row in range(200) if start / 15 <= probabilities[row].max() < (start + 1) / 15]
         if rows:
             right = np.mean([float(probabilities[row].argmax() == true[row]) for row in rows])
-            total += len(rows) / 200 * abs(right - np.mean([float(probabilities[row].max()) for row in rows]))
+            confidence = np.mean([float(probabilities[row].max()) for row in rows])
+            total += len(rows) / 200 * float(abs(right - confidence))
     assert expected_calibration_error(probabilities, true) == pytest.approx(100 * total, abs=1e-4)
     assert expected_calibration_error(torch.eye(3), torch.arange(3)) == 0
 
 
-def test_subsets_have_requested_rows_and_depend_only_on_the_seed():
+def test_subsets_have_requested_rows_and_depend_only_on_the_seed() -> None:
     rows, classes = torch.arange(100, 160), torch.arange(60) % 3
     few = draw_subset(rows, classes, {"per_class": 4}, 0)
     assert torch.bincount(classes[few - 100]).tolist() == [4, 4, 4]
@@ -95,14 +97,14 @@ def test_subsets_have_requested_rows_and_depend_only_on_the_seed():
         ({"first": 3}, "one of per_class"),
     ],
 )
-def test_impossible_subsets_raise(subset, message):
+def test_impossible_subsets_raise(subset: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         draw_subset(torch.arange(60), torch.arange(60) % 3, subset, 0)
     with pytest.raises(UserError, match="needs one class"):
         draw_subset(torch.arange(60), None, {"per_class": 1}, 0)
 
 
-def test_paired_intervals_match_scipy():
+def test_paired_intervals_match_scipy() -> None:
     ours, plain = {0: 3.0, 1: 5.0, 2: 4.5, 7: 1.0}, {0: 2.0, 1: 4.5, 2: 2.0, 3: 9.0}
     difference = paired_difference(ours, plain)
     oracle = stats.ttest_rel([3.0, 5.0, 4.5], [2.0, 4.5, 2.0])
@@ -116,9 +118,11 @@ def test_paired_intervals_match_scipy():
     assert sample_mean([2.0]).half_width() is None
 
 
-def test_each_family_counts_once():
+def test_each_family_counts_once() -> None:
     members = [("x", Difference(1.0, 0.3, 9)), ("x", Difference(3.0, 0.1, 4)), ("y", Difference(5.0, 0.4, 9))]
-    over_families, over_seeds = mean_over_families(members)
+    means = mean_over_families(members)
+    assert means is not None
+    over_families, over_seeds = means
     assert over_families.mean == over_seeds.mean == (2.0 + 5.0) / 2
     assert over_families.error == pytest.approx(np.std([2.0, 5.0], ddof=1) / 2**0.5)
     assert over_families.freedom == 1
@@ -127,7 +131,7 @@ def test_each_family_counts_once():
     assert over_seeds.freedom == pytest.approx((of_x + of_y) ** 2 / (of_x**2 / 4 + of_y**2 / 9))
 
 
-def test_interval_over_seeds_has_nominal_coverage_for_data_sets_that_vary_together():
+def test_interval_over_seeds_has_nominal_coverage_for_data_sets_that_vary_together() -> None:
     generator = np.random.default_rng(0)
     covered = 0
     for _ in range(500):

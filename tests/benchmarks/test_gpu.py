@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import core, runner
@@ -18,35 +20,35 @@ from benchmarks.gpu.setting import Setting
 ROOT = Path(__file__).parents[2]
 
 
-def good(setting, findings):
+def good(setting: Setting, findings: Findings) -> None:
     findings.check("a", True, "detail")
     findings.table("numbers", "x", "y").add(1, None)
 
 
-def raises(setting, findings):
+def raises(setting: Setting, findings: Findings) -> None:
     findings.check("before", True)
     raise RuntimeError("out of memory")
 
 
-def is_stopped(setting, findings):
+def is_stopped(setting: Setting, findings: Findings) -> None:
     findings.check("before", True)
     os.kill(os.getpid(), signal.SIGTERM)
     signal.pause()
 
 
-def dies(setting, findings):
+def dies(setting: Setting, findings: Findings) -> None:
     os._exit(3)
 
 
-def fails(setting, findings):
+def fails(setting: Setting, findings: Findings) -> None:
     findings.check("never holds", False)
 
 
-def setting_in(folder):
+def setting_in(folder: Path) -> Setting:
     return Setting(torch.device("cpu"), reduced=True, folder=folder)
 
 
-def test_every_section_runs_without_a_gpu(tmp_path):
+def test_every_section_runs_without_a_gpu(tmp_path: Path) -> None:
     output = tmp_path / "found"
     call = [sys.executable, "-m", "benchmarks.gpu", "--reduced", "--output", str(output)]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
@@ -68,7 +70,7 @@ def test_every_section_runs_without_a_gpu(tmp_path):
     assert "failed" not in page
 
 
-def test_failing_section_does_not_affect_the_others(tmp_path):
+def test_failing_section_does_not_affect_the_others(tmp_path: Path) -> None:
     sections = {function.__name__: function for function in (dies, raises, fails, is_stopped, good)}
     found = {part.section: part for part in runner.run_sections(sections, setting_in(tmp_path), 600)}
     assert [name for name, part in found.items() if part.good] == ["good"]
@@ -84,12 +86,14 @@ def test_failing_section_does_not_affect_the_others(tmp_path):
     assert "| x | y |\n|---|---|\n| 1 | - |" in page
 
 
-def test_section_is_not_started_after_the_time_limit(tmp_path):
+def test_section_is_not_started_after_the_time_limit(tmp_path: Path) -> None:
     [found] = runner.run_sections({"dies": dies}, setting_in(tmp_path), 0)
     assert found.error == "not started: the limit of 0 seconds was reached"
 
 
-def test_exit_code_is_1_if_a_section_failed(tmp_path, monkeypatch, capsys):
+def test_exit_code_is_1_if_a_section_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(command, "run_sections", lambda *_: [Findings("steps", error="x"), Findings("core")])
     monkeypatch.setattr("sys.argv", ["gpu", "--reduced", "--output", str(tmp_path / "new")])
     assert command.main() == 1
@@ -103,7 +107,9 @@ def test_exit_code_is_1_if_a_section_failed(tmp_path, monkeypatch, capsys):
         (["--reduced", "--output", "."], "the folder . already exists; choose a new one with --output"),
     ],
 )
-def test_invalid_arguments_are_reported(arguments, message, monkeypatch, capsys):
+def test_invalid_arguments_are_reported(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["gpu", *arguments])
     with pytest.raises(SystemExit, match="2"):
@@ -111,13 +117,13 @@ def test_invalid_arguments_are_reported(arguments, message, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
-def test_host_synchronisation_is_detected_without_a_gpu(tmp_path, monkeypatch):
+def test_host_synchronisation_is_detected_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = Findings("core")
     arguments = (setting_in(tmp_path), findings, "x", core.Modules("paper"), core.make_batch(False), "paper")
     core.check_waiting(*arguments)
     forward = core.Modules.forward
 
-    def synchronising_forward(self, *batch):
+    def synchronising_forward(self: core.Modules, *batch: Any) -> Tensor | None:
         loss = forward(self, *batch)
         return loss if loss.item() else None
 

@@ -9,14 +9,14 @@ from benchmarks import gpu_plan
 from benchmarks.workload import SIZES, TINY_TEXT, make_model
 
 
-def test_each_layer_adds_the_same_number_of_kernels():
+def test_each_layer_adds_the_same_number_of_kernels() -> None:
     sizes = [replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}) for depth in (1, 2, 3)]
     one, two, three = (gpu_plan.launches("re", size) for size in sizes)
     assert three - two == pytest.approx(two - one, abs=5)
     assert two - one > 30
 
 
-def test_memory_counts_weights_and_activations():
+def test_memory_counts_weights_and_activations() -> None:
     with torch.device("meta"):
         model = make_model("re", SIZES["tiny"])
     trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("vision."))
@@ -25,7 +25,7 @@ def test_memory_counts_weights_and_activations():
     assert gpu_plan.memory(model, 10) - gpu_plan.memory(model, 0) == 34 * 48 * 2 * 10
 
 
-def test_plan_has_a_line_for_every_batch(capsys):
+def test_plan_has_a_line_for_every_batch(capsys: pytest.CaptureFixture[str]) -> None:
     gpu_plan.main()
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [(row[1].strip(), int(row[3])) for row in rows][::2] == [("ner", 8), ("ner", 8), ("re", 16), ("re", 16)]

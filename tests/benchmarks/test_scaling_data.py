@@ -10,7 +10,9 @@ from benchmarks import scaling_data
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("format", ["mnre", "twitter"])
-def test_table_has_a_line_for_each_number_of_rows(format, monkeypatch, capsys):
+def test_table_has_a_line_for_each_number_of_rows(
+    format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(scaling_data, "in_fresh_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(scaling_data, "IMAGES", 3)
     monkeypatch.setattr(scaling_data, "DRAWN", 20)

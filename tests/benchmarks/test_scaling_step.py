@@ -12,7 +12,9 @@ def cells(line: str) -> list[float]:
     return [float(cell) for cell in line.strip("| \n").split("|")]
 
 
-def test_tables_have_a_line_for_each_batch_size_and_length(monkeypatch, capsys):
+def test_tables_have_a_line_for_each_batch_size_and_length(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(scaling_step, "BATCHES", (1, 3))
     monkeypatch.setattr(scaling_step, "LENGTHS", (8, 90))
     monkeypatch.setattr(scaling_step, "median_seconds", lambda step, **_: (step(), 0.5)[1])
@@ -23,7 +25,7 @@ def test_tables_have_a_line_for_each_batch_size_and_length(monkeypatch, capsys):
     assert rows[0][4] == pytest.approx(500e3 / 32, abs=1)
 
 
-def test_rank_writes_its_seconds(monkeypatch, tmp_path: Path):
+def test_rank_writes_its_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(scaling_step, "STEPS", 1)
     scaling_step._rank(0, 1, "tiny", str(tmp_path))
     assert float((tmp_path / "seconds-0").read_text()) > 0

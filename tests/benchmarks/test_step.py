@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnmixup import attn_mixup
 from benchmarks import step
-from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, shuffled, text_batch
+from benchmarks.batches import BIN, HISTOGRAM, LIMIT, Task, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
 from benchmarks.variants import FAST, HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
 from benchmarks.workload import SIZES, make_model, make_work, results_without_chance
@@ -16,7 +16,7 @@ TINY = SIZES["tiny"]
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_all_variants_give_loss_and_gradients_of_published_code(task):
+def test_all_variants_give_loss_and_gradients_of_published_code(task: Task) -> None:
     variants = ladder(task)
     results = results_without_chance(task, TINY, length_groups(task, 6, 2)[0], variants)
     (loss, _), *_ = results.values()
@@ -34,7 +34,7 @@ def test_all_variants_give_loss_and_gradients_of_published_code(task):
         assert with_modules[1] > in_bfloat16[1]
 
 
-def test_release_computes_unused_gradients_and_updates_batch_statistics():
+def test_release_computes_unused_gradients_and_updates_batch_statistics() -> None:
     model = make_model("re", TINY)
     work = make_work(model, torch.tensor([8, 9, 10]), TINY.side)
     before = {name: buffer.clone() for name, buffer in model.vision.named_buffers() if name.endswith("running_mean")}
@@ -53,7 +53,7 @@ def test_release_computes_unused_gradients_and_updates_batch_statistics():
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_operation_count_matches_flop_counter(task, monkeypatch):
+def test_operation_count_matches_flop_counter(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     # All rows of H* are counted, as a GPU computes them; a CPU leaves out those that the plan does not use.
     monkeypatch.setattr(attn_mixup, "used_rows", lambda plan: torch.arange(plan.size))
     model = make_model(task, TINY)
@@ -69,14 +69,14 @@ def test_operation_count_matches_flop_counter(task, monkeypatch):
     assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
 
 
-def test_encoder_operations_are_counted_without_padding():
+def test_encoder_operations_are_counted_without_padding() -> None:
     model = make_model("re", TINY)
     lengths = torch.tensor([8, 30, 11])
     alone = sum(encoder_flops(model, length[None]) for length in lengths)
     assert encoder_flops(model, lengths) == alone < encoder_flops(model, torch.full((3,), 30))
 
 
-def test_length_groups_follow_the_histogram():
+def test_length_groups_follow_the_histogram() -> None:
     for task, counts in HISTOGRAM.items():
         groups = torch.stack(length_groups(task, 16, 40)).float()
         middles = torch.arange(len(counts)) * BIN + (BIN - 1) / 2
@@ -86,7 +86,7 @@ def test_length_groups_follow_the_histogram():
         assert groups.max() < LIMIT
 
 
-def test_shuffled_batches_have_the_same_sentences_in_mixed_lengths():
+def test_shuffled_batches_have_the_same_sentences_in_mixed_lengths() -> None:
     grouped = length_groups("re", 8, 5)
     mixed = shuffled(grouped)
     assert torch.equal(torch.cat(mixed).sort().values, torch.cat(grouped).sort().values)
@@ -96,7 +96,7 @@ def test_shuffled_batches_have_the_same_sentences_in_mixed_lengths():
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_padding_does_not_change_a_text(task):
+def test_padding_does_not_change_a_text(task: Task) -> None:
     lengths = torch.tensor([8, 15, 11])
     short, long = (
         text_batch(task, lengths, torch.Generator().manual_seed(1), vocabulary=90, padded=padded)
@@ -110,7 +110,9 @@ def test_padding_does_not_change_a_text(task):
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_benchmark_prints_a_row_for_each_variant(task, monkeypatch, capsys):
+def test_benchmark_prints_a_row_for_each_variant(
+    task: Task, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--against", "published", "--size", "tiny", "--groups", "1", "--tasks", task]
     monkeypatch.setattr("sys.argv", ["step", *options])
     monkeypatch.setattr(step, "in_fresh_process", lambda function, *arguments: function(*arguments))
@@ -123,7 +125,9 @@ def test_benchmark_prints_a_row_for_each_variant(task, monkeypatch, capsys):
     assert lines[-1].startswith("Both modules take ")
 
 
-def test_fast_products_are_left_out_if_they_lose_accuracy(monkeypatch, capsys):
+def test_fast_products_are_left_out_if_they_lose_accuracy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(products, "medium_error", lambda device: 2e-3)
     monkeypatch.setattr(
         "sys.argv", ["step", "--against", "published", "--size", "tiny", "--groups", "1", "--tasks", "re"]
@@ -140,21 +144,23 @@ def test_fast_products_are_left_out_if_they_lose_accuracy(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("option", ["--groups", "--repeats"])
-def test_zero_groups_or_repeats_are_rejected(option, monkeypatch, capsys):
+def test_zero_groups_or_repeats_are_rejected(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["step", option, "0"])
     with pytest.raises(SystemExit, match="2"):
         step.main()
     assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_each_variant_runs_the_requested_steps_on_each_batch():
+def test_each_variant_runs_the_requested_steps_on_each_batch() -> None:
     model = make_model("re", TINY)
     work = [make_work(model, torch.tensor(lengths), TINY.side) for lengths in ([8, 9], [10, 11])]
     times = step.time_steps(model, work, {"ours": OURS, "another": OURS}, repeats=3)
     assert [len(values) for values in times.values()] == [6, 6]
 
 
-def test_state_bytes_match_the_tensors_held_after_a_step():
+def test_state_bytes_match_the_tensors_held_after_a_step() -> None:
     model = make_model("re", TINY)
     batch = make_work(model, torch.tensor([8, 9, 10]), TINY.side).batch(OURS)
     optimizer = make_optimizers(model)[True]

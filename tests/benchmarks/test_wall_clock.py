@@ -1,6 +1,7 @@
 """The table of whole runs: the second run reads the cache of the first, and the lines add up."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ SETTINGS = ["--model.text", "tiny", "--model.vision", "tiny", "--model.vision_we
 SETTINGS += ["--data.image_size", "32", "--training.epochs", "1", "--training.learning_rate", "1e-3"]
 
 
-def test_phases_of_each_run_add_up_to_the_whole(tmp_path, monkeypatch, capfd):
+def test_phases_of_each_run_add_up_to_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(wall_clock, "SIZES", {"train": 8, "valid": 4, "test": 4})
     monkeypatch.setattr(sys, "argv", ["wall_clock", str(tmp_path), "--rows", "8", "--without-cache", *SETTINGS])
     wall_clock.main()
@@ -26,7 +29,7 @@ def test_phases_of_each_run_add_up_to_the_whole(tmp_path, monkeypatch, capfd):
     assert [seconds / step for seconds, step in zip(whole, steps, strict=True)] == pytest.approx(ratios, rel=0.5)
 
 
-def test_step_seconds_exclude_validation_and_waiting():
+def test_step_seconds_exclude_validation_and_waiting() -> None:
     history = [
         {"loss": 1.0, "seconds": 10.0, "waited": 0.2},
         {"eval_f1": 0.5, "seconds": 12.0},

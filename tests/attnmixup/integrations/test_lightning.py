@@ -1,11 +1,13 @@
 """The steps of a LightningModule, with a stand-in for Lightning and with Lightning if it is installed."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from attnmixup import AttnMixup
 from attnmixup.integrations.lightning import AttnMixupSteps
@@ -15,28 +17,29 @@ from attnmixup.integrations.loop import MixedModel
 class Recorder(nn.Module):
     """The part of a LightningModule that the steps use."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.global_step, self.logged = 0, {}
+        self.global_step = 0
+        self.logged: dict[str, float] = {}
         self.trainer = SimpleNamespace(log_every_n_steps=2, optimizers=[])
 
-    def log(self, name, value, batch_size=None):
+    def log(self, name: str, value: Tensor, batch_size: int | None = None) -> None:
         self.logged[name] = value.item()
 
-    def log_dict(self, values):
+    def log_dict(self, values: dict[str, float]) -> None:
         self.logged |= values
 
 
-def model():
+def model() -> MixedModel:
     torch.manual_seed(0)
     return MixedModel(nn.Linear(4, 8), nn.Linear(8, 2), AttnMixup(8, heads=2))
 
 
-def batch():
+def batch() -> dict[str, Tensor]:
     return {"inputs": torch.randn(6, 4), "targets": torch.arange(6) % 2}
 
 
-def test_training_and_validation_steps():
+def test_training_and_validation_steps() -> None:
     class Module(AttnMixupSteps, Recorder):
         pass
 
@@ -69,7 +72,7 @@ def test_training_and_validation_steps():
     assert module.logged["val/loss"] > 0
 
 
-def test_strength_is_constant_without_a_schedule():
+def test_strength_is_constant_without_a_schedule() -> None:
     class Module(AttnMixupSteps, Recorder):
         pass
 
@@ -79,13 +82,11 @@ def test_strength_is_constant_without_a_schedule():
     assert module.model.mixer.strength == 0.25
 
 
-def test_lightning_trainer_trains_the_module(tmp_path):
+def test_lightning_trainer_trains_the_module(tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")
 
-    class Module(AttnMixupSteps, lightning.LightningModule):
-        pass
-
-    module = Module(model(), shape="cosine", ramp_steps=2)
+    kind = type("Module", (AttnMixupSteps, lightning.LightningModule), {})
+    module = kind(model(), shape="cosine", ramp_steps=2)
     before = [parameter.detach().clone() for parameter in module.parameters()]
     trainer = lightning.Trainer(
         max_steps=3,
@@ -95,7 +96,7 @@ def test_lightning_trainer_trains_the_module(tmp_path):
         enable_progress_bar=False,
         default_root_dir=tmp_path,
     )
-    loader = torch.utils.data.DataLoader([batch()] * 3, batch_size=None)
+    loader: DataLoader[dict[str, Tensor]] = DataLoader([batch()] * 3, batch_size=None)
     trainer.fit(module, loader, loader)
     assert float(trainer.callback_metrics["val/loss"]) > 0
     assert module.model.mixer.strength == 1.0
