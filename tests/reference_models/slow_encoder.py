@@ -5,12 +5,19 @@ They follow the papers and use only the weights of transformers. A prefix is giv
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+VisualTokens = Sequence[Sequence[Tensor]]  # layers of visual tokens
 
 
-def encode(body, ids, mask, prefix=None):
+def encode(
+    body: PreTrainedModel, ids: Tensor, mask: Tensor, prefix: Callable[[int], Mapping[str, VisualTokens]] | None = None
+) -> Tensor:
     """Return the hidden states, zero for padding; `prefix(sample)` returns keyword arguments of `encode_sentence`."""
     rows = []
     for sample, sentence in enumerate(ids.tolist()):
@@ -20,7 +27,15 @@ def encode(body, ids, mask, prefix=None):
     return torch.stack(rows)
 
 
-def encode_sentence(body, ids, *, keys=None, values=None, states=None, shift=0):
+def encode_sentence(
+    body: PreTrainedModel,
+    ids: list[int],
+    *,
+    keys: VisualTokens | None = None,
+    values: VisualTokens | None = None,
+    states: VisualTokens | None = None,
+    shift: int = 0,
+) -> list[Tensor]:
     modern = body.config.model_type == "modernbert"
     tokens = embed_modern(body, ids) if modern else embed(body, ids, shift)
     for number, layer in enumerate(body.layers if modern else body.encoder.layer):
@@ -31,7 +46,7 @@ def encode_sentence(body, ids, *, keys=None, values=None, states=None, shift=0):
     return [body.final_norm(token) for token in tokens] if modern else tokens
 
 
-def embed(body, ids, shift):
+def embed(body: PreTrainedModel, ids: list[int], shift: int) -> list[Tensor]:
     tables = body.embeddings
     first = shift + (tables.padding_idx + 1 if "roberta" in body.config.model_type else 0)
     tokens = []
@@ -43,11 +58,11 @@ def embed(body, ids, shift):
     return tokens
 
 
-def embed_modern(body, ids):
+def embed_modern(body: PreTrainedModel, ids: list[int]) -> list[Tensor]:
     return [body.embeddings.norm(body.embeddings.tok_embeddings.weight[token]) for token in ids]
 
 
-def attend(query, keys, values, heads):
+def attend(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], heads: int) -> Tensor:
     """Attend with one query to all keys, head by head."""
     width = len(query) // heads
     outputs = []
@@ -60,7 +75,15 @@ def attend(query, keys, values, heads):
     return torch.cat(outputs)
 
 
-def bert_layer(config, layer, number, tokens, count, more_keys, more_values):
+def bert_layer(
+    config: PreTrainedConfig,
+    layer: nn.Module,
+    number: int,
+    tokens: Sequence[Tensor],
+    count: int,
+    more_keys: Sequence[Tensor],
+    more_values: Sequence[Tensor],
+) -> list[Tensor]:
     part = layer.attention.self
     keys = [*more_keys, *(part.key(token) for token in tokens)]
     values = [*more_values, *(part.value(token) for token in tokens)]
@@ -73,7 +96,15 @@ def bert_layer(config, layer, number, tokens, count, more_keys, more_values):
     return result
 
 
-def modern_layer(config, layer, number, tokens, count, more_keys, more_values):
+def modern_layer(
+    config: PreTrainedConfig,
+    layer: nn.Module,
+    number: int,
+    tokens: Sequence[Tensor],
+    count: int,
+    more_keys: Sequence[Tensor],
+    more_values: Sequence[Tensor],
+) -> list[Tensor]:
     """Apply a layer. Visual states (the first `count` tokens) and further keys are not rotated and always visible."""
     heads = config.num_attention_heads
     kind = config.layer_types[number]
@@ -99,7 +130,7 @@ def modern_layer(config, layer, number, tokens, count, more_keys, more_values):
     return result
 
 
-def rotate(vector, place, theta, heads):
+def rotate(vector: Tensor, place: int, theta: float, heads: int) -> Tensor:
     width = len(vector) // heads
     rotated = []
     for head in range(heads):

@@ -1,20 +1,24 @@
 """Small random encoders of each family, small models, and batches in the processor's format."""
 
-import torch
-from transformers import BertConfig, ElectraConfig, ModernBertConfig, RobertaConfig, XLMRobertaConfig
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
+import torch
+from torch import Tensor
+from transformers import BertConfig, ElectraConfig, ModernBertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
+
+from reference_models.systems.base import System
 from reference_models.systems.i2srm import I2SRM
 from reference_models.tasks.ner import tags_of
 
+SystemT = TypeVar("SystemT", bound=System)
 TAGS = tuple(tags_of(("PER", "LOC", "ORG", "MISC")))
 
 VOCABULARY, CHARACTERS = 50, 12
-# For each system, suffixes of parameter names that get no gradient from these batches, for the contract test.
-SILENT: dict[str, tuple[str, ...]] = {}
 RELATIONS = ("None", "/per/per/peer", "/per/loc/place")
 
 
-def small(layers, heads, width):
+def small(layers: int, heads: int, width: int) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,
         "num_hidden_layers": layers,
@@ -26,22 +30,23 @@ def small(layers, heads, width):
     }
 
 
-def text_config(family):
+def text_config(family: str) -> PreTrainedConfig:
     """Return a configuration of a family. Depth, number of heads and width differ between families."""
     ends = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "pad_token_id": 0}
-    return {
+    kinds: dict[str, Callable[[], PreTrainedConfig]] = {
         "bert": lambda: BertConfig(**small(3, 4, 32)),
         "roberta": lambda: RobertaConfig(**small(2, 2, 24)),
         "xlm-roberta": lambda: XLMRobertaConfig(**small(2, 3, 24)),
         "electra": lambda: ElectraConfig(**small(2, 4, 16), embedding_size=12),
         "modernbert": lambda: ModernBertConfig(**small(4, 2, 16), **ends, local_attention=4),
-    }[family]()
+    }
+    return kinds[family]()
 
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "modernbert")
 
 
-def make_tokens(*, length=9, real=(9, 6, 3), seed=0):
+def make_tokens(*, length: int = 9, real: tuple[int, ...] = (9, 6, 3), seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return ids and mask of right-padded sentences; 0 and 1 are not used, because they are padding ids of families."""
     generator = torch.Generator().manual_seed(seed)
     mask = (torch.arange(length) < torch.tensor(real)[:, None]).long()
@@ -49,7 +54,11 @@ def make_tokens(*, length=9, real=(9, 6, 3), seed=0):
     return ids, mask
 
 
-def make_model(kind=I2SRM, *, seed=0, **options):
+@overload
+def make_model(*, seed: int = 0, **options: Any) -> I2SRM: ...
+@overload
+def make_model(kind: type[SystemT], /, *, seed: int = 0, **options: Any) -> SystemT: ...
+def make_model(kind: type[System] = I2SRM, /, *, seed: int = 0, **options: Any) -> System:
     torch.manual_seed(seed)
     task = options.get("task", "re")
     options = {"labels": TAGS if task == "ner" else RELATIONS, "vision": "tiny", "task": task} | options
@@ -57,7 +66,9 @@ def make_model(kind=I2SRM, *, seed=0, **options):
     return kind(kind.config_class(**({"text_config": text_config("bert")} | options)))
 
 
-def make_batch(task="re", *, present=None, size=4, seed=0):
+def make_batch(
+    task: str = "re", *, present: list[list[int]] | None = None, size: int = 4, seed: int = 0
+) -> dict[str, Tensor]:
     """Return a batch; by default of 4 samples, where the second has no image and the third has only one crop."""
     generator = torch.Generator().manual_seed(seed)
     ids, mask = make_tokens(length=10, real=(10, 7, 8, 9)[:size], seed=seed)

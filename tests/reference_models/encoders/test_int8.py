@@ -2,12 +2,14 @@
 
 import copy
 import time
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from reference_models.encoders.int8 import Int8Linear, int8_to_float32, product_is_exact, to_int8, use_int8
 from reference_models.encoders.text import TextEncoder
@@ -17,28 +19,28 @@ from tests.reference_models.tiny_models import FAMILIES, make_batch, make_model,
 needs_int8 = pytest.mark.skipif(not product_is_exact(), reason="this CPU has no exact int8 matrix product")
 
 
-def missing(*_):
+def missing(*_: Tensor) -> NoReturn:
     raise NotImplementedError("aten::_int_mm is not there")
 
 
-def saturating(left, right):
+def saturating(left: Tensor, right: Tensor) -> Tensor:
     """Multiply like a CPU without VNNI: one factor is shifted to unsigned, pairs of products saturate at 16 bits."""
-    pairs = (left.int() + 128).unflatten(1, (-1, 2)).transpose(0, 1) @ right.int().unflatten(0, (-1, 2))
+    pairs: Tensor = (left.int() + 128).unflatten(1, (-1, 2)).transpose(0, 1) @ right.int().unflatten(0, (-1, 2))
     return pairs.clamp(-(2**15), 2**15 - 1).sum(0) - 128 * right.int().sum(0)
 
 
-def make_linear(inputs=48, outputs=20, *, bias=True):
+def make_linear(inputs: int = 48, outputs: int = 20, *, bias: bool = True) -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(inputs, outputs, bias=bias)
 
 
-def exact(linear, inputs):
+def exact(linear: nn.Linear, inputs: Tensor) -> Tensor:
     bias = 0 if linear.bias is None else linear.bias.double()
     return inputs.double() @ linear.weight.double().T + bias
 
 
 @given(st.integers(0, 1000), st.sampled_from([1e-30, 1e-3, 1.0, 1e20]))
-def test_rows_are_rounded_by_at_most_half_a_step(seed, size):
+def test_rows_are_rounded_by_at_most_half_a_step(seed: int, size: float) -> None:
     rows = size * torch.randn(5, 9, generator=torch.Generator().manual_seed(seed))
     levels, scale = to_int8(rows)
     assert levels.dtype == torch.int8
@@ -50,7 +52,7 @@ def test_rows_are_rounded_by_at_most_half_a_step(seed, size):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(48,), (1, 48), (3, 5, 48), (0, 48)])
 @torch.no_grad()
-def test_layer_error_is_within_the_rounding_bound(shape, bias):
+def test_layer_error_is_within_the_rounding_bound(shape: tuple[int, ...], bias: bool) -> None:
     linear = make_linear(bias=bias)
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     outputs = Int8Linear(linear)(inputs)
@@ -65,7 +67,7 @@ def test_layer_error_is_within_the_rounding_bound(shape, bias):
 
 @needs_int8
 @torch.no_grad()
-def test_product_of_integers_is_exact():
+def test_product_of_integers_is_exact() -> None:
     linear = make_linear(128, 6)
     linear.weight.copy_(torch.randint(-127, 128, (6, 128)))
     linear.weight[:, 0] = 127
@@ -76,7 +78,7 @@ def test_product_of_integers_is_exact():
 
 @needs_int8
 @torch.no_grad()
-def test_zero_and_huge_rows_are_accurate():
+def test_zero_and_huge_rows_are_accurate() -> None:
     linear = make_linear()
     inputs = torch.randn(4, 48, generator=torch.Generator().manual_seed(1))
     inputs[1], inputs[2] = 0, inputs[2] * 1e30
@@ -89,7 +91,7 @@ def test_zero_and_huge_rows_are_accurate():
 
 @needs_int8
 @torch.no_grad()
-def test_rows_do_not_depend_on_other_rows():
+def test_rows_do_not_depend_on_other_rows() -> None:
     layer = Int8Linear(make_linear())
     inputs = torch.randn(6, 48) * torch.tensor([1, 1e3, 1e-3, 1e6, 1, 0])[:, None]
     order = torch.tensor([4, 0, 5, 2, 1, 3])
@@ -101,7 +103,7 @@ def test_rows_do_not_depend_on_other_rows():
 @needs_int8
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_int8_hidden_states_are_close_to_float32(family):
+def test_int8_hidden_states_are_close_to_float32(family: str) -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(text_config(family), fusion=None).eval()
     ids, mask = make_tokens()
@@ -116,7 +118,7 @@ def test_int8_hidden_states_are_close_to_float32(family):
 @pytest.mark.parametrize("task", ["ner", "re"])
 @pytest.mark.parametrize("options", [{}, {"fusion": "concat"}, {"attention": "eager"}], ids=str)
 @torch.no_grad()
-def test_int8_keeps_predictions_and_the_effect_of_the_prefix(task, options):
+def test_int8_keeps_predictions_and_the_effect_of_the_prefix(task: str, options: dict[str, Any]) -> None:
     model = make_model(task=task, **options).eval()
     batches = [make_batch(task, seed=seed) for seed in range(8)]
     expected = [model(**batch) for batch in batches]
@@ -132,7 +134,7 @@ def test_int8_keeps_predictions_and_the_effect_of_the_prefix(task, options):
 
 
 @needs_int8
-def test_only_linear_layers_of_the_encoder_change():
+def test_only_linear_layers_of_the_encoder_change() -> None:
     model = make_model()
     before = copy.deepcopy(model)
     use_int8(model.text_encoder.body)
@@ -147,7 +149,7 @@ def test_only_linear_layers_of_the_encoder_change():
 
 
 @needs_int8
-def test_saving_an_int8_model_raises(tmp_path):
+def test_saving_an_int8_model_raises(tmp_path: Path) -> None:
     model = make_model()
     use_int8(model.text_encoder.body)
     with pytest.raises(UserError, match="load it without int8 to save it"):
@@ -155,7 +157,7 @@ def test_saving_an_int8_model_raises(tmp_path):
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_unavailable_int8_raises(monkeypatch):
+def test_unavailable_int8_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="the model is on 'meta'"):
         use_int8(make_model().text_encoder.body.to("meta"))
     with pytest.raises(UserError, match="no linear layers"):
@@ -172,7 +174,7 @@ def test_unavailable_int8_raises(monkeypatch):
     assert not any(isinstance(module, Int8Linear) for module in model.modules())
 
 
-def test_slower_int8_warns(monkeypatch, caplog):
+def test_slower_int8_warns(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("reference_models.encoders.int8.product_is_exact", lambda: True)
     monkeypatch.setattr("reference_models.encoders.int8.int8_to_float32", lambda: 0.5)
     use_int8(make_model().text_encoder.body)
@@ -183,15 +185,15 @@ def test_slower_int8_warns(monkeypatch, caplog):
 
 
 @needs_int8
-def test_int8_to_float32_is_a_ratio_of_seconds(monkeypatch):
+def test_int8_to_float32_is_a_ratio_of_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     int8_product = torch._int_mm
 
-    def timed(*factors):
+    def timed(*factors: Tensor) -> Tensor:
         now[0] += 5.0
         return int8_product(*factors)
 
-    def clock():
+    def clock() -> float:
         now[0] += 2.0  # seconds of a float32 product in this test
         return now[0]
 

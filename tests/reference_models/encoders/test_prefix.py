@@ -1,11 +1,14 @@
 """Both readings of Eq. 3-4 compared with plain loops, and what a prefix depends on."""
 
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from reference_models.encoders.prefix import Prefix, PrefixStates, VisualPrefix
 from reference_models.encoders.stages import pool_stages
@@ -14,7 +17,7 @@ WIDTHS, SIDES = (3, 4, 5, 6), (8, 5, 3, 1)
 LAYERS, HEADS, WIDTH = 3, 2, 8
 
 
-def make(reading="paper", fusion="prefix", seed=0, **options):
+def make(reading: str = "paper", fusion: str = "prefix", seed: int = 0, **options: Any) -> VisualPrefix:
     torch.manual_seed(seed)
     scrambled = reading == "release"
     sizes = {"layers": LAYERS, "heads": HEADS, "width": WIDTH}
@@ -24,11 +27,11 @@ def make(reading="paper", fusion="prefix", seed=0, **options):
     return made
 
 
-def make_cells(count):
+def make_cells(count: int) -> Tensor:
     return torch.cat(pool_stages(make_stages(count)), dim=-1)
 
 
-def make_stages(count, seed=0):
+def make_stages(count: int, seed: int = 0) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(seed)
     return tuple(torch.randn(count, c, s, s, generator=generator) for c, s in zip(WIDTHS, SIDES, strict=True))
 
@@ -40,7 +43,7 @@ seen_masks = (
 )
 
 
-def pool(stage, y, x):
+def pool(stage: Tensor, y: int, x: int) -> list[float]:
     """Return the mean of a quarter of a map (channels, side, side); if the side is odd, halves share the middle."""
     side = stage.shape[1]
     rows = range(y * side // 2, -(-(y + 1) * side // 2))
@@ -48,36 +51,36 @@ def pool(stage, y, x):
     return [sum(float(m[i][j]) for i in rows for j in columns) / (len(rows) * len(columns)) for m in stage.tolist()]
 
 
-def apply(linear, vector):
+def apply(linear: nn.Linear, vector: list[float]) -> list[float]:
     pairs = zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)
     return [sum(w * x for w, x in zip(row, vector, strict=True)) + bias for row, bias in pairs]
 
 
-def concatenate(vectors):
+def concatenate(vectors: Iterable[list[float]]) -> list[float]:
     return list(itertools.chain.from_iterable(vectors))
 
 
-def softmax(scores):
+def softmax(scores: list[float]) -> list[float]:
     powers = torch.tensor(scores).exp()
     return (powers / powers.sum()).tolist()
 
 
-def mean(vectors):
+def mean(vectors: list[list[float]]) -> list[float]:
     return [sum(column) / len(vectors) for column in zip(*vectors, strict=True)]
 
 
-def mix(gate, vectors):
+def mix(gate: list[float], vectors: list[list[float]]) -> list[float]:
     return [sum(g * x for g, x in zip(gate, column, strict=True)) for column in zip(*vectors, strict=True)]
 
 
-def slow_tokens(made, image, layer):
+def slow_tokens(made: VisualPrefix, image: list[Tensor], layer: int) -> list[list[float]]:
     """Return the four tokens of one image for one layer; `image` holds its feature map of each stage."""
     cells = [[pool(stage, y, x) for stage in image] for y in range(2) for x in range(2)]
     if not made.scramble_heads:
         gate = softmax(made.mixer.gates[layer].tolist())
         maps = made.mixer.projections
         return [mix(gate, [apply(m, level) for m, level in zip(maps, cell, strict=True)]) for cell in cells]
-    into, _, out_of = made.mixer.perceptron
+    into, _, out_of = made.mixer.perceptron.children()
     shares = []
     for cell in cells:
         hidden = torch.tensor(apply(into, concatenate(cell))).tanh().tolist()
@@ -90,7 +93,7 @@ def slow_tokens(made, image, layer):
 
 
 @given(seen=seen_masks, reading=st.sampled_from(["paper", "release"]), fusion=st.sampled_from(["prefix", "concat"]))
-def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
+def test_prefix_agrees_with_plain_loops(seen: Tensor, reading: str, fusion: str) -> None:
     if reading == "release":  # the release reads all images of a sample or none
         seen = seen.any(dim=1, keepdim=True).expand_as(seen)
     made = make(reading, fusion)
@@ -112,7 +115,9 @@ def test_prefix_agrees_with_plain_loops(seen, reading, fusion):
             check_layer(made, prefix, layer, sample, rows)
 
 
-def check_layer(made, prefix, layer, sample, rows):
+def check_layer(
+    made: VisualPrefix, prefix: Prefix | PrefixStates, layer: int, sample: int, rows: list[list[float]]
+) -> None:
     close = {"atol": 1e-5, "rtol": 1e-4}
     if isinstance(prefix, PrefixStates):
         torch.testing.assert_close(prefix.states[layer, sample], torch.tensor(rows), **close)
@@ -132,7 +137,7 @@ def check_layer(made, prefix, layer, sample, rows):
         torch.testing.assert_close(got[layer, sample], expected, **close)
 
 
-def test_only_the_release_scrambles_heads():
+def test_only_the_release_scrambles_heads() -> None:
     """In the paper's reading, the keys of a head are the same features of every token."""
     seen = torch.ones(1, 4, dtype=torch.bool)
     for reading, transposed in (("paper", True), ("release", False)):
@@ -144,13 +149,13 @@ def test_only_the_release_scrambles_heads():
         assert torch.allclose(by_token[:, 0], tokens) == transposed
 
 
-def test_paper_starts_with_equal_gates():
+def test_paper_starts_with_equal_gates() -> None:
     made = VisualPrefix(WIDTHS, layers=LAYERS, heads=HEADS, width=WIDTH)
     torch.testing.assert_close(made.mixer.gates.softmax(dim=-1), torch.full((LAYERS, 4), 0.25))
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
-def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
+def test_every_parameter_of_a_prefix_receives_a_gradient(reading: str) -> None:
     made = make(reading)
     prefix = made(make_cells(6), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0]]).bool())
     (prefix.keys * torch.randn_like(prefix.keys) + prefix.values.square()).sum().backward()
@@ -158,29 +163,30 @@ def test_every_parameter_of_a_prefix_receives_a_gradient(reading):
         assert parameter.grad.abs().sum() > 0, name
 
 
-def changed_tokens(made):
+def changed_tokens(made: VisualPrefix) -> list[bool]:
     """Return which of the four tokens of an image change their keys if the first cell of all stages changes."""
     cells, seen = make_cells(1), torch.ones(1, 1, dtype=torch.bool)
     other = cells.clone()
     other[:, 0] += 1
     before, after = (made(part, seen).keys for part in (cells, other))
-    return (before != after).any(dim=(0, 1, 2, 4)).tolist()
+    changed: list[bool] = (before != after).any(dim=(0, 1, 2, 4)).tolist()
+    return changed
 
 
-def test_each_token_is_one_cell_unless_scrambled():
+def test_each_token_is_one_cell_unless_scrambled() -> None:
     assert changed_tokens(make("paper")) == [True, False, False, False]
     assert changed_tokens(make("paper", scramble_cells=True)) == [True] * 4
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
-def test_batch_without_any_image_has_an_empty_prefix(reading):
+def test_batch_without_any_image_has_an_empty_prefix(reading: str) -> None:
     prefix = make(reading)(make_cells(0), torch.zeros(2, 4, dtype=torch.bool))
     assert not prefix.mask.any()
     assert prefix.keys.abs().sum() == prefix.values.abs().sum() == 0
 
 
 @pytest.mark.parametrize("reading", ["paper", "release"])
-def test_prefix_in_bfloat16(reading):
+def test_prefix_in_bfloat16(reading: str) -> None:
     made = make(reading).bfloat16()
     prefix = made(make_cells(4).bfloat16(), torch.ones(1, 4, dtype=torch.bool))
     assert prefix.keys.dtype == torch.bfloat16

@@ -1,9 +1,12 @@
 """The text encoder compared with a hand-written one in every family, and the encoders that it rejects."""
 
 import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
     BartConfig,
     BertConfig,
@@ -11,8 +14,10 @@ from transformers import (
     DynamicCache,
     GPT2Config,
     LlamaConfig,
+    PreTrainedConfig,
     T5Config,
 )
+from transformers.modeling_outputs import BaseModelOutput
 
 from reference_models.encoders.attention import NAMES
 from reference_models.encoders.prefix import Prefix, PrefixStates
@@ -27,7 +32,7 @@ each_family = pytest.mark.parametrize("family", FAMILIES)
 each_fusion = pytest.mark.parametrize("fusion", FUSIONS)
 
 
-def make_encoder(family, **options):
+def make_encoder(family: str, **options: Any) -> TextEncoder:
     torch.manual_seed(0)
     encoder = TextEncoder(text_config(family), **options).eval()
     for parameter in encoder.parameters():  # also biases and norms, which are initialised to 0 and 1
@@ -35,7 +40,7 @@ def make_encoder(family, **options):
     return encoder
 
 
-def make_prefix(encoder, fusion="prefix", attended=ATTENDED):
+def make_prefix(encoder: TextEncoder, fusion: str = "prefix", attended: Tensor = ATTENDED) -> Prefix | PrefixStates:
     generator = torch.Generator().manual_seed(1)
     shape = (encoder.layers, *attended.shape, encoder.width)
     if fusion == "concat":
@@ -44,13 +49,13 @@ def make_prefix(encoder, fusion="prefix", attended=ATTENDED):
     return Prefix(keys, values, attended)
 
 
-def slow(encoder, ids, mask, prefix=None):
-    def rows(tensor, sample):
+def slow(encoder: TextEncoder, ids: Tensor, mask: Tensor, prefix: Prefix | PrefixStates | None = None) -> Tensor:
+    def rows(tensor: Tensor, sample: int) -> list[tuple[Tensor, ...]]:
         if isinstance(prefix, Prefix):
             tensor = tensor.transpose(2, 3).flatten(3)
         return [layer[sample][prefix.mask[sample]].unbind(0) for layer in tensor]
 
-    def of_sample(sample):
+    def of_sample(sample: int) -> Mapping[str, slow_encoder.VisualTokens]:
         if isinstance(prefix, PrefixStates):
             return {"states": rows(prefix.states, sample)}
         return {"keys": rows(prefix.keys, sample), "values": rows(prefix.values, sample)}
@@ -59,14 +64,14 @@ def slow(encoder, ids, mask, prefix=None):
         return slow_encoder.encode(encoder.body, ids, mask, None if prefix is None else of_sample)
 
 
-def real_rows(hidden, mask):
+def real_rows(hidden: Tensor, mask: Tensor) -> Tensor:
     return hidden * mask[..., None]
 
 
 @each_family
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("fusion", [None, *FUSIONS])
-def test_encoder_agrees_with_the_slow_encoder(family, attention, fusion):
+def test_encoder_agrees_with_the_slow_encoder(family: str, attention: str, fusion: str | None) -> None:
     encoder = make_encoder(family, attention=attention, fusion=fusion or "prefix")
     prefix = None if fusion is None else make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -79,21 +84,23 @@ def test_encoder_agrees_with_the_slow_encoder(family, attention, fusion):
 class ReadOnlyCache(DynamicCache):
     """A second implementation: a cache that returns prefix and text, reports length 0 and stores nothing."""
 
-    def __init__(self, prefix):
+    def __init__(self, prefix: Prefix) -> None:
         super().__init__()
         self.prefix = prefix
 
-    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         keys, values = self.prefix.keys[layer_idx], self.prefix.values[layer_idx]
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
-    def get_seq_length(self, *args, **kwargs):
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
         return 0
 
 
 @pytest.mark.parametrize("family", FAMILIES[:4])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_encoder_agrees_with_a_read_only_cache(family, attention):
+def test_encoder_agrees_with_a_read_only_cache(family: str, attention: str) -> None:
     encoder = make_encoder(family, attention=attention)
     other = copy.deepcopy(encoder.body)
     other.set_attn_implementation("eager")
@@ -111,7 +118,7 @@ def test_encoder_agrees_with_a_read_only_cache(family, attention):
 
 
 @pytest.mark.parametrize("family", FAMILIES[:4])
-def test_concat_equals_a_prefix_of_projected_states(family):
+def test_concat_equals_a_prefix_of_projected_states(family: str) -> None:
     """A visual state acts only through its key and value, because the next layer replaces it."""
     encoder = make_encoder(family, fusion="concat")
     states = make_prefix(encoder, "concat")
@@ -131,7 +138,7 @@ def test_concat_equals_a_prefix_of_projected_states(family):
 
 @each_family
 @each_fusion
-def test_only_unmasked_prefix_states_change_the_output(family, fusion):
+def test_only_unmasked_prefix_states_change_the_output(family: str, fusion: str) -> None:
     encoder = make_encoder(family, fusion=fusion)
     prefix = make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -155,15 +162,15 @@ def test_only_unmasked_prefix_states_change_the_output(family, fusion):
 @each_family
 @each_fusion
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attention):
+def test_gradient_checkpointing_gives_the_same_gradients(family: str, fusion: str, attention: str) -> None:
     gradients = []
     for checkpointing in (False, True):
         encoder = make_encoder(family, fusion=fusion, attention=attention).eval()
         for module in encoder.modules():  # without dropout, because checkpointing acts only in training mode
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-            if hasattr(module, "attention_dropout"):
-                module.attention_dropout = 0.0
+            if "attention_dropout" in vars(module):
+                vars(module)["attention_dropout"] = 0.0
         if checkpointing:
             checkpoint_activations(encoder.body)
         encoder.train()
@@ -178,7 +185,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, fusion, attenti
 
 @each_family
 @each_fusion
-def test_encoder_compiles_without_graph_breaks(family, fusion):
+def test_encoder_compiles_without_graph_breaks(family: str, fusion: str) -> None:
     encoder = make_encoder(family, fusion=fusion)
     prefix = make_prefix(encoder, fusion)
     ids, mask = make_tokens()
@@ -191,7 +198,7 @@ def test_encoder_compiles_without_graph_breaks(family, fusion):
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_dropout_acts_only_in_training(attention):
+def test_attention_dropout_acts_only_in_training(attention: str) -> None:
     encoder = make_encoder("bert", attention=attention)
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -206,7 +213,7 @@ def test_attention_dropout_acts_only_in_training(attention):
         assert not torch.allclose(encoder(ids, mask, prefix), encoder(ids, mask, prefix), atol=1e-2)
 
 
-def test_eager_attention_returns_attention_weights():
+def test_eager_attention_returns_attention_weights() -> None:
     encoder = make_encoder("bert", attention="eager")
     ids, mask = make_tokens()
     with torch.no_grad():
@@ -219,7 +226,7 @@ def test_eager_attention_returns_attention_weights():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_encoder_can_be_made_in_reduced_precision(dtype):
+def test_encoder_can_be_made_in_reduced_precision(dtype: torch.dtype) -> None:
     encoder = TextEncoder(text_config("bert").__class__(**(text_config("bert").to_dict() | {"dtype": dtype})))
     assert encoder.body.dtype == dtype
 
@@ -243,7 +250,7 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
     ids=lambda config: config.model_type,
 )
 @each_fusion
-def test_encoder_that_would_ignore_its_prefix_raises(config, fusion):
+def test_encoder_that_would_ignore_its_prefix_raises(config: PreTrainedConfig, fusion: str) -> None:
     with pytest.raises(UserError, match="cannot use a visual prefix"):
         TextEncoder(config, fusion=fusion)
 
@@ -252,11 +259,11 @@ def test_encoder_that_would_ignore_its_prefix_raises(config, fusion):
     ("fault", "message"),
     [("ignored", "does not change with the prefix"), ("unmasked", "a fully masked prefix changes its output")],
 )
-def test_probe_detects_silent_faults(fault, message):
+def test_probe_detects_silent_faults(fault: str, message: str) -> None:
     encoder = make_encoder("bert")
-    forward = encoder.body.forward
+    forward: Callable[..., BaseModelOutput] = encoder.body.forward
 
-    def broken(*, prefix=None, **kwargs):
+    def broken(*, prefix: Prefix | None = None, **kwargs: Any) -> BaseModelOutput:
         if prefix is not None and fault == "unmasked":
             kwargs["prefix"] = Prefix(prefix.keys, prefix.values, torch.ones_like(prefix.mask))
         return forward(**kwargs)
@@ -266,13 +273,13 @@ def test_probe_detects_silent_faults(fault, message):
         probe(encoder, NAMES["sdpa"], "prefix")
 
 
-def test_text_only_accepts_any_encoder():
+def test_text_only_accepts_any_encoder() -> None:
     encoder = TextEncoder(DebertaV2Config(**SMALL), fusion=None).eval()
     ids, mask = make_tokens()
     assert encoder(ids, mask).shape == (3, 9, 16)
 
 
-def test_probe_does_not_change_the_encoder():
+def test_probe_does_not_change_the_encoder() -> None:
     state = torch.get_rng_state()
     encoder = TextEncoder(text_config("bert"))
     torch.set_rng_state(state)

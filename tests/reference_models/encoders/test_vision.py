@@ -1,7 +1,10 @@
 """The image backbones: cells of the stages, embedding, frozen parameters, and small batches."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torchvision import models as torchvision_models
 
 from reference_models.encoders import vision
@@ -21,16 +24,29 @@ WIDTHS = {
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def make_pixels(count=2, side=64):
+def make_pixels(count: int = 2, side: int = 64) -> Tensor:
     return torch.randint(256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def normalise(pixels):
+def normalise(pixels: Tensor) -> Tensor:
     return (pixels.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+def record_counts(backbone: VisionBackbone, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of images of each pass."""
+    counts: list[int] = []
+    whole = backbone._stages
+
+    def stages(scaled: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        counts.append(len(scaled))
+        return whole(scaled)
+
+    monkeypatch.setattr(backbone, "_stages", stages)
+    return counts
+
+
 @pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_has_four_stages(name):
+def test_every_backbone_has_four_stages(name: str) -> None:
     backbone = VisionBackbone(name).eval()
     assert backbone.stage_widths == WIDTHS[name]
     assert backbone.widths["pooled"] == WIDTHS[name][-1]
@@ -39,7 +55,7 @@ def test_every_backbone_has_four_stages(name):
     assert features["cells"].shape == (1, 4, sum(WIDTHS[name]))
 
 
-def test_cells_are_means_of_the_torchvision_stages():
+def test_cells_are_means_of_the_torchvision_stages() -> None:
     backbone = VisionBackbone("resnet18").eval()
     whole = torchvision_models.resnet18(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict(), strict=False)
@@ -59,7 +75,7 @@ def test_cells_are_means_of_the_torchvision_stages():
 
 
 @pytest.mark.parametrize("side", [2, 4, 5, 7])
-def test_floor_pooling_omits_the_last_row_and_column_of_odd_maps(side):
+def test_floor_pooling_omits_the_last_row_and_column_of_odd_maps(side: int) -> None:
     stage = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     half = side // 2
     corners = [(0, 0), (0, half), (half, 0), (half, half)]
@@ -69,13 +85,13 @@ def test_floor_pooling_omits_the_last_row_and_column_of_odd_maps(side):
     assert torch.allclose(floor, whole) == (side % 2 == 0)
 
 
-def test_floor_pooling_of_a_single_cell_raises():
+def test_floor_pooling_of_a_single_cell_raises() -> None:
     with pytest.raises(UserError, match=r"stage_pooling=floor needs larger images.*set data\.image_size to 64"):
         VisionBackbone("tiny", pooling="floor")(make_pixels(side=32))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
-def test_class_logits_equal_torchvision(name):
+def test_class_logits_equal_torchvision(name: str) -> None:
     backbone = VisionBackbone(name, views=("cells", "logits")).eval()
     whole = getattr(torchvision_models, name)(weights=None).eval()
     whole.load_state_dict(backbone.body.state_dict())
@@ -86,7 +102,7 @@ def test_class_logits_equal_torchvision(name):
         torch.testing.assert_close(backbone(make_pixels())["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_invalid_backbone_or_view_raises():
+def test_invalid_backbone_or_view_raises() -> None:
     with pytest.raises(UserError, match=r"unknown image backbone 'vgg', expected one of resnet18"):
         VisionBackbone("vgg")
     with pytest.raises(UserError, match="no class logits"):
@@ -94,7 +110,7 @@ def test_invalid_backbone_or_view_raises():
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_frozen_backbone_has_no_gradients_and_keeps_its_statistics(name):
+def test_frozen_backbone_has_no_gradients_and_keeps_its_statistics(name: str) -> None:
     backbone = VisionBackbone(name, frozen=True)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.train()
@@ -105,11 +121,10 @@ def test_frozen_backbone_has_no_gradients_and_keeps_its_statistics(name):
 
 
 @pytest.mark.parametrize("views", [("cells", "grid"), ("pooled", "logits")])
-def test_frozen_backbone_processes_images_in_pieces(views, monkeypatch):
+def test_frozen_backbone_processes_images_in_pieces(views: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = VisionBackbone("resnet18", frozen=True, views=views)
     pixels = make_pixels(19)
-    whole, taken = backbone._stages, []
-    monkeypatch.setattr(backbone, "_stages", lambda scaled: (taken.append(len(scaled)), whole(scaled))[1])
+    taken = record_counts(backbone, monkeypatch)
     pieces = backbone(pixels)
     assert taken == [8, 8, 3]
     monkeypatch.setattr(vision, "CPU_PIECE", 19)
@@ -118,16 +133,15 @@ def test_frozen_backbone_processes_images_in_pieces(views, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"frozen": True, "train_mode": True}])
-def test_batch_statistics_use_all_images(options, monkeypatch):
-    backbone, taken = VisionBackbone("tiny", **options).train(), []
-    whole = backbone._stages
-    monkeypatch.setattr(backbone, "_stages", lambda scaled: (taken.append(len(scaled)), whole(scaled))[1])
+def test_batch_statistics_use_all_images(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = VisionBackbone("tiny", **options).train()
+    taken = record_counts(backbone, monkeypatch)
     backbone(make_pixels(19))
     assert taken == [19]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_frozen_backbone_in_train_mode_updates_only_statistics(name):
+def test_frozen_backbone_in_train_mode_updates_only_statistics(name: str) -> None:
     """A fault of published code that freezes the weights: the features of an image depend on its batch."""
     backbone = VisionBackbone(name, frozen=True, train_mode=True).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -143,7 +157,7 @@ def test_frozen_backbone_in_train_mode_updates_only_statistics(name):
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_fine_tuned_backbone_trains_parameters_and_statistics(name):
+def test_fine_tuned_backbone_trains_parameters_and_statistics(name: str) -> None:
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     sum((cells * torch.randn_like(cells)).sum() for cells in backbone(make_pixels()).values()).backward()
@@ -155,7 +169,7 @@ def test_fine_tuned_backbone_trains_parameters_and_statistics(name):
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_images_do_not_update_statistics(name, count):
+def test_fewer_than_two_images_do_not_update_statistics(name: str, count: int) -> None:
     backbone = VisionBackbone(name).train()
     before = {key: value.clone() for key, value in backbone.named_buffers()}
     features = backbone(make_pixels(count, side=32))
@@ -167,7 +181,7 @@ def test_fewer_than_two_images_do_not_update_statistics(name, count):
     assert backbone.body.training
 
 
-def test_absent_image_is_encoded_as_the_mean_colour():
+def test_absent_image_is_encoded_as_the_mean_colour() -> None:
     backbone = VisionBackbone("tiny").eval()
     pixels = make_pixels()
     other = pixels.clone()
@@ -182,7 +196,7 @@ def test_absent_image_is_encoded_as_the_mean_colour():
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18"])
-def test_backbone_in_bfloat16_and_under_autocast(name):
+def test_backbone_in_bfloat16_and_under_autocast(name: str) -> None:
     backbone = VisionBackbone(name).eval()
     with torch.no_grad():
         exact = backbone(make_pixels())["pooled"]
@@ -194,7 +208,7 @@ def test_backbone_in_bfloat16_and_under_autocast(name):
         torch.testing.assert_close(other.float(), exact, atol=0.1 * exact.abs().max().item(), rtol=0.1)
 
 
-def test_backbone_on_the_meta_device_has_the_same_widths():
+def test_backbone_on_the_meta_device_has_the_same_widths() -> None:
     with torch.device("meta"):
         backbone = VisionBackbone("resnet18", views=("cells", "logits"))
     assert backbone.stage_widths == WIDTHS["resnet18"]

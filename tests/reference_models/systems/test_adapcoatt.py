@@ -1,35 +1,39 @@
 """AdapCoAtt-BERT-CRF: fusion compared with loops over words and cells, gates, and the published scores."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from reference_models.systems.adapcoatt import AdapCoAtt
+from reference_models.systems.adapcoatt import AdapCoAtt, PairScores
+from reference_models.systems.base import Encoded
 from tests.reference_models.slow_layers import add, dot, linear, mix, sigmoid, softmax
 from tests.reference_models.tiny_models import make_batch, make_model
 
 
-def make(**options):
-    return make_model(AdapCoAtt, task="ner", **options).eval()
+def make(**options: Any) -> AdapCoAtt:
+    system: AdapCoAtt = make_model(AdapCoAtt, task="ner", **options).eval()
+    return system
 
 
-def encode(system, batch):
+def encode(system: AdapCoAtt, batch: dict[str, Tensor]) -> Encoded:
     with torch.no_grad():
         return system.encode({name: value for name, value in batch.items() if name != "labels"})
 
 
-def words_of(system, batch):
+def words_of(system: AdapCoAtt, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     with torch.no_grad():
         hidden = system.text_encoder(batch["input_ids"], batch["attention_mask"])
         return system.task.gather(hidden, batch, system.config)
 
 
-def tanh(row):
+def tanh(row: list[float]) -> list[float]:
     return [math.tanh(x) for x in row]
 
 
-def slow_scores(attention, query, keys):
+def slow_scores(attention: PairScores, query: list[float], keys: list[list[float]]) -> list[float]:
     asked = linear(attention.query, query)
     if attention.query_score is None:
         return [linear(attention.score, tanh(add(asked, linear(attention.key, key))))[0] for key in keys]
@@ -40,14 +44,14 @@ def slow_scores(attention, query, keys):
 @pytest.mark.parametrize("fusion", ["paper", "code"])
 @pytest.mark.parametrize("coattn", ["add", "concat"])
 @pytest.mark.parametrize("sample", [0, 1, 3])
-def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
+def test_fusion_agrees_with_loops_over_words_and_cells(sample: int, coattn: str, fusion: str) -> None:
     system, batch = make(coattn=coattn, attention_width=7, fusion=fusion), make_batch("ner")
     with torch.no_grad():  # initial weights are so small that tanh is almost linear
         for name, parameter in system.named_parameters():
             if not name.startswith(("text_encoder", "vision")):
                 parameter.mul_(20)
-    words, mask = words_of(system, batch)
-    words = words[sample][mask[sample]].tolist()
+    states, mask = words_of(system, batch)
+    words = states[sample][mask[sample]].tolist()
     grid = system.image_features(batch).padded("grid")[sample, 0].tolist()
     cells = [tanh(linear(system.visual_map, cell)) for cell in grid]
     expected = []
@@ -71,7 +75,7 @@ def test_fusion_agrees_with_loops_over_words_and_cells(sample, coattn, fusion):
 
 
 @pytest.mark.parametrize(("coattn", "alike"), [("add", False), ("concat", True)])
-def test_joined_scores_give_every_word_the_same_attention(coattn, alike):
+def test_joined_scores_give_every_word_the_same_attention(coattn: str, alike: bool) -> None:
     system, batch = make(coattn=coattn), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     with torch.no_grad():
         for attention in (system.visual_attention, system.textual_attention):
@@ -90,7 +94,7 @@ def test_joined_scores_give_every_word_the_same_attention(coattn, alike):
         assert (attention.query.weight.grad.abs().max() < 1e-6) == alike
 
 
-def test_no_word_attends_to_padding():
+def test_no_word_attends_to_padding() -> None:
     system, batch, kept = make(), make_batch("ner"), []
     system.textual_attention.register_forward_pre_hook(lambda _, given: kept.append(given[1]))
     system.textual_mix.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
@@ -102,7 +106,7 @@ def test_no_word_attends_to_padding():
 
 
 @pytest.mark.parametrize(("fusion", "alike"), [("paper", False), ("code", True)])
-def test_published_fusion_adds_the_same_vector_to_every_word(fusion, alike):
+def test_published_fusion_adds_the_same_vector_to_every_word(fusion: str, alike: bool) -> None:
     """All words then have the same attention, and the published filter gate does not read the word."""
     system, batch = make(coattn="concat", fusion=fusion), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     width = system.text_encoder.width
@@ -111,7 +115,7 @@ def test_published_fusion_adds_the_same_vector_to_every_word(fusion, alike):
     assert torch.allclose(added, added[:1].expand_as(added), atol=1e-6) == alike
 
 
-def test_dropout_acts_on_the_words_alone():
+def test_dropout_acts_on_the_words_alone() -> None:
     system, batch, read = make().train(), make_batch("ner"), []
     for module in (system.head, system.head.linear):
         module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
@@ -121,7 +125,7 @@ def test_dropout_acts_on_the_words_alone():
     assert (h[0, :, : system.text_encoder.width] == 0).any()
 
 
-def test_sample_without_an_image_equals_bert_crf():
+def test_sample_without_an_image_equals_bert_crf() -> None:
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
     grid = features.padded("grid").masked_fill(~batch["image_mask"][:, :1, None, None], torch.nan)
@@ -135,7 +139,7 @@ def test_sample_without_an_image_equals_bert_crf():
         torch.testing.assert_close(system.head(h)[1], expected, atol=1e-6, rtol=1e-6)
 
 
-def test_order_of_cells_and_words_does_not_matter():
+def test_order_of_cells_and_words_does_not_matter() -> None:
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     features = system.image_features(batch).padded("grid")
     grid = torch.cat([features, torch.randn(4, 1, 5, features.shape[-1])], dim=2)
@@ -148,24 +152,24 @@ def test_order_of_cells_and_words_does_not_matter():
     torch.testing.assert_close(moved[0], before[0, order], atol=1e-5, rtol=1e-5)
 
 
-def set_fusion_gate(system, score):
+def set_fusion_gate(system: AdapCoAtt, score: float) -> None:
     system.fusion_gate = torch.nn.Linear(2 * system.text_encoder.width, 1)
     torch.nn.init.zeros_(system.fusion_gate.weight)
     torch.nn.init.constant_(system.fusion_gate.bias, score)
 
 
 @pytest.mark.parametrize(("share", "moves"), [(1e4, False), (-1e4, True)])
-def test_fusion_gate_selects_visual_or_textual_attention(share, moves):
+def test_fusion_gate_selects_visual_or_textual_attention(share: float, moves: bool) -> None:
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     set_fusion_gate(system, share)
     before = encode(system, batch).h
     with torch.no_grad():
-        system.textual_mix.bias += 1
+        system.textual_mix.bias.add_(1)
     assert torch.equal(encode(system, batch).h, before) != moves
 
 
 @pytest.mark.parametrize(("share", "moves"), [(1e4, True), (-1e4, False)])
-def test_behind_a_shut_gate_the_image_acts_through_the_textual_attention_alone(share, moves):
+def test_behind_a_shut_gate_the_image_acts_through_the_textual_attention_alone(share: float, moves: bool) -> None:
     system, batch = make(), make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     other = batch | {"pixel_values": 255 - batch["pixel_values"]}
     set_fusion_gate(system, share)

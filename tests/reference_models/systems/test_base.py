@@ -1,10 +1,13 @@
 """The base class of all systems: the two modules, the head and the losses, with a custom `encode`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from attnmixup import SemanticKLLoss
 from reference_models.config import SystemConfig
@@ -28,24 +31,24 @@ class Given(System):
 
     config_class = GivenConfig
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.finish(6)
 
-    def make_text_encoder(self):
+    def make_text_encoder(self) -> None:
         return None
 
-    def encode(self, batch):
+    def encode(self, batch: Mapping[str, Tensor]) -> Encoded:
         losses = {name: batch[name] for name in batch if name.endswith("_loss")}
         return Encoded(batch["h"], None, batch["image"], batch["has_image"], losses)
 
 
-def make_given(**options):
+def make_given(**options: Any) -> Given:
     torch.manual_seed(0)
     return Given(Given.config_class(task="re", labels=RELATIONS, **options))
 
 
-def make_given_batch():
+def make_given_batch() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
         "h": torch.randn(4, 6, generator=generator),
@@ -55,7 +58,7 @@ def make_given_batch():
     }
 
 
-def test_loss_is_task_loss_plus_weighted_semantic_loss():
+def test_loss_is_task_loss_plus_weighted_semantic_loss() -> None:
     model, batch = make_given(semantic_weight=0.3, attn_mixup=False).train(), make_given_batch()
     output = model(**batch)
     task = F.cross_entropy(model.head(batch["h"]), batch["labels"])
@@ -70,7 +73,7 @@ def test_loss_is_task_loss_plus_weighted_semantic_loss():
 
 
 @pytest.mark.parametrize("filler", [-3.0, 1e30])
-def test_samples_without_an_image_have_no_semantic_loss(filler):
+def test_samples_without_an_image_have_no_semantic_loss(filler: float) -> None:
     model, batch = make_given(attn_mixup=False).train(), make_given_batch()
     batch["h"].requires_grad_()
     first = model(**batch).loss
@@ -82,7 +85,7 @@ def test_samples_without_an_image_have_no_semantic_loss(filler):
     assert all(p.grad.isfinite().all() for p in model.semantic.parameters())
 
 
-def test_mixup_acts_only_in_training_and_uses_the_labels():
+def test_mixup_acts_only_in_training_and_uses_the_labels() -> None:
     model, batch = make_given(mixup={"dropout": 0.0}).train(), make_given_batch()
     generator = torch.random.get_rng_state()
     output = model(**batch)
@@ -94,7 +97,7 @@ def test_mixup_acts_only_in_training_and_uses_the_labels():
     torch.testing.assert_close(model(**batch).loss, F.cross_entropy(model.head(batch["h"]), batch["labels"]))
 
 
-def test_evaluation_is_deterministic_and_needs_no_labels():
+def test_evaluation_is_deterministic_and_needs_no_labels() -> None:
     for task, shape in (("re", (4,)), ("ner", (4, 5))):
         model, batch = make_model(task=task).eval(), make_batch(task)
         labels = batch.pop("labels")
@@ -107,7 +110,7 @@ def test_evaluation_is_deterministic_and_needs_no_labels():
         assert model(labels=labels, **batch).loss.isfinite()
 
 
-def test_modules_can_be_switched_off():
+def test_modules_can_be_switched_off() -> None:
     model = make_given(attn_mixup=False, semantic_weight=0.0).train()
     assert model.mixer is None
     assert model.semantic is None
@@ -116,7 +119,7 @@ def test_modules_can_be_switched_off():
     assert output.loss == output.task_loss
 
 
-def test_training_without_labels_raises():
+def test_training_without_labels_raises() -> None:
     batch = make_given_batch()
     del batch["labels"]
     with pytest.raises(ValueError, match="training needs labels"):
@@ -130,12 +133,12 @@ def test_training_without_labels_raises():
         ({"sampling": "slice", "sample_ratio": 0.05}, "model.mixup: .*pairs"),
     ],
 )
-def test_settings_that_leave_too_few_pairs_are_errors_of_the_user(mixup, expected):
+def test_settings_that_leave_too_few_pairs_are_errors_of_the_user(mixup: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         make_given(mixup=mixup).train()(**make_given_batch())
 
 
-def test_options_are_passed_to_both_modules():
+def test_options_are_passed_to_both_modules() -> None:
     model = make_given(mixup={"preset": "release"}, semantic={"project": "image", "temperature": 2.0})
     assert model.mixer.options.final == "slice"
     assert model.semantic.image_projection.weight.shape == (6, 64)

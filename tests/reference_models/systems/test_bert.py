@@ -1,7 +1,10 @@
 """The text-only systems: the layer after the entity pair, and the published freeze of the marker embeddings."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from reference_models.systems.bert import BERT
 from reference_models.tasks.metrics import ner_scores
@@ -9,7 +12,7 @@ from tests.reference_models.tiny_models import TAGS, make_batch, make_model
 
 
 @pytest.mark.parametrize(("freeze", "learns"), [("none", True), ("plkmo", False)])
-def test_published_freeze_does_not_train_the_markers(freeze, learns):
+def test_published_freeze_does_not_train_the_markers(freeze: str, learns: bool) -> None:
     system = make_model(BERT, freeze=freeze, pair="marker", post="linear").train()
     system(**make_batch()).loss.backward()
     body = system.text_encoder.body
@@ -21,22 +24,22 @@ def test_published_freeze_does_not_train_the_markers(freeze, learns):
 
 
 @pytest.mark.parametrize("post", ["none", "linear", "layernorm"])
-def test_post_layer_is_applied_to_the_pair(post):
+def test_post_layer_is_applied_to_the_pair(post: str) -> None:
     system, batch = make_model(BERT, post=post, pair="marker").eval(), make_batch()
     with torch.no_grad():
         hidden = system.text_encoder(batch["input_ids"], batch["attention_mask"])
         pair = torch.cat([hidden[:, 0], hidden[:, 3]], dim=-1)  # the opening markers precede the entities
-        expected = {
+        expected: dict[str, Callable[[], Tensor]] = {
             "none": lambda: pair,
             "linear": lambda: pair @ system.post.weight.T + system.post.bias,
             "layernorm": lambda: (
                 (pair - pair.mean(1, keepdim=True)) / (pair.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
             ),
-        }[post]()
-        torch.testing.assert_close(system.encode(batch).h, expected, atol=1e-5, rtol=1e-4)
+        }
+        torch.testing.assert_close(system.encode(batch).h, expected[post](), atol=1e-5, rtol=1e-4)
 
 
-def test_swapped_entities_swap_the_halves_of_the_pair():
+def test_swapped_entities_swap_the_halves_of_the_pair() -> None:
     system, batch = make_model(BERT, pair="marker").eval(), make_batch()
     swapped = batch | {"head_mask": batch["tail_mask"], "tail_mask": batch["head_mask"]}
     with torch.no_grad():
@@ -45,7 +48,7 @@ def test_swapped_entities_swap_the_halves_of_the_pair():
     assert not torch.allclose(head, tail)
 
 
-def test_markers_learn_and_the_pair_depends_on_words_outside_both_entities():
+def test_markers_learn_and_the_pair_depends_on_words_outside_both_entities() -> None:
     system, batch, places = make_model(BERT, pair="marker").eval(), make_batch(size=1), torch.arange(10)
     batch |= {"head_mask": (places[None] == 2), "tail_mask": (places[None] == 6)}
     batch["input_ids"][0, [1, 3, 5, 7]] = torch.tensor([46, 47, 48, 49])
@@ -59,7 +62,7 @@ def test_markers_learn_and_the_pair_depends_on_words_outside_both_entities():
 
 
 @pytest.mark.parametrize("mixup", [False, True])
-def test_bert_crf_without_transitions_is_bert(mixup):
+def test_bert_crf_without_transitions_is_bert(mixup: bool) -> None:
     options = {"task": "ner", "attn_mixup": mixup}
     plain, crf = (make_model(BERT, tag_head=head, **options) for head in ("softmax", "crf"))
     crf.load_state_dict(plain.state_dict(), strict=False)
@@ -77,7 +80,7 @@ def test_bert_crf_without_transitions_is_bert(mixup):
 
 
 @pytest.mark.parametrize("tag_head", ["softmax", "crf"])
-def test_one_batch_is_learned_by_heart(tag_head):
+def test_one_batch_is_learned_by_heart(tag_head: str) -> None:
     system, batch = make_model(BERT, task="ner", tag_head=tag_head), make_batch("ner")
     optimizer = torch.optim.AdamW(system.parameters(), lr=3e-3)
     for _ in range(100):
@@ -94,7 +97,7 @@ def test_one_batch_is_learned_by_heart(tag_head):
     assert sum(tag != "O" for row in true for tag in row) > 8
 
 
-def test_a_word_is_its_first_subword():
+def test_a_word_is_its_first_subword() -> None:
     system, batch = make_model(BERT, task="ner"), make_batch("ner")
     hidden = torch.randn(4, 10, 32)
     h, mask = system.task.gather(hidden, batch, system.config)

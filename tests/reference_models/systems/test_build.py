@@ -1,13 +1,17 @@
 """Building a model from settings: local weights, invalid weights, and files that would execute code."""
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from torch import Tensor
 from torchvision import models as torchvision_models
 from transformers import AutoModel, DebertaV2Config, PreTrainedTokenizerFast
 
@@ -26,7 +30,7 @@ from tests.reference_models.tiny_models import make_batch, text_config
 TINY = {"text": "tiny", "vision": "tiny", "vision_weights": "none"}
 
 
-def make_processor(task="re", words=50):
+def make_processor(task: str = "re", words: int = 50) -> Processor:
     vocabulary = {"[PAD]": 0, "[UNK]": 1} | {f"w{i}": i for i in range(2, words)}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
@@ -34,14 +38,14 @@ def make_processor(task="re", words=50):
     return Processor(tokenizer, get_task(task)(["None", "peer", "place"]), max_length=24, image_size=64)
 
 
-def save_resnet(path, **kwargs):
+def save_resnet(path: Path, **kwargs: Any) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    weights = torchvision_models.resnet18(weights=None, **kwargs).state_dict()
+    weights: dict[str, Tensor] = torchvision_models.resnet18(weights=None, **kwargs).state_dict()
     save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
     return weights
 
 
-def test_settings_are_passed_to_the_model():
+def test_settings_are_passed_to_the_model() -> None:
     settings = I2SRMConfig(
         **TINY,
         prefix="release",
@@ -62,7 +66,7 @@ def test_settings_are_passed_to_the_model():
     assert model.text_encoder.body.embeddings.word_embeddings.padding_idx == 0
 
 
-def test_a_task_that_is_derived_from_that_of_the_system_is_accepted(monkeypatch):
+def test_a_task_that_is_derived_from_that_of_the_system_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mentions(NamedEntities):
         name = "mentions"
 
@@ -74,13 +78,13 @@ def test_a_task_that_is_derived_from_that_of_the_system_is_accepted(monkeypatch)
             build_system(system, settings, make_processor("re"))
 
 
-def test_text_only_model_has_no_vision():
+def test_text_only_model_has_no_vision() -> None:
     model = build_system("bert", BERTConfig(**TINY), make_processor("ner"))
     assert model.vision is None
     assert model.semantic is None
 
 
-def test_words_of_pcnn_without_a_vector_are_normal_if_others_have_one(tmp_path):
+def test_words_of_pcnn_without_a_vector_are_normal_if_others_have_one(tmp_path: Path) -> None:
     (tmp_path / "glove.txt").write_text(f"w2{' 1' * 50}\nw3{' 2' * 50}\n")
     drawn = {}
     torch.manual_seed(0)
@@ -97,7 +101,7 @@ def test_words_of_pcnn_without_a_vector_are_normal_if_others_have_one(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_backbone_loads_weights_from_a_local_file(suffix, tmp_path):
+def test_backbone_loads_weights_from_a_local_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"resnet18{suffix}"
     weights = save_resnet(path)
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(path))
@@ -106,7 +110,7 @@ def test_backbone_loads_weights_from_a_local_file(suffix, tmp_path):
         assert torch.equal(value, weights[name]), name
 
 
-def test_class_logits_load_weights_from_the_file(tmp_path):
+def test_class_logits_load_weights_from_the_file(tmp_path: Path) -> None:
     weights = save_resnet(tmp_path / "resnet18.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "resnet18.pth"))
     model = build_system(
@@ -120,7 +124,7 @@ def test_class_logits_load_weights_from_the_file(tmp_path):
         build_system("i2srm", replace(settings, image_signal="logits"), make_processor())
 
 
-def test_weights_of_older_torch_without_counters_load(tmp_path):
+def test_weights_of_older_torch_without_counters_load(tmp_path: Path) -> None:
     weights = {k: v for k, v in save_resnet(tmp_path / "new.pth").items() if "num_batches" not in k}
     torch.save(weights, tmp_path / "old.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "old.pth"))
@@ -128,7 +132,7 @@ def test_weights_of_older_torch_without_counters_load(tmp_path):
     assert torch.equal(model.vision.body.state_dict()["conv1.weight"], weights["conv1.weight"])
 
 
-def test_weights_of_another_backbone_raise(tmp_path):
+def test_weights_of_another_backbone_raise(tmp_path: Path) -> None:
     path = tmp_path / "resnet18.pth"
     save_resnet(path)
     for vision in ("resnet34", "resnet50", "mobilenet_v2"):
@@ -137,7 +141,7 @@ def test_weights_of_another_backbone_raise(tmp_path):
             build_system("i2srm", settings, make_processor())
 
 
-def test_weights_of_another_shape_raise(tmp_path):
+def test_weights_of_another_shape_raise(tmp_path: Path) -> None:
     weights = save_resnet(tmp_path / "a.pth")
     torch.save(weights | {"conv1.weight": torch.zeros(1)}, tmp_path / "b.pth")
     settings = I2SRMConfig(text="tiny", vision="resnet18", vision_weights=str(tmp_path / "b.pth"))
@@ -146,15 +150,15 @@ def test_weights_of_another_shape_raise(tmp_path):
 
 
 class Malicious:
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[..., IO[Any]], tuple[str, str]]:
         return open, (str(self.path), "w")
 
 
 @pytest.mark.parametrize("content", ["malicious", "damaged", "list", "numbers", "missing"])
-def test_invalid_weights_file_raises_and_is_not_executed(content, tmp_path):
+def test_invalid_weights_file_raises_and_is_not_executed(content: str, tmp_path: Path) -> None:
     path, trace = tmp_path / "weights.pth", tmp_path / "executed"
     if content == "malicious":
         path.write_bytes(pickle.dumps(Malicious(trace)))
@@ -170,7 +174,7 @@ def test_invalid_weights_file_raises_and_is_not_executed(content, tmp_path):
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_text_encoder_loads_weights_from_a_local_folder(family, dtype, tmp_path):
+def test_text_encoder_loads_weights_from_a_local_folder(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     torch.manual_seed(3)
     saved = AutoModel.from_config(text_config(family)).to(dtype)
     saved.save_pretrained(tmp_path)
@@ -186,7 +190,7 @@ def test_text_encoder_loads_weights_from_a_local_folder(family, dtype, tmp_path)
 
 
 @pytest.mark.parametrize(("family", "longest"), [("bert", 64), ("roberta", 61), ("modernbert", 64)])
-def test_length_limit_beyond_the_encoder_raises(family, longest, tmp_path):
+def test_length_limit_beyond_the_encoder_raises(family: str, longest: int, tmp_path: Path) -> None:
     config = text_config(family)
     config.max_position_embeddings = 64
     config.pad_token_id = 2
@@ -203,7 +207,7 @@ def test_length_limit_beyond_the_encoder_raises(family, longest, tmp_path):
         build_system("i2srm", settings, processor)
 
 
-def test_text_encoder_that_cannot_be_loaded_raises(tmp_path):
+def test_text_encoder_that_cannot_be_loaded_raises(tmp_path: Path) -> None:
     for name in (str(tmp_path / "nowhere"), str(tmp_path)):
         with pytest.raises(UserError, match=r"model\.text: no encoder could be loaded"):
             build_system("i2srm", I2SRMConfig(**(TINY | {"text": name})), make_processor())
@@ -213,7 +217,7 @@ def test_text_encoder_that_cannot_be_loaded_raises(tmp_path):
         build_system("i2srm", I2SRMConfig(**(TINY | {"text": str(tmp_path)})), make_processor())
 
 
-def test_text_encoder_without_prefix_support_raises(tmp_path):
+def test_text_encoder_without_prefix_support_raises(tmp_path: Path) -> None:
     config = DebertaV2Config(
         vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=20
     )
@@ -223,6 +227,6 @@ def test_text_encoder_without_prefix_support_raises(tmp_path):
 
 
 @pytest.mark.parametrize("mixup", [{"colour": 1}, {"heads": -1}, {"sample_ratio": 2.0}])
-def test_invalid_mixup_option_raises(mixup):
+def test_invalid_mixup_option_raises(mixup: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"model\.mixup or model\.semantic: "):
         build_system("i2srm", I2SRMConfig(**TINY, mixup=mixup), make_processor())

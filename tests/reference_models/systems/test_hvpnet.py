@@ -1,5 +1,7 @@
 """HVPNeT: equality with I2SRM without both modules, published faults as options, and the prefix."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ PUBLISHED = {"prefix": "release", "pair": "marker", "freeze_image_backbone": Tru
 
 @pytest.mark.parametrize("task", ["ner", "re"])
 @pytest.mark.parametrize("options", [{}, {"prefix": "paper"}, {"fusion": "concat"}], ids=str)
-def test_hvpnet_is_bit_identical_to_i2srm_without_both_modules(task, options):
+def test_hvpnet_is_bit_identical_to_i2srm_without_both_modules(task: str, options: dict[str, Any]) -> None:
     ours = make_model(HVPNeT, task=task, **options)
     theirs = make_model(I2SRM, task=task, attn_mixup=False, semantic_weight=0.0, **PUBLISHED | options)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -30,7 +32,7 @@ def test_hvpnet_is_bit_identical_to_i2srm_without_both_modules(task, options):
 
 
 @pytest.mark.parametrize("scrambled", [False, True])
-def test_heads_share_features_only_when_scrambled(scrambled):
+def test_heads_share_features_only_when_scrambled(scrambled: bool) -> None:
     system, batch = make_model(HVPNeT, scramble_heads=scrambled), make_batch(present=[[1, 1, 1, 1]] * 4)
     last, width = system.prefix.mixer.perceptron[2], system.text_encoder.width
     column = torch.arange(last.out_features) % (2 * width)  # position within a share: keys, then values
@@ -44,7 +46,7 @@ def test_heads_share_features_only_when_scrambled(scrambled):
     assert (keys[:, :, 1:].abs().sum() > 0) == scrambled
 
 
-def test_gates_sum_to_one():
+def test_gates_sum_to_one() -> None:
     system, batch = make_model(HVPNeT), make_batch()
     cells = system.image_features(batch).rows["cells"]
     with torch.no_grad():
@@ -57,7 +59,7 @@ def test_gates_sum_to_one():
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_frozen_head_gets_no_gradient(task):
+def test_frozen_head_gets_no_gradient(task: str) -> None:
     system = make_model(HVPNeT, task=task, train_head=False).train()
     system(**make_batch(task)).loss.backward()
     assert [p.grad for p in system.head.parameters()] == [None] * len(list(system.head.parameters()))
@@ -65,7 +67,7 @@ def test_frozen_head_gets_no_gradient(task):
 
 
 @pytest.mark.parametrize("drifting", [False, True])
-def test_frozen_backbone_updates_statistics_only_in_train_mode(drifting):
+def test_frozen_backbone_updates_statistics_only_in_train_mode(drifting: bool) -> None:
     system = make_model(HVPNeT, backbone_train_mode=drifting).train()
     before = {name: value.clone() for name, value in system.vision.named_buffers()}
     system(**make_batch()).loss.backward()

@@ -3,14 +3,18 @@
 import copy
 import logging
 import socket
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from attnmixup.functional import masked_mean
 from reference_models.config import SLOTS
 from reference_models.encoders.text import checkpoint_activations
+from reference_models.systems.base import System
 from reference_models.systems.bert import BERT
 from reference_models.systems.i2srm import I2SRM, RELEASE
 from tests.reference_models.tiny_models import FAMILIES, make_batch, make_model, text_config
@@ -27,12 +31,13 @@ each_task = pytest.mark.parametrize("task", TASKS)
 each_reading = pytest.mark.parametrize("options", READINGS)
 
 
-def scores(model, batch):
+def scores(model: System, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        return model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).scores
+        found: Tensor = model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).scores
+    return found
 
 
-def replace_image(batch, sample, slot):
+def replace_image(batch: dict[str, Tensor], sample: int, slot: int) -> dict[str, Tensor]:
     """Return the batch with one image replaced."""
     pixels = batch["pixel_values"].clone()
     pixels[sample, slot] = 255 - pixels[sample, slot]
@@ -41,7 +46,7 @@ def replace_image(batch, sample, slot):
 
 @each_task
 @each_reading
-def test_every_trainable_parameter_receives_a_gradient(task, options):
+def test_every_trainable_parameter_receives_a_gradient(task: str, options: dict[str, Any]) -> None:
     model = make_model(task=task, mixup={"dropout": 0.0}, **options).train()
     model(**make_batch(task)).loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -52,7 +57,7 @@ def test_every_trainable_parameter_receives_a_gradient(task, options):
     }
 
 
-def test_release_with_class_logits_trains_every_parameter():
+def test_release_with_class_logits_trains_every_parameter() -> None:
     model = make_model(vision="resnet18", **RELEASE).train()
     assert model.mixer.options.final == "slice"
     assert model.semantic.image_projection.weight.shape == (64, 1000)
@@ -61,14 +66,14 @@ def test_release_with_class_logits_trains_every_parameter():
     assert [name for name in silent if not name.endswith(("key.bias", "gates.bias"))] == []
 
 
-def test_classifier_is_omitted_without_the_semantic_loss():
+def test_classifier_is_omitted_without_the_semantic_loss() -> None:
     model = make_model(vision="resnet18", image_signal="logits", semantic_weight=0.0)
     assert not any(name.startswith("vision.body.fc") for name, _ in model.named_parameters())
 
 
 @each_task
 @each_reading
-def test_crop_changes_only_its_sample_and_absent_crops_nothing(task, options):
+def test_crop_changes_only_its_sample_and_absent_crops_nothing(task: str, options: dict[str, Any]) -> None:
     model, batch = make_model(task=task, **options), make_batch(task)
     base = scores(model, batch)
     moved = (scores(model, replace_image(batch, 0, 2)) - base).abs().flatten(1).amax(dim=1)
@@ -79,12 +84,12 @@ def test_crop_changes_only_its_sample_and_absent_crops_nothing(task, options):
 
 
 @pytest.mark.parametrize(("prefix", "moves"), [("paper", False), ("release", True)])
-def test_only_the_release_prefix_uses_the_whole_image(prefix, moves):
+def test_only_the_release_prefix_uses_the_whole_image(prefix: str, moves: bool) -> None:
     model, batch = make_model(prefix=prefix), make_batch()
     assert (not torch.equal(scores(model, replace_image(batch, 0, 0)), scores(model, batch))) == moves
 
 
-def test_attend_absent_treats_absent_crops_as_zero_images():
+def test_attend_absent_treats_absent_crops_as_zero_images() -> None:
     """The release uses an image of the mean colour for an absent crop."""
     batch = make_batch(present=[[1, 1, 0, 0]] * 4)
     grey = batch["pixel_values"].clone()
@@ -94,13 +99,13 @@ def test_attend_absent_treats_absent_crops_as_zero_images():
         model = make_model(prefix="release", attend_absent=attend_absent)
         with torch.no_grad():
             for parameter in model.prefix.parameters():
-                parameter *= 3
+                parameter.mul_(3)
         assert torch.allclose(scores(model, batch), scores(model, all_present), atol=1e-2) == attend_absent
 
 
 @each_task
 @each_reading
-def test_sample_without_images_is_encoded_as_text_only(task, options):
+def test_sample_without_images_is_encoded_as_text_only(task: str, options: dict[str, Any]) -> None:
     model, batch = make_model(task=task, **options), make_batch(task)
     bare = make_model(BERT, task=task)
     bare.load_state_dict(model.state_dict(), strict=False)
@@ -113,7 +118,7 @@ def test_sample_without_images_is_encoded_as_text_only(task, options):
 @each_task
 @each_reading
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_batch_without_images_works(task, options, mode):
+def test_batch_without_images_works(task: str, options: dict[str, Any], mode: str) -> None:
     model = make_model(task=task, **options).train(mode == "train")
     statistics = {name: value.clone() for name, value in model.vision.named_buffers()}
     batch = make_batch(task, present=[[0] * 4] * 4)
@@ -128,7 +133,7 @@ def test_batch_without_images_works(task, options, mode):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @each_task
-def test_every_family_trains_and_predicts(family, task):
+def test_every_family_trains_and_predicts(family: str, task: str) -> None:
     model = make_model(task=task, text_config=text_config(family)).train()
     model(**make_batch(task)).loss.backward()
     assert model.prefix.mixer.gates.grad.abs().sum() > 0
@@ -137,7 +142,7 @@ def test_every_family_trains_and_predicts(family, task):
 
 
 @pytest.mark.parametrize("freeze", [True, False])
-def test_frozen_backbone_does_not_change_in_training(freeze):
+def test_frozen_backbone_does_not_change_in_training(freeze: bool) -> None:
     model = make_model(freeze_image_backbone=freeze).train()
     before = {name: value.clone() for name, value in model.vision.state_dict().items()}
     model(**make_batch()).loss.backward()
@@ -149,7 +154,7 @@ def test_frozen_backbone_does_not_change_in_training(freeze):
     assert model.prefix.mixer.gates.grad.abs().sum() > 0
 
 
-def test_words_and_pairs_are_gathered_from_the_hidden_states():
+def test_words_and_pairs_are_gathered_from_the_hidden_states() -> None:
     for task in TASKS:
         model, batch = make_model(BERT, task=task).eval(), make_batch(task)
         with torch.no_grad():
@@ -166,7 +171,7 @@ def test_words_and_pairs_are_gathered_from_the_hidden_states():
 
 
 @pytest.mark.parametrize("prefix", ["paper", "release"])
-def test_semantic_signal_is_the_embedding_of_each_whole_image(prefix):
+def test_semantic_signal_is_the_embedding_of_each_whole_image(prefix: str) -> None:
     model, batch = make_model(prefix=prefix).train(), make_batch()
     model.vision.eval()
     encoded = model.encode(batch)
@@ -179,7 +184,9 @@ def test_semantic_signal_is_the_embedding_of_each_whole_image(prefix):
 @each_task
 @each_reading
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_cached_features_replace_the_backbone_pass(task, options, mode, monkeypatch):
+def test_cached_features_replace_the_backbone_pass(
+    task: str, options: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model(task=task, freeze_image_backbone=True, **options).train(mode == "train")
     batch = make_batch(task)
     features = model.vision(batch["pixel_values"].flatten(0, 1), batch["image_mask"].flatten())
@@ -196,7 +203,7 @@ def test_cached_features_replace_the_backbone_pass(task, options, mode, monkeypa
         torch.testing.assert_close(value, computed[name], atol=1e-5, rtol=1e-5)
 
 
-def test_masked_mean_averages_the_masked_positions():
+def test_masked_mean_averages_the_masked_positions() -> None:
     hidden = torch.randn(2, 4, 3)
     mask = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0]]).bool()
     expected = torch.stack([(hidden[0, 1] + hidden[0, 2]) / 2, hidden[1, 0]])
@@ -206,8 +213,10 @@ def test_masked_mean_averages_the_masked_positions():
 @each_task
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 @each_reading
-def test_saved_model_loads_identically_without_network(task, family, options, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
+def test_saved_model_loads_identically_without_network(
+    task: str, family: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
         raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
@@ -226,7 +235,7 @@ def test_saved_model_loads_identically_without_network(task, family, options, tm
     assert list(config.labels) == list(model.config.labels)
 
 
-def test_saved_mixup_strength_is_restored(tmp_path):
+def test_saved_mixup_strength_is_restored(tmp_path: Path) -> None:
     model = make_model()
     model.mixer.set_strength(0.25)
     model.save_pretrained(tmp_path)
@@ -235,7 +244,9 @@ def test_saved_mixup_strength_is_restored(tmp_path):
 
 @each_task
 @pytest.mark.parametrize("vision", ["resnet18", "mobilenet_v2"])
-def test_model_loaded_without_training_modules_gives_the_same_scores(task, vision, tmp_path, caplog, monkeypatch):
+def test_model_loaded_without_training_modules_gives_the_same_scores(
+    task: str, vision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, batch = make_model(task=task, vision=vision, image_signal="logits").eval(), make_batch(task)
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -251,7 +262,7 @@ def test_model_loaded_without_training_modules_gives_the_same_scores(task, visio
 
 
 @each_task
-def test_model_loaded_in_bfloat16_keeps_a_float32_crf(task, tmp_path):
+def test_model_loaded_in_bfloat16_keeps_a_float32_crf(task: str, tmp_path: Path) -> None:
     model, batch = make_model(task=task), make_batch(task)
     model.save_pretrained(tmp_path)
     loaded = I2SRM.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -262,7 +273,7 @@ def test_model_loaded_in_bfloat16_keeps_a_float32_crf(task, tmp_path):
 
 
 @each_task
-def test_autocast_trains_and_is_close_to_full_precision(task):
+def test_autocast_trains_and_is_close_to_full_precision(task: str) -> None:
     model, batch = make_model(task=task).eval(), make_batch(task)
     exact = scores(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -275,7 +286,7 @@ def test_autocast_trains_and_is_close_to_full_precision(task):
 
 @each_task
 @each_reading
-def test_gradient_checkpointing_does_not_change_gradients(task, options):
+def test_gradient_checkpointing_does_not_change_gradients(task: str, options: dict[str, Any]) -> None:
     model, batch = make_model(task=task, attn_mixup=False, **options), make_batch(task)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -290,8 +301,9 @@ def test_gradient_checkpointing_does_not_change_gradients(task, options):
         torch.testing.assert_close(one.grad, two.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_model_can_be_compiled():
-    model, batch = make_model().eval(), make_batch()
+def test_model_can_be_compiled() -> None:
+    model, batch = make_model(), make_batch()
+    model.eval()
     batch.pop("labels")
     with torch.no_grad():
         output = torch.compile(model, backend="eager")(**batch)
@@ -299,11 +311,11 @@ def test_model_can_be_compiled():
     torch.compiler.reset()
 
 
-def test_pair_is_the_span_means_or_the_opening_markers():
+def test_pair_is_the_span_means_or_the_opening_markers(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = torch.randn(4, 10, 32)
     for pair, places in (("mean", ([1, 2], [4, 5])), ("marker", ([0], [3]))):
         model = make_model(BERT, pair=pair)
-        model.text_encoder.forward = lambda *_: hidden
+        monkeypatch.setattr(model.text_encoder, "forward", lambda *_: hidden)
         encoded = model.encode(make_batch())
         expected = torch.cat([hidden[:, place].mean(dim=1) for place in places], dim=-1)
         torch.testing.assert_close(encoded.h, expected)

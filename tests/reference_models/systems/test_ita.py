@@ -26,7 +26,8 @@ def make(**options: Any) -> ITA:
     for module in system.text_encoder.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    return system.train()
+    system.train()
+    return system
 
 
 def batch_of_three_tags() -> dict[str, Tensor]:

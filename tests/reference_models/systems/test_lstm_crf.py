@@ -1,6 +1,7 @@
 """The LSTM taggers: padding of words and characters, LSTM directions, and the character encoder against loops."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,13 @@ from tests.reference_models.tiny_models import make_batch, make_model
 each_encoder = pytest.mark.parametrize("char_encoder", ["cnn", "lstm"])
 
 
-def make(**options):
-    return make_model(LSTMCRF, task="ner", **options).eval()
+def make(**options: Any) -> LSTMCRF:
+    system: LSTMCRF = make_model(LSTMCRF, task="ner", **options).eval()
+    return system
 
 
 @each_encoder
-def test_layer_sizes_match_the_published_ones(char_encoder):
+def test_layer_sizes_match_the_published_ones(char_encoder: str) -> None:
     system = make(char_encoder=char_encoder)
     wide = {"cnn": (130, 400), "lstm": (150, 100)}[char_encoder]
     assert (system.lstm.input_size, system.head.linear.in_features) == wide
@@ -28,7 +30,7 @@ def test_layer_sizes_match_the_published_ones(char_encoder):
 
 
 @each_encoder
-def test_word_encoding_does_not_depend_on_longer_words(char_encoder):
+def test_word_encoding_does_not_depend_on_longer_words(char_encoder: str) -> None:
     encoder = {"cnn": CharacterCNN, "lstm": CharacterLSTM}[char_encoder](12).eval()
     rows = torch.tensor([[3, 4, 0, 0, 0], [5, 0, 0, 0, 0], [3, 4, 5, 6, 7], [0, 0, 0, 0, 0]])
     together = encoder(rows)
@@ -38,7 +40,7 @@ def test_word_encoding_does_not_depend_on_longer_words(char_encoder):
 
 
 @pytest.mark.parametrize("mask", [True, False])
-def test_character_mask_removes_the_effect_of_longer_words(mask):
+def test_character_mask_removes_the_effect_of_longer_words(mask: bool) -> None:
     """A fault of published code: in the padding of a word, the bias of the convolution can be the maximum."""
     encoder = make(mask_characters=mask).characters
     with torch.no_grad():
@@ -48,7 +50,7 @@ def test_character_mask_removes_the_effect_of_longer_words(mask):
     assert torch.allclose(alone[0], beside[0], atol=1e-6) == mask
 
 
-def slow_characters(encoder, word):
+def slow_characters(encoder: CharacterCNN | CharacterLSTM, word: list[int]) -> list[float]:
     rows = encoder.table.weight[word].tolist()
     if isinstance(encoder, CharacterLSTM):
         return lstm(encoder.lstm, rows)[-1] + lstm(encoder.lstm, rows, backward=True)[0]
@@ -62,14 +64,14 @@ def slow_characters(encoder, word):
 
 
 @pytest.mark.parametrize("kind", [CharacterCNN, CharacterLSTM])
-def test_characters_agree_with_loops(kind):
+def test_characters_agree_with_loops(kind: type[CharacterCNN | CharacterLSTM]) -> None:
     encoder, word = kind(12).eval(), [3, 7, 5]
     torch.testing.assert_close(encoder(torch.tensor([[*word, 0, 0]]))[0], torch.tensor(slow_characters(encoder, word)))
 
 
 @each_encoder
 @pytest.mark.parametrize("sample", [0, 1])
-def test_h_agrees_with_loops_over_words(sample, char_encoder):
+def test_h_agrees_with_loops_over_words(sample: int, char_encoder: str) -> None:
     system, batch = make(char_encoder=char_encoder, word_width=5), make_batch("ner")
     rows = []
     mask = batch["word_mask"][sample]
@@ -88,7 +90,7 @@ def test_h_agrees_with_loops_over_words(sample, char_encoder):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_rare_words_become_unknown_only_in_training():
+def test_rare_words_become_unknown_only_in_training() -> None:
     system, read = make(unknown_rate=0.5, rare_words=3), []  # ids 2 to 4
     system.words.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     rare, frequent = torch.full((1, 4000), 4), torch.full((1, 4000), 5)
@@ -105,7 +107,7 @@ def test_rare_words_become_unknown_only_in_training():
         LSTMCRFConfig(unknown_rate=2)
 
 
-def test_reversed_sentence_gives_mirrored_states():
+def test_reversed_sentence_gives_mirrored_states() -> None:
     """A reversed sentence through swapped directions gives the mirrored states; padding stays on the right."""
     torch.manual_seed(0)
     lstm, mirror = (torch.nn.LSTM(3, 2, batch_first=True, bidirectional=True) for _ in range(2))
@@ -126,7 +128,7 @@ def test_reversed_sentence_gives_mirrored_states():
 
 
 @each_encoder
-def test_embeddings_learn_and_scores_are_deterministic(char_encoder):
+def test_embeddings_learn_and_scores_are_deterministic(char_encoder: str) -> None:
     system, batch = make(char_encoder=char_encoder), make_batch("ner")
     with torch.no_grad():
         assert torch.equal(system(**batch).scores, system(**batch).scores)

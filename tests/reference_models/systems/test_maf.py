@@ -1,38 +1,42 @@
 """MAF: fusion and contrastive loss compared with plain loops, negatives, and a fault of the published ones."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import BertModel
 
+from reference_models.systems.base import Encoded
 from reference_models.systems.maf import MAF, contrastive_loss, draw_exchange
 from tests.reference_models.slow_layers import add, cross_block, dot, linear, sigmoid, softmax
 from tests.reference_models.tiny_models import make_batch, make_model
 
 
-def make(task="ner", **options):
-    return make_model(MAF, task=task, **options).eval()
+def make(task: str = "ner", **options: Any) -> MAF:
+    system: MAF = make_model(MAF, task=task, **options).eval()
+    return system
 
 
-def encode(system, batch):
+def encode(system: MAF, batch: dict[str, Tensor]) -> Encoded:
     with torch.no_grad():
         return system.encode({name: value for name, value in batch.items() if name != "labels"})
 
 
-def mean(rows):
+def mean(rows: list[list[float]]) -> list[float]:
     return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
 @pytest.mark.parametrize("sample", [0, 1, 3])
-def test_fusion_agrees_with_plain_loops(sample):
+def test_fusion_agrees_with_plain_loops(sample: int) -> None:
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
         hidden = system.text_encoder(batch["input_ids"], batch["attention_mask"])[sample]
         grid = system.image_features(batch).padded("grid")[sample, 0].tolist()
     words = hidden[: int(batch["attention_mask"][sample].sum())].tolist()
     context = cross_block(system.block, words, [linear(system.visual_map, cell) for cell in grid])
-    first, _, last = system.match
+    first, _, last = system.match.children()
     joined = mean([word + seen for word, seen in zip(words, context, strict=True)])
     share = softmax(linear(last, [max(u, 0.0) for u in linear(first, joined)]))[1]
     if not batch["image_mask"][sample, 0]:
@@ -46,7 +50,7 @@ def test_fusion_agrees_with_plain_loops(sample):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_order_of_cells_and_absent_grids_do_not_matter():
+def test_order_of_cells_and_absent_grids_do_not_matter() -> None:
     system, batch = make(), make_batch("ner")
     features = system.image_features(batch)
     absent = ~batch["image_mask"][:, :1]
@@ -60,7 +64,7 @@ def test_order_of_cells_and_absent_grids_do_not_matter():
 
 
 @pytest.mark.parametrize("part", ["match", "gate"])
-def test_closed_match_or_gate_leaves_only_the_words(part):
+def test_closed_match_or_gate_leaves_only_the_words(part: str) -> None:
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
         if part == "match":
@@ -78,7 +82,7 @@ def test_closed_match_or_gate_leaves_only_the_words(part):
         torch.testing.assert_close(system.head(h), expected, atol=1e-6, rtol=1e-6)
 
 
-def test_exchanged_images_are_pairs_of_different_present_images():
+def test_exchanged_images_are_pairs_of_different_present_images() -> None:
     images = torch.randn(40, 3)
     images[20:30] = images[0]  # the same image
     shown = torch.arange(40) % 5 > 0
@@ -93,7 +97,7 @@ def test_exchanged_images_are_pairs_of_different_present_images():
     assert torch.equal(draw_exchange(images[20:30], torch.ones(10, dtype=torch.bool)), torch.arange(10))
 
 
-def sums_of_scores(system, batch, source):
+def sums_of_scores(system: MAF, batch: dict[str, Tensor], source: Tensor) -> list[Tensor]:
     """Return the sums of both matching scores over the exchanged samples, before and after the exchange."""
     sums, moved = [], source != torch.arange(len(source))
     hook = system.match.register_forward_hook(lambda _, __, scores: sums.append(scores[moved].sum(dim=0)))
@@ -108,7 +112,7 @@ def sums_of_scores(system, batch, source):
 
 
 @pytest.mark.parametrize(("negatives", "equal"), [("context", True), ("image", False)])
-def test_linear_head_scores_exchanged_states_like_true_ones(negatives, equal):
+def test_linear_head_scores_exchanged_states_like_true_ones(negatives: str, equal: bool) -> None:
     """A fault of the published code: permuting the fused states does not change the sum of linear scores."""
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     batch["attention_mask"] = torch.ones_like(batch["attention_mask"])  # the published head reads all 128 positions
@@ -118,8 +122,10 @@ def test_linear_head_scores_exchanged_states_like_true_ones(negatives, equal):
     assert torch.allclose(before, after, atol=1e-6) == equal
 
 
-def slow_contrastive_loss(texts, images, same, temperature, share):
-    def cosine(a, b):
+def slow_contrastive_loss(
+    texts: list[list[float]], images: list[list[float]], same: list[list[bool]], temperature: float, share: float
+) -> float:
+    def cosine(a: list[float], b: list[float]) -> float:
         return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b)) / temperature
 
     total = 0.0
@@ -132,7 +138,7 @@ def slow_contrastive_loss(texts, images, same, temperature, share):
     return total / len(texts)
 
 
-def test_contrastive_loss_agrees_with_a_double_loop():
+def test_contrastive_loss_agrees_with_a_double_loop() -> None:
     texts, images = torch.randn(6, 4), torch.randn(6, 4)
     same = torch.eye(6, dtype=torch.bool)
     same[1, 4] = same[4, 1] = True
@@ -146,7 +152,7 @@ def test_contrastive_loss_agrees_with_a_double_loop():
         assert contrastive_loss(100 * texts, images, same, temperature=0.01, text_to_image=0.5).isfinite()
 
 
-def test_extra_losses_keep_h_and_scale_with_the_words():
+def test_extra_losses_keep_h_and_scale_with_the_words() -> None:
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     # Eight samples; one pair is exchanged.
     batch = {name: torch.cat([value, value.flip(0)]) for name, value in batch.items()}
@@ -169,7 +175,7 @@ def test_extra_losses_keep_h_and_scale_with_the_words():
     torch.testing.assert_close(ours.losses["alignment_loss"], 0.38 / 0.62 / words * plain)
 
 
-def without_dropout(system):
+def without_dropout(system: MAF) -> MAF:
     for each in (system.dropout, system.block.dropout):
         each.p = 0.0
     system.block.attention_dropout = 0.0
@@ -180,7 +186,9 @@ def without_dropout(system):
 
 @pytest.mark.parametrize("negatives", ["image", "context"])
 @pytest.mark.parametrize("wrong", [False, True])
-def test_task_uses_exchanged_images_only_with_main_on_negatives(wrong, negatives, monkeypatch):
+def test_task_uses_exchanged_images_only_with_main_on_negatives(
+    wrong: bool, negatives: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The published code trains its CRF on exchanged samples with the image of another sample."""
     batch = make_batch("ner", present=[[1, 0, 0, 0]] * 4)
     source = torch.tensor([1, 0, 2, 3])
@@ -198,7 +206,7 @@ def test_task_uses_exchanged_images_only_with_main_on_negatives(wrong, negatives
         assert torch.allclose(h[:2], other[:2], atol=1e-6) == (negatives == "image")
 
 
-def test_pooler_output_can_represent_the_sentence():
+def test_pooler_output_can_represent_the_sentence() -> None:
     torch.manual_seed(0)
     system = without_dropout(make(sentence="pooler"))
     bert = BertModel(system.config.text_config)
@@ -211,7 +219,7 @@ def test_pooler_output_can_represent_the_sentence():
     torch.testing.assert_close(given[0], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_more_padding_does_not_change_the_match():
+def test_more_padding_does_not_change_the_match() -> None:
     system, batch = make(), make_batch("ner")
     words = system.text_encoder(batch["input_ids"], batch["attention_mask"])
     real = batch["attention_mask"].bool()

@@ -14,7 +14,8 @@ from tests.reference_models.tiny_models import make_batch, make_model
 
 
 def make(task: str = "re", **options: Any) -> MEGA:
-    return make_model(MEGA, task=task, **options).eval()
+    system: MEGA = make_model(MEGA, task=task, **options).eval()
+    return system
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def slow_objects(system: MEGA, objects: list[list[float]], words: list[list[floa
 
 def slow_weights(objects: list[list[float]], words: list[list[float]], inner: list[bool]) -> list[list[float]]:
     """Return the weight of each word for each object, divided by the number of inner words."""
-    rows = []
+    rows: list[list[float]] = []
     for one in objects:
         rows.append([])
         for word, counts in zip(words, inner, strict=True):

@@ -1,20 +1,25 @@
 """PCNN: segments by hand, the encoder compared with loops over words, and the removal of markers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from reference_models.systems.pcnn import PCNN, pool_segments, without_markers
 from tests.reference_models.slow_layers import dot
 from tests.reference_models.tiny_models import make_batch, make_model
 
 
-def make(**options):
-    return make_model(PCNN, task="re", **options).eval()
+def make(**options: Any) -> PCNN:
+    system: PCNN = make_model(PCNN, task="re", **options).eval()
+    return system
 
 
-def sentence(words, head, tail, length=None):
+def sentence(
+    words: list[int], head: tuple[int, int], tail: tuple[int, int], length: int | None = None
+) -> dict[str, Tensor]:
     """Return a batch of one sentence with markers (2 to 5) around two spans of words, like the processor."""
     entities = sorted([(*head, 2, 3), (*tail, 4, 5)], key=lambda entity: entity[0] - entity[1])  # outer one first
     ids = []
@@ -42,13 +47,15 @@ SENTENCES = [
 ]
 
 
-def segments_of(words, head, tail, boundary="start"):
+def segments_of(
+    words: list[int], head: tuple[int, int], tail: tuple[int, int], boundary: str = "start"
+) -> list[list[int]]:
     left, right = sorted((head[0], tail[0]) if boundary == "start" else (head[1] - 1, tail[1] - 1))
     return [[t for t in range(len(words)) if (t > left) + (t > right) == number] for number in range(3)]
 
 
 @pytest.mark.parametrize("case", SENTENCES)
-def test_removing_markers_keeps_words_and_spans(case):
+def test_removing_markers_keeps_words_and_spans(case: tuple[list[int], tuple[int, int], tuple[int, int]]) -> None:
     words, head, tail = case
     batch = sentence(*case, length=len(words) + 7)
     entities = {name: batch[f"{name}_mask"] for name in ("head", "tail")}
@@ -61,7 +68,9 @@ def test_removing_markers_keeps_words_and_spans(case):
 
 @pytest.mark.parametrize(("nonlinearity", "boundary"), [("tanh", "start"), ("relu", "start"), ("tanh", "end")])
 @pytest.mark.parametrize("case", SENTENCES)
-def test_h_agrees_with_loops_over_words(case, nonlinearity, boundary):
+def test_h_agrees_with_loops_over_words(
+    case: tuple[list[int], tuple[int, int], tuple[int, int]], nonlinearity: str, boundary: str
+) -> None:
     system, (words, head, tail) = make(nonlinearity=nonlinearity, boundary=boundary), case
     rows = []
     for t, word in enumerate(words):
@@ -82,14 +91,14 @@ def test_h_agrees_with_loops_over_words(case, nonlinearity, boundary):
         torch.testing.assert_close(h, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-def test_swapped_entities_swap_distances_and_keep_segments():
+def test_swapped_entities_swap_distances_and_keep_segments() -> None:
     system = make()
     one, other = (system.encode(sentence([10, 11, 12, 13], *spans)).h for spans in (((0, 1), (2, 3)), ((2, 3), (0, 1))))
     assert not torch.allclose(one, other)
     assert segments_of([10, 11, 12, 13], (0, 1), (2, 3)) == segments_of([10, 11, 12, 13], (2, 3), (0, 1))
 
 
-def test_empty_segment_is_zero_without_gradient():
+def test_empty_segment_is_zero_without_gradient() -> None:
     rows = torch.randn(1, 4, 3, requires_grad=True)
     pooled = pool_segments(rows, torch.ones(1, 4, dtype=torch.bool), torch.tensor([0]), torch.tensor([3]))
     assert pooled[0, 6:].tolist() == [0, 0, 0]
@@ -98,14 +107,14 @@ def test_empty_segment_is_zero_without_gradient():
     assert rows.grad.sum() == 6
 
 
-def test_padding_embedding_stays_zero_without_gradient():
+def test_padding_embedding_stays_zero_without_gradient() -> None:
     system = make().train()
     system(**make_batch()).loss.backward()
     assert system.words.weight.grad[0].abs().sum() == system.words.weight[0].abs().sum() == 0
 
 
 @pytest.mark.parametrize(("double", "dropped"), [(False, 0.5), (True, 0.75)])
-def test_double_dropout_keeps_a_quarter_of_the_features(double, dropped):
+def test_double_dropout_keeps_a_quarter_of_the_features(double: bool, dropped: float) -> None:
     """The input of the output layer in training; the published code applies dropout to `h` twice."""
     system, inputs = make(double_dropout=double, filters=2000).train(), []
     system.head.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))

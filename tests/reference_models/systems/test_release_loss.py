@@ -7,15 +7,18 @@ real and over synthetic rows are added. It has no dropout, and uses a fixed part
 """
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models import resnet18
+from torch import Tensor
+from torchvision.models import ResNet, resnet18
 
-from attnmixup import sampling
+from attnmixup import SampleAttention, sampling
 from reference_models.settings import read_settings
-from reference_models.systems.i2srm import RELEASE
+from reference_models.systems.i2srm import I2SRM, RELEASE
 from tests.reference_models.slow_encoder import encode_sentence
 from tests.reference_models.tiny_models import make_batch, make_model, text_config
 
@@ -35,27 +38,28 @@ CHANGES = {
 
 
 @pytest.fixture(autouse=True)
-def fixed_draws(monkeypatch):
+def fixed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pair each row of the pool with the row two positions later."""
     monkeypatch.setattr(sampling, "draw_permutation", lambda group, **_: (torch.arange(len(group)) + 2) % len(group))
     monkeypatch.setattr(sampling, "draw_lam", lambda _, count, **__: torch.full((count,), LAM))
 
 
-def make_release(**changes):
+def make_release(**changes: Any) -> I2SRM:
     model = make_model(
         vision="resnet18", freeze_image_backbone=True, text_config=text_config("roberta"), **(RELEASE | changes)
     )
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-        elif hasattr(module, "rate"):
-            module.rate = 0.0
+        elif "rate" in vars(module):
+            vars(module)["rate"] = 0.0
     for layer in model.text_encoder.body.encoder.layer:
         layer.attention.self.dropout.p = 0.0
-    return model.train()
+    model.train()
+    return model
 
 
-def release_batch():
+def release_batch() -> dict[str, Tensor]:
     batch = make_batch(present=[[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]])
     pixels = batch["pixel_values"].flatten(0, 1).float()
     large = F.interpolate(pixels, SIDE, mode="bilinear").round().to(torch.uint8)
@@ -64,7 +68,7 @@ def release_batch():
 
 
 @torch.no_grad()
-def slow_loss(model, batch):
+def slow_loss(model: I2SRM, batch: dict[str, Tensor]) -> float:
     net = resnet18().eval()
     net.load_state_dict(model.vision.body.state_dict())
     rows, logits = [], []
@@ -86,15 +90,17 @@ def slow_loss(model, batch):
         (first, a), (second, b) = pool[number], pool[(number + 2) % len(pool)]
         scores = model.head.linear(LAM * first + (1 - LAM) * second)
         made.append(LAM * entropy(scores, a) + (1 - LAM) * entropy(scores, b))
-    task_loss = sum(entropy(model.head.linear(row), label) for row, label in real) / len(real) + sum(made) / len(made)
-    divergence = 0.0
+    given = [entropy(model.head.linear(row), label) for row, label in real]
+    task_loss = sum(given) / len(given) + sum(made) / len(made)
+    project, divergence = model.semantic.image_projection, 0.0
+    assert project is not None
     for text, image in zip(h, logits, strict=True):
-        p, q = text.softmax(0), model.semantic.image_projection(image).softmax(0)
+        p, q = text.softmax(0), project(image).softmax(0)
         divergence += sum(float(p[i]) * math.log(p[i] / q[i]) for i in range(len(p))) / size
-    return float(task_loss) + 0.5 * divergence
+    return task_loss + 0.5 * divergence
 
 
-def slow_backbone(net, pixels, is_there):
+def slow_backbone(net: ResNet, pixels: Tensor, is_there: Tensor) -> tuple[list[Tensor], Tensor]:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = (pixels / 255 - mean[:, None, None]) / std[:, None, None] if is_there else torch.zeros(pixels.shape)
     x, stages = net.maxpool(net.relu(net.bn1(net.conv1(x[None])))), []
@@ -104,16 +110,17 @@ def slow_backbone(net, pixels, is_there):
     return stages, net.fc(net.avgpool(x).flatten())
 
 
-def slow_pool(stage):
+def slow_pool(stage: Tensor) -> Tensor:
     side = stage.shape[1] // 2
     return F.avg_pool2d(stage, kernel_size=side, stride=side)
 
 
-def slow_pair(model, batch, sample, images):
+def slow_pair(model: I2SRM, batch: dict[str, Tensor], sample: int, images: list[Tensor]) -> Tensor:
     """Return the pair of entities of a sample, from the tokens (4, channels) of its four images."""
     config, mixer = model.text_encoder.body.config, model.prefix.mixer
     heads, width = config.num_attention_heads, config.hidden_size
-    keys, values = [], []
+    keys: list[list[Tensor]] = []
+    values: list[list[Tensor]] = []
     for layer in range(config.num_hidden_layers):
         visual = []
         for image in images:
@@ -131,25 +138,27 @@ def slow_pair(model, batch, sample, images):
     return torch.cat([states[span].mean(0) for span in spans])
 
 
-def slow_attention(attention, h):
+def slow_attention(attention: SampleAttention, h: Tensor) -> Tensor:
     """Apply PyTorch's encoder layer across the samples, with our weights."""
     layer = torch.nn.TransformerEncoderLayer(h.shape[1], 4, 2048, dropout=0.2).eval()
-    parts = (attention.project_query, attention.project_key, attention.project_value)
-    layer.self_attn.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
-    layer.self_attn.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+    projections = (attention.project_query, attention.project_key, attention.project_value)
+    parts = [projection.state_dict() for projection in projections]
+    layer.self_attn.in_proj_weight.copy_(torch.cat([part["weight"] for part in parts]))
+    layer.self_attn.in_proj_bias.copy_(torch.cat([part["bias"] for part in parts]))
     layer.self_attn.out_proj.load_state_dict(attention.project_output.state_dict())
     layer.norm1.load_state_dict(attention.norm.state_dict())
     layer.linear1.load_state_dict(attention.feed_forward.expand.state_dict())
     layer.linear2.load_state_dict(attention.feed_forward.contract.state_dict())
     layer.norm2.load_state_dict(attention.feed_forward.norm.state_dict())
-    return layer(h)
+    mixed: Tensor = layer(h)
+    return mixed
 
 
-def entropy(scores, label):
+def entropy(scores: Tensor, label: int) -> float:
     return math.log(sum(math.exp(score) for score in scores)) - float(scores[label])
 
 
-def test_total_loss_equals_the_release():
+def test_total_loss_equals_the_release() -> None:
     model, batch = make_release(), release_batch()
     loss = float(model(**batch).loss.detach())
     assert loss == pytest.approx(slow_loss(model, batch), rel=1e-5)
@@ -157,13 +166,13 @@ def test_total_loss_equals_the_release():
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_changed_setting_changes_the_loss(name):
+def test_every_changed_setting_changes_the_loss(name: str) -> None:
     release, other, batch = make_release(), make_release(**{name: CHANGES[name]}), release_batch()
     other.load_state_dict(release.state_dict())
     assert abs(float(other(**batch).loss.detach()) - EXPECTED_LOSS) > 1e-4
 
 
-def test_release_file_sets_the_same_values_as_the_preset(tmp_path):
+def test_release_file_sets_the_same_values_as_the_preset(tmp_path: Path) -> None:
     overrides = ["--data.root", str(tmp_path), "--output", str(tmp_path / "run")]
     settings = read_settings("mnre", overrides, system="i2srm-release")
     assert {name: getattr(settings.model, name) for name in RELEASE} == RELEASE

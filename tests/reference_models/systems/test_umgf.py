@@ -1,26 +1,29 @@
 """UMGF: a graph layer compared with plain loops, the order of nodes, and absent nodes."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from reference_models.systems.bert import BERT
-from reference_models.systems.umgf import HEADS, UMGF, GraphLayer
+from reference_models.systems.umgf import HEADS, UMGF, FeedForward, GatedMessages, GraphLayer, SelfAttention
 from tests.reference_models.slow_layers import add, dot, linear, mix, norm, sigmoid, softmax
 from tests.reference_models.tiny_models import make_batch, make_model
 
 
-def make(task="ner", **options):
-    return make_model(UMGF, task=task, **{"graph_width": 16, **options}).eval()
+def make(task: str = "ner", **options: Any) -> UMGF:
+    system: UMGF = make_model(UMGF, task=task, **{"graph_width": 16, **options}).eval()
+    return system
 
 
-def encode(system, batch):
+def encode(system: UMGF, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
         return system.encode({name: value for name, value in batch.items() if name != "labels"}).h
 
 
-def slow_attention(layer, nodes):
+def slow_attention(layer: SelfAttention, nodes: list[list[float]]) -> list[list[float]]:
     size = layer.query.out_features // HEADS
     rows = []
     for node in nodes:
@@ -35,7 +38,7 @@ def slow_attention(layer, nodes):
     return rows
 
 
-def slow_messages(layer, nodes, senders):
+def slow_messages(layer: GatedMessages, nodes: list[list[float]], senders: list[list[float]]) -> list[list[float]]:
     """The published form: one matrix over both nodes, concatenated."""
     joined = torch.cat([layer.own.weight, layer.other.weight], dim=1).tolist()
     rows = []
@@ -50,13 +53,15 @@ def slow_messages(layer, nodes, senders):
     return rows
 
 
-def slow_forward(layer, nodes):
+def slow_forward(layer: FeedForward, nodes: list[list[float]]) -> list[list[float]]:
     return [
         norm(layer.norm, add(x, linear(layer.widen, [max(u, 0.0) for u in linear(layer.narrow, x)]))) for x in nodes
     ]
 
 
-def slow_layer(layer, words, images):
+def slow_layer(
+    layer: GraphLayer, words: list[list[float]], images: list[list[float]]
+) -> tuple[list[list[float]], list[list[float]]]:
     words, images = slow_attention(layer.text_attention, words), slow_attention(layer.image_attention, images)
     updated = slow_forward(layer.text_forward, slow_messages(layer.to_text, words, images))
     if layer.to_image is None:
@@ -64,7 +69,7 @@ def slow_layer(layer, words, images):
     return updated, slow_forward(layer.image_forward, slow_messages(layer.to_image, images, words))
 
 
-def test_graph_layer_agrees_with_plain_loops():
+def test_graph_layer_agrees_with_plain_loops() -> None:
     torch.manual_seed(0)
     layer = GraphLayer(16, 0.5, last=False).eval()
     words, images = torch.randn(1, 5, 16), torch.randn(1, 4, 16)
@@ -78,7 +83,7 @@ def test_graph_layer_agrees_with_plain_loops():
 
 @pytest.mark.parametrize("task", ["ner", "re"])
 @pytest.mark.parametrize("sample", [0, 1, 2])
-def test_h_agrees_with_plain_loops(sample, task):
+def test_h_agrees_with_plain_loops(sample: int, task: str) -> None:
     """Sample 1 has no node, sample 2 only a crop."""
     system, batch = make(task), make_batch(task)
     real = batch["attention_mask"][sample].bool()
@@ -103,14 +108,14 @@ def test_h_agrees_with_plain_loops(sample, task):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def with_nodes(batch, pooled, mask):
+def with_nodes(batch: dict[str, Tensor], pooled: Tensor, mask: Tensor) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "pixel_values"} | {
         "image_pooled": pooled,
         "image_mask": mask,
     }
 
 
-def test_order_of_nodes_and_absent_nodes_do_not_matter():
+def test_order_of_nodes_and_absent_nodes_do_not_matter() -> None:
     system, batch = make(), make_batch("ner")
     pooled, mask = torch.randn(4, 4, 64), batch["image_mask"]
     before = encode(system, with_nodes(batch, pooled, mask))
@@ -125,7 +130,7 @@ def test_order_of_nodes_and_absent_nodes_do_not_matter():
     torch.testing.assert_close(encode(system, with_nodes(batch, more, longer)), before, atol=1e-6, rtol=0)
 
 
-def test_without_image_nodes_there_are_no_messages():
+def test_without_image_nodes_there_are_no_messages() -> None:
     system, batch = make(), make_batch("ner", present=[[0] * 4] * 4)
     bare = encode(system, batch)
     with torch.no_grad():
@@ -134,7 +139,7 @@ def test_without_image_nodes_there_are_no_messages():
     torch.testing.assert_close(encode(system, make_batch("ner")), bare, atol=1e-6, rtol=0)
 
 
-def test_without_the_graph_states_the_head_is_that_of_bert_crf():
+def test_without_the_graph_states_the_head_is_that_of_bert_crf() -> None:
     system, bert, batch = make(), make_model(BERT, task="ner").eval(), make_batch("ner")
     width = system.text_encoder.width
     bert.text_encoder.load_state_dict(system.text_encoder.state_dict())
@@ -146,7 +151,7 @@ def test_without_the_graph_states_the_head_is_that_of_bert_crf():
 
 
 @pytest.mark.parametrize(("nodes", "moves"), [("whole+crops", True), ("crops", False)])
-def test_whole_image_is_a_node_only_if_selected(nodes, moves):
+def test_whole_image_is_a_node_only_if_selected(nodes: str, moves: bool) -> None:
     """With the semantic loss, training reads the whole image, but it is not a node of "crops"."""
     system = make(nodes=nodes, semantic_weight=0.5, graph_dropout=0.0)
     batch = make_batch("ner", present=[[1] * 4] * 4)
@@ -158,12 +163,12 @@ def test_whole_image_is_a_node_only_if_selected(nodes, moves):
     assert not torch.equal(one.image, two.image)
 
 
-def test_last_layer_does_not_update_images():
+def test_last_layer_does_not_update_images() -> None:
     system = make(graph_layers=3)
     assert [layer.to_image is None for layer in system.layers] == [False, False, True]
 
 
-def test_tied_init_copies_the_first_layer():
+def test_tied_init_copies_the_first_layer() -> None:
     """In the published code all layers copy the first one and keys copy queries; by default nothing is copied."""
     for tied in (True, False):
         first, middle, last = make(graph_layers=3, tied_init=tied).layers
@@ -176,13 +181,13 @@ def test_tied_init_copies_the_first_layer():
         assert first.text_attention.query.weight is not middle.text_attention.query.weight
 
 
-def test_pe_mlp_adds_positions_before_the_mlp():
+def test_pe_mlp_adds_positions_before_the_mlp() -> None:
     system, batch, given = make(text_init="pe_mlp"), make_batch("ner"), []
     system.layers[0].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     h = encode(system, batch)
     with torch.no_grad():
         states = system.text_encoder(batch["input_ids"], batch["attention_mask"])
-    size, (first, _, _, second, _, _) = states.shape[-1], system.text_map
+    size, (first, _, _, second, _, _) = states.shape[-1], system.text_map.children()
     assert first.bias.abs().sum() == second.bias.abs().sum() == 0
     for place, state in enumerate(states[0].tolist()):
         code = [

@@ -1,29 +1,35 @@
 """UMT: fusion compared with plain loops, the effect of the image, and the conversion of span scores."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from reference_models.systems.base import Encoded
 from reference_models.systems.umt import UMT, span_tags
 from tests.reference_models.slow_layers import cross_block, linear, sigmoid
 from tests.reference_models.tiny_models import TAGS, make_batch, make_model
 
 
-def make(task="ner", **options):
-    return make_model(UMT, task=task, **options).eval()
+def make(task: str = "ner", **options: Any) -> UMT:
+    system: UMT = make_model(UMT, task=task, **options).eval()
+    return system
 
 
-def encode(system, batch):
+def encode(system: UMT, batch: dict[str, Tensor]) -> Encoded:
     with torch.no_grad():
         return system.encode({name: value for name, value in batch.items() if name != "labels"})
 
 
-def scores(system, batch):
+def scores(system: UMT, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
-        return system.head(encode(system, batch).h)
+        found: Tensor = system.head(encode(system, batch).h)
+    return found
 
 
 @pytest.mark.parametrize("sample", [0, 1, 3])
-def test_fusion_agrees_with_plain_loops(sample):
+def test_fusion_agrees_with_plain_loops(sample: int) -> None:
     """Sample 1 has no image: A = R and the visual part is zero."""
     system, batch = make(), make_batch("ner")
     with torch.no_grad():
@@ -48,7 +54,7 @@ def test_fusion_agrees_with_plain_loops(sample):
     torch.testing.assert_close(h, torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
 
-def test_order_of_cells_and_absent_grids_do_not_matter(monkeypatch):
+def test_order_of_cells_and_absent_grids_do_not_matter() -> None:
     system, batch = make(freeze_image_backbone=True), make_batch("ner")
     grid = system.image_features(batch).padded("grid")
     read = {name: value for name, value in batch.items() if name != "pixel_values"}
@@ -63,7 +69,7 @@ def test_order_of_cells_and_absent_grids_do_not_matter(monkeypatch):
     assert expected[0, :, width : 2 * width].abs().max() > 0
 
 
-def test_alpha_weights_typed_scores_and_span_scores():
+def test_alpha_weights_typed_scores_and_span_scores() -> None:
     batch = make_batch("ner")
     other = batch | {"pixel_values": 255 - batch["pixel_values"]}
     spans_alone, types_alone = make(alpha=0.0), make(alpha=1.0)
@@ -77,15 +83,17 @@ def test_alpha_weights_typed_scores_and_span_scores():
     assert torch.equal(scores(types_alone, batch), before)
 
 
-def test_conversion_gives_all_types_of_a_border_the_same_score():
-    numbers, conversion = span_tags(TAGS)
+def test_conversion_gives_all_types_of_a_border_the_same_score() -> None:
+    spans = span_tags(TAGS)
+    assert spans is not None
+    numbers, conversion = spans
     matrix = torch.tensor(conversion)
     assert matrix.shape == (3, 9)
     assert torch.equal(matrix.sum(dim=1), torch.ones(3))
     assert [sum(weight > 0 for weight in row) for row in conversion] == [4, 4, 1]
     assert all(matrix[number, label] > 0 for label, number in enumerate(numbers))
     # The other tags of the older scheme are converted one to one.
-    _, older = span_tags(("[PAD]", *TAGS, "X", "[CLS]", "[SEP]"))
+    older = span_tags(("[PAD]", *TAGS, "X", "[CLS]", "[SEP]"))[1]
     assert sorted(sum(weight > 0 for weight in row) for row in older) == [1, 1, 1, 1, 1, 4, 4]
     assert torch.equal(torch.tensor(older).sum(dim=1), torch.ones(7))
     system, batch = make(), make_batch("ner")
@@ -98,7 +106,7 @@ def test_conversion_gives_all_types_of_a_border_the_same_score():
         torch.testing.assert_close(found[..., columns], found[..., columns[:1]].expand(-1, -1, 4))
 
 
-def test_head_is_a_weighted_sum_and_linear_in_h():
+def test_head_is_a_weighted_sum_and_linear_in_h() -> None:
     system = make()
     width = system.text_encoder.width
     h = torch.randn(2, 5, 3 * width)
@@ -113,7 +121,7 @@ def test_head_is_a_weighted_sum_and_linear_in_h():
     torch.testing.assert_close(mixed, 0.3 * found[0] + 0.7 * found[1], atol=1e-5, rtol=1e-5)
 
 
-def test_span_loss_is_the_loss_of_a_crf_over_borders():
+def test_span_loss_is_the_loss_of_a_crf_over_borders() -> None:
     system, batch = make(span_weight=0.5), make_batch("ner")
     system.dropout.p = 0.0
     h = encode(system, batch).h
@@ -127,7 +135,7 @@ def test_span_loss_is_the_loss_of_a_crf_over_borders():
 @pytest.mark.parametrize(
     "options", [{"conversion": "free"}, {"share_visual_map": True}, {"tag_head": "softmax"}], ids=str
 )
-def test_options_can_be_trained(options):
+def test_options_can_be_trained(options: dict[str, Any]) -> None:
     system = make(**options).train()
     loss = system(**make_batch("ner"))
     loss.loss.backward()
@@ -137,7 +145,7 @@ def test_options_can_be_trained(options):
     assert ("span_head" in system.learning_rates()) == ("conversion" in options)
 
 
-def test_relations_have_no_span_branch():
+def test_relations_have_no_span_branch() -> None:
     system = make("re")
     assert system.span_block is None
     assert encode(system, make_batch("re")).h.shape == (4, 4 * system.text_encoder.width)

@@ -1,7 +1,11 @@
 """VisualBERT: equality with BERT without regions, the order of regions, and loading weights."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from transformers import BertModel, RobertaConfig, VisualBertConfig, VisualBertModel
 
 from reference_models.errors import UserError
@@ -11,17 +15,18 @@ from tests.reference_models.slow_layers import linear, norm
 from tests.reference_models.tiny_models import make_batch, make_model, text_config
 
 
-def make(task="ner", **options):
-    return make_model(VisualBERT, task=task, **options).eval()
+def make(task: str = "ner", **options: Any) -> VisualBERT:
+    system: VisualBERT = make_model(VisualBERT, task=task, **options).eval()
+    return system
 
 
-def encode(system, batch):
+def encode(system: VisualBERT, batch: dict[str, Tensor]) -> Tensor:
     with torch.no_grad():
         return system.encode({name: value for name, value in batch.items() if name != "labels"}).h
 
 
 @pytest.mark.parametrize("task", ["ner", "re"])
-def test_without_regions_the_output_equals_bert(task):
+def test_without_regions_the_output_equals_bert(task: str) -> None:
     system, batch = make(task), make_batch(task, present=[[0] * 4] * 4)
     bert = BertModel(text_config("bert"), add_pooling_layer=False).eval()
     missing, _ = bert.load_state_dict(system.text_encoder.body.state_dict(), strict=False)
@@ -34,7 +39,7 @@ def test_without_regions_the_output_equals_bert(task):
 
 @pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
 @pytest.mark.parametrize("sample", [0, 2])
-def test_words_and_regions_agree_with_loops_over_one_sequence(sample, regions):
+def test_words_and_regions_agree_with_loops_over_one_sequence(sample: int, regions: str) -> None:
     """Sample 2 has one crop and no whole image."""
     system, batch = make(regions=regions), make_batch("ner")
     body, tables = system.text_encoder.body, system.text_encoder.body.embeddings
@@ -64,7 +69,7 @@ def test_words_and_regions_agree_with_loops_over_one_sequence(sample, regions):
 
 
 @pytest.mark.parametrize("regions", ["pooled", "grid", "both"])
-def test_regions_change_the_words_but_their_order_does_not(regions):
+def test_regions_change_the_words_but_their_order_does_not(regions: str) -> None:
     system, batch = make(regions=regions), make_batch("ner")
     read = {name: value for name, value in batch.items() if name != "pixel_values"}
     pooled, grid = torch.randn(4, 4, 64), torch.randn(4, 1, 6, 64)
@@ -85,7 +90,7 @@ def test_regions_change_the_words_but_their_order_does_not(regions):
         torch.testing.assert_close(encode(system, cells), before, atol=1e-5, rtol=0)
 
 
-def test_padding_token_and_region_width_are_saved(tmp_path):
+def test_padding_token_and_region_width_are_saved(tmp_path: Path) -> None:
     system = make()
     system.save_pretrained(tmp_path)
     config = VisualBERT.from_pretrained(tmp_path).text_encoder.body.config
@@ -97,7 +102,7 @@ def test_padding_token_and_region_width_are_saved(tmp_path):
     assert table.visual_token_type_embeddings.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [1]
 
 
-def test_bert_embeddings_are_copied_for_the_regions():
+def test_bert_embeddings_are_copied_for_the_regions() -> None:
     system, bert = make(), BertModel(text_config("bert"))
     system.fill_text_encoder(bert, "a BERT")
     ours, theirs = system.text_encoder.body.embeddings, bert.embeddings
@@ -106,7 +111,7 @@ def test_bert_embeddings_are_copied_for_the_regions():
     assert torch.equal(ours.word_embeddings.weight, theirs.word_embeddings.weight)
 
 
-def test_visual_projection_must_fit_unless_reinitialised():
+def test_visual_projection_must_fit_unless_reinitialised() -> None:
     sizes = {key: value for key, value in text_config("bert").to_dict().items() if hasattr(VisualBertConfig(), key)}
     fitting, other = (
         VisualBertModel(VisualBertConfig(**sizes | {"model_type": "visual_bert", "visual_embedding_dim": width}))
@@ -124,6 +129,6 @@ def test_visual_projection_must_fit_unless_reinitialised():
     assert torch.equal(system.text_encoder.body.embeddings.visual_projection.weight, before)
 
 
-def test_other_encoder_family_raises():
+def test_other_encoder_family_raises() -> None:
     with pytest.raises(UserError, match=r"takes a BERT or a VisualBERT as model\.text, got a roberta"):
         make(text_config=RobertaConfig())
