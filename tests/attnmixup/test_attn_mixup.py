@@ -607,3 +607,51 @@ def test_errors() -> None:
     loss = checkpoint(lambda rows: mixer(rows, generator=generator).embeddings.sum(), leaf, use_reentrant=False)
     with pytest.raises(RuntimeError, match=f"^{re.escape(message)}$"):
         loss.backward()
+
+
+def test_mixup_without_attention_refuses_a_generator_under_checkpointing_too() -> None:
+    mixer = AttnMixup(DIM, preset="manifold_mixup")
+    generator = torch.Generator().manual_seed(0)
+    leaf = torch.randn(6, DIM, requires_grad=True)
+    loss = checkpoint(lambda rows: mixer(rows, generator=generator).embeddings.sum(), leaf, use_reentrant=False)
+    with pytest.raises(RuntimeError, match=r"^AttnMixup ran again in a backward pass"):
+        loss.backward()
+
+
+def test_defaults_are_four_heads_and_uniform_lambda() -> None:
+    mixer = AttnMixup(20)
+    assert (mixer.attention.heads, mixer.options.alpha) == (4, 1)
+
+
+def test_strength_is_float32_on_the_cpu_for_every_number_and_default_device() -> None:
+    for before in (AttnMixup(DIM), AttnMixup(DIM, device="meta")):
+        assert before.get_extra_state().dtype == torch.float32
+    with torch.device("meta"):
+        mixer = AttnMixup(DIM)
+        mixer.set_strength(1)
+    assert (mixer.strength, mixer.get_extra_state().dtype) == (1, torch.float32)
+
+
+def test_drawn_pairs_keep_groups_apart_where_a_mask_is_given() -> None:
+    group, mask = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([True, True, True, True, True, False])
+    mixer = AttnMixup(DIM)
+    for _ in range(20):
+        plan = mixer.draw(6, mask=mask, group=group)
+        first, second = plan.first % 6, plan.second % 6
+        assert torch.equal(group[first], group[second])
+        assert torch.equal(mask[first], mask[second])
+
+
+def test_stats_check_the_mask() -> None:
+    with pytest.raises(ValueError, match=r"^mask must have shape \(4,\), got \(3,\)\.$"):
+        AttnMixup(DIM).stats(torch.randn(4, DIM), mask=torch.ones(3, dtype=torch.bool))
+
+
+def test_unchanged_parameters_cause_no_warning_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attn_mixup, "PATIENCE", 2)
+    mixer = AttnMixup(DIM)
+    monkeypatch.setattr(attn_mixup.distributed, "is_distributed", lambda: True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(5):
+            mixer._warn_if_untrained()
