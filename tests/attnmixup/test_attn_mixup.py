@@ -650,7 +650,7 @@ def test_stats_check_the_mask() -> None:
 def test_unchanged_parameters_cause_no_warning_in_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attn_mixup, "PATIENCE", 2)
     mixer = AttnMixup(DIM)
-    monkeypatch.setattr(attn_mixup.distributed, "is_distributed", lambda: True)
+    monkeypatch.setattr("attnmixup.distributed.is_distributed", lambda: True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(5):
