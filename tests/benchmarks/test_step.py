@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnmixup import attn_mixup
-from benchmarks import step
+from benchmarks import step, variants
 from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
 from benchmarks.variants import FAST, HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
@@ -32,6 +32,14 @@ def test_all_variants_give_loss_and_gradients_of_published_code(task):
     if with_modules:
         assert with_modules[0] > loss
         assert with_modules[1] > in_bfloat16[1]
+
+
+def test_cached_features_are_computed_without_faster_products(monkeypatch):
+    monkeypatch.setattr(variants, "keeps_float32", lambda device: True)
+    model, seen = make_model("re", TINY), []
+    model.vision.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    make_work(model, torch.tensor([8, 9, 10]), TINY.side)
+    assert seen == ["highest"]
 
 
 def test_release_computes_unused_gradients_and_updates_batch_statistics():
@@ -67,6 +75,16 @@ def test_operation_count_matches_flop_counter(task, monkeypatch):
         model.vision(torch.zeros(20, 3, TINY.side, TINY.side, dtype=torch.uint8))
     counted += images.get_total_flops()
     assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_operations_are_counted_on_the_device_of_the_model(cached):
+    lengths = torch.tensor([8, 12])
+    counts = {
+        necessary_flops(make_model("re", TINY).to(device), lengths, cached=cached, side=TINY.side)
+        for device in ("cpu", "meta")
+    }
+    assert len(counts) == 1
 
 
 def test_encoder_operations_are_counted_without_padding():
