@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.batches import Task, length_groups
 from benchmarks.counts import necessary_bytes, necessary_flops, state_bytes
-from benchmarks.variants import OURS, make_optimizers, training_step
+from benchmarks.variants import OURS, computing, make_optimizers, training_step
 from benchmarks.workload import SIZES, TINY_TEXT, Size, make_model, make_work
 from reference_models.systems.i2srm import I2SRM
 
@@ -48,7 +48,7 @@ def launches(task: Task, size: Size) -> int:
     depth = size.text.get("num_hidden_layers", 12)
     model = make_model(task, replace(SIZES["tiny"], text=TINY_TEXT | {"num_hidden_layers": depth}))
     work = make_work(model, torch.tensor([20, 24]), SIZES["tiny"].side).batch(OURS)
-    with Launches() as counter:
+    with computing(model, OURS), Launches() as counter:
         training_step(model, make_optimizers(model)[True], work, OURS)
     return counter.count
 

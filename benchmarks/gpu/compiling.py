@@ -31,20 +31,18 @@ def compiling(setting: Setting, findings: Findings) -> None:
             features = model.image_features(batch, attend_absent=True)
             prefix = model.prefix(features.rows["cells"], features.seen["cells"])
             text = explain(model.text_encoder, batch["input_ids"], batch["attention_mask"], prefix)
-        add_breaks(breaks, task, "text encoder", text)
-        findings.check(f"{task}: the text encoder is one graph", text.graph_break_count == 0)
-        if setting.reduced:
-            continue
-        step = partial(training_step, model, make_optimizers(model)[True], batch, WAY)
-        time = partial(median_seconds, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
-        eager = time(step)
-        torch._dynamo.reset()
-        model.text_encoder.compile(dynamic=True)
-        compiled = time(step)
-        times.add(task, 1e3 * eager, 1e3 * compiled, eager / compiled)
-        model = make_model(task, setting.first_size).to(setting.device)
-        with computing(model, WAY):
+            add_breaks(breaks, task, "text encoder", text)
+            findings.check(f"{task}: the text encoder is one graph", text.graph_break_count == 0)
+            if setting.reduced:
+                continue
             add_breaks(breaks, task, "whole step", explain(model, **batch))
+            torch._dynamo.reset()
+            step = partial(training_step, model, make_optimizers(model)[True], batch, WAY)
+            time = partial(median_seconds, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
+            eager = time(step)
+            model.text_encoder.compile(dynamic=True)
+            compiled = time(step)
+        times.add(task, 1e3 * eager, 1e3 * compiled, eager / compiled)
 
 
 def add_breaks(table: Table, task: Task, part: str, found: Any) -> None:

@@ -76,5 +76,6 @@ def time_step(
     optimizer = make_optimizers(model)[variant.fused]
     forget_peak(setting.device)
     step = partial(training_step, model, optimizer, batch, variant)
-    took = median_seconds(step, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
+    with computing(model, variant):
+        took = median_seconds(step, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
     return took, peak_gib(setting.device)

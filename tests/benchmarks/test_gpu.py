@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import core, runner
+from benchmarks import variants
+from benchmarks.gpu import core, runner, steps
 from benchmarks.gpu.findings import Check, Findings, to_markdown
 from benchmarks.gpu.setting import Setting
+from benchmarks.workload import SIZES, make_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,6 +111,21 @@ def test_invalid_arguments_are_reported(arguments, message, monkeypatch, capsys)
     with pytest.raises(SystemExit, match="2"):
         command.main()
     assert message in capsys.readouterr().err
+
+
+def test_clock_of_a_step_runs_inside_the_computation_of_its_variant(tmp_path, monkeypatch):
+    model, replaced = make_model("re", SIZES["tiny"]), []
+    monkeypatch.setattr(variants, "replace_dropout", lambda *_: replaced.append(None))
+
+    def median(call, **_):
+        assert model.vision.frozen is False
+        replaced.clear()
+        call()
+        assert not replaced, "the step prepares the model while the clock runs"
+        return 1.0
+
+    monkeypatch.setattr(steps, "median_seconds", median)
+    steps.time_step(setting_in(tmp_path), model, torch.tensor([8, 9]), variants.RELEASE, 64)
 
 
 def test_host_synchronisation_is_detected_without_a_gpu(tmp_path, monkeypatch):

@@ -172,6 +172,24 @@ def test_each_variant_runs_the_requested_steps_on_each_batch():
     assert [len(values) for values in times.values()] == [6, 6]
 
 
+def test_clock_runs_inside_the_computation_of_each_variant(monkeypatch):
+    model = make_model("re", TINY)
+    work = [make_work(model, torch.tensor([8, 9]), TINY.side)]
+    replaced, once = [], []
+    monkeypatch.setattr(variants, "replace_dropout", lambda *_: replaced.append(None))
+
+    def clock(call):
+        before = len(replaced)
+        once.append(model.vision.frozen)
+        call()
+        assert len(replaced) == before, "the step prepares the model while the clock runs"
+        return 1.0
+
+    monkeypatch.setattr(step, "seconds", clock)
+    step.time_steps(model, work, {"ours": OURS, "release": RELEASE}, repeats=1)
+    assert once == [True, False, True, False]
+
+
 def test_state_bytes_match_the_tensors_held_after_a_step():
     model = make_model("re", TINY)
     batch = make_work(model, torch.tensor([8, 9, 10]), TINY.side).batch(OURS)
