@@ -42,6 +42,14 @@ def test_cached_features_are_computed_without_faster_products(monkeypatch):
     assert seen == ["highest"]
 
 
+def test_unfused_optimizer_is_pytorchs_default():
+    model = make_model("re", TINY)
+    optimizers = make_optimizers(model)
+    for name in ("fused", "foreach"):
+        assert optimizers[False].defaults[name] is None  # only with both, PyTorch chooses foreach on a GPU
+    assert optimizers[True].defaults["fused"] is True
+
+
 def test_release_computes_unused_gradients_and_updates_batch_statistics():
     model = make_model("re", TINY)
     work = make_work(model, torch.tensor([8, 9, 10]), TINY.side)
