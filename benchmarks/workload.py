@@ -14,6 +14,7 @@ from benchmarks.batches import LABELS, LIMIT, Task, image_batch, text_batch
 from benchmarks.variants import OURS, Batch, Variant, computing, loss_of
 from reference_models.systems.i2srm import I2SRM
 from reference_models.systems.i2srm import RELEASE as RELEASE_READING
+from reference_models.training.embeddings import write_used_rows
 
 TINY_TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 
@@ -102,10 +103,13 @@ def results_without_chance(
         For each variant, the loss and the relative distance of the gradients of all trained parameters to those of the
         first variant (the norm of the difference over the norm).
     """
-    model = make_model(task, size)
-    leave_out_dropout(model)
-    work = make_work(model, lengths, size.side)
-    results = {name: result_without_chance(model, work, variant) for name, variant in variants.items()}
+    # Gradients by rows cannot be undone, so their variants have a model of their own, with the same weights.
+    models = {rows: make_model(task, size) for rows in (False, True)}
+    write_used_rows(models[True])
+    for model in models.values():
+        leave_out_dropout(model)
+    work = make_work(models[False], lengths, size.side)
+    results = {name: result_without_chance(models[way.rows], work, way) for name, way in variants.items()}
     first = next(iter(results.values()))[1]
     return {name: (loss, distance(gradients, first)) for name, (loss, gradients) in results.items()}
 

@@ -1,11 +1,13 @@
 """The measured training step: all variants give the same results, and operation counts match a counter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnmixup import attn_mixup
-from benchmarks import step, variants
+from benchmarks import step, variants, workload
 from benchmarks.batches import BIN, HISTOGRAM, LIMIT, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
 from benchmarks.variants import FAST, HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
@@ -32,6 +34,17 @@ def test_all_variants_give_loss_and_gradients_of_published_code(task):
     if with_modules:
         assert with_modules[0] > loss
         assert with_modules[1] > in_bfloat16[1]
+
+
+def test_gradients_of_words_by_rows_are_compared_with_those_of_published_code(monkeypatch):
+    def double(model):
+        model.text_encoder.body.embeddings.word_embeddings.weight.register_hook(lambda gradient: 2 * gradient)
+
+    monkeypatch.setattr(workload, "write_used_rows", double)
+    ways = {"first": replace(OURS, rows=False), "by rows": OURS, "without": replace(OURS, rows=False, kept=False)}
+    results = results_without_chance("re", TINY, torch.tensor([8, 9, 10]), ways)
+    assert results["by rows"][1] > 1e-3
+    assert results["without"] == (results["first"][0], 0)
 
 
 def test_cached_features_are_computed_without_faster_products(monkeypatch):
