@@ -13,7 +13,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import median_seconds
 from benchmarks.variants import OURS, computing, make_optimizers, training_step
-from benchmarks.workload import make_model, make_work
+from benchmarks.workload import make_work
 
 # Fast dropout is for a CPU, and causes graph breaks there.
 WAY = replace(OURS, half=torch.bfloat16, fast_dropout=False)
@@ -25,7 +25,7 @@ def compiling(setting: Setting, findings: Findings) -> None:
     times = findings.table("A step in bfloat16 with the cache", "task", "eager ms", "compiled ms", "speed-up")
     for task in ("ner",) if setting.reduced else BATCH_SIZES:
         lengths = length_groups(task, BATCH_SIZES[task], 1)[0]
-        model = make_model(task, setting.first_size).to(setting.device)
+        model = setting.new_model(task, setting.first_size)
         batch = make_work(model, lengths, side=64).batch(WAY)
         with computing(model, WAY):
             features = model.image_features(batch, attend_absent=True)

@@ -15,7 +15,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import forget_peak, median_seconds, peak_gib
 from benchmarks.variants import KEPT, OURS, ROWS, Variant, computing, ladder, make_optimizers, training_step
-from benchmarks.workload import make_model, make_work
+from benchmarks.workload import make_work
 from reference_models.systems.i2srm import I2SRM
 
 BFLOAT16 = replace(OURS, half=torch.bfloat16)
@@ -28,7 +28,7 @@ def steps(setting: Setting, findings: Findings) -> None:
     for task, batch_size in BATCH_SIZES.items():
         lengths = length_groups(task, batch_size, 1)[0]
         for name, size in setting.sizes.items():
-            model = make_model(task, size).to(setting.device)
+            model = setting.new_model(task, size)
             first = 0.0
             for way, variant in ways(setting, task).items():
                 took, held = time_step(setting, model, lengths, variant, size.side)
@@ -47,7 +47,7 @@ def against_plan(setting: Setting, findings: Findings) -> None:
     for task, batch_sizes in gpu_plan.BATCH_SIZES.items():
         for name, size in setting.sizes.items():
             kernels = gpu_plan.launches(task, size)
-            model = make_model(task, size).to(setting.device)
+            model = setting.new_model(task, size)
             for samples in batch_sizes[:1] if setting.reduced else batch_sizes:
                 lengths = length_groups(task, samples, 1)[0]
                 plan = gpu_plan.make_plan(task, size, lengths, kernels)

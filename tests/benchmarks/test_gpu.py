@@ -113,6 +113,11 @@ def test_invalid_arguments_are_reported(arguments, message, monkeypatch, capsys)
     assert message in capsys.readouterr().err
 
 
+def test_weights_are_drawn_on_the_device(tmp_path):
+    model = Setting(torch.device("meta"), reduced=True, folder=tmp_path).new_model("re", SIZES["tiny"])
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
 def test_clock_of_a_step_runs_inside_the_computation_of_its_variant(tmp_path, monkeypatch):
     model, replaced = make_model("re", SIZES["tiny"]), []
     monkeypatch.setattr(variants, "replace_dropout", lambda *_: replaced.append(None))
