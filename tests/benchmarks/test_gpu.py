@@ -88,7 +88,7 @@ def test_failing_section_does_not_affect_the_others(tmp_path):
 
 def test_section_is_not_started_after_the_time_limit(tmp_path):
     [found] = runner.run_sections({"dies": dies}, setting_in(tmp_path), 0)
-    assert found.error == "not started: the limit of 0 seconds was reached"
+    assert (found.verdict, found.error) == ("not run", "the limit of 0 seconds was reached")
 
 
 def test_exit_code_is_1_if_a_section_failed(tmp_path, monkeypatch, capsys):
@@ -96,6 +96,25 @@ def test_exit_code_is_1_if_a_section_failed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["gpu", "--reduced", "--output", str(tmp_path / "new")])
     assert command.main() == 1
     assert "steps failed" in capsys.readouterr().out
+
+
+def test_results_name_the_sections_that_were_not_run(tmp_path, monkeypatch, capsys):
+    left = [Findings(name, error="limit", was_run=False) for name in ("plan", "images")]
+    monkeypatch.setattr(command, "run_sections", lambda *_: [Findings("core"), *left])
+    monkeypatch.setattr("sys.argv", ["gpu", "--reduced", "--output", str(tmp_path / "new")])
+    assert command.main() == 1
+    printed = capsys.readouterr().out
+    assert "no section failed" in printed
+    assert "run them with --sections plan images" in printed
+    page = (tmp_path / "new" / "gpu.md").read_text()
+    assert "| core | 0 of 0 | 0 | ok |" in page
+    assert "| plan | 0 of 0 | 0 | **not run** |" in page
+    sections = json.loads((tmp_path / "new" / "gpu.json").read_text())["sections"]
+    assert [section["was_run"] for section in sections] == [True, False, False]
+
+
+def test_compile_is_not_among_the_sections_that_the_time_limit_cuts_first():
+    assert list(runner.SECTIONS)[-3:] == ["plan", "images", "prediction"]
 
 
 @pytest.mark.parametrize(
