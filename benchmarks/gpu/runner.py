@@ -36,6 +36,10 @@ SECTIONS: dict[str, Section] = {
 }
 
 
+class TimeLimitReached(BaseException):
+    """Raised inside a section to stop it. It is no `Exception`, which a section may catch and continue."""
+
+
 def run_sections(sections: Mapping[str, Section], setting: Setting, limit: float) -> list[Findings]:
     """Run sections and return their findings; after `limit` seconds, stop the current one and start no other."""
     context = get_context("forkserver")
@@ -77,7 +81,7 @@ def run_section(name: str, section: Section, setting: Setting) -> None:
     with TemporaryDirectory(dir=setting.folder) as folder:
         try:
             section(replace(setting, folder=Path(folder)), findings)
-        except Exception:  # the other sections must continue after any error
+        except (Exception, TimeLimitReached):  # the other sections must continue after any error
             findings.error = "\n".join(traceback.format_exc().splitlines()[-12:])
             print(findings.error, flush=True)
     partial = result_file(setting, name).with_suffix(".partial")
@@ -90,4 +94,4 @@ def result_file(setting: Setting, name: str) -> Path:
 
 
 def stop(*_: object) -> None:
-    raise TimeoutError("stopped at the time limit")
+    raise TimeLimitReached("stopped at the time limit")
