@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.gpu import __main__ as command
 from benchmarks import variants
+from benchmarks.batches import BIN
 from benchmarks.gpu import core, runner, steps
 from benchmarks.gpu.findings import Check, Findings, to_markdown
 from benchmarks.gpu.setting import Setting
@@ -151,6 +152,36 @@ def test_clock_of_a_step_runs_inside_the_computation_of_its_variant(tmp_path, mo
 
     monkeypatch.setattr(steps, "median_seconds", median)
     steps.time_step(setting_in(tmp_path), model, torch.tensor([8, 9]), variants.RELEASE, 64)
+
+
+def test_steps_leave_out_what_a_gpu_does_not_have(tmp_path):
+    names = list(steps.ways(Setting(torch.device("cuda"), reduced=False, folder=tmp_path), "ner"))
+    assert names == [
+        "HVPNeT's code",
+        "+ one pass of a frozen backbone, channels_last",
+        "+ vectorised gates",
+        "+ padding to the longest of the batch",
+        "+ batches of similar length",
+        "+ SDPA",
+        "+ fused AdamW",
+        "+ faster float32 products",
+        "+ feature cache",
+        "+ bfloat16",
+        "both modules, in float32",
+    ]
+
+
+def test_only_grouped_variants_get_sentences_of_similar_length(tmp_path, monkeypatch):
+    ranges = []
+
+    def time_step(setting, model, lengths, variant, side):
+        ranges.append((variant.grouped, int(lengths.max() - lengths.min())))
+        return 1.0, None
+
+    monkeypatch.setattr(steps, "time_step", time_step)
+    steps.steps(setting_in(tmp_path), Findings("steps"))
+    assert [grouped for grouped, _ in ranges] == [False, True, True] * 2
+    assert all((most <= BIN) is grouped for grouped, most in ranges)
 
 
 def test_host_synchronisation_is_detected_without_a_gpu(tmp_path, monkeypatch):
