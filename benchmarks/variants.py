@@ -143,6 +143,4 @@ def make_optimizers(model: I2SRM) -> dict[bool, torch.optim.Optimizer]:
     """
     own = [p for name, p in model.named_parameters() if not name.startswith("vision.")]
     # With fused=False, PyTorch would go through the parameters one by one on a GPU too.
-    return {
-        fused: torch.optim.AdamW(own, lr=1e-5, weight_decay=1e-2, fused=fused or None) for fused in (False, True)
-    }
+    return {fused: torch.optim.AdamW(own, lr=1e-5, weight_decay=1e-2, fused=fused or None) for fused in (False, True)}

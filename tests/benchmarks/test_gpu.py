@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as command
 from benchmarks import variants
 from benchmarks.batches import BIN
+from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import core, runner, steps
 from benchmarks.gpu.findings import Check, Findings, to_markdown
 from benchmarks.gpu.setting import Setting

@@ -16,6 +16,17 @@ def test_each_layer_adds_the_same_number_of_kernels():
     assert two - one > 30
 
 
+def test_operations_of_the_first_step_are_not_counted(monkeypatch):
+    steps = []
+
+    def step(*_):
+        steps.append(torch.zeros(3) if steps else torch.zeros(3) + 1 + 1)
+
+    monkeypatch.setattr(gpu_plan, "training_step", step)
+    assert gpu_plan.launches("re", replace(SIZES["tiny"], text=TINY_TEXT)) == 1
+    assert len(steps) == 2
+
+
 def test_memory_counts_weights_and_activations():
     with torch.device("meta"):
         model = make_model("re", SIZES["tiny"])
