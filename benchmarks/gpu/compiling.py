@@ -30,7 +30,8 @@ def compiling(setting: Setting, findings: Findings) -> None:
         with computing(model, WAY):
             features = model.image_features(batch, attend_absent=True)
             prefix = model.prefix(features.rows["cells"], features.seen["cells"])
-            text = explain(model.text_encoder, batch["input_ids"], batch["attention_mask"], prefix)
+            shift = prefix.mask.shape[1]  # as in the release
+            text = explain(model.text_encoder, batch["input_ids"], batch["attention_mask"], prefix, shift=shift)
             add_breaks(breaks, task, "text encoder", text)
             findings.check(f"{task}: the text encoder is one graph", text.graph_break_count == 0)
             if setting.reduced:
