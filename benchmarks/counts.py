@@ -61,7 +61,7 @@ def module_flops(model: I2SRM, samples: int, rows: int) -> float:
 def image_flops(model: I2SRM, side: int) -> float:
     """Return the operations of the backbone for one image, forward."""
     with FlopCounterMode(display=False) as counter:
-        model.vision(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        model.vision(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=model.device))
     return float(counter.get_total_flops())
 
 

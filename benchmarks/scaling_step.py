@@ -39,7 +39,8 @@ def table(size: str, shapes: list[tuple[int, int]]) -> None:
     for samples, sub_words in shapes:
         lengths = torch.full((samples,), sub_words)
         work = make_work(model, lengths, SIDE).batch(OURS)
-        took = median_seconds(partial(training_step, model, optimizer, work, OURS), repeats=STEPS, warmup=1)
+        with computing(model, OURS):
+            took = median_seconds(partial(training_step, model, optimizer, work, OURS), repeats=STEPS, warmup=1)
         rate = necessary_flops(model, lengths, cached=True, side=SIDE) / took / 1e9
         each = 1e3 * took / samples
         print(

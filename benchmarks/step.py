@@ -73,7 +73,8 @@ def time_steps(model: I2SRM, work: list[Work], variants: dict[str, Variant], rep
     for part in work * (1 + repeats):
         for name, variant in variants.items():
             step = partial(training_step, model, optimizers[variant.fused], part.batch(variant), variant)
-            times[name].append(seconds(step))
+            with computing(model, variant):
+                times[name].append(seconds(step))
     return {name: values[len(work) :] for name, values in times.items()}
 
 

@@ -7,8 +7,9 @@ float32, TF32, bfloat16 and float16, and counts graph breaks. It measures traini
 computed plan, filling the feature cache, prediction, memory, and a short training run that must reach a fixed F1.
 
 Weights are random and nothing is downloaded. --output is a new folder for gpu.json and gpu.md. Each section runs in its
-own process; if one fails, the others continue and the exit code is 1. --reduced uses tiny models and works without a
-GPU; its times are not meaningful.
+own process; if one fails, the others continue. When the eight minutes are over, the current section is stopped, and the
+results name the sections that were not run. In both cases the exit code is 1. --reduced uses tiny models and works
+without a GPU; its times are not meaningful.
 """
 
 import argparse
@@ -56,9 +57,11 @@ def main() -> int:
     result["sections"] = [asdict(findings) | {"good": findings.good} for findings in found]
     (options.output / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.output / "gpu.md").write_text(to_markdown(title, found))
-    failed = [findings.section for findings in found if not findings.good]
+    failed, left = ([part.section for part in found if part.verdict == verdict] for verdict in ("failed", "not run"))
     print(f"Results are in {options.output}/gpu.md; {', '.join(failed) or 'no section'} failed")
-    return 1 if failed else 0
+    if left:
+        print(f"The time limit was reached before {', '.join(left)}; run them with --sections {' '.join(left)}")
+    return 1 if failed or left else 0
 
 
 if __name__ == "__main__":

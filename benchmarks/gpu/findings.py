@@ -34,18 +34,35 @@ class Table:
 
 @dataclass
 class Findings:
-    """Findings of one section; `error` is the end of the traceback if the section did not finish."""
+    """Findings of one section.
+
+    Attributes:
+        section: Name of the section.
+        checks: Conditions that were checked.
+        tables: Measured numbers.
+        seconds: Duration.
+        error: End of the traceback if the section did not finish, or the reason why it was not run.
+        was_run: False if the time limit was reached before the section could start.
+    """
 
     section: str
     checks: list[Check] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None
+    was_run: bool = True
 
     @property
     def good(self) -> bool:
         """Whether the section finished and all its checks hold."""
         return self.error is None and all(check.passed for check in self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """The result in a word or two."""
+        if not self.was_run:
+            return "not run"
+        return "ok" if self.good else "failed"
 
     def check(self, name: str, passed: bool, detail: str = "") -> None:
         """Record and print whether a condition holds."""
@@ -74,7 +91,7 @@ def to_markdown(title: str, all_findings: Sequence[Findings]) -> str:
     lines = [f"# {title}", "", "| section | checks that hold | seconds | |", "|---|---|---|---|"]
     for found in all_findings:
         held = sum(check.passed for check in found.checks)
-        verdict = "ok" if found.good else "**failed**"
+        verdict = "ok" if found.good else f"**{found.verdict}**"
         lines.append(f"| {found.section} | {held} of {len(found.checks)} | {found.seconds:.0f} | {verdict} |")
     for found in all_findings:
         lines += ["", f"## {found.section}"]

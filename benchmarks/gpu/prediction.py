@@ -10,7 +10,7 @@ from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import forget_peak, median_seconds, peak_gib
 from benchmarks.variants import OURS
-from benchmarks.workload import make_model, make_work, on_device
+from benchmarks.workload import make_work
 
 
 def prediction(setting: Setting, findings: Findings) -> None:
@@ -20,7 +20,7 @@ def prediction(setting: Setting, findings: Findings) -> None:
     for task, batch_size in BATCH_SIZES.items():
         lengths = length_groups(task, batch_size if setting.reduced else 4 * batch_size, 1)[0]
         for name, size in setting.sizes.items():
-            model = on_device(make_model(task, size), setting.device)
+            model = setting.new_model(task, size)
             work = make_work(model, lengths, size.side)
             model.train(False)  # as `eval`, which has no types in transformers
             text = {key: value for key, value in work.batch(OURS).items() if key != "labels"}

@@ -23,16 +23,21 @@ from benchmarks.gpu.training import training
 
 Section = Callable[[Setting, Findings], None]
 GRACE = 10.0  # seconds that a stopped section has to write its findings
+# In order of importance, because the time limit leaves out the last ones.
 SECTIONS: dict[str, Section] = {
     "core": core,
     "parity": parity,
     "steps": steps,
+    "compile": compiling,
+    "training": training,
     "plan": against_plan,
     "images": images,
     "prediction": prediction,
-    "training": training,
-    "compile": compiling,
 }
+
+
+class TimeLimitReached(BaseException):
+    """Raised inside a section to stop it. It is no `Exception`, which a section may catch and continue."""
 
 
 def run_sections(sections: Mapping[str, Section], setting: Setting, limit: float) -> list[Findings]:
@@ -44,13 +49,13 @@ def run_sections(sections: Mapping[str, Section], setting: Setting, limit: float
         print(f"[{number}/{len(sections)}] {name}", flush=True)
         start = time.monotonic()
         if start >= end:
-            findings = Findings(name, error=f"not started: the limit of {limit:.0f} seconds was reached")
+            findings = Findings(name, error=f"the limit of {limit:.0f} seconds was reached", was_run=False)
         else:
             process = context.Process(target=run_section, args=(name, section, setting))
             process.start()
             findings = wait_for_findings(name, process, setting, end)
         findings.seconds = time.monotonic() - start
-        print(f"    {'done' if findings.good else 'FAILED'} after {findings.seconds:.0f} s", flush=True)
+        print(f"    {findings.verdict} after {findings.seconds:.0f} s", flush=True)
         found.append(findings)
     return found
 
@@ -76,7 +81,7 @@ def run_section(name: str, section: Section, setting: Setting) -> None:
     with TemporaryDirectory(dir=setting.folder) as folder:
         try:
             section(replace(setting, folder=Path(folder)), findings)
-        except Exception:  # the other sections must continue after any error
+        except (Exception, TimeLimitReached):  # the other sections must continue after any error
             findings.error = "\n".join(traceback.format_exc().splitlines()[-12:])
             print(findings.error, flush=True)
     partial = result_file(setting, name).with_suffix(".partial")
@@ -89,4 +94,4 @@ def result_file(setting: Setting, name: str) -> Path:
 
 
 def stop(*_: object) -> None:
-    raise TimeoutError("stopped at the time limit")
+    raise TimeLimitReached("stopped at the time limit")

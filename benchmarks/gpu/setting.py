@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.batches import Task
 from benchmarks.gpu_plan import MODELS
-from benchmarks.workload import SIZES, Size
+from benchmarks.workload import SIZES, Size, make_model
+from reference_models.systems.i2srm import I2SRM
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Setting:
     def first_size(self) -> Size:
         """The smallest model to measure."""
         return next(iter(self.sizes.values()))
+
+    def new_model(self, task: Task, size: Size) -> I2SRM:
+        """Return a model with random weights that are drawn on the device, which is faster than on a CPU."""
+        with self.device:
+            return make_model(task, size)
 
     @property
     def repeats(self) -> int:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import gpu_plan
-from benchmarks.batches import Task, length_groups
+from benchmarks.batches import Task, length_groups, shuffled
 from benchmarks.counts import necessary_flops
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.setting import Setting
 from benchmarks.step import BATCH_SIZES
 from benchmarks.timing import forget_peak, median_seconds, peak_gib
-from benchmarks.variants import KEPT, OURS, ROWS, Variant, computing, ladder, make_optimizers, training_step
-from benchmarks.workload import make_model, make_work, on_device
+from benchmarks.variants import KEPT, OURS, RANDOM, ROWS, Variant, computing, ladder, make_optimizers, training_step
+from benchmarks.workload import make_work
 from reference_models.systems.i2srm import I2SRM
 
+GROUPS = 5  # from short to long sentences
 BFLOAT16 = replace(OURS, half=torch.bfloat16)
 
 
@@ -26,11 +27,14 @@ def steps(setting: Setting, findings: Findings) -> None:
     columns = ("task", "encoder", "variant", "ms", "samples/s", "speed-up", "peak GiB", "TFLOP/s")
     table = findings.table("Training steps, random weights, real sentence lengths", *columns)
     for task, batch_size in BATCH_SIZES.items():
-        lengths = length_groups(task, batch_size, 1)[0]
+        groups = length_groups(task, batch_size, GROUPS)
+        # By `Variant.grouped`: sentences of similar length, from the middle, or of any length.
+        batches = {True: groups[GROUPS // 2], False: shuffled(groups)[0]}
         for name, size in setting.sizes.items():
-            model = on_device(make_model(task, size), setting.device)
+            model = setting.new_model(task, size)
             first = 0.0
             for way, variant in ways(setting, task).items():
+                lengths = batches[variant.grouped]
                 took, held = time_step(setting, model, lengths, variant, size.side)
                 first = first or took
                 with computing(model, variant):
@@ -47,7 +51,7 @@ def against_plan(setting: Setting, findings: Findings) -> None:
     for task, batch_sizes in gpu_plan.BATCH_SIZES.items():
         for name, size in setting.sizes.items():
             kernels = gpu_plan.launches(task, size)
-            model = on_device(make_model(task, size), setting.device)
+            model = setting.new_model(task, size)
             for samples in batch_sizes[:1] if setting.reduced else batch_sizes:
                 lengths = length_groups(task, samples, 1)[0]
                 plan = gpu_plan.make_plan(task, size, lengths, kernels)
@@ -63,7 +67,8 @@ def ways(setting: Setting, task: Task) -> Mapping[str, Variant]:
 
     If reduced, return only the first variant and those with the feature cache and bfloat16.
     """
-    every = {name: way for name, way in ladder(task).items() if name not in (f"+ {ROWS}", f"+ {KEPT}")}
+    only_cpu = {f"+ {name}" for name in (RANDOM, ROWS, KEPT)}
+    every = {name: way for name, way in ladder(task).items() if name not in only_cpu}
     chosen = (next(iter(every)), "+ feature cache", "+ bfloat16")
     return {name: every[name] for name in chosen} if setting.reduced else every
 
@@ -76,5 +81,6 @@ def time_step(
     optimizer = make_optimizers(model)[variant.fused]
     forget_peak(setting.device)
     step = partial(training_step, model, optimizer, batch, variant)
-    took = median_seconds(step, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
+    with computing(model, variant):
+        took = median_seconds(step, repeats=setting.repeats, warmup=setting.warmup, device=setting.device)
     return took, peak_gib(setting.device)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks import gpu_plan
 from benchmarks.workload import SIZES, TINY_TEXT, make_model
@@ -14,6 +15,17 @@ def test_each_layer_adds_the_same_number_of_kernels() -> None:
     one, two, three = (gpu_plan.launches("re", size) for size in sizes)
     assert three - two == pytest.approx(two - one, abs=5)
     assert two - one > 30
+
+
+def test_operations_of_the_first_step_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[Tensor] = []
+
+    def step(*_: object) -> None:
+        steps.append(torch.zeros(3) if steps else torch.zeros(3) + 1 + 1)
+
+    monkeypatch.setattr(gpu_plan, "training_step", step)
+    assert gpu_plan.launches("re", replace(SIZES["tiny"], text=TINY_TEXT)) == 1
+    assert len(steps) == 2
 
 
 def test_memory_counts_weights_and_activations() -> None:

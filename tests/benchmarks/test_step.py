@@ -1,15 +1,19 @@
 """The measured training step: all variants give the same results, and operation counts match a counter."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnmixup import attn_mixup
-from benchmarks import step
+from benchmarks import step, variants, workload
 from benchmarks.batches import BIN, HISTOGRAM, LIMIT, Task, length_groups, shuffled, text_batch
 from benchmarks.counts import encoder_flops, necessary_flops, state_bytes
 from benchmarks.variants import FAST, HVPNET, OURS, RELEASE, computing, ladder, loss_of, make_optimizers
 from benchmarks.workload import SIZES, make_model, make_work, results_without_chance
+from reference_models.systems.i2srm import I2SRM
 from reference_models.training import products
 
 TINY = SIZES["tiny"]
@@ -32,6 +36,36 @@ def test_all_variants_give_loss_and_gradients_of_published_code(task: Task) -> N
     if with_modules:
         assert with_modules[0] > loss
         assert with_modules[1] > in_bfloat16[1]
+
+
+def test_gradients_of_words_by_rows_are_compared_with_those_of_published_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def double(model: I2SRM) -> None:
+        model.text_encoder.body.embeddings.word_embeddings.weight.register_hook(lambda gradient: 2 * gradient)
+
+    monkeypatch.setattr(workload, "write_used_rows", double)
+    ways = {"first": replace(OURS, rows=False), "by rows": OURS, "without": replace(OURS, rows=False, kept=False)}
+    results = results_without_chance("re", TINY, torch.tensor([8, 9, 10]), ways)
+    assert results["by rows"][1] > 1e-3
+    assert results["without"] == (results["first"][0], 0)
+
+
+def test_cached_features_are_computed_without_faster_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "keeps_float32", lambda device: True)
+    model = make_model("re", TINY)
+    seen: list[str] = []
+    model.vision.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    make_work(model, torch.tensor([8, 9, 10]), TINY.side)
+    assert seen == ["highest"]
+
+
+def test_unfused_optimizer_is_pytorchs_default() -> None:
+    model = make_model("re", TINY)
+    optimizers = make_optimizers(model)
+    for name in ("fused", "foreach"):
+        assert optimizers[False].defaults[name] is None  # only with both, PyTorch chooses foreach on a GPU
+    assert optimizers[True].defaults["fused"] is True
 
 
 def test_release_computes_unused_gradients_and_updates_batch_statistics() -> None:
@@ -67,6 +101,16 @@ def test_operation_count_matches_flop_counter(task: Task, monkeypatch: pytest.Mo
         model.vision(torch.zeros(20, 3, TINY.side, TINY.side, dtype=torch.uint8))
     counted += images.get_total_flops()
     assert necessary_flops(model, lengths, cached=False, side=TINY.side) == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_operations_are_counted_on_the_device_of_the_model(cached: bool) -> None:
+    lengths = torch.tensor([8, 12])
+    counts = {
+        necessary_flops(make_model("re", TINY).to(device), lengths, cached=cached, side=TINY.side)
+        for device in ("cpu", "meta")
+    }
+    assert len(counts) == 1
 
 
 def test_encoder_operations_are_counted_without_padding() -> None:
@@ -158,6 +202,25 @@ def test_each_variant_runs_the_requested_steps_on_each_batch() -> None:
     work = [make_work(model, torch.tensor(lengths), TINY.side) for lengths in ([8, 9], [10, 11])]
     times = step.time_steps(model, work, {"ours": OURS, "another": OURS}, repeats=3)
     assert [len(values) for values in times.values()] == [6, 6]
+
+
+def test_clock_runs_inside_the_computation_of_each_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("re", TINY)
+    work = [make_work(model, torch.tensor([8, 9]), TINY.side)]
+    replaced: list[None] = []
+    once: list[bool] = []
+    monkeypatch.setattr(variants, "replace_dropout", lambda *_: replaced.append(None))
+
+    def clock(call: Callable[[], object]) -> float:
+        before = len(replaced)
+        once.append(model.vision.frozen)
+        call()
+        assert len(replaced) == before, "the step prepares the model while the clock runs"
+        return 1.0
+
+    monkeypatch.setattr(step, "seconds", clock)
+    step.time_steps(model, work, {"ours": OURS, "release": RELEASE}, repeats=1)
+    assert once == [True, False, True, False]
 
 
 def test_state_bytes_match_the_tensors_held_after_a_step() -> None:
