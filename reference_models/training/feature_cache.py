@@ -33,6 +33,7 @@ from reference_models.encoders.vision import CLASSIFIERS, GRID_SIDE, MEAN, STD, 
 from reference_models.errors import UserError
 from reference_models.tasks.dataset import EncodedSplit
 from reference_models.training.folder import write_json
+from reference_models.training.products import float32_convolutions
 
 META, LOCK = "meta.json", "lock"
 BATCH = 16  # images per forward pass
@@ -181,7 +182,7 @@ def _compute(
         for row, (_, image) in enumerate(batch):
             if image is not None:
                 pixels[row], shown[row] = image, True
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), float32_convolutions():
             features = backbone(pixels.to(device), shown.to(device))
         views = {view: rows[: len(batch)].float().cpu().numpy() for view, rows in features.items()}
         yield np.array([key for key, _ in batch], KEY), views

@@ -1,4 +1,4 @@
-"""Faster float32 matrix products, on machines where they keep float32 accuracy."""
+"""Precision of float32: faster matrix products where they keep its accuracy, and convolutions without TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +36,17 @@ def float32_products(*, fast: bool, device: torch.device) -> Iterator[None]:
     check_products(device)
     with _medium():
         yield
+
+
+@contextmanager
+def float32_convolutions() -> Iterator[None]:
+    """Compute convolutions in float32 inside the context. On a GPU, PyTorch computes them in TF32 by default."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def check_products(device: torch.device) -> None:

@@ -101,6 +101,16 @@ def test_cached_features_equal_those_of_the_backbone(
     assert not torch.allclose(cache.read([None])["image_pooled"], shown["image_pooled"], atol=1e-2)
 
 
+def test_features_are_computed_without_tf32(split: EncodedSplit, tmp_path: Path) -> None:
+    backbone, allowed = make_backbone("tiny"), []
+    backbone.register_forward_pre_hook(lambda *_: allowed.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    fill(tmp_path / "cache", backbone, split)
+    assert set(allowed) == {False}
+    assert before
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_each_view_caches_only_its_own_image_paths(split: EncodedSplit, tmp_path: Path) -> None:
     backbone = make_backbone(views=("cells", "grid", "pooled"))
     views: dict[View, Slots] = {"cells": "crops", "grid": "whole"}
