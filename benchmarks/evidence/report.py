@@ -75,7 +75,7 @@ def _check_inputs(units: Iterable[tuple[Unit, dict[int, Cell]]]) -> None:
     inputs: dict[tuple[str, str], set[str]] = defaultdict(set)
     for unit, cells in units:
         for cell, name in product(cells.values(), ("data", "encoder")):
-            inputs[unit.data_set.source, name].add(cell[name])
+            inputs[unit.data_set.source, name].add(str(cell.get(name)))
     for (source, name), found in inputs.items():
         if len(found) > 1:
             raise UserError(
