@@ -319,3 +319,15 @@ def test_recomputation_with_a_generator_raises() -> None:
     loss = checkpoint(lambda rows: attention(rows, generator=generator)[0].sum(), leaf, use_reentrant=False)
     with pytest.raises(RuntimeError, match=r"ran again in a backward pass \(activation checkpointing\)"):
         loss.backward()
+
+
+def test_default_is_four_heads_and_one_per_feature_is_the_most() -> None:
+    assert SampleAttention(20).heads == 4
+    assert SampleAttention(3, heads=3).heads == 3
+
+
+def test_dropout_of_0_draws_nothing() -> None:
+    generator = Generator().manual_seed(0)
+    before = generator.get_state()
+    SampleAttention(DIM, dropout=0)(torch.zeros(3, DIM), generator=generator)
+    assert torch.equal(generator.get_state(), before)
