@@ -65,11 +65,18 @@ def make_mixer(options: dict[str, Any] | None, dim: int) -> AttnMixup | None:
 
 
 def full_options(options: dict[str, Any] | None, dim: int) -> dict[str, Any] | None:
-    """Return the options of an arm together with those of its preset, so that equal arms have equal options."""
+    """Return the options of an arm together with those of its preset, so that equal arms have equal options.
+
+    Raises:
+        UserError: If the preset is unknown.
+    """
     if options is None:
         return None
     given = {name: value for name, value in options.items() if name != "preset"}
-    return preset_options(options.get("preset"), dim, given)
+    try:
+        return preset_options(options.get("preset"), dim, given)
+    except ValueError as error:
+        raise UserError(f"expected options of AttnMixup, got {options} ({error})") from error
 
 
 def partners_need_classes(options: dict[str, Any] | None) -> bool:

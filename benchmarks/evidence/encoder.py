@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.evidence.readers import SPLITS, Kind, Row, Texts
 from reference_models.data.samples import Split
 from reference_models.errors import UserError
-from reference_models.training.fingerprints import folder_fingerprint
 
 # Maximum number of sub-words of a sentence; words beyond it have features of 0.
 LIMIT = 256
@@ -160,11 +159,10 @@ def frozen_features(folder: Path, texts: Texts) -> dict[Split, Tensor]:
     return result
 
 
-def cached_features(folder: Path, texts: Texts, cache: Path) -> dict[Split, Tensor]:
-    """Return the features of all splits by the encoder in a folder; compute and write those not in the cache."""
-    path = cache / f"{texts.fingerprint()}-{folder_fingerprint(folder)}.safetensors"
+def cached_features(folder: Path, texts: Texts, path: Path) -> dict[Split, Tensor]:
+    """Return the features of all splits by the encoder in a folder; if the file is missing, compute and write them."""
     if not path.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         features = frozen_features(folder, texts)
         save_file({split: features[split] for split in SPLITS}, partial)

@@ -193,7 +193,8 @@ def load_pool(source: str, encoder: str, fine_tuned: bool, folder: Path, cache: 
     if isinstance(data, Numbers):
         return pool_of_numbers(data)
     weights = encoder_folder(encoder)
-    pool = (
-        pool_of_sentences(data, weights) if fine_tuned else pool_of_texts(data, cached_features(weights, data, cache))
-    )
-    return replace(pool, encoder_fingerprint=folder_fingerprint(weights))
+    fingerprint = folder_fingerprint(weights)
+    if fine_tuned:
+        return replace(pool_of_sentences(data, weights), encoder_fingerprint=fingerprint)
+    features = cached_features(weights, data, cache / f"{data.fingerprint()}-{fingerprint}.safetensors")
+    return replace(pool_of_texts(data, features), encoder_fingerprint=fingerprint)

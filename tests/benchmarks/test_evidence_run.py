@@ -157,6 +157,16 @@ def test_changed_preset_data_or_encoder_is_trained_again(
     assert "cells of wnut17 were trained with different fingerprints of the encoder" in capsys.readouterr().err
 
 
+def test_unknown_preset_is_reported_beside_finished_cells(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = arguments(folders, "--half", "design", "--arms", "paper")
+    assert main(chosen) == 0
+    text = (folders / "config.yaml").read_text()
+    (folders / "config.yaml").write_text(text.replace("paper: {}", "paper: {preset: papre}"))
+    for more in ([], ["--report"]):
+        assert main([*chosen, *more]) == 2
+        assert "got {'preset': 'papre'} (preset must be one of 'paper', " in capsys.readouterr().err
+
+
 def test_best_validation_learning_rate_is_chosen(folders: Path) -> None:
     [unit] = [
         u for u in units_of(load_config(folders / "config.yaml")) if (u.arm, u.data_set.name) == ("plain", "wine-5")
@@ -179,20 +189,20 @@ def test_interrupt_explains_how_to_resume(
 
 def test_features_are_computed_once(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = read_source("wnut17", folders / "data")
-    cache = folders / "cache"
-    features = cached_features(folders / "encoder", texts, cache)
+    path = folders / "cache" / "features.safetensors"
+    features = cached_features(folders / "encoder", texts, path)
     assert features["train"].shape == (37, 12)
     assert features["train"].dtype == torch.float16
     # Features are in the order of the sentences and do not depend on the other sentences of a batch.
     torch.testing.assert_close(features["train"][:6], features["test"][30:36])
     monkeypatch.setattr(encoder, "frozen_features", None)
-    again = cached_features(folders / "encoder", texts, cache)
+    again = cached_features(folders / "encoder", texts, path)
     assert all(torch.equal(features[split], again[split]) for split in features)
 
 
 def test_fine_tuned_encoder_starts_from_the_frozen_features(folders: Path) -> None:
     texts = read_source("wnut17", folders / "data")
-    frozen = cached_features(folders / "encoder", texts, folders / "cache")
+    frozen = cached_features(folders / "encoder", texts, folders / "features.safetensors")
     pool = load_pool("wnut17", str(folders / "encoder"), True, folders / "data", folders / "cache")
     head = Head(pool, 8, None, seed=0).eval()
     rows = torch.tensor([6, 0, 3])

@@ -65,9 +65,10 @@ def test_the_semantic_loss_is_added_in_training_only() -> None:
 
 
 def test_prediction_needs_no_targets() -> None:
-    assert model_of().eval()(torch.randn(3, 4)).loss is None
+    model = model_of()
+    assert model.eval()(torch.randn(3, 4)).loss is None
     with pytest.raises(ValueError, match="needs targets"):
-        train_epoch(model_of(), [{"inputs": torch.randn(3, 4)}], torch.optim.SGD(model_of().parameters()))
+        train_epoch(model, [{"inputs": torch.randn(3, 4)}], torch.optim.SGD(model.parameters()))
 
 
 def test_parameters_missing_from_the_optimizer_are_named() -> None:
